@@ -1,0 +1,67 @@
+"""The exceptions that fedloru raises on purpose: each carries one paragraph meant for the person at the keyboard.
+
+::
+
+    FedloruError            anything we refuse; the command line prints it and exits with 2
+    ├─ ConfigError          the configuration, all its problems at once
+    ├─ DataError            a data source that is missing or malformed
+    │  └─ PartitionError    a partition that cannot be made, or fails its audit
+    ├─ ModelError           a model that cannot be adapted, or folded
+    ├─ TrainingError        a client that diverged: names the client and the round
+    ├─ WireError            a message that cannot be read, or belongs to another run
+    ├─ RunFolderError       a run folder or checkpoint that is in the way, damaged or changed
+    └─ MissingExtraError    an optional library that is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FedloruError(Exception):
+    """Anything fedloru refuses, with a message that says what to do."""
+
+
+class ConfigError(FedloruError):
+    """A configuration with problems, all of them listed."""
+
+    def __init__(self, problems: Sequence[str], source: str = "the configuration") -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__(f"{source} has {count}:\n{lines}")
+
+
+class DataError(FedloruError):
+    """A data source that is missing or malformed."""
+
+
+class PartitionError(DataError):
+    """A partition that cannot be made, or that fails its audit."""
+
+
+class ModelError(FedloruError):
+    """A model that cannot be adapted or run as asked."""
+
+
+class TrainingError(FedloruError):
+    """Local training that went wrong on a client."""
+
+    def __init__(self, message: str, *, client: int, round: int) -> None:
+        self.client, self.round = client, round
+        super().__init__(f"client {client}, round {round}: {message}")
+
+
+class WireError(FedloruError):
+    """A message that cannot be read, or that belongs to another run."""
+
+
+class RunFolderError(FedloruError):
+    """A run folder or checkpoint that is in the way, damaged, or changed."""
+
+
+class MissingExtraError(FedloruError):
+    """An optional library that is not installed."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {library}: install it with `pip install 'fedloru[{extra}]'`")

@@ -1,0 +1,24 @@
+"""Low-rank layers and their algebra: what a site is, how factors merge, stack and truncate, and where they attach."""
+
+from fedloru.lowrank.algebra import concatenate, delta, fresh, matrices, merge, stack, truncate
+from fedloru.lowrank.attach import Attached, attach, detach, sites
+from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
+from fedloru.lowrank.site import Site
+
+__all__ = [
+    "Attached",
+    "LowRankConv2d",
+    "LowRankEmbedding",
+    "LowRankLinear",
+    "Site",
+    "attach",
+    "concatenate",
+    "delta",
+    "detach",
+    "fresh",
+    "matrices",
+    "merge",
+    "sites",
+    "stack",
+    "truncate",
+]

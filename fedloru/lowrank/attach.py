@@ -1,0 +1,134 @@
+"""Choose layers by glob, put low-rank layers in their place, and take them out again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from fedloru.errors import ModelError
+from fedloru.lowrank.algebra import delta
+from fedloru.lowrank.layers import (
+    Adaptable,
+    LowRank,
+    LowRankConv2d,
+    LowRankEmbedding,
+    LowRankLinear,
+    adapt,
+    restore,
+)
+from fedloru.lowrank.site import Site, check_rank, refuse_ranks
+
+Number = TypeVar("Number", int, float)
+
+
+class Attached(NamedTuple):
+    """A copy of a model with low-rank layers, and the layers that matched but stay dense, with the reason."""
+
+    model: nn.Module
+    skipped: dict[str, str]
+
+
+def attach(
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: Sequence[str] = ("*",),
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+    dropout: float = 0.0,
+) -> Attached:
+    """Replace the linear, convolution and embedding layers whose name matches a glob in ``targets``.
+
+    ``ranks`` and ``alphas`` map globs to settings of single sites; the last glob that matches wins. The scale
+    is α/r, and α is the rank where not given. The model itself is left as it was.
+
+    Raises:
+        ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
+    """
+    copied = copy.deepcopy(model)
+    found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
+    chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
+    skipped = {n: reason for n, m in chosen.items() if (reason := _unfit(copied, m))}
+    problems: list[str] = []
+    for name in chosen.keys() - skipped.keys():
+        site_rank = _setting(name, ranks, rank)
+        if problem := check_rank(f"{name}.weight", tuple(found[name].weight.shape), site_rank):
+            problems.append(problem)
+    refuse_ranks(sorted(problems))
+    if not chosen.keys() - skipped.keys():
+        raise ModelError(_no_site(targets, found, skipped))
+    for name, layer in chosen.items():
+        if name in skipped:
+            continue
+        site_rank = _setting(name, ranks, rank)
+        site_alpha = _setting(name, alphas, float(site_rank) if alpha is None else alpha)
+        copied.set_submodule(name, adapt(layer, site_rank, site_alpha / site_rank, dropout))
+    return Attached(copied, skipped)
+
+
+def sites(model: nn.Module) -> tuple[Site, ...]:
+    """Return the sites of ``model`` in the order of its modules."""
+    return tuple(
+        Site(
+            weight=_key(name, "weight"),
+            a=_key(name, "a"),
+            b=_key(name, "b"),
+            shape=tuple(layer.weight.shape),
+            rank=layer.a.shape[0],
+            scale=layer.scale,
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, LowRankLinear | LowRankConv2d | LowRankEmbedding)
+    )
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` with plain layers, whose weights are W + s·BA."""
+    copied = copy.deepcopy(model)
+    params: dict[str, Tensor] = {name: p.detach() for name, p in copied.named_parameters()}
+    for site in sites(copied):
+        name = site.weight.removesuffix("weight").removesuffix(".")
+        weight = params[site.weight]
+        change = delta(site, params)
+        layer = copied.get_submodule(name)
+        assert isinstance(layer, LowRank)
+        plain = restore(layer, (weight.to(change.dtype) + change).to(weight.dtype))
+        if not name:
+            return plain
+        copied.set_submodule(name, plain)
+    return copied
+
+
+def _key(layer: str, part: str) -> str:
+    return f"{layer}.{part}" if layer else part
+
+
+def _unfit(model: nn.Module, layer: Adaptable) -> str | None:
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return f"a convolution in {layer.groups} groups has no k×k down, 1×1 up form; it stays dense"
+    if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse):
+        return "an embedding with max_norm or sparse gradients cannot be adapted; it stays dense"
+    owners = [n for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
+    if len(owners) > 1:
+        return f"its weight is tied ({' = '.join(owners)}), and an increment would change every owner; it stays dense"
+    return None
+
+
+def _no_site(targets: Sequence[str], found: Mapping[str, nn.Module], skipped: Mapping[str, str]) -> str:
+    wanted = ", ".join(repr(t) for t in targets)
+    if skipped:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        return f"no layer that matches {wanted} can be adapted ({reasons}). Choose other targets"
+    if not found:
+        return "the model has no Linear, Conv2d or Embedding layer, so there is no site for low-rank factors"
+    return f"no layer matches {wanted}; the layers that can be adapted are {', '.join(found)}"
+
+
+def _setting(name: str, patterns: Mapping[str, Number] | None, default: Number) -> Number:
+    matches = [value for glob, value in (patterns or {}).items() if fnmatchcase(name, glob)]
+    return matches[-1] if matches else default

@@ -1,0 +1,107 @@
+"""Layers that compute with W + s·BA, where W is frozen and only the factors are trained.
+
+Each is a subclass of the torch layer it stands in for, and keeps that layer's state-dict keys: ``weight`` and
+``bias`` stay where they were, ``a`` and ``b`` are added. With B = 0 the output is the original layer's, exactly.
+Dropout, where asked for, acts on the rank-space activation, as the published code of FedLoRU does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer y = x (W + s·BA)ᵀ + bias."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    drop: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (…, i) to (…, o)."""
+        h = F.dropout(F.linear(input, self.a), self.drop, self.training and self.drop > 0)
+        return super().forward(input) + self.scale * F.linear(h, self.b)
+
+
+class LowRankConv2d(nn.Conv2d):
+    """A convolution with W + s·BA: a k×k convolution to r channels, then a 1×1 convolution to o."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    drop: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (b, i, h, w) to (b, o, h', w')."""
+        h = self._conv_forward(input, self.a, None)
+        h = F.dropout(h, self.drop, self.training and self.drop > 0)
+        return super().forward(input) + self.scale * F.conv2d(h, self.b)
+
+
+class LowRankEmbedding(nn.Embedding):
+    """An embedding that looks up rows of W + s·BA, with B (V, r) and A (r, d)."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    drop: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map token ids (…) to vectors (…, d)."""
+        h = F.dropout(F.embedding(input, self.b), self.drop, self.training and self.drop > 0)
+        return super().forward(input) + self.scale * (h @ self.a)
+
+
+LowRank = LowRankLinear | LowRankConv2d | LowRankEmbedding
+Adaptable = nn.Linear | nn.Conv2d | nn.Embedding
+
+
+def adapt(layer: Adaptable, rank: int, scale: float, drop: float = 0.0) -> LowRank:
+    """Return a low-rank layer around the weight and bias of ``layer``, with factors at 0."""
+    new: LowRank
+    if isinstance(layer, nn.Linear):
+        new = LowRankLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    elif isinstance(layer, nn.Conv2d):
+        new = LowRankConv2d(**_conv_settings(layer), device="meta")  # type: ignore[arg-type]
+    else:
+        new = LowRankEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta")
+    weight = layer.weight
+    new.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if not isinstance(layer, nn.Embedding) and layer.bias is not None:
+        new.bias = layer.bias
+    o, *inner = weight.shape
+    new.a = nn.Parameter(torch.zeros(rank, *inner, dtype=weight.dtype, device=weight.device))
+    new.b = nn.Parameter(torch.zeros(o, rank, *(1 for _ in inner[1:]), dtype=weight.dtype, device=weight.device))
+    new.scale, new.drop = scale, drop
+    return new.train(layer.training)
+
+
+def restore(layer: LowRank, weight: Tensor) -> Adaptable:
+    """Return the plain torch layer with ``weight`` in place of W."""
+    plain: Adaptable
+    if isinstance(layer, LowRankLinear):
+        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    elif isinstance(layer, LowRankConv2d):
+        plain = nn.Conv2d(**_conv_settings(layer), device="meta")  # type: ignore[arg-type]
+    else:
+        plain = nn.Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta")
+    plain.weight = nn.Parameter(weight)
+    if not isinstance(layer, LowRankEmbedding) and layer.bias is not None:
+        plain.bias = layer.bias
+    return plain.train(layer.training)
+
+
+def _conv_settings(layer: nn.Conv2d) -> dict[str, object]:
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": layer.kernel_size,
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "bias": layer.bias is not None,
+        "padding_mode": layer.padding_mode,
+    }

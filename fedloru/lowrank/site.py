@@ -1,0 +1,64 @@
+"""A site: one weight that is adapted by low-rank factors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from fedloru.errors import ModelError
+
+
+class Site(NamedTuple):
+    """One adapted weight W (o, i, …): the layer computes with W + s·BA.
+
+    The only place that knows key names and axes. W is read as the matrix o × i, where i takes in a
+    convolution's kernel (i·k·k); an embedding of V tokens in d dimensions is the matrix V × d.
+    """
+
+    weight: str
+    a: str
+    b: str
+    shape: tuple[int, ...]
+    rank: int
+    scale: float
+
+    @property
+    def o(self) -> int:
+        """Rows of the matrix W."""
+        return self.shape[0]
+
+    @property
+    def i(self) -> int:
+        """Columns of the matrix W."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The state-dict keys of the factors (A, B)."""
+        return self.a, self.b
+
+    def a_shape(self, rank: int | None = None) -> tuple[int, ...]:
+        """Return the shape of A: (r, i), or (r, i, k, k) for a convolution."""
+        return (self.rank if rank is None else rank, *self.shape[1:])
+
+    def b_shape(self, rank: int | None = None) -> tuple[int, ...]:
+        """Return the shape of B: (o, r), or (o, r, 1, 1) for a convolution."""
+        return (self.o, self.rank if rank is None else rank, *(1 for _ in self.shape[2:]))
+
+    def values(self, rank: int | None = None) -> int:
+        """Return how many numbers the factors hold: r(o + i)."""
+        return (self.rank if rank is None else rank) * (self.o + self.i)
+
+
+def check_rank(weight: str, shape: tuple[int, ...], rank: int) -> str | None:
+    """Return what is wrong with ``rank`` for a weight of this shape, or None."""
+    most = min(shape[0], math.prod(shape[1:]))
+    if 1 <= rank <= most:
+        return None
+    return f"{weight}: rank {rank} was asked for, but a matrix {shape[0]} × {math.prod(shape[1:])} has rank 1 to {most}"
+
+
+def refuse_ranks(problems: list[str]) -> None:
+    """Raise one ``ModelError`` for all sites whose rank is out of range."""
+    if problems:
+        raise ModelError("the rank does not fit: " + "; ".join(problems) + ". Lower the rank, or leave the layer out")

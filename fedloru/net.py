@@ -1,0 +1,146 @@
+"""A model as data: a static module, its sites, and its tensors taken out of it.
+
+The module itself is only a recipe for the forward pass. What it computes with is always handed in, as
+``forward(net, tensors, batch)``: no weight is ever read from, or written to, the module.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedloru import lowrank
+from fedloru.errors import ModelError
+from fedloru.lowrank import Site
+from fedloru.tree import Params
+
+Batch = dict[str, Tensor]
+
+
+def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy in nats, (b,), of logits (b, classes) against ``batch["y"]``."""
+    return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+
+def images(batch: Batch) -> dict[str, Tensor]:
+    """Hand ``batch["x"]`` to the model as its one argument ``input``; the default of ``Net.inputs``."""
+    return {"": batch["x"]}
+
+
+class Net(NamedTuple):
+    """A model as data: static, never traced.
+
+    ``params`` and ``buffers`` are the tensors at the start; ``trainable`` names the parameters that a method
+    may train. ``losses`` maps (outputs, batch) to (b,), one loss per example; ``inputs`` maps a batch to the
+    model's keyword arguments, an empty name being the first positional one.
+    """
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    params: Params
+    buffers: Params
+    trainable: frozenset[str]
+    losses: Callable[[Any, Batch], Tensor] = cross_entropy
+    inputs: Callable[[Batch], dict[str, Tensor]] = images
+    skipped: Mapping[str, str] = {}
+
+    @property
+    def factors(self) -> frozenset[str]:
+        """The keys of all factors."""
+        return frozenset(key for site in self.sites for key in site.keys)
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The keys of floating-point buffers, such as BatchNorm's running means: averaged, never trained."""
+        return frozenset(key for key, value in self.buffers.items() if value.is_floating_point())
+
+
+def make(
+    model: nn.Module,
+    *,
+    dense: Sequence[str] = ("*",),
+    losses: Callable[[Any, Batch], Tensor] = cross_entropy,
+    inputs: Callable[[Batch], dict[str, Tensor]] = images,
+    skipped: Mapping[str, str] | None = None,
+) -> Net:
+    """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``."""
+    found = lowrank.sites(model)
+    factors = {key for site in found for key in site.keys}
+    params = {name: p.detach().clone() for name, p in model.named_parameters()}
+    persistent = model.state_dict().keys()
+    buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in persistent}
+    trainable = frozenset(
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (name in factors or any(fnmatchcase(name, glob) for glob in dense))
+    )
+    return Net(model, found, params, buffers, trainable, losses, inputs, skipped or {})
+
+
+def attach(
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: Sequence[str] = ("*",),
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+    dropout: float = 0.0,
+    dense: Sequence[str] = ("*",),
+    losses: Callable[[Any, Batch], Tensor] = cross_entropy,
+    inputs: Callable[[Batch], dict[str, Tensor]] = images,
+) -> Net:
+    """Attach low-rank factors to a copy of ``model``: ``lowrank.attach``, then ``make``."""
+    attached = lowrank.attach(
+        model, rank=rank, alpha=alpha, targets=targets, ranks=ranks, alphas=alphas, dropout=dropout
+    )
+    return make(attached.model, dense=dense, losses=losses, inputs=inputs, skipped=attached.skipped)
+
+
+def forward(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
+    """Run the model on ``batch`` with ``tensors`` (parameters and buffers) in place of its own."""
+    named = net.inputs(batch)
+    args = (named[""],) if "" in named else ()
+    kwargs = {name: value for name, value in named.items() if name}
+    return functional_call(net.model, dict(tensors), args, kwargs)
+
+
+def losses(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Return one loss per example, (b,)."""
+    each = net.losses(forward(net, tensors, batch), batch)
+    if each.ndim != 1:
+        raise ModelError(
+            f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is needed: "
+            "use reduction='none' and average over everything but the first axis"
+        )
+    return each
+
+
+def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a plain copy of the module that holds ``tensors``, with the factors merged into the weights."""
+    model = copy.deepcopy(net.model)
+    with torch.no_grad():
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, value in tensors.items():
+            own[name].copy_(value)
+    return lowrank.detach(model)
+
+
+@contextmanager
+def mode(net: Net, training: bool) -> Iterator[None]:
+    """Put the module in training or evaluation mode for a while."""
+    before = {module: module.training for module in net.model.modules()}
+    net.model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was

@@ -1,0 +1,106 @@
+"""Arithmetic on ``Params``, the only currency between model, wire, server and disk.
+
+Nothing here changes its inputs, and every result keeps the dtype of the tensor it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+def map(f: Callable[..., Tensor], tree: Mapping[str, Tensor], *rest: Mapping[str, Tensor]) -> Params:
+    """Apply ``f`` to the tensors of the same key in every tree."""
+    return {key: f(value, *(other[key] for other in rest)) for key, value in tree.items()}
+
+
+def select(tree: Mapping[str, Tensor], keys: Iterable[str]) -> Params:
+    """Return the entries of ``tree`` named by ``keys``, in the order of ``keys``."""
+    return {key: tree[key] for key in keys}
+
+
+def omit(tree: Mapping[str, Tensor], keys: Iterable[str]) -> Params:
+    """Return ``tree`` without ``keys``."""
+    dropped = set(keys)
+    return {key: value for key, value in tree.items() if key not in dropped}
+
+
+def add(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Params:
+    """Return x + y."""
+    return map(torch.add, x, y)
+
+
+def sub(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Params:
+    """Return x - y."""
+    return map(torch.sub, x, y)
+
+
+def scale(x: Mapping[str, Tensor], factor: float) -> Params:
+    """Return factor · x, integers left as they are."""
+    return map(lambda t: t * factor if t.is_floating_point() else t, x)
+
+
+def norm(x: Mapping[str, Tensor]) -> Tensor:
+    """Return the Euclidean norm of all entries together, a 0-d tensor."""
+    if not x:
+        return torch.zeros(())
+    parts = [torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float32))) for t in x.values()]
+    return torch.sqrt(torch.stack(parts).square().sum())
+
+
+def mean(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> Params:
+    """Return Σ w x / Σ w, summed in the order given."""
+    total, mass = weighted_sum(trees, weights)
+    return scale(total, 1.0 / mass)
+
+
+def weighted_sum(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> tuple[Params, float]:
+    """Return (Σ w x, Σ w), summed in the order given."""
+    total: Params = {}
+    mass = 0.0
+    for tree, weight in zip(trees, weights, strict=True):
+        term = scale(tree, weight)
+        total = add(total, term) if total else term
+        mass += weight
+    return total, mass
+
+
+def to(tree: Mapping[str, Tensor], device: str | torch.device) -> Params:
+    """Return ``tree`` on ``device``."""
+    return map(lambda t: t.to(device), tree)
+
+
+def size(tree: Mapping[str, Tensor]) -> int:
+    """Return the number of values."""
+    return sum(t.numel() for t in tree.values())
+
+
+def nbytes(tree: Mapping[str, Tensor]) -> int:
+    """Return the number of bytes."""
+    return sum(t.numel() * t.element_size() for t in tree.values())
+
+
+def equal(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> bool:
+    """Say whether two trees have the same keys, dtypes, shapes and bits."""
+    return x.keys() == y.keys() and all(
+        x[k].dtype == y[k].dtype and x[k].shape == y[k].shape and _bits(x[k]) == _bits(y[k]) for k in x
+    )
+
+
+def digest(tree: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, dtypes, shapes and bits; the order of keys does not count."""
+    h = hashlib.blake2b(digest_size=16)
+    for key in sorted(tree):
+        t = tree[key]
+        h.update(repr((key, str(t.dtype), tuple(t.shape))).encode())
+        h.update(_bits(t))
+    return h.hexdigest()
+
+
+def _bits(t: Tensor) -> bytes:
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
