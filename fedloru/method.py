@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.errors import TrainingError
 from fedloru.lowrank import concatenate
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -22,7 +21,12 @@ Profile = tuple[tuple[str, float], ...]
 
 
 class State(NamedTuple):
-    """Everything the server remembers between rounds: tensors and numbers, savable."""
+    """Everything the server remembers between rounds: tensors and numbers, savable.
+
+    ``round`` counts the rounds done, ``version`` the increments merged into ``base``. ``base`` is frozen and the
+    same on server and clients, ``shared`` is trained and averaged, ``aux`` is the method's own, ``increment``
+    holds the factors merged in the last round ({} if none), and ``notes`` numbers of that round worth recording.
+    """
 
     seed: int
     round: int
@@ -32,10 +36,6 @@ class State(NamedTuple):
     aux: Params
     increment: Params
     notes: dict[str, float] = {}
-
-    """``round`` counts the rounds done, ``version`` the increments merged into ``base``. ``shared`` is trained
-    and averaged, ``aux`` is the method's own, ``increment`` holds the factors merged in the last round ({} if
-    none), and ``notes`` numbers of the last round that the run should record."""
 
 
 class Down(NamedTuple):
@@ -126,13 +126,5 @@ class Method(NamedTuple):
     values: Callable[[Net, int, int], Values]
     """(net, round from 1, cohort size) → the closed formula of what one client sends and receives."""
 
-
-def check_finite(value: float, *, client: int, round: int, step: int, lr: float) -> None:
-    """Raise ``TrainingError`` if a loss is not a finite number."""
-    if value != value or value in (float("inf"), float("-inf")):
-        raise TrainingError(
-            f"the loss became {value} at local step {step + 1}; lower the learning rate (now {lr:g}) "
-            "or the scale alpha/rank, or clip the gradient norm",
-            client=client,
-            round=round,
-        )
+    stacks: bool = False
+    """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation can serve it."""

@@ -53,21 +53,25 @@ def norm(x: Mapping[str, Tensor]) -> Tensor:
     return torch.sqrt(torch.stack(parts).square().sum())
 
 
-def mean(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> Params:
-    """Return Σ w x / Σ w, summed in the order given."""
-    total, mass = weighted_sum(trees, weights)
-    return scale(total, 1.0 / mass)
-
-
-def weighted_sum(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> tuple[Params, float]:
-    """Return (Σ w x, Σ w), summed in the order given."""
+def weighted_sum(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> Params:
+    """Return Σ w x, summed in the order given, in float32 or better."""
     total: Params = {}
-    mass = 0.0
     for tree, weight in zip(trees, weights, strict=True):
-        term = scale(tree, weight)
-        total = add(total, term) if total else term
-        mass += weight
-    return total, mass
+        if not total:
+            total = map(lambda t: t.new_zeros(t.shape, dtype=torch.promote_types(t.dtype, torch.float32)), tree)
+        for key, value in tree.items():
+            total[key].add_(value, alpha=weight)
+    return total
+
+
+def cast_like(tree: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Params:
+    """Return ``tree`` in the dtypes of ``like``."""
+    return {key: value.to(like[key].dtype) for key, value in tree.items()}
+
+
+def clone(tree: Mapping[str, Tensor]) -> Params:
+    """Return copies that share no memory with ``tree``."""
+    return map(lambda t: t.detach().clone(), tree)
 
 
 def to(tree: Mapping[str, Tensor], device: str | torch.device) -> Params:

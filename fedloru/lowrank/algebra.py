@@ -27,10 +27,15 @@ def matrices(site: Site, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def delta(site: Site, params: Mapping[str, Tensor]) -> Tensor:
-    """Return s·BA in the shape of the weight, in float32 or better."""
+    """Return s·BA in the shape of the weight, in float32 or better.
+
+    The product is taken in float64 and rounded once: its last bits, which depend on the number of threads, the
+    processor and the memory layout, are then rounded away, and every machine merges the same increment (law 4).
+    """
     a, b = matrices(site, params)
-    work = torch.promote_types(a.dtype, torch.float32)
-    return (site.scale * (b.to(work) @ a.to(work))).reshape(site.shape)
+    work = torch.float32 if a.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    product = site.scale * (b.to(work).contiguous() @ a.to(work).contiguous())
+    return product.to(torch.promote_types(a.dtype, torch.float32)).reshape(site.shape)
 
 
 def merge(sites: Sequence[Site], base: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Params:

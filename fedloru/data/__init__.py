@@ -1,0 +1,38 @@
+"""Data sets, how they are parted over clients, the audit of a partition, and the batches of a client.
+
+A data set is read once with ``load``; a partition holds row numbers into its training examples; ``schedule`` turns
+a client's rows into the batches of a round, and ``fetch`` reads one.
+"""
+
+from fedloru.data.audit import Audit, audit
+from fedloru.data.batches import Schedule, fetch, schedule
+from fedloru.data.dataset import Dataset, Examples
+from fedloru.data.make import SCHEMES
+from fedloru.data.make import make as make_partition
+from fedloru.data.partition import Partition
+from fedloru.data.partition import load as load_partition
+from fedloru.data.partition import save as save_partition
+from fedloru.data.schemes import dirichlet, iid, natural, shards
+from fedloru.data.sources import SOURCES, load, synthetic
+
+__all__ = [
+    "SCHEMES",
+    "SOURCES",
+    "Audit",
+    "Dataset",
+    "Examples",
+    "Partition",
+    "Schedule",
+    "audit",
+    "dirichlet",
+    "fetch",
+    "iid",
+    "load",
+    "load_partition",
+    "make_partition",
+    "natural",
+    "save_partition",
+    "schedule",
+    "shards",
+    "synthetic",
+]

@@ -1,0 +1,42 @@
+"""What a data set is: tensors to train on, tensors to test on, and what is known about the training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from torch import Tensor
+
+Examples = dict[str, Tensor]
+"""Tensors with one row an example. Images: ``x`` (N, C, H, W) float32, normalised, and ``y`` (N,) int64.
+Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64."""
+
+
+class Dataset(NamedTuple):
+    """A data set in memory; ``columns`` are natural keys of the training examples, such as speaker or hospital."""
+
+    name: str
+    train: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]] = {}
+
+
+def size(examples: Examples) -> int:
+    """Return the number of examples."""
+    return len(next(iter(examples.values())))
+
+
+def labels(dataset: Dataset) -> Tensor | None:
+    """Return the class of every training example, (N,) int64, or None where examples have no single class."""
+    y = dataset.train.get("y")
+    return y if y is not None and y.ndim == 1 and dataset.classes else None
+
+
+def choices(name: str, options: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown ``name``: the nearest options, and all there are."""
+    known = sorted(options)
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}There {'is' if len(known) == 1 else 'are'}: {', '.join(known) or 'none'}"

@@ -1,0 +1,128 @@
+"""Checkpoints: everything a run needs to go on bit for bit, as safetensors and JSON.
+
+A checkpoint of round t is ``round-t.safetensors`` and then ``round-t.json``, each written atomically; the second
+names the hash of the first, so that one without the other, or damaged, is never taken for whole. The last two are
+kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+
+from fedloru.errors import RunFolderError
+from fedloru.files import write_atomic
+from fedloru.lowrank import Site
+from fedloru.method import State
+from fedloru.tree import Params
+from fedloru.wire import Ledger, Traffic
+
+KEEP = 2
+_TREES = ("base", "shared", "aux", "increment")
+
+
+class Snapshot(NamedTuple):
+    """A run between two rounds; never changed once made."""
+
+    state: State
+    own: dict[int, Params]
+    traffic: Traffic
+    ledger: tuple[Params, dict[str, Any]]
+
+    def restore_ledger(self, sites: tuple[Site, ...]) -> Ledger:
+        """Return a ledger of its own, as it was."""
+        return Ledger.load(sites, self.state, *self.ledger)
+
+
+def save(folder: Path, snapshot: Snapshot, config: dict[str, Any]) -> None:
+    """Write a checkpoint, then forget those before the last two."""
+    folder.mkdir(exist_ok=True)
+    tensors, rest = _flatten(snapshot)
+    data = safetensors.torch.save(tensors)
+    path = folder / f"round-{snapshot.state.round:06d}.safetensors"
+    write_atomic(path, data)
+    about = {**rest, "hash": _hash(data), "config": config}
+    write_atomic(path.with_suffix(".json"), json.dumps(about).encode())
+    for old in rounds(folder)[:-KEEP]:
+        stem = folder / f"round-{old:06d}"
+        stem.with_suffix(".json").unlink()
+        stem.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def rounds(folder: Path) -> list[int]:
+    """Return the rounds that have a checkpoint, in order."""
+    return sorted(int(path.stem.removeprefix("round-")) for path in folder.glob("round-*.json"))
+
+
+def load(folder: Path, round: int, device: str) -> tuple[Snapshot, dict[str, Any]]:
+    """Return the checkpoint of ``round``, and the configuration it was made with.
+
+    Raises:
+        RunFolderError: the checkpoint is missing or damaged; the message offers the one before it.
+    """
+    path = folder / f"round-{round:06d}.json"
+    try:
+        about = json.loads(path.read_bytes())
+        data = path.with_suffix(".safetensors").read_bytes()
+        if about["hash"] != _hash(data):
+            raise ValueError("its tensors do not have the hash they were written with")
+        tensors = safetensors.torch.load(data)
+        return _unflatten({key: value.to(device) for key, value in tensors.items()}, about), about["config"]
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise RunFolderError(_offer(folder, round, error)) from error
+
+
+def _offer(folder: Path, round: int, error: Exception) -> str:
+    reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+    others = [other for other in rounds(folder) if other < round]
+    way_out = (
+        f"add --from-round {others[-1]} to go on from the one before" if others else "add --from-round 0 to begin again"
+    )
+    return f"the checkpoint of round {round} in {folder} cannot be used: {reason}. Nothing was changed; {way_out}"
+
+
+def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
+    state = snapshot.state
+    tensors = {f"{name}/{key}": value for name in _TREES for key, value in getattr(state, name).items()}
+    tensors |= {f"own/{client}/{key}": value for client, own in snapshot.own.items() for key, value in own.items()}
+    tensors |= {f"ledger/{key}": value for key, value in snapshot.ledger[0].items()}
+    whole = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    return whole, {
+        "seed": state.seed,
+        "round": state.round,
+        "version": state.version,
+        "notes": state.notes,
+        "traffic": snapshot.traffic.table(),
+        "ledger": snapshot.ledger[1],
+    }
+
+
+def _unflatten(tensors: Params, about: dict[str, Any]) -> Snapshot:
+    trees: dict[str, Params] = {name: {} for name in (*_TREES, "own", "ledger")}
+    for key, value in sorted(tensors.items()):
+        name, _, rest = key.partition("/")
+        trees[name][rest] = value
+    own: dict[int, Params] = {}
+    for key, value in trees["own"].items():
+        client, _, rest = key.partition("/")
+        own.setdefault(int(client), {})[rest] = value
+    state = State(
+        about["seed"],
+        about["round"],
+        about["version"],
+        trees["base"],
+        trees["shared"],
+        trees["aux"],
+        trees["increment"],
+        about["notes"],
+    )
+    return Snapshot(state, own, Traffic(**about["traffic"]), (trees["ledger"], about["ledger"]))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,121 @@
+"""The fused engine: the clients of a round, chunk by chunk, in one batch.
+
+W is shared, so the dense part of the forward and backward pass of all clients is one large product that needs no
+gradient for W; only the low-rank parts are per client. The numbers are the sequential engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedloru.client import Job
+from fedloru.data import Examples
+from fedloru.engine.fused.chunk import train_chunk
+from fedloru.engine.fused.fold import Forward, Path, fold, vmapped
+from fedloru.engine.fused.probe import probe
+from fedloru.engine.task import Collector, Engine, Outcome, Task, by_profile
+from fedloru.method import Method, State
+from fedloru.net import Net, forward, mode
+from fedloru.recipe import Recipe
+from fedloru.tree import Params
+
+CPU_BUDGET = 32 * 2**20
+"""Bytes of activations that a chunk may hold on a CPU: what stays near the cores, about the size of a cache."""
+
+
+class Fused(NamedTuple):
+    """A forward pass that the probe has approved: ``fold`` or ``vmap``, and why not the one before it."""
+
+    forward: Forward
+    how: str
+    reason: str
+
+
+def approve(net: Net, method: Method, state: State, data: Examples, path: Path) -> Fused | str:
+    """Return the first fused forward pass that agrees with the plain one, or why there is none."""
+    stacked = _forward_keys(net, method, state)
+    refusals: list[str] = []
+    for how in ("fold", "vmap"):
+        candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
+        problem = probe(net, candidate, stacked, state.base, data)
+        if problem is None:
+            return Fused(candidate, how, "; ".join(refusals))
+        refusals.append(f"{how} does not serve this model ({problem})")
+    return "; ".join(refusals)
+
+
+def _forward_keys(net: Net, method: Method, state: State) -> list[str]:
+    down = method.down(net, state, ())
+    begun = method.begin(net, down, {}, ())
+    return list(begun if method.expand is None else method.expand(net, begun, down))
+
+
+def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int) -> Engine:
+    """Return the engine that trains ``chunk`` clients at a time by ``forward``."""
+
+    def run(task: Task) -> Outcome:
+        collector = Collector(net, method, task)
+        for down, jobs in by_profile(net, method, task):
+            for part in chunks(jobs, chunk, task.recipe):
+                results = train_chunk(
+                    net,
+                    method,
+                    forward,
+                    task.state.base,
+                    down,
+                    part,
+                    data,
+                    task.recipe,
+                    seed=task.seed,
+                    round=task.round,
+                )
+                order = sorted(range(len(part)), key=lambda c: part[c].client)
+                collector.add(down, [part[c] for c in order], [results[c] for c in order])
+        return collector.outcome()
+
+    return run
+
+
+def chunks(jobs: Sequence[Job], size: int, recipe: Recipe) -> list[list[Job]]:
+    """Cut ``jobs`` into chunks of ``size``, each sorted by falling number of local steps."""
+    ordered = sorted(jobs, key=lambda job: (-local_steps(len(job.rows), recipe), job.client))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def local_steps(examples: int, recipe: Recipe) -> int:
+    """Return how many steps a client with so many examples takes in a round."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return recipe.epochs * -(-examples // recipe.batch_size)
+
+
+def chunk_size(net: Net, tensors: Params, data: Examples, recipe: Recipe) -> int:
+    """Return how many clients' activations fit the budget: a rule, not a timing, so that runs repeat."""
+    device = data["y"].device
+    budget = CPU_BUDGET
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[1] // 8
+    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data)))
+
+
+@torch.no_grad()
+def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
+    """Return the bytes that the layers of the model put out for one example."""
+    found = [0]
+
+    def count(layer: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found[0] += output.numel() * output.element_size()
+
+    hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
+    try:
+        with mode(net, False):
+            forward(net, tensors, {key: value[:1] for key, value in data.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, found[0])

@@ -1,0 +1,153 @@
+"""Fold: run the user's own forward pass on the batches of m clients at once.
+
+The client axis is folded into the batch axis, (m, b, …) → (m·b, …). Only layers that own per-client parameters must
+know: in a copy of the module, each of them is handed to its leaf. A layer of a type without a leaf is run under
+``torch.func.vmap`` over clients, alone. Everything else, masks and dropout included, acts per example and runs as
+it is. Where the whole model must be vmapped, ``vmapped`` does so behind the same call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedloru.engine.fused.leaves import LEAVES, Leaf
+from fedloru.errors import ModelError
+from fedloru.net import Batch, Net, losses
+from fedloru.tree import Params
+
+Path = Literal["auto", "activation", "weight"]
+Forward = Callable[[Params, Params, Batch, int, Tensor | None], Tensor]
+"""(stacked, base, batch, m, mask) → losses (m·b,): ``stacked`` are (m, *shape), ``mask`` (m, b) marks valid rows."""
+
+
+class _Call:
+    """One forward pass: what the leaves look things up in."""
+
+    stacked: Params
+    base: Params | None = None
+    clients: int
+    rows: int
+    mask: Tensor | None
+
+
+class _Tensors:
+    """A leaf's view of the call: names are those of its own module."""
+
+    def __init__(self, call: _Call, layer: nn.Module, prefix: str, path: Path) -> None:
+        self.call, self.layer, self.prefix, self.path = call, layer, prefix, path
+
+    @property
+    def clients(self) -> int:
+        return self.call.clients
+
+    @property
+    def mask(self) -> Tensor | None:
+        return self.call.mask
+
+    @property
+    def rows(self) -> int:
+        return self.call.rows
+
+    def get(self, name: str) -> tuple[Tensor | None, bool]:
+        key = self.prefix + name
+        if key in self.call.stacked:
+            return self.call.stacked[key], True
+        tensor: Tensor | None = getattr(self.layer, name, None)  # RMSNorm has no bias
+        return tensor, False
+
+    def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
+        """Compare FLOPs per row, in units of one dense product: 2 + 3r(i+o)/(io) against 3 + 4r/rows."""
+        if self.path != "auto":
+            return self.path == "weight"
+        return 3 * r * (i + o) / (i * o) > 1 + 4 * r / rows
+
+
+def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
+    """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients.
+
+    Raises:
+        ModelError: the whole model owns per-client parameters directly, so that no part of it can be folded.
+    """
+    call = _Call()
+    model = copy.deepcopy(net.model).train()
+    done: set[str] = set()
+    for name, layer in model.named_modules():
+        prefix = f"{name}." if name else ""
+        own = {key for key, _ in _direct(layer, prefix)}
+        if not own & stacked or any(name.startswith(parent) for parent in done):
+            continue
+        leaf = LEAVES.get(type(layer))
+        if leaf is None:
+            done.add(prefix)
+            leaf = partial(_vmapped_leaf, copy.deepcopy(layer), prefix)
+        layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, prefix, path), layer)
+    shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
+    folded = net._replace(model=model)
+
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+        if call.base is not base:
+            call.base = base
+            for key, p in shared.items():
+                p.data = base[key]
+        call.stacked, call.clients, call.mask = tensors, m, mask
+        call.rows = len(next(iter(batch.values())))
+        return losses(folded, {}, batch)
+
+    return forward
+
+
+def _direct(layer: nn.Module, prefix: str) -> list[tuple[str, Tensor]]:
+    own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+    return [(prefix + name, tensor) for name, tensor in own]
+
+
+def _run_leaf(leaf: Leaf, tensors: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return leaf(tensors, layer, *args, **kwargs)
+
+
+def _vmapped_leaf(template: nn.Module, prefix: str, t: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run one layer, and all below it, under vmap over clients."""
+    m = t.clients
+    own = {key.removeprefix(prefix): value for key, value in t.call.stacked.items() if key.startswith(prefix)}
+    shared = {key: p for key, p in layer.named_parameters() if key not in own}
+    split = torch.utils._pytree.tree_map(lambda v: _split(v, m), (args, kwargs))
+    axes = torch.utils._pytree.tree_map(lambda v: 0 if isinstance(v, Tensor) and v.ndim else None, split)
+
+    def one(params: Params, inputs: Any) -> Any:
+        return functional_call(template, shared | params, inputs[0], inputs[1])
+
+    out = torch.func.vmap(one, in_dims=(0, axes), randomness="different")(own, split)
+    return torch.utils._pytree.tree_map(lambda v: v.flatten(0, 1), out)
+
+
+def _split(value: Any, m: int) -> Any:
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if value.shape[0] % m:
+        raise ModelError(f"an argument of shape {tuple(value.shape)} does not hold {m} clients in its first axis")
+    return value.unflatten(0, (m, -1))
+
+
+def vmapped(net: Net) -> Forward:
+    """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
+
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+        counters = {key: value for key, value in net.buffers.items() if key not in net.statistics}
+        if mask is not None and net.statistics:
+            raise ModelError("BatchNorm under vmap cannot tell padding from examples")
+
+        def one(params: Params, batch: Batch) -> Tensor:
+            frozen = base | {key: value.clone() for key, value in counters.items()}
+            return losses(net, frozen | params, batch)
+
+        split = {key: value.unflatten(0, (m, -1)) for key, value in batch.items()}
+        return torch.func.vmap(one, randomness="different")(tensors, split).flatten()
+
+    return forward

@@ -1,0 +1,216 @@
+"""The layers that own parameters, folded: each takes (m·b, …) and gives what m separate layers would.
+
+A leaf is found by the exact type of its module. Layers without trained parameters need none: they run as they are,
+since nothing in them knows that the batch holds several clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedloru.engine.fused import products
+from fedloru.errors import ModelError
+from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
+
+
+class Tensors(Protocol):
+    """What a leaf asks of the fold it belongs to."""
+
+    @property
+    def clients(self) -> int:
+        """How many clients are folded, m."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which rows of the batch are examples, (m, b); None: all."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the folded batch has, m·b."""
+
+    def get(self, name: str) -> tuple[Tensor | None, bool]:
+        """Return a tensor of this module and whether it is stacked over clients."""
+
+    def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
+        """Say whether W + s·BA is cheaper formed once than applied in two parts."""
+
+
+def _dense(t: Tensors, name: str) -> tuple[Tensor, bool]:
+    tensor, stacked = t.get(name)
+    assert tensor is not None
+    return tensor, stacked
+
+
+def _bias(t: Tensors, y: Tensor, axis: int) -> Tensor:
+    bias, stacked = t.get("bias")
+    return products.add_bias(y, bias, t.clients, axis, stacked=stacked)
+
+
+def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
+    """Fold ``nn.Linear``."""
+    w, stacked = _dense(t, "weight")
+    return _bias(t, products.linear(x, w, t.clients, stacked=stacked), -1)
+
+
+def conv2d(t: Tensors, layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Fold ``nn.Conv2d``, grouped ones too."""
+    w, stacked = _dense(t, "weight")
+    return _bias(t, products.conv(layer, x, w, t.clients, stacked=stacked), 1)
+
+
+def embedding(t: Tensors, layer: nn.Embedding, ids: Tensor) -> Tensor:
+    """Fold ``nn.Embedding``; ids shared by the whole batch, (1, …), are looked up for every client."""
+    w, stacked = _dense(t, "weight")
+    return _lookup(t, layer, ids, w, stacked)
+
+
+def _lookup(t: Tensors, layer: nn.Embedding, ids: Tensor, w: Tensor, stacked: bool) -> Tensor:
+    if not stacked:
+        return F.embedding(ids, w, layer.padding_idx)
+    m, vocabulary = w.shape[:2]
+    if ids.shape[0] == 1:
+        ids = ids.expand(t.rows, *ids.shape[1:])
+    if ids.shape[0] % m:
+        raise ModelError(f"token ids of shape {tuple(ids.shape)} do not hold {m} clients in their first axis")
+    offsets = torch.arange(m, device=ids.device).view(m, *(1 for _ in ids.shape)) * vocabulary
+    y = F.embedding((ids.unflatten(0, (m, -1)) + offsets).flatten(0, 1), w.flatten(0, 1))
+    if layer.padding_idx is None:
+        return y
+    padding = (ids == layer.padding_idx % vocabulary).unsqueeze(-1)
+    return torch.where(padding, y.detach(), y)
+
+
+def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
+    """Fold a low-rank linear layer, in activation space or in weight space."""
+    w, w_stacked = _dense(t, "weight")
+    (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    bias, bias_stacked = t.get("bias")
+    m, drop = t.clients, layer.drop if layer.training else 0.0
+    if not w_stacked and a_stacked and b_stacked and not drop:
+        rows = x.reshape(m, -1, x.shape[-1])
+        if t.weight_space(rows.shape[1], w.shape[0], w.shape[1], a.shape[1]):
+            merged = torch.baddbmm(w.unsqueeze(0), b, a, alpha=layer.scale)
+            return _bias(t, products.linear(x, merged, m, stacked=True), -1)
+        y = products.lowrank_linear(rows, w, a, b, bias if bias_stacked else None, layer.scale)
+        y = y.view(*x.shape[:-1], w.shape[0])
+        return y if bias_stacked else products.add_bias(y, bias, m, -1, stacked=False)
+    h = F.dropout(products.linear(x, a, m, stacked=a_stacked), drop, drop > 0)
+    y = products.linear(x, w, m, stacked=w_stacked) + layer.scale * products.linear(h, b, m, stacked=b_stacked)
+    return products.add_bias(y, bias, m, -1, stacked=bias_stacked)
+
+
+def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
+    """Fold a low-rank convolution, in activation space or in weight space."""
+    w, w_stacked = _dense(t, "weight")
+    (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    m, drop = t.clients, layer.drop if layer.training else 0.0
+    if not w_stacked and a_stacked and b_stacked and not drop:
+        rows = x.shape[0] // m * x.shape[2] * x.shape[3]
+        if t.weight_space(rows, w.shape[0], w[0].numel(), a.shape[1]):
+            change = torch.bmm(b.flatten(2), a.flatten(2)).view(m, *w.shape)
+            return _bias(t, products.conv(layer, x, w + layer.scale * change, m, stacked=True), 1)
+    h = F.dropout(products.conv(layer, x, a, m, stacked=a_stacked), drop, drop > 0)
+    up = products.pointwise(h, b, m, stacked=b_stacked)
+    return _bias(t, torch.add(products.conv(layer, x, w, m, stacked=w_stacked), up, alpha=layer.scale), 1)
+
+
+def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tensor:
+    """Fold a low-rank embedding: rows of B are looked up, then mapped by A."""
+    w, w_stacked = _dense(t, "weight")
+    (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    plain = nn.Embedding(1, 1, device="meta")  # B has no padding row
+    drop = layer.drop if layer.training else 0.0
+    h = F.dropout(_lookup(t, plain, ids, b, b_stacked), drop, drop > 0)
+    up = products.linear(h, a.mT, t.clients, stacked=a_stacked)
+    return _lookup(t, layer, ids, w, w_stacked) + layer.scale * up
+
+
+def layer_norm(t: Tensors, layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Fold ``nn.LayerNorm``: the normalisation is per example, the affine map per client."""
+    return _affine(t, F.layer_norm(x, layer.normalized_shape, eps=layer.eps), -1)
+
+
+def rms_norm(t: Tensors, layer: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Fold ``nn.RMSNorm``."""
+    return _affine(t, F.rms_norm(x, layer.normalized_shape, eps=layer.eps), -1)
+
+
+def group_norm(t: Tensors, layer: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Fold ``nn.GroupNorm``."""
+    return _affine(t, F.group_norm(x, layer.num_groups, eps=layer.eps), 1)
+
+
+def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
+    for name, op in (("weight", torch.mul), ("bias", torch.add)):
+        p, stacked = t.get(name)
+        if p is None:
+            continue
+        if stacked:
+            y = products.fold_op(op, y, p, t.clients, axis)
+        else:
+            y = op(y, p if axis == -1 else products.broadcast(p, y.ndim, axis))
+    return y
+
+
+def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """Fold BatchNorm: each client has its own batch statistics, and its own running ones.
+
+    Read as (b, m·channels, …), m clients are one BatchNorm of m times the channels. Rows that only pad a short
+    batch would change the statistics, so a batch that has some goes through masked sums.
+    """
+    if layer.momentum is None or not layer.training:
+        raise ModelError("BatchNorm with momentum=None, or kept in evaluation mode, does not fold")
+    m = t.clients
+    mean, _ = t.get("running_mean")
+    var, _ = t.get("running_var")
+    if t.mask is None:
+        wide = x.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)
+        flat = [None if s is None else s.view(-1) for s in (mean, var)]
+        y = F.batch_norm(wide, flat[0], flat[1], training=True, momentum=layer.momentum, eps=layer.eps)
+        y = y.unflatten(1, (m, -1)).transpose(0, 1).flatten(0, 1)
+    else:
+        y = _masked_norm(x, t.mask, mean, var, layer.momentum, layer.eps)
+    return _affine(t, y, 1)
+
+
+def _masked_norm(
+    x: Tensor, mask: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
+) -> Tensor:
+    m, b = mask.shape
+    each = x.unflatten(0, (m, b))
+    keep = mask.to(x.dtype).view(m, b, *(1 for _ in x.shape[1:]))
+    over = [1, *range(3, each.ndim)]
+    n = mask.sum(1).to(x.dtype) * (each[0, 0, 0].numel())
+    shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
+    n_wide = n.view(m, *(1 for _ in each.shape[1:]))
+    mean = (each * keep).sum(over, keepdim=True) / n_wide
+    var = ((each - mean).square() * keep).sum(over, keepdim=True) / n_wide
+    if running_mean is not None and running_var is not None:
+        unbiased = var.detach().view(m, -1) * (n / (n - 1)).view(m, 1)
+        running_mean.lerp_(mean.detach().view(m, -1), momentum)
+        running_var.lerp_(unbiased, momentum)
+    normed: Tensor = ((each - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)).flatten(0, 1)
+    return normed
+
+
+Leaf = Callable[[Tensors, Any, Tensor], Tensor]
+
+LEAVES: dict[type[nn.Module], Leaf] = {
+    nn.Linear: linear,
+    nn.Conv2d: conv2d,
+    nn.Embedding: embedding,
+    LowRankLinear: lowrank_linear,
+    LowRankConv2d: lowrank_conv2d,
+    LowRankEmbedding: lowrank_embedding,
+    nn.LayerNorm: layer_norm,
+    nn.RMSNorm: rms_norm,
+    nn.GroupNorm: group_norm,
+    nn.BatchNorm1d: batch_norm,
+    nn.BatchNorm2d: batch_norm,
+    nn.BatchNorm3d: batch_norm,
+}

@@ -1,0 +1,122 @@
+"""Per-client products: what linear, convolution and low-rank layers do when the client axis is folded away.
+
+A folded activation has its m clients outermost in axis 0, (m·b, …). A tensor of parameters is either *stacked*,
+(m, *shape), one for each client, or shared by all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
+    """Map (m·b, …, i) to (m·b, …, o) by w (m, o, i), or by a shared w (o, i)."""
+    if not stacked:
+        return F.linear(x, w)
+    y = torch.bmm(x.reshape(m, -1, x.shape[-1]), w.mT)
+    return y.view(*x.shape[:-1], w.shape[1])
+
+
+def add_bias(y: Tensor, bias: Tensor | None, m: int, axis: int, *, stacked: bool) -> Tensor:
+    """Add a bias (m, o), or a shared one (o,), along ``axis`` of y."""
+    if bias is None:
+        return y
+    return y + broadcast(bias, y.ndim, axis) if not stacked else fold_op(torch.add, y, bias, m, axis)
+
+
+def fold_op(op: Any, y: Tensor, p: Tensor, m: int, axis: int) -> Tensor:
+    """Apply an elementwise ``op`` of y (m·b, …) and p (m, *shape), whose axes end at ``axis`` of y."""
+    shape = [1] * y.ndim
+    axis %= y.ndim
+    shape[axis - p.ndim + 2 : axis + 1] = p.shape[1:]
+    result: Tensor = op(y.unflatten(0, (m, -1)), p.view(m, *shape)).flatten(0, 1)
+    return result
+
+
+def broadcast(p: Tensor, ndim: int, axis: int) -> Tensor:
+    """Return a vector p (o,) shaped to act along ``axis`` of an activation with ``ndim`` axes."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return p.view(shape)
+
+
+def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
+    """Convolve (m·b, i, h, w) with w (m, o, i, k, k), or with a shared w, in the way of ``layer``.
+
+    On a CPU a loop over clients beats one convolution in m groups; on a GPU the loop would leave it idle.
+    """
+    if not stacked:
+        return convolve(layer, x, w)
+    if m == 1:
+        return convolve(layer, x, w[0])
+    if x.is_cuda and layer.padding_mode == "zeros" and layer.groups == 1:
+        return _grouped(layer, x, w, m)
+    parts = zip(x.unflatten(0, (m, -1)).unbind(0), w.unbind(0), strict=True)
+    return torch.cat([convolve(layer, one, weight) for one, weight in parts])
+
+
+def convolve(layer: nn.Conv2d, x: Tensor, w: Tensor) -> Tensor:
+    """Convolve with ``w`` in the way of ``layer``: its stride, padding and dilation, without its bias."""
+    y: Tensor = layer._conv_forward(x, w, None)
+    return y
+
+
+def _grouped(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int) -> Tensor:
+    """Convolve with clients as groups: (m·b, i, …) is read as (b, m·i, …)."""
+    wide = x.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)
+    y = F.conv2d(wide, w.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, groups=m)
+    back: Tensor = y.unflatten(1, (m, -1)).transpose(0, 1).flatten(0, 1)
+    return back
+
+
+def pointwise(h: Tensor, b: Tensor, m: int, *, stacked: bool) -> Tensor:
+    """Map (m·b, r, h, w) to (m·b, o, h, w) by a 1×1 convolution b (m, o, r, 1, 1), or a shared one."""
+    if not stacked:
+        return F.conv2d(h, b)
+    rows = h.flatten(2).unflatten(0, (m, -1))
+    y = torch.matmul(b.flatten(2).unsqueeze(1), rows)
+    return y.flatten(0, 1).view(h.shape[0], b.shape[1], *h.shape[2:])
+
+
+def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
+    """Return x Wᵀ + s·(x Aᵀ)Bᵀ + bias for m clients, (m, n, i) to (m, n, o), with no gradient for the shared W.
+
+    W is (o, i), A (m, r, i), B (m, o, r) and the bias (m, o): one product over all rows, the rest batched.
+    """
+    y: Tensor = _LowRankLinear.apply(x, w, a, b, bias, s)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _LowRankLinear(torch.autograd.Function):
+    """Saves h = x Aᵀ. With g = ∂L/∂y and u = s·gB: ∂B = s·gᵀh, ∂A = uᵀx, ∂x = gW + uA."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
+        """Compute y, and keep h."""
+        m, n, i = x.shape
+        h = torch.bmm(x, a.mT)
+        y = torch.mm(x.reshape(m * n, i), w.T).view(m, n, -1)
+        y.baddbmm_(h, b.mT, alpha=s)
+        if bias is not None:
+            y.add_(bias.unsqueeze(1))
+        ctx.save_for_backward(x, w, a, b, h)
+        ctx.s, ctx.has_bias = s, bias is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, a, b and bias."""
+        (g,) = gradients
+        x, w, a, b, h = ctx.saved_tensors
+        u = torch.bmm(g, b).mul_(ctx.s)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.mm(g.reshape(-1, g.shape[-1]), w).view(x.shape)
+            dx.baddbmm_(u, a)
+        da = torch.bmm(u.mT, x)
+        db = torch.bmm(g.mT, h).mul_(ctx.s)
+        return dx, None, da, db, g.sum(1) if ctx.has_bias else None, None

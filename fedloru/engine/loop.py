@@ -1,0 +1,140 @@
+"""The run: sample a cohort, bring it up to date, train it, let the server step, evaluate, record.
+
+A round is a function of the state before it, so a run can stop after any round and go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from fedloru import net as nets
+from fedloru import tree
+from fedloru.client import Job
+from fedloru.engine import choose
+from fedloru.engine.checkpoint import Snapshot
+from fedloru.engine.folder import RunFolder
+from fedloru.engine.plan import Plan, check, cohort, on_device
+from fedloru.engine.summary import summarise
+from fedloru.engine.task import Outcome, Task
+from fedloru.errors import FedloruError
+from fedloru.evaluate import evaluate, shared_model
+from fedloru.method import State
+from fedloru.recipe import at_round
+from fedloru.tree import Params
+from fedloru.wire import Channel, Ledger, Traffic
+
+Row = dict[str, Any]
+
+
+class Run:
+    """A run of ``plan``: iterate over it to train, one row a round.
+
+    With a ``folder``, every row and checkpoint is on the disk before it is yielded, and the summary and the model
+    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
+        check(plan)
+        self.plan = plan = on_device(plan)
+        self.folder = folder
+        self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
+        first = plan.method.init(plan.net, plan.seed)
+        self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
+        ledger = Ledger(plan.net.sites, first, first_download=plan.first_download)
+        self.last = snapshot or Snapshot(first, {}, Traffic(), ledger.save())
+        self.engine = choose(
+            plan.engine,
+            plan.net,
+            plan.method,
+            first,
+            plan.data.train,
+            plan.recipe,
+            chunk=plan.chunk,
+            path=plan.path,
+        )
+
+    @property
+    def state(self) -> State:
+        """The server's state after the last whole round."""
+        return self.last.state
+
+    @property
+    def tensors(self) -> Params:
+        """The shared model after the last whole round, factors apart."""
+        return shared_model(self.plan.net, self.plan.method, self.state)
+
+    def model(self) -> nn.Module:
+        """Return a plain copy of the shared model, with the live factors merged into its weights."""
+        return nets.load(self.plan.net, self.tensors)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run has come to, as ``summary.json`` holds it."""
+        return summarise(self.plan, self.rows, self.last.traffic, self.engine)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Train the rounds that are left."""
+        saved = self.state.round
+        try:
+            while self.state.round < self.plan.rounds:
+                row = self._round()
+                if self.folder:
+                    self.folder.append(row)
+                    if row["round"] % self.plan.checkpoint_every == 0 or row["round"] == self.plan.rounds:
+                        self.folder.save(self.last)
+                        saved = row["round"]
+                yield row
+        except (FedloruError, KeyboardInterrupt, GeneratorExit):
+            if self.folder and saved < self.state.round == len(self.rows):
+                self.folder.save(self.last)
+            raise
+        if self.folder:
+            self.folder.finish(self.summary(), dict(self.model().state_dict()))
+
+    def _round(self) -> Row:
+        began = time.perf_counter()
+        plan, before = self.plan, self.last
+        round = before.state.round + 1
+        chosen = cohort(plan, round)
+        ledger = before.restore_ledger(plan.net.sites)
+        self._channel.traffic = before.traffic
+        for client in chosen:
+            self._channel.sync(ledger.owed(client, before.state), before.state)
+            ledger.delivered(client, before.state.version)
+        jobs = [Job(client, plan.partition.train[client], before.own.get(client, {})) for client in chosen]
+        recipe = at_round(plan.recipe, round, plan.rounds)
+        outcome = self.engine.run(Task(before.state, jobs, recipe, plan.seed, self._channel))
+        state = plan.method.server(plan.net, before.state, outcome.total)
+        ledger.record(state)
+        after = Snapshot(state, before.own | outcome.own, self._channel.traffic, ledger.save())
+        row = self._row(before, after, chosen, outcome, recipe.lr)
+        row["seconds"] = time.perf_counter() - began
+        self.last = after
+        self.rows.append(row)
+        return row
+
+    def _row(self, before: Snapshot, after: Snapshot, chosen: list[int], outcome: Outcome, lr: float) -> Row:
+        state, spent = after.state, after.traffic - before.traffic
+        row: Row = {
+            "round": state.round,
+            "version": state.version,
+            "merged": state.version > before.state.version,
+            "train_loss": outcome.loss,
+            "test_loss": None,
+            "test_accuracy": None,
+            "lr": lr,
+            "cohort": chosen,
+            "up_bytes": spent.total("up"),
+            "down_bytes": spent.total("down"),
+            "up_bytes_total": after.traffic.total("up"),
+            "down_bytes_total": after.traffic.total("down"),
+            "bytes": spent.table(),
+            "diagnostics": dict(state.notes),
+        }
+        if state.round % self.plan.eval_every == 0 or state.round == self.plan.rounds:
+            score = evaluate(self.plan.net, shared_model(self.plan.net, self.plan.method, state), self.plan.data.test)
+            row |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
+        return row

@@ -1,0 +1,99 @@
+"""Everything a run is made of, and what is checked before it starts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fedloru import tree
+from fedloru.data import Dataset, Partition
+from fedloru.engine import EngineName
+from fedloru.engine.fused.fold import Path
+from fedloru.errors import ConfigError
+from fedloru.method import Method
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+from fedloru.rng import gen
+
+
+class Plan(NamedTuple):
+    """A run as a value: the same plan gives the same run.
+
+    ``seed`` draws the factors and the local batches, ``cohort_seed`` the cohorts (None: ``seed``). ``codec`` is
+    how values travel; with ``round_trip=False`` nothing is encoded and bytes come from the formula.
+    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself.
+    """
+
+    net: Net
+    method: Method
+    data: Dataset
+    partition: Partition
+    rounds: int
+    cohort: int
+    recipe: Recipe = Recipe()
+    seed: int = 0
+    cohort_seed: int | None = None
+    engine: EngineName = "auto"
+    chunk: int | None = None
+    path: Path = "auto"
+    device: str = "cpu"
+    codec: str = "fp32"
+    round_trip: bool = True
+    first_download: bool = True
+    eval_every: int = 1
+    checkpoint_every: int = 10
+
+    @property
+    def clients(self) -> int:
+        """How many clients there are."""
+        return len(self.partition.train)
+
+
+def check(plan: Plan) -> None:
+    """Refuse a plan that cannot run, all problems at once.
+
+    Raises:
+        ConfigError: counts out of range, or a device that is not there.
+    """
+    problems = [
+        f"{name} is {value}, expected 1 or more"
+        for name, value in (
+            ("rounds", plan.rounds),
+            ("cohort", plan.cohort),
+            ("eval_every", plan.eval_every),
+            ("checkpoint_every", plan.checkpoint_every),
+            ("batch_size", plan.recipe.batch_size),
+        )
+        if value < 1
+    ]
+    if plan.cohort > plan.clients:
+        problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
+    if problem := _device_problem(plan.device):
+        problems.append(problem)
+    if problems:
+        raise ConfigError(problems, "the run")
+
+
+def cohort(plan: Plan, round: int) -> list[int]:
+    """Return the clients sampled for ``round``, without replacement and in order."""
+    seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
+    drawn = torch.randperm(plan.clients, generator=gen(seed, "cohort", round))[: plan.cohort]
+    return sorted(drawn.tolist())
+
+
+def on_device(plan: Plan) -> Plan:
+    """Return ``plan`` with the model's and the data set's tensors on its device."""
+    net = plan.net._replace(
+        params=tree.to(plan.net.params, plan.device), buffers=tree.to(plan.net.buffers, plan.device)
+    )
+    data = plan.data._replace(train=tree.to(plan.data.train, plan.device), test=tree.to(plan.data.test, plan.device))
+    return plan._replace(net=net, data=data)
+
+
+def _device_problem(device: str) -> str | None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'"
+    return None

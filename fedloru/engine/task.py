@@ -1,0 +1,82 @@
+"""What the run asks of an engine, and what it gets back.
+
+An engine is a function from a ``Task`` to an ``Outcome``: train this cohort. What crosses between server and client
+goes through the ``Channel``, in every engine, so that rounding and bytes are those of a real run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from fedloru.client import Job, Trained
+from fedloru.method import NOTHING, Down, Method, Profile, State, Total
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+from fedloru.tree import Params
+from fedloru.wire import Channel
+
+
+class Task(NamedTuple):
+    """One round of work: ``jobs`` sorted by profile, then client; ``recipe`` with this round's learning rate."""
+
+    state: State
+    jobs: Sequence[Job]
+    recipe: Recipe
+    seed: int
+    channel: Channel
+
+    @property
+    def round(self) -> int:
+        """The number of the round being trained, from 1."""
+        return self.state.round + 1
+
+
+class Outcome(NamedTuple):
+    """What a cohort did: the total, what each client keeps, and the mean loss per example in nats."""
+
+    total: Total
+    own: dict[int, Params]
+    loss: float
+
+
+Engine = Callable[[Task], Outcome]
+
+
+def by_profile(net: Net, method: Method, task: Task) -> Iterator[tuple[Down, list[Job]]]:
+    """Yield the jobs of each profile with what the channel delivers to them."""
+    for profile, group in groupby(task.jobs, key=lambda job: job.profile):
+        jobs = list(group)
+        yield task.channel.down(_down(net, method, task, profile), task.state, len(jobs)), jobs
+
+
+def _down(net: Net, method: Method, task: Task, profile: Profile) -> Down:
+    return method.down(net, task.state, profile)
+
+
+class Collector:
+    """Gathers what clients send, chunk by chunk, into one ``Outcome``."""
+
+    def __init__(self, net: Net, method: Method, task: Task) -> None:
+        self.net, self.method, self.task = net, method, task
+        self.total = NOTHING
+        self.own: dict[int, Params] = {}
+        self.loss = 0.0
+
+    def add(self, down: Down, jobs: Sequence[Job], results: Sequence[Trained]) -> None:
+        """Send the results of one chunk, in the order of ``jobs``, and join them to the total."""
+        weights = [float(len(job.rows)) for job in jobs]
+        ups = []
+        for job, result, weight in zip(jobs, results, weights, strict=True):
+            numbers = {"weight": weight, "loss": result.loss}
+            ups.append(self.task.channel.up(result.up, job.client, self.task.round, self.task.state.version, numbers))
+            if result.own:
+                self.own[job.client] = result.own
+            self.loss += weight * result.loss
+        chunk = self.method.reduce(self.net, self.task.state, down, ups, weights)
+        self.total = self.total.join(chunk, self.net)
+
+    def outcome(self) -> Outcome:
+        """Return what has been gathered."""
+        return Outcome(self.total, self.own, self.loss / self.total.weight)

@@ -1,0 +1,42 @@
+"""Evaluation of the shared model on held-out examples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fedloru.client import constants
+from fedloru.data import Examples
+from fedloru.method import Method, State
+from fedloru.net import Net, forward, mode
+from fedloru.tree import Params
+
+
+class Score(NamedTuple):
+    """Mean loss in nats and share of examples classified rightly, over ``examples`` examples."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+def shared_model(net: Net, method: Method, state: State) -> Params:
+    """Return the tensors of the forward pass that a client of the usual profile would begin with."""
+    down = method.down(net, state, ())
+    begun = method.begin(net, down, {}, ())
+    return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))
+
+
+@torch.no_grad()
+def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) -> Score:
+    """Score ``tensors`` on all of ``data``, in evaluation mode."""
+    total = len(data["y"])
+    loss, right = 0.0, 0
+    with mode(net, False):
+        for start in range(0, total, batch_size):
+            batch = {key: value[start : start + batch_size] for key, value in data.items()}
+            outputs = forward(net, tensors, batch)
+            loss += float(net.losses(outputs, batch).sum())
+            right += int((outputs.argmax(-1) == batch["y"]).sum())
+    return Score(loss / total, right / total, total)

@@ -1,0 +1,150 @@
+"""A run while it goes on: one panel on a terminal, one plain line a round anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fedloru.report import units
+from fedloru.report.headline import headline
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+SPARKS = 40
+"""The sparkline shows so many of the latest evaluations."""
+
+
+class Live:
+    """The progress of a run of ``rounds`` rounds, ``done`` of which an earlier session did; a context manager.
+
+    Where the console is no terminal, it prints a line for every ``every``-th round, and for the last.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        rounds: int,
+        done: int = 0,
+        facts: Sequence[tuple[str, str]] = (),
+        console: Console | None = None,
+        every: int = 1,
+    ) -> None:
+        from rich.console import Console
+        from rich.live import Live as Display
+
+        self.title, self.rounds, self.done, self.every = title, rounds, done, every
+        self.facts = "  ".join(f"{name} {value}" for name, value in facts)
+        self.rows: list[Mapping[str, Any]] = []
+        self.began = time.monotonic()
+        self._console = console or Console()
+        self._plain = not self._console.is_terminal or self._console.is_dumb_terminal
+        self._display = Display(get_renderable=self._panel, console=self._console, refresh_per_second=2)
+
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        if self._plain:
+            self._say("  ".join(part for part in (self.title, self.facts) if part))
+        else:
+            self._display.start(refresh=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._display.stop()  # gives the cursor back, also after an exception or Ctrl-C
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Show what a round did: ``row`` is its line of ``rounds.jsonl``."""
+        self.rows.append(row)
+        if not self._plain:
+            self._display.refresh()
+        elif row["round"] % self.every == 0 or row["round"] == self.rounds:
+            self._say(self._line(row))
+
+    @property
+    def left(self) -> float | None:
+        """The seconds still to go at the pace of the rounds seen; None before the first."""
+        if not self.rows:
+            return None
+        pace: float = sum(row["seconds"] for row in self.rows) / len(self.rows)
+        return pace * (self.rounds - self._done)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        """Return a round in one line, MB as totals."""
+        parts = [
+            f"round {row['round']:>{len(str(self.rounds))}}/{self.rounds}",
+            f"loss {units.decimal(row['train_loss'])}",
+        ]
+        parts += [f"acc {units.decimal(row['test_accuracy'])}"] if row["test_accuracy"] is not None else []
+        parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
+        parts += [f"merged v{row['version']}"] if row["merged"] else []
+        return "  ".join([*parts, units.duration(row["seconds"]), f"left {units.duration(self.left)}"])
+
+    def _panel(self) -> RenderableType:
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        accuracies = [row["test_accuracy"] for row in self.rows if row["test_accuracy"] is not None]
+        inside = Table.grid(expand=True)
+        inside.add_row(Text(self.facts, style="dim"))
+        inside.add_row(ProgressBar(total=max(self.rounds, 1), completed=self._done, complete_style="blue"))
+        inside.add_row(self._numbers(accuracies[-1] if accuracies else None))
+        inside.add_row(Text(sparkline(accuracies[-SPARKS:]), style="blue"))
+        title, since = Text(self.title, style="bold"), units.duration(time.monotonic() - self.began)
+        return Panel(
+            inside, title=title, title_align="left", subtitle=since, subtitle_align="right", border_style="blue"
+        )
+
+    def _numbers(self, accuracy: float | None) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        row = self.rows[-1] if self.rows else {}
+        cells = [
+            ("round", f"{self._done}/{self.rounds}"),
+            ("loss", units.decimal(row.get("train_loss"))),
+            ("accuracy", units.percent(accuracy)),
+            ("version", f"{row.get('version', units.DASH)}{', merged' if row.get('merged') else ''}"),
+            ("a round", units.duration(row.get("seconds"))),
+            ("up", units.megabytes(row.get("up_bytes_total"))),
+            ("down", units.megabytes(row.get("down_bytes_total"))),
+            ("left", units.duration(self.left)),
+        ]
+        texts = [Text.assemble((f"{label} ", "dim"), (value, "bold")) for label, value in cells]
+        table = Table.grid(padding=(0, 3, 0, 0))
+        table.add_row(*texts[:4])
+        table.add_row(*texts[4:])
+        return table
+
+    @property
+    def _done(self) -> int:
+        return int(self.rows[-1]["round"]) if self.rows else self.done
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return a line of blocks as high as ``values``, from their least to their greatest."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    step = (high - low) / (len(BLOCKS) - 1) or 1.0
+    return "".join(BLOCKS[round((value - low) / step)] for value in values)
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Return what a run came to as a table for the terminal: accuracy, MB of 10⁶ bytes, time, memory."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(style="bold", justify="right")
+    table.add_column(style="dim")
+    for figure in headline(summary):
+        table.add_row(*figure)
+    return table

@@ -1,0 +1,153 @@
+"""One run as one HTML page that needs nothing else: no network, no second file, no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from fedloru.files import write_atomic
+from fedloru.report import blocks, units
+from fedloru.report.headline import headline
+from fedloru.report.records import Records, evaluations, outcome, read
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+REPORT = "report.html"
+
+AUDIT = {
+    "clients": "clients",
+    "examples": "training examples",
+    "unused": "examples on no client",
+    "min": "examples on the smallest client",
+    "median": "examples on the median client",
+    "max": "examples on the largest client",
+    "skew": "label skew, 0 (none) to 1",
+    "mean_classes": "classes on a client, mean",
+}
+
+
+def write(folder: str | Path) -> Path:
+    """Write the page of a run into its folder and return the page's path.
+
+    Raises:
+        RunFolderError: the folder is missing, is not a run folder, or holds a file that cannot be read.
+    """
+    path = Path(folder) / REPORT
+    write_atomic(path, page(read(folder)).encode())
+    return path
+
+
+def page(records: Records) -> str:
+    """Return the page of a run, finished or not; plotly's script is inside, so that it is about 5 MB."""
+    from plotly.offline import get_plotlyjs
+
+    told = outcome(records)
+    parts = [_header(records, told), *_results(records, told), *_data(records), *_setup(records, told)]
+    return blocks.document(f"{records.name} · fedloru", parts, get_plotlyjs())
+
+
+def _header(records: Records, told: Mapping[str, Any]) -> str:
+    config = records.config
+    method = told.get("method") or config.get("method", {}).get("name", "")
+    facts = [f"{told['rounds']:,} round{'s' * (told['rounds'] != 1)}"]
+    if "clients" in told and "cohort" in told:
+        facts.append(f"{told['clients']:,} clients, {told['cohort']:,} in each round")
+    if "seed" in told or "seed" in config:
+        facts.append(f"seed {told.get('seed', config.get('seed'))}")
+    return blocks.header(str(method), records.name, facts, _notes(records, told))
+
+
+def _notes(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
+    planned = records.config.get("rounds", "?")
+    if not records.rounds:
+        yield "No round has been recorded yet, so there is nothing to draw: below is how the run was set up."
+    elif not records.summary:
+        yield f"This run is not finished: the page shows the {told['rounds']} of {planned} rounds recorded so far."
+    if told.get("bytes_measured") is False:
+        yield "Bytes on this page come from the method's formula, not from real messages."
+
+
+def _results(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
+    if records.rounds:
+        yield blocks.tiles(headline(told))
+        yield blocks.section("Learning", _learning(records))
+        yield blocks.section("Traffic", _traffic(records, told))
+
+
+def _learning(records: Records) -> Iterator[str]:
+    from fedloru.report import plots
+
+    merged = "Dotted lines: factors merged into the base." if any(row["merged"] for row in records.rounds) else ""
+    if evaluations(records):
+        yield _figure("Accuracy over rounds", plots.accuracy(records), merged)
+    yield _figure("Loss over rounds", plots.loss(records), merged)
+    if evaluations(records):
+        yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.", wide=True)
+    if any(row.get("diagnostics") for row in records.rounds):
+        yield _figure("Diagnostics", plots.diagnostics(records), "Numbers that the method noted.", wide=True)
+
+
+def _traffic(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
+    from fedloru.report import plots
+
+    if any(row.get("bytes") for row in records.rounds):
+        yield _figure(
+            "Bytes over rounds", plots.bytes_by_kind(records), "All that was sent so far, by what it was for."
+        )
+    yield blocks.column([blocks.card("Bytes in total", _kinds(told)), *_fedavg(told)])
+
+
+def _kinds(told: Mapping[str, Any]) -> str:
+    down, up = told["bytes"]["down"], told["bytes"]["up"]
+    kinds = [kind for kind in dict.fromkeys([*down, *up]) if down.get(kind) or up.get(kind)]
+    counts = [(kind.replace("_", " "), down.get(kind, 0), up.get(kind, 0)) for kind in kinds]
+    counts.append(("total", told["down_bytes_total"], told["up_bytes_total"]))
+    digits = 3 if told["down_bytes_total"] + told["up_bytes_total"] < 1e8 else 1
+    rows = [(kind, *(f"{n / 1e6:,.{digits}f}" for n in (d, u, d + u))) for kind, d, u in counts]
+    return blocks.table(("MB", "down", "up", "both"), rows, total=True)
+
+
+def _fedavg(told: Mapping[str, Any]) -> Iterator[str]:
+    if fedavg := told.get("fedavg_bytes_total"):
+        sent = told["up_bytes_total"] + told["down_bytes_total"]
+        compared = [
+            ("This run, both directions", sent, units.megabytes(sent)),
+            ("FedAvg would have sent (by formula)", fedavg, units.megabytes(fedavg)),
+        ]
+        caption = "FedAvg: all parameters down and up, for the same clients in the same rounds."
+        yield blocks.card("Compared with FedAvg", blocks.bars(compared), caption)
+
+
+def _data(records: Records) -> Iterator[str]:
+    from fedloru.report import skew
+
+    split, cards = records.partition, []
+    if split.get("counts"):
+        cards.append(_figure("Who holds what", skew.skew(records), skew.caption(records), wide=True))
+    audit = {AUDIT.get(name, name): units.plain(value) for name, value in split.get("audit", {}).items()}
+    settings = ", ".join(f"{name} = {value}" for name, value in split.get("settings", {}).items())
+    made = {"scheme": split.get("scheme"), "settings": settings, "seed": split.get("seed"), "hash": split.get("hash")}
+    yield blocks.section("Data", [*cards, *_facts("Partition", made), *_facts("Its audit", audit)])
+
+
+def _setup(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
+    trained, parameters = told.get("trained_parameters"), told.get("parameters")
+    share = f"{trained:,} of {parameters:,} ({units.percent(trained / parameters)})" if trained and parameters else None
+    engine = {"engine": told.get("engine"), "because": told.get("engine_reason"), "trained parameters": share}
+    listing = blocks.listing("Configuration (TOML)", tomli_w.dumps(records.config))
+    cards = [*_facts("Engine", engine), *_facts("Versions", told.get("versions", {})), listing]
+    yield blocks.section("Set-up", cards)
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+    if rows:
+        yield blocks.card(title, blocks.table((), rows))
+
+
+def _figure(title: str, figure: go.Figure, caption: str, *, wide: bool = False) -> str:
+    return blocks.card(title, blocks.plot(title.lower().replace(" ", "-"), figure), caption, wide=wide)

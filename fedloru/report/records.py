@@ -1,0 +1,138 @@
+"""A run folder, read: what was configured, how the data was split, what each round did, and how it ended.
+
+The folder is the only thing a report knows of a run, so a run on another machine, or one that is still going,
+reports the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedloru.errors import RunFolderError
+
+CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
+
+FIELDS = frozenset(
+    {"round", "version", "merged", "seconds", "train_loss", "test_loss", "test_accuracy"}
+    | {f"{way}_{what}" for way in ("up", "down") for what in ("bytes", "bytes_total")}
+)
+"""What every line of ``rounds.jsonl`` has; others may be there too."""
+
+
+class Records(NamedTuple):
+    """A run folder as data; ``partition`` is {} where none was saved, ``summary`` {} while the run goes on."""
+
+    folder: Path
+    config: dict[str, Any]
+    partition: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+
+def read(folder: str | Path) -> Records:
+    """Read a run folder, finished or not.
+
+    Raises:
+        RunFolderError: the folder is missing, is not a run folder, or holds a file that cannot be read.
+    """
+    folder = Path(folder)
+    _check(folder)
+    rows, summary = _rows(folder / ROUNDS), _object(folder / SUMMARY)
+    if summary.get("rounds") != len(rows):  # it tells of an earlier session, and this one is still going
+        summary = {}
+    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary)
+
+
+def outcome(records: Records) -> dict[str, Any]:
+    """Return the summary, or as much of it as the rounds so far can tell; bytes, seconds, nats."""
+    return _so_far(records.rounds) | {"finished": bool(records.summary)} | records.summary
+
+
+def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str, Any]]:
+    """Return the rounds in which ``field`` was measured."""
+    return [row for row in records.rounds if row[field] is not None]
+
+
+def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
+    losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
+    last = accuracies[-5:]
+    return {
+        "rounds": len(rows),
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "last5_accuracy": sum(last) / len(last) if last else None,
+        "final_loss": losses[-1] if losses else None,
+        "up_bytes_total": rows[-1]["up_bytes_total"] if rows else 0,
+        "down_bytes_total": rows[-1]["down_bytes_total"] if rows else 0,
+        "bytes": {way: _by_kind(rows, way) for way in ("down", "up")},
+        "seconds": sum(row["seconds"] for row in rows),
+        "merges": sum(bool(row["merged"]) for row in rows),
+    }
+
+
+def _by_kind(rows: list[dict[str, Any]], way: str) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for row in rows:
+        for kind, count in row.get("bytes", {}).get(way, {}).items():
+            total[kind] = total.get(kind, 0) + count
+    return total
+
+
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise RunFolderError(f"{folder} {what}: name the folder that a run has written, such as runs/NAME")
+    missing = [name for name in (CONFIG, ROUNDS) if not (folder / name).is_file()]
+    if missing:
+        raise RunFolderError(
+            f"{folder} is not a run folder: it has no {' and no '.join(missing)}; "
+            "name the folder that a run has written, such as runs/NAME"
+        )
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is not valid TOML: {error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds a {type(value).__name__}, but a JSON object was expected")
+    return value
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    *lines, torn = path.read_bytes().split(b"\n")
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return [*rows, _row(path, len(lines) + 1, torn)]
+    except RunFolderError:  # a run that is killed while it writes leaves half a line, and never its newline
+        return rows
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise RunFolderError(f"{path}, line {number}, is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise RunFolderError(f"{path}, line {number}, holds a {type(row).__name__}, but a JSON object was expected")
+    if missing := sorted(FIELDS - row.keys()):
+        raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not the record of a round")
+    return row

@@ -1,0 +1,112 @@
+"""The picture of a partition: which client holds how much of which class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from fedloru.report import style
+from fedloru.report.records import Records
+
+BARS, COLUMNS = 50, 240
+"""Up to so many clients are bars; a map has at most so many columns, which is what a screen can show."""
+
+NAME, LABELS = 24, 20
+"""Longer names of classes are cut after so many letters, and beside a map stand at most so many of them."""
+
+
+def skew(records: Records) -> go.Figure:
+    """Draw the examples of each class on each client: stacked bars, or a map where bars would be too many."""
+    counts, classes = records.partition["counts"], _names(records)
+    return _bars(counts, classes) if _few(records) else _map(counts, classes)
+
+
+def caption(records: Records) -> str:
+    """Return one sentence that says what ``skew`` draws, and what it leaves out."""
+    clients = len(records.partition["counts"])
+    if _few(records):
+        return f"Training examples of each of the {clients} clients, by class."
+    order = "sorted by their most frequent class"
+    shown = f"All {clients} clients, {order}"
+    if clients > COLUMNS:
+        shown = f"{COLUMNS} of the {clients:,} clients, taken at even distances from all, {order}"
+    return f"{shown}: how many training examples each holds (bars), and the share of each class (colour)."
+
+
+def _few(records: Records) -> bool:
+    return len(records.partition["counts"]) <= BARS and len(_names(records)) <= len(style.CLASSES)
+
+
+def _names(records: Records) -> list[str]:
+    return [escape(str(name), quote=False) for name in records.partition.get("classes") or ["examples"]]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+
+
+def _bars(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+    figure = style.figure("training examples", "client", height=110 + 19 * len(counts))
+    for index, name in enumerate(classes):
+        share = go.Bar(x=[row[index] for row in counts], y=list(range(len(counts))), name=_short(name), orientation="h")
+        share.update(marker={"color": style.CLASSES[index], "line": {"color": style.PAPER, "width": 0.5}})
+        share.update(hovertemplate=f"client %{{y}}: %{{x:,}} of class {name}<extra></extra>")
+        figure.add_trace(share)
+    figure.update_layout(barmode="stack", bargap=0.15, hovermode="closest", legend_traceorder="normal")
+    return figure.update_yaxes(autorange="reversed", dtick=1 if len(counts) <= 25 else 5, showgrid=False)
+
+
+def _map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+    clients = _sample(counts)
+    totals = [sum(counts[client]) for client in clients]
+    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.22, 0.78], vertical_spacing=0.03)
+    figure.update_layout(
+        template=style.TEMPLATE, height=520, margin_b=28, hovermode="closest", showlegend=False, bargap=0
+    )
+    bars = go.Bar(y=totals, customdata=clients, marker={"color": style.GREY, "line": {"width": 0}})
+    figure.add_trace(bars.update(hovertemplate="client %{customdata}: %{y:,} examples<extra></extra>"), row=1, col=1)
+    figure.add_trace(_shares(counts, classes, clients), row=2, col=1)
+    figure.update_xaxes(showticklabels=False, showgrid=False)
+    figure.update_xaxes(title_text="clients, sorted by their most frequent class", title_standoff=20, row=2, col=1)
+    named = classes[:: -(-len(classes) // LABELS)]
+    labels = {"type": "category", "tickvals": named, "ticktext": [_short(name) for name in named]}
+    figure.update_yaxes(labels, autorange="reversed", showgrid=False, title_text="class", row=2, col=1)
+    return figure.update_yaxes(title_text="examples", row=1, col=1)
+
+
+def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str], clients: Sequence[int]) -> go.Heatmap:
+    held = [counts[client] for client in clients]
+    place = {"orientation": "h", "x": 1, "xanchor": "right", "xpad": 0, "y": 1.01, "yanchor": "bottom", "ypad": 0}
+    return go.Heatmap(
+        z=[[row[index] / max(sum(row), 1) for row in held] for index in range(len(classes))],
+        y=list(classes),
+        customdata=[[(client, counts[client][index]) for client in clients] for index in range(len(classes))],
+        zmin=0,
+        colorscale=style.SHADES,
+        colorbar={
+            **place,
+            "thickness": 8,
+            "len": 0.6,
+            "nticks": 5,
+            "tickangle": 0,
+            "tickformat": ".0%",
+            "outlinewidth": 0,
+        },
+        hovertemplate="client %{customdata[0]}, class %{y}: %{customdata[1]:,} examples, %{z:.1%}<extra></extra>",
+    )
+
+
+def _sample(counts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the clients to draw: sorted by their most frequent class and its share, at even distances."""
+
+    def rank(client: int) -> tuple[int, float]:
+        row = counts[client]
+        top = max(row, default=0)
+        return (list(row).index(top) if row else 0, -top / max(sum(row), 1))
+
+    order = sorted(range(len(counts)), key=rank)
+    columns = min(COLUMNS, len(order))
+    return [order[index * len(order) // columns] for index in range(columns)]

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedloru.data import (
+    Dataset,
+    Partition,
+    audit,
+    dirichlet,
+    iid,
+    load_partition,
+    make_partition,
+    natural,
+    save_partition,
+    shards,
+    synthetic,
+)
+from fedloru.errors import PartitionError
+from fedloru.files import write_atomic
+
+MADE: dict[str, Callable[[Dataset], Partition]] = {
+    "iid": lambda data: iid(data, 10, 1),
+    "dirichlet": lambda data: dirichlet(data, 10, 0.5, 1),
+    "shards": lambda data: shards(data, 10, 2, 1),
+    "natural": lambda data: natural(data, "group", 1),
+}
+
+
+def toy(rows: int, classes: int = 10) -> Dataset:
+    y = torch.arange(rows) % classes
+    names = tuple(str(label) for label in range(classes))
+    groups = tuple(f"g{row % 7}" for row in range(rows))
+    data = {"x": torch.zeros(rows, 1), "y": y}
+    return Dataset("toy", data, data, names, {"group": groups})
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return toy(700)
+
+
+def held(partition: Partition) -> list[int]:
+    return sorted(torch.cat([*partition.train, *partition.test]).tolist())
+
+
+def same(x: Partition, y: Partition) -> bool:
+    pairs = zip(x.train + x.test, y.train + y.test, strict=True)
+    return x[:2] == y[:2] and x.settings == y.settings and all(torch.equal(a, b) for a, b in pairs)
+
+
+sizes = st.integers(20, 300)
+seeds = st.integers(0, 2**32)
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=sizes, clients=st.integers(1, 20), seed=seeds, test_fraction=st.sampled_from([0.0, 0.3]))
+def test_iid_gives_every_row_once(rows: int, clients: int, seed: int, test_fraction: float) -> None:
+    made = iid(toy(rows), clients, seed, test_fraction=test_fraction)
+    assert held(made) == list(range(rows))
+    amounts = [len(own) for own in made.train]
+    assert test_fraction or max(amounts) - min(amounts) <= 1
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=sizes, clients=st.integers(1, 4), alpha=st.sampled_from([0.5, 1, 100.0]), seed=seeds)
+def test_dirichlet_gives_every_row_once(rows: int, clients: int, alpha: float, seed: int) -> None:
+    made = dirichlet(toy(rows), clients, alpha, seed)
+    assert held(made) == list(range(rows))
+    assert all((own.diff() > 0).all() and own.dtype == torch.int64 for own in made.train)
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(200, 400), clients=st.integers(10, 20), classes=st.integers(1, 3), seed=seeds)
+def test_shards_give_every_row_once_and_exact_classes(rows: int, clients: int, classes: int, seed: int) -> None:
+    data = toy(rows)
+    made = shards(data, clients, classes, seed)
+    assert held(made) == list(range(rows))
+    assert {len(data.train["y"][own].unique()) for own in made.train} == {classes}
+
+
+def test_natural_clients_are_the_sorted_values(data: Dataset) -> None:
+    made = natural(data, "group")
+    assert len(made.train) == 7 and held(made) == list(range(700))
+    for client, own in enumerate(made.train):
+        assert {data.columns["group"][row] for row in own.tolist()} == {f"g{client}"}
+
+
+@pytest.mark.parametrize("scheme", MADE)
+def test_a_scheme_repeats_itself_and_passes_its_audit(scheme: str, data: Dataset) -> None:
+    made = MADE[scheme](data)
+    assert same(made, MADE[scheme](data))
+    assert audit(data, made).unused == 0
+
+
+def test_seeds_differ(data: Dataset) -> None:
+    for make in (iid, lambda d, k, s: dirichlet(d, k, 1.0, s), lambda d, k, s: shards(d, k, 2, s)):
+        assert not same(make(data, 10, 1), make(data, 10, 2)._replace(seed=1))
+
+
+def test_flwr_datasets_agrees(data: Dataset) -> None:
+    """The shortcuts around ``load_partition`` give what it gives."""
+    import datasets
+    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
+
+    from fedloru.rng import derive, gen
+
+    order = torch.randperm(700, generator=gen(3, "partition"))
+    table = {"row": order.tolist(), "label": data.train["y"][order].tolist()}
+    partitioners = {
+        "iid": IidPartitioner(9),
+        "dirichlet": DirichletPartitioner(9, "label", 1.0, 0, False, False, derive(3, "partition", "dirichlet", 0)),
+    }
+    made = {"iid": iid(data, 9, 3), "dirichlet": dirichlet(data, 9, 1.0, 3)}
+    for scheme, partitioner in partitioners.items():
+        partitioner.dataset = datasets.Dataset.from_dict(table)
+        for client in range(9):
+            assert sorted(partitioner.load_partition(client)["row"]) == made[scheme].train[client].tolist()
+
+
+def test_alpha_sets_the_skew(data: Dataset) -> None:
+    skews = [audit(data, dirichlet(data, 10, alpha, 5)).skew for alpha in (0.2, 1.0, 1000.0)]
+    assert skews[0] > skews[1] > skews[2] and skews[2] < 0.1
+
+
+def test_client_test_sets_follow_seed_and_client(data: Dataset) -> None:
+    made = iid(data, 10, test_fraction=0.25)
+    assert held(made) == list(range(700)) and len(made.test) == 10
+    assert {len(rows) for rows in made.test} == {round(0.25 * 70)}
+    alone = iid(toy(5), 5, test_fraction=0.5)
+    assert all(len(rows) == 1 for rows in alone.train) and not any(len(rows) for rows in alone.test)
+
+
+def test_dirichlet_out_of_reach_is_refused_at_once(data: Dataset) -> None:
+    start = time.perf_counter()
+    with pytest.raises(PartitionError, match=r"draw 1 of .* leaves \d\d of 100 clients .* raise alpha, or lower"):
+        dirichlet(data, 100, 0.01, min_examples=5)
+    with pytest.raises(PartitionError, match="draw 10 of"):
+        dirichlet(data, 10, 0.01, min_examples=60)
+    with pytest.raises(PartitionError, match="alpha is 0"):
+        dirichlet(data, 10, 0)
+    with pytest.raises(PartitionError, match="1 to 140 clients"):
+        dirichlet(data, 141, 0.1, min_examples=5)
+    assert time.perf_counter() - start < 10
+
+
+def test_self_balancing(data: Dataset) -> None:
+    plain, balanced = (audit(data, dirichlet(data, 10, 0.3, 1, self_balancing=on)) for on in (False, True))
+    assert balanced.sizes[2] < plain.sizes[2]
+    with pytest.raises(PartitionError, match="turn self_balancing off"):
+        for seed in range(20):
+            dirichlet(data, 3, 1e-4, seed, self_balancing=True)
+
+
+def test_shards_that_lose_classes_need_a_setting(data: Dataset) -> None:
+    with pytest.raises(PartitionError, match="at least 10 clients, or set allow_unused"):
+        shards(data, 3, 2)
+    made = shards(data, 3, 2, allow_unused=True)
+    assert audit(data, made, allow_unused=True).unused >= 280
+    with pytest.raises(PartitionError, match="must be 1 to 10"):
+        shards(data, 10, 11)
+    with pytest.raises(PartitionError, match="smallest has 70"):
+        shards(data, 700, 2)
+
+
+def test_natural_drops_small_clients_only_if_told() -> None:
+    data = toy(20)
+    with pytest.raises(PartitionError, match=r"fewer than 3 examples: 6;"):
+        natural(data, "group", min_examples=3)
+    made = natural(data, "group", min_examples=3, allow_unused=True)
+    assert len(made.train) == 6 and len(held(made)) == 18
+    with pytest.raises(PartitionError, match="did you mean 'group'"):
+        natural(data, "groups")
+
+
+def test_schemes_that_need_classes_say_so(data: Dataset) -> None:
+    text = data._replace(train={"tokens": torch.zeros(700, 3)}, classes=())
+    for scheme in (lambda: dirichlet(text, 5, 1.0), lambda: shards(text, 5, 2)):
+        with pytest.raises(PartitionError, match="one class an example"):
+            scheme()
+    assert audit(text, iid(text, 5)).counts.tolist() == [[140]] * 5
+
+
+def test_make_dispatches_and_refuses(data: Dataset) -> None:
+    assert same(make_partition(data, "dirichlet", 10, 1, alpha=0.5), MADE["dirichlet"](data))
+    assert same(make_partition(data, "natural", seed=1, key="group"), MADE["natural"](data))
+    for arguments, message in (
+        ({"scheme": "dirichelt", "clients": 3}, "did you mean 'dirichlet'"),
+        ({"scheme": "dirichlet", "clients": 3}, "needs alpha: set partition.alpha"),
+        ({"scheme": "iid"}, "needs clients"),
+        ({"scheme": "dirichlet", "clients": 3, "alhpa": 1}, "did you mean 'alpha'"),
+        ({"scheme": "natural", "clients": 3, "key": "group"}, "makes 7 of this data"),
+        ({"scheme": "iid", "clients": 3, "min_examples": 0}, "at least 1"),
+        ({"scheme": "iid", "clients": 3, "test_fraction": 1.0}, "below 1"),
+    ):
+        with pytest.raises(PartitionError, match=message):
+            make_partition(data, **arguments)  # type: ignore[arg-type]
+
+
+def test_ten_thousand_clients_are_quick() -> None:
+    data = toy(50_000)
+    start = time.perf_counter()
+    made = iid(data, 10_000)
+    assert audit(data, made).sizes == (5, 5.0, 5)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("scheme", MADE)
+def test_saved_partitions_come_back(scheme: str, data: Dataset, tmp_path: Path) -> None:
+    made = MADE[scheme](data)
+    save_partition(made, tmp_path / "partition.json")
+    again = load_partition(tmp_path / "partition.json")
+    assert same(made, again) and audit(data, made).hash == audit(data, again).hash
+    assert [file.name for file in tmp_path.iterdir()] == ["partition.json"]
+
+
+def test_client_tests_are_saved(data: Dataset, tmp_path: Path) -> None:
+    made = iid(data, 10, test_fraction=0.2)
+    save_partition(made, tmp_path / "p.json")
+    assert same(made, load_partition(tmp_path / "p.json"))
+
+
+def test_damaged_files_are_refused(data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "partition.json"
+    save_partition(iid(data, 10), path)
+    document = json.loads(path.read_bytes())
+    document["train"][0][0], document["train"][1][0] = document["train"][1][0], document["train"][0][0]
+    path.write_text(json.dumps(document))
+    with pytest.raises(PartitionError, match="was changed"):
+        load_partition(path)
+    for damage in (b"", b"{", b"[]", b"{}", b'{"train": "x", "test": []}', b"\xff\xfe\x00"):
+        path.write_bytes(damage)
+        with pytest.raises(PartitionError, match="damaged"):
+            load_partition(path)
+    with pytest.raises(PartitionError, match="there is no partition file"):
+        load_partition(tmp_path / "none.json")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept"
+    write_atomic(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_audits_describe(data: Dataset) -> None:
+    made = shards(data, 10, 1)
+    found = audit(data, made)
+    assert (found.clients, found.examples, found.unused, found.sizes) == (10, 700, 0, (70, 70.0, 70))
+    assert found.classes == 1 and found.skew == pytest.approx(0.9) and len(found.hash) == 32
+    assert found.counts.tolist() == (70 * np.eye(10, dtype=int)).tolist()
+
+
+def test_audits_list_every_planted_fault() -> None:
+    data = toy(10)
+    rows = [torch.tensor(own, dtype=torch.int64) for own in ([0, 1, 2], [2, 3, 99], [], [4], [5])]
+    tests = [torch.tensor(own, dtype=torch.int64) for own in ([0], [], [], [-1, 6], [7])]
+    broken = Partition("made", 0, tuple(rows), tuple(tests), {})
+    with pytest.raises(PartitionError) as refused:
+        audit(data, broken, min_examples=2)
+    message = str(refused.value)
+    assert len(message.splitlines()) == 6
+    for fault in (
+        "rows -1, 99 on clients 1, 3 are not among 0 to 9",
+        "2 examples are given out more than once (rows 0, 2), on clients 0, 1;",
+        "2 examples are on no client (rows 8, 9)",
+        "clients 2 have nothing to train on",
+        "clients 2 have fewer than 2 examples",
+    ):
+        assert fault in message
+
+
+def test_audits_refuse_the_wrong_number_of_tests(data: Dataset) -> None:
+    made = iid(data, 10, test_fraction=0.1)
+    with pytest.raises(PartitionError, match="10 clients train, but 9 test"):
+        audit(data, made._replace(test=made.test[:9]))
+    with pytest.raises(PartitionError, match="no clients"):
+        audit(data, made._replace(train=(), test=()))
+
+
+def test_a_real_mixture_passes() -> None:
+    data = synthetic(400, (5,), 4)
+    found = audit(data, dirichlet(data, 5, 1.0))
+    assert found.examples == 320 and found.counts.sum() == 320

@@ -1,0 +1,89 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from fedloru.report import Live, summary_table
+from fedloru.report.live import sparkline
+
+from .made_up import rows, summary
+
+MADE = [row | {"seconds": 0.5} for row in rows(20, 10, 10)]
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=100, _environ={"TERM": "xterm"})
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_lines() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    with Live("demo", 20, facts=[("engine", "fused")], console=console) as live:
+        for row in MADE[:10]:
+            live.update(row)
+    lines = printed(console).splitlines()
+    assert lines[0] == "demo  engine fused"
+    assert lines[3] == f"round  3/20  loss {MADE[2]['train_loss']:.3f}  up 0.895 MB  down 7.30 MB  0.50 s  left 8.50 s"
+    assert lines[10].endswith("merged v1  0.50 s  left 5.00 s")
+    assert f"acc {MADE[9]['test_accuracy']:.3f}" in lines[10]
+    assert len(lines) == 11
+
+
+def test_plain_lines_can_be_few_and_have_the_last() -> None:
+    console = Console(file=io.StringIO())
+    with Live("demo", 20, console=console, every=8) as live:
+        for row in MADE:
+            live.update(row)
+    assert [line.split()[1] for line in printed(console).splitlines()[1:]] == ["8/20", "16/20", "20/20"]
+
+
+def test_the_panel_shows_the_latest_round() -> None:
+    console = terminal()
+    with Live("demo", 20, facts=[("engine", "fused")], console=console) as live:
+        for row in MADE[:11]:
+            live.update(row)
+        console.print(live._panel())
+    text = printed(console)
+    for expected in ("demo", "engine fused", "11/20", f"{100 * MADE[9]['test_accuracy']:.1f} %", "3.28 MB", "4.50 s"):
+        assert expected in text
+    assert text.rstrip().endswith("\x1b[?25h")
+
+
+def test_a_resumed_run_begins_where_it_stopped() -> None:
+    console = terminal()
+    with Live("demo", 20, done=12, console=console):
+        pass
+    assert "12/20" in printed(console)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_terminal_is_restored_whatever_happens(error: type[BaseException]) -> None:
+    console = terminal()
+    with pytest.raises(error), Live("demo", 20, console=console) as live:
+        live.update(MADE[0])
+        raise error
+    text = printed(console)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_a_sparkline_rises_with_its_values() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert sparkline([0.3, 0.3]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+def test_the_summary_as_a_table() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary_table(summary(MADE, 20, 10)))
+    text = printed(console)
+    assert "Final accuracy" in text and "612 MB" in text and "by formula" in text
+
+
+def test_a_summary_without_evaluations_has_dashes() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary_table(summary(MADE, 20, 10) | {"final_accuracy": None, "peak_rss_bytes": None}))
+    assert "–" in printed(console)

@@ -1,0 +1,131 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fedloru.errors import RunFolderError
+from fedloru.report import Records, page, read, write
+
+from .made_up import write_run
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Parsed(HTMLParser):
+    """What a page shows, and what it asks for; a tag that closes another's is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts[-1] += data
+        elif inside != "style":
+            self.words.append(data)
+
+
+def test_the_page_is_whole_and_needs_no_network(records: Records) -> None:
+    text = page(records)
+    parsed = Parsed(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert parsed.links == []
+    assert len(parsed.ids) == len(set(parsed.ids)) == 6
+    assert sum(len(script) > 1_000_000 for script in parsed.scripts) == 1
+    rest = text.replace(max(parsed.scripts, key=len), "")
+    assert not re.search(r'(src|href)="?http|//cdn|@import|url\(', rest)
+
+
+def test_headline_figures(records: Records) -> None:
+    text = Parsed(page(records)).text
+    for expected in (
+        f"Final accuracy {100 * records.summary['final_accuracy']:.1f} %",
+        f"Mean of the last five {100 * records.summary['last5_accuracy']:.1f} %",
+        "Sent up 14.9 MB",
+        "Sent down 23.1 MB",
+        "Of FedAvg's bytes 6.3 % 15.8× fewer (by formula)",
+        "Merges 5",
+        "Peak memory 612 MB",
+        "FedAvg would have sent (by formula) 600 MB",
+        "factors 12.000 12.000 24.000",
+        "training examples 4,841",
+        "torch 2.9.1",
+        "trained parameters 7,300 of 152,000 (4.8 %)",
+    ):
+        assert expected in text
+    assert "not finished" not in text and "not from real messages" not in text
+
+
+def test_bytes_by_formula_are_marked(records: Records) -> None:
+    text = Parsed(page(records._replace(summary=records.summary | {"bytes_measured": False}))).text
+    assert "come from the method's formula, not from real messages" in text
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    text = Parsed(page(read(write_run(tmp_path / "run", rounds=12, planned=40)))).text
+    assert "12 of 40 rounds" in text and "Accuracy so far" in text and "Compared with FedAvg" not in text
+
+
+def test_an_empty_run_says_so(tmp_path: Path) -> None:
+    parsed = Parsed(page(read(write_run(tmp_path / "run", rounds=0))))
+    assert "No round has been recorded yet" in parsed.text
+    assert parsed.ids == ["who-holds-what"]
+
+
+def test_a_run_without_evaluations_has_no_empty_axes(records: Records) -> None:
+    rows = [row | {"test_accuracy": None, "test_loss": None, "diagnostics": {}} for row in records.rounds]
+    parsed = Parsed(page(records._replace(rounds=rows, partition={}, summary={})))
+    assert parsed.ids == ["loss-over-rounds", "bytes-over-rounds"]
+
+
+def test_what_files_say_is_escaped(records: Records) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    config = records.config | {"data": {"source": evil}, "method": {"name": evil}}
+    split = records.partition | {"classes": [evil] * 10, "scheme": evil, "settings": {evil: evil}}
+    told = records.summary | {"method": evil, "engine": evil, "engine_reason": evil, "versions": {evil: evil}}
+    rounds = [
+        row | {"bytes": {"up": {evil: 1}, "down": {evil: 2}}, "diagnostics": {evil: 1.0}} for row in records.rounds
+    ]
+    text = page(Records(Path("/runs") / "<b>name", config, split, rounds, told))
+    assert "<script>alert" not in text and "<img" not in text.replace(max(Parsed(text).scripts, key=len), "")
+    assert "<b>name" not in text and "&lt;b&gt;name" in text
+
+
+def test_write_puts_the_page_into_the_folder(run: Path) -> None:
+    path = write(run)
+    assert path == run / "report.html"
+    assert path.read_text(encoding="utf-8") == page(read(run))
+
+
+def test_write_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_drawing_libraries_are_imported_late() -> None:
+    check = "import sys, fedloru, fedloru.report; sys.exit(bool({'plotly', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

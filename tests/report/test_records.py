@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fedloru.errors import RunFolderError
+from fedloru.report import Records, read
+from fedloru.report.records import evaluations, outcome
+
+
+def edit_line(run: Path, number: int, text: str) -> None:
+    path = run / "rounds.jsonl"
+    lines = path.read_text().splitlines()
+    lines[number - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_reads_all_that_a_run_wrote(run: Path, records: Records) -> None:
+    assert records.name == "demo"
+    assert records.config["method"]["name"] == "fedloru"
+    assert [row["round"] for row in records.rounds] == list(range(1, 51))
+    assert records.summary == json.loads((run / "summary.json").read_text())
+    assert len(records.partition["counts"]) == 20
+
+
+def test_partition_and_summary_may_be_missing(run: Path) -> None:
+    (run / "partition.json").unlink()
+    (run / "summary.json").unlink()
+    records = read(str(run))
+    assert (records.partition, records.summary) == ({}, {})
+
+
+def test_a_torn_last_line_is_ignored(run: Path) -> None:
+    path = run / "rounds.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert len(read(run).rounds) == 49
+
+
+def test_a_whole_last_line_counts_without_its_newline(run: Path) -> None:
+    path = run / "rounds.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert len(read(run).rounds) == 50
+
+
+def test_the_summary_of_an_earlier_session_does_not_count(run: Path) -> None:
+    path = run / "rounds.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:30]))
+    assert read(run).summary == {}
+
+
+def test_an_unfinished_run_sums_up_its_rounds(records: Records) -> None:
+    told = outcome(records._replace(summary={}))
+    assert not told["finished"]
+    assert {key: told[key] for key in ("rounds", "merges", "final_accuracy", "up_bytes_total", "last5_accuracy")} == {
+        key: records.summary[key] for key in ("rounds", "merges", "final_accuracy", "up_bytes_total", "last5_accuracy")
+    }
+    assert told["bytes"] == records.summary["bytes"]
+
+
+def test_evaluations_skip_rounds_without_one(records: Records) -> None:
+    assert [row["round"] for row in evaluations(records)] == [1, *range(2, 51, 2)]
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="does not exist"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_a_folder(run: Path) -> None:
+    with pytest.raises(RunFolderError, match="is a file"):
+        read(run / "config.toml")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "rounds.jsonl"])
+def test_not_a_run_folder(run: Path, name: str) -> None:
+    (run / name).unlink()
+    with pytest.raises(RunFolderError, match=f"not a run folder: it has no {name}"):
+        read(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"round": 3,', "line 3, is not valid JSON"),
+        ("[3]", "line 3, holds a list"),
+        ('{"round": 3}', "line 3, has no down_bytes"),
+    ],
+)
+def test_a_malformed_line_is_named(run: Path, text: str, message: str) -> None:
+    edit_line(run, 3, text)
+    with pytest.raises(RunFolderError, match=message):
+        read(run)
+
+
+def test_malformed_toml(run: Path) -> None:
+    (run / "config.toml").write_text("rounds = = 3")
+    with pytest.raises(RunFolderError, match="not valid TOML"):
+        read(run)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "holds a list")])
+def test_malformed_json(run: Path, text: str, message: str) -> None:
+    (run / "summary.json").write_text(text)
+    with pytest.raises(RunFolderError, match=message):
+        read(run)

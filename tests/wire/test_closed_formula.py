@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wire_toy import small_net, toy
+
+from fedloru import tree
+from fedloru.wire import Channel, Ledger, Traffic, cost
+
+COHORTS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True), min_size=1, max_size=14)
+
+
+def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype: torch.dtype) -> list[Traffic]:
+    """Return the payload of every round of the toy method, sent over a real channel."""
+    net, method = small_net(dtype), toy(tau)
+    state = method.init(net, 3)
+    ledger = Ledger(net.sites, state, first_download=first)
+    channel = Channel(net, method.name, tree.digest(state.base), codec)
+    rounds = []
+    for round, cohort in enumerate(cohorts, 1):
+        before = channel.traffic
+        for client in cohort:
+            channel.sync(ledger.owed(client, state), state)
+            ledger.delivered(client, state.version)
+        down = channel.down(method.down(net, state, ()), state, len(cohort))
+        replies = [method.up(net, {}, down, {}, client)[0] for client in cohort]
+        ups = [channel.up(up, k, round, state.version, {}) for k, up in zip(cohort, replies, strict=True)]
+        state = method.server(net, state, method.reduce(net, state, down, ups, [1.0] * len(ups)))
+        ledger.record(state)
+        rounds.append(channel.traffic - before)
+    return [Traffic(**{way: kinds | {"envelope": 0} for way, kinds in t.table().items()}) for t in rounds]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), COHORTS, st.sampled_from(["exact", "fp32", "bf16"]), st.booleans())
+def test_law_6_measured_payload_equals_the_formula(tau: int, cohorts: list[list[int]], codec: str, first: bool) -> None:
+    net = small_net()
+    assert cost(net, toy(tau), cohorts, codec=codec, first_download=first) == measured(
+        tau, cohorts, codec, first, torch.float32
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_widths_follow_the_types_of_the_model(dtype: torch.dtype) -> None:
+    cohorts = [[0, 1], [1], [2], [0], [0, 1, 2]]
+    formula = cost(small_net(dtype), toy(1), cohorts, codec="fp32")
+    assert formula == measured(1, cohorts, "fp32", True, dtype)
+
+
+def test_the_first_rounds_by_hand() -> None:
+    net = small_net()
+    factors = sum(site.values() for site in net.sites)
+    weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
+    one, two, three = cost(net, toy(1), [[0], [0], [0, 1]])
+    assert (one.down["first_download"], one.down["factors"], one.down["increments"]) == (weights, 0, 0)
+    assert (two.down["first_download"], two.down["increments"]) == (0, 4 * factors)
+    assert (three.down["first_download"], three.down["increments"]) == (weights, 4 * factors)
+    assert one.up["factors"] == 4 * factors and one.up["envelope"] == one.down["envelope"] == 0
+
+
+def test_a_client_that_lags_far_gets_dense_weights() -> None:
+    net = small_net()
+    weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
+    cohorts = [[0], *[[1]] * 40, [0]]
+    assert cost(net, toy(1), cohorts)[-1].down["increments"] == weights

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wire_toy import merged, random_factors, small_net, start, unmerged
+
+from fedloru import tree
+from fedloru.errors import WireError
+from fedloru.method import State
+from fedloru.wire import Ledger, Sync, catch_up, decode, decode_sync, encode_sync, since
+
+NET = small_net()
+START = start(NET, seed=0)
+DENSE = tree.nbytes({site.weight: START.base[site.weight] for site in NET.sites})
+SMALL = tree.nbytes(random_factors(NET, 1, rank=1))
+
+
+def after(ranks: list[int], **settings: bool) -> tuple[Ledger, State]:
+    """Return the ledger and state after one merge of each rank."""
+    ledger, state = Ledger(NET.sites, START, **settings), START
+    for rank in ranks:
+        state = merged(NET, state, random_factors(NET, state.version + 1, rank))
+        ledger.record(state)
+    return ledger, state
+
+
+def versions(sync: Sync) -> list[int]:
+    return [version for version, _ in sync.increments]
+
+
+def test_a_new_client_is_owed_the_whole_base_and_one_that_lags_what_it_missed() -> None:
+    ledger, state = after([1, 1])
+    first = ledger.owed(0, state)
+    assert first.first and not first.increments and tree.equal(first.base, state.base)
+    ledger.delivered(0, 1)
+    assert versions(ledger.owed(0, state)) == [2] and not ledger.owed(0, state).base
+    ledger.delivered(0, 2)
+    assert ledger.owed(0, state) == Sync(2, (), {})
+
+
+def test_clients_that_build_the_base_themselves_start_at_version_0() -> None:
+    ledger, state = after([1, 1], first_download=False)
+    assert versions(ledger.owed(0, state)) == [1, 2]
+    assert Ledger(NET.sites, START, first_download=False).owed(0, START) == Sync(0, (), {})
+
+
+def test_dense_site_weights_are_sent_only_where_strictly_smaller() -> None:
+    most = DENSE // SMALL
+    for merges in range(1, most + 3):
+        ledger, state = after([1] * merges, first_download=False)
+        sync = ledger.owed(0, state)
+        assert bool(sync.base) == (merges * SMALL > DENSE)
+        if sync.base:
+            assert sync.base.keys() == {site.weight for site in NET.sites} and not sync.first
+    assert most * SMALL <= DENSE < (most + 1) * SMALL
+
+
+def test_equal_bytes_go_as_increments() -> None:
+    ledger = Ledger(NET.sites, START, first_download=False)
+    state = START._replace(version=1, increment={"size": torch.empty(DENSE, dtype=torch.uint8)})
+    ledger.record(state)
+    assert versions(ledger.owed(0, state)) == [1]
+
+
+def test_memory_stays_bounded_by_the_dense_weights() -> None:
+    ledger, state = after([1] * 50)
+    assert tree.nbytes(ledger.save()[0]) <= DENSE
+    ledger.delivered(3, 49)
+    assert versions(ledger.owed(3, state)) == [50]
+
+
+def test_a_client_ahead_of_a_restored_server_gets_dense_weights() -> None:
+    ledger, state = after([1])
+    ledger.delivered(0, 5)
+    assert tree.equal(catch_up(NET.sites, START.base, ledger.owed(0, state)), state.base)
+
+
+def test_a_version_that_jumps_or_rises_without_increment_is_refused() -> None:
+    ledger = Ledger(NET.sites, START)
+    ledger.record(unmerged(START))
+    with pytest.raises(WireError, match="version 0 and got version 1 with 0 increment"):
+        ledger.record(START._replace(version=1))
+    with pytest.raises(WireError, match="got version 2"):
+        ledger.record(START._replace(version=2, increment=random_factors(NET, 2, 1)))
+
+
+def test_save_and_load_through_json_and_a_message() -> None:
+    ledger, state = after([1, 2, 1])
+    ledger.delivered(7, 2)
+    ledger.delivered(8, 3)
+    tensors, rest = ledger.save()
+    assert {key.partition("/")[0] for key in tensors} == {"increment.1", "increment.2", "increment.3"}
+    again = Ledger.load(NET.sites, state, tensors, json.loads(json.dumps(rest)))
+    assert again.save() == (tensors, rest)
+    for client in (6, 7, 8):
+        assert versions(again.owed(client, state)) == versions(ledger.owed(client, state))
+    with pytest.raises(WireError, match="version 3 and the state at 0"):
+        Ledger.load(NET.sites, START, tensors, rest)
+
+
+def test_what_a_client_already_merged_is_not_merged_twice() -> None:
+    ledger, state = after([1, 1, 1], first_download=False)
+    sync = ledger.owed(0, state)
+    assert versions(since(sync, 2)) == [3] and versions(since(sync, 3)) == []
+    late = sync._replace(increments=sync.increments[1:])
+    for bad, held in ((late, 0), (sync, 4)):
+        with pytest.raises(WireError, match=f"version {held} .*ask again"):
+            since(bad, held)
+    whole = Sync(3, (), state.base, first=True)
+    assert since(whole, 0) is whole
+
+
+def test_a_sync_message_that_lacks_an_increment_is_refused() -> None:
+    ledger, state = after([1, 1, 1], first_download=False)
+    sync = ledger.owed(0, state)
+    gap = sync._replace(increments=(sync.increments[0], sync.increments[2]))
+    with pytest.raises(WireError, match=r"increment.1', 'increment.3'.*'increment.2', 'increment.3'.*version 3"):
+        decode_sync(encode_sync(gap, state, method="toy", run="r"), method="toy", run="r")
+
+
+def test_increments_travel_exactly() -> None:
+    ledger, state = after([1], first_download=False)
+    data = encode_sync(ledger.owed(0, state), state, method="toy", run="r")
+    _, sections = decode(data)
+    assert tree.equal(sections["increment.1"], state.increment)
+
+
+class Federation:
+    """A server, its ledger, and clients that know only what was sent to them as bytes."""
+
+    def __init__(self, dtype: torch.dtype, first_download: bool, clients: int) -> None:
+        self.net = small_net(dtype)
+        self.state = start(self.net, seed=0)
+        self.own = {} if first_download else self.state.base
+        self.ledger = Ledger(self.net.sites, self.state, first_download=first_download)
+        self.bases = dict.fromkeys(range(clients), self.own)
+        self.dense_decisions = 0
+
+    def contact(self, client: int) -> None:
+        sync = self.ledger.owed(client, self.state)
+        self.dense_decisions += bool(sync.base) and not sync.first
+        names = {"method": "toy", "run": tree.digest(start(self.net, 0).base)}
+        _, received = decode_sync(encode_sync(sync, self.state, **names), **names)
+        assert received._replace(increments=(), base={}) == sync._replace(increments=(), base={})
+        self.bases[client] = catch_up(self.net.sites, self.bases[client], received)
+        self.ledger.delivered(client, received.version)
+
+    def die(self, client: int) -> None:
+        self.bases[client] = self.own
+        self.ledger.lost(client)
+
+    def step(self, rank: int) -> None:
+        if not rank:
+            self.state = unmerged(self.state)
+        else:
+            factors = random_factors(self.net, self.state.version + 1, rank)
+            dtype = next(iter(self.net.params.values())).dtype
+            self.state = merged(self.net, self.state, {key: t.to(dtype) for key, t in factors.items()})
+        self.ledger.record(self.state)
+
+    def restart(self) -> None:
+        tensors, rest = self.ledger.save()
+        self.ledger = Ledger.load(self.net.sites, self.state, tensors, json.loads(json.dumps(rest)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_law_4_every_base_that_catches_up_equals_the_servers(seed: int, first: bool, dtype: torch.dtype) -> None:
+    rng = random.Random(seed)
+    federation = Federation(dtype, first, clients=5)
+    for _ in range(25):
+        for client in rng.sample(range(5), k=rng.randint(0, 3)):
+            if rng.random() < 0.1:
+                federation.die(client)
+            federation.contact(client)
+            assert tree.equal(federation.bases[client], federation.state.base)
+        federation.step(rank=rng.choice([0, 0, 1, 1, 1, 2, 6]))
+        if rng.random() < 0.1:
+            federation.restart()
+
+
+def test_law_4_covers_dense_decisions_too() -> None:
+    federation = Federation(torch.float32, first_download=True, clients=2)
+    for _ in range(12):
+        federation.contact(0)
+        federation.step(rank=1)
+    for client in (0, 1):
+        federation.contact(client)
+        federation.step(rank=1)
+    assert federation.dense_decisions == 0
+    for _ in range(10):
+        federation.step(rank=1)
+    federation.contact(1)
+    assert federation.dense_decisions == 1
+    assert tree.equal(federation.bases[1], federation.state.base)
