@@ -67,7 +67,10 @@ def attach(
             continue
         site_rank = _setting(name, ranks, rank)
         site_alpha = _setting(name, alphas, float(site_rank) if alpha is None else alpha)
-        copied.set_submodule(name, adapt(layer, site_rank, site_alpha / site_rank, dropout))
+        new = adapt(layer, site_rank, site_alpha / site_rank, dropout)
+        if not name:  # the model is itself one layer
+            return Attached(new, skipped)
+        copied.set_submodule(name, new)
     return Attached(copied, skipped)
 
 

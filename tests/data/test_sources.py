@@ -248,7 +248,7 @@ def test_sources_say_what_they_take() -> None:
         ({"source": "npz", "path": "nowhere"}, "no file nowhere"),
     ):
         with pytest.raises(DataError, match=message):
-            load(**arguments)  # type: ignore[arg-type]
+            load(**arguments)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])

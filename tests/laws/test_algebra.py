@@ -1,0 +1,210 @@
+"""Laws 2, 3, 8, 9 and 10: sums join, merges keep the forward pass, fixed points, purity, no dense sums."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedloru import methods, net as nets, tree
+from fedloru.client import Job, local_batch, local_schedule, train
+from fedloru.evaluate import shared_model
+from fedloru.method import NOTHING, Down, Total, Up
+from fedloru.net import cross_entropy, mode
+from tests.laws.cases import METHODS, World, world
+
+MERGING = [name for name in METHODS if name not in ("fedavg", "fedlora", "server-yogi", "server-adagrad")]
+# A reset can leave the forward pass alone only where fresh factors have BA = 0 and what was merged is s·B̄Ā.
+UNCHANGED = [n for n in MERGING if n not in ("fedloru-keep", "fedloru-published", "fedloru-exact", "fedloru-truncated")]
+
+
+def close(x: tree.Params, y: tree.Params, tolerance: float = 1e-9) -> bool:
+    return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], rtol=0, atol=tolerance) for k in x)
+
+
+def some_ups(cell: World, count: int = 5) -> tuple[Down, list[Up], list[float]]:
+    state = cell.method.init(cell.net, 3)
+    g = torch.Generator().manual_seed(0)
+    ups = [Up({k: v + torch.randn(v.shape, generator=g).to(v) for k, v in state.shared.items()}) for _ in range(count)]
+    return Down(state.shared), ups, [3.0, 1.0, 7.0, 2.0, 5.0, 4.0, 6.0, 8.0, 9.0, 1.5, 2.5, 3.5][:count]
+
+
+@pytest.mark.parametrize("cuts", [(1,), (4,), (1, 2, 3, 4), (2, 3)])
+def test_law_2_totals_join(cell: World, cuts: tuple[int, ...]) -> None:
+    down, ups, weights = some_ups(cell)
+    state = cell.method.init(cell.net, 3)._replace(round=1)  # the next round merges, where a method does
+    whole = cell.method.reduce(cell.net, state, down, ups, weights)
+    joined = NOTHING
+    for start, stop in zip((0, *cuts), (*cuts, len(ups)), strict=True):
+        part = cell.method.reduce(cell.net, state, down, ups[start:stop], weights[start:stop])
+        joined = joined.join(part, cell.net)
+    assert joined.weight == pytest.approx(whole.weight)
+    assert close(joined.sum.shared, whole.sum.shared)
+    assert close(joined.stack, whole.stack)
+
+
+@pytest.mark.parametrize("method", UNCHANGED)
+def test_law_3_merge_and_reset_keep_the_forward_pass(method: str, model: str) -> None:
+    cell = world(method, model)
+    batch = {key: value[:7] for key, value in cell.data.items()}
+    before = cell.rounds(1)
+    total = cell.train(before).total
+    merged = cell.method.server(cell.net, before, total)
+    assert merged.version == before.version + 1
+    never = methods.rebuild(cell.method.name, cell.method.config | {"tau": float("inf")})
+    unmerged = never.server(cell.net, before, total)
+    assert unmerged.version == before.version
+    with mode(cell.net, False):
+        outputs = [nets.forward(cell.net, shared_model(cell.net, cell.method, s), batch) for s in (merged, unmerged)]
+    assert torch.allclose(*outputs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["fedloru-keep"])
+def test_law_3_fails_for_keep_by_exactly_one_more_product(method: str, model: str) -> None:
+    cell = world(method, model)
+    before = cell.rounds(1)
+    merged = cell.method.server(cell.net, before, cell.train(before).total)
+    for site in cell.net.sites:
+        product = site.scale * merged.shared[site.b].flatten(1) @ merged.shared[site.a].flatten(1)
+        assert torch.allclose((merged.base[site.weight] - before.base[site.weight]).flatten(1), product, atol=1e-12)
+
+
+def test_law_3_exact_merges_the_mean_of_products(model: str) -> None:
+    cell = world("fedloru-exact", model)
+    _, ups, weights = some_ups(cell)
+    state = cell.method.init(cell.net, 3)._replace(round=1)
+    after = cell.method.server(cell.net, state, cell.method.reduce(cell.net, state, Down({}), ups, weights))
+    for site in cell.net.sites:
+        products = [site.scale * up.shared[site.b].flatten(1) @ up.shared[site.a].flatten(1) for up in ups]
+        mean = sum(w * p for w, p in zip(weights, products, strict=True)) / sum(weights)
+        change = (after.base[site.weight] - state.base[site.weight]).flatten(1)
+        assert torch.allclose(change, mean, rtol=0, atol=1e-9)
+
+
+def test_law_3_truncation_reports_the_error_of_the_best_rank(model: str) -> None:
+    cell = world("fedloru-truncated", model)
+    _, ups, weights = some_ups(cell)
+    state = cell.method.init(cell.net, 3)._replace(round=1)
+    after = cell.method.server(cell.net, state, cell.method.reduce(cell.net, state, Down({}), ups, weights))
+    errors = []
+    for site in cell.net.sites:
+        products = [up.shared[site.b].flatten(1) @ up.shared[site.a].flatten(1) for up in ups]
+        mean = sum(w * p for w, p in zip(weights, products, strict=True)) / sum(weights)
+        sigma = torch.linalg.svdvals(mean)
+        errors.append(float(sigma[2:].norm() / sigma.norm()))
+        change = (after.base[site.weight] - state.base[site.weight]).flatten(1)
+        assert float((change - site.scale * mean).norm()) == pytest.approx(float(site.scale * sigma[2:].norm()))
+    assert after.notes == {"truncation_error": pytest.approx(max(errors))}
+
+
+def test_law_8_learning_rate_0_is_a_fixed_point(cell: World) -> None:
+    recipe = cell.recipe._replace(lr=0.0)
+    state = cell.method.init(cell.net, 3)
+    after = cell.method.server(cell.net, state, cell.train(state, recipe=recipe).total)
+    trained = tree.omit(after.shared, cell.net.buffers)
+    assert close(trained, tree.select(state.shared, trained), 1e-12)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedlora", "fedloru"])
+def test_law_8_one_client_is_centralised_training(method: str, model: str) -> None:
+    """The oracle is a plain loop over the module itself: no functional call, no method, no engine."""
+    cell = world(method, model)
+    job = cell.jobs[2]
+    state = cell.method.init(cell.net, 3)
+    mine = train(cell.net, cell.method, state.base, Down(state.shared), job, cell.data, cell.recipe, seed=3, round=1)
+    import copy
+
+    module = copy.deepcopy(cell.net.model).train()
+    named = dict(module.named_parameters())
+    with torch.no_grad():
+        for key, value in state.shared.items():
+            if key in named:
+                named[key].copy_(value)
+    trained = [p for key, p in named.items() if key in state.shared]
+    r = cell.recipe
+    if r.optimizer == "sgd":
+        optimizer = torch.optim.SGD(trained, r.lr, momentum=r.momentum, weight_decay=r.weight_decay)
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[r.optimizer]
+        optimizer = kind(trained, r.lr, betas=r.betas, eps=r.eps, weight_decay=r.weight_decay)
+    plan = local_schedule(job, r, 3, 1)
+    from fedloru.dropout import ClientDropout, generators
+
+    with ClientDropout(generators(3, 1, [job.client], "cpu")):
+        for step in range(len(plan.counts)):
+            batch = local_batch(cell.data, plan, step, r)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(batch["x"]), batch["y"]).backward()
+            if r.clip is not None:
+                torch.nn.utils.clip_grad_norm_(trained, r.clip)
+            optimizer.step()
+    expected = {key: p.detach() for key, p in {**named, **dict(module.named_buffers())}.items() if key in state.shared}
+    assert close(dict(sorted(expected.items())), mine.up.shared)
+
+
+def test_law_8_identical_clients_are_one_client(cell: World) -> None:
+    state = cell.method.init(cell.net, 3)
+    down, up = Down(state.shared), Up(tree.map(lambda t: t + 0.25, state.shared))
+    one = cell.method.reduce(cell.net, state, down, [up], [4.0])
+    many = cell.method.reduce(cell.net, state, down, [up] * 3, [1.0, 5.0, 2.0])
+    alone, together = (cell.method.server(cell.net, state, total) for total in (one, many))
+    assert close(alone.shared, together.shared) and close(alone.base, together.base)
+
+
+def test_law_9_inputs_are_never_mutated(cell: World) -> None:
+    state = cell.rounds(1)
+    inputs = [*state[3:7], cell.data, cell.net.params, cell.net.buffers, dict(cell.net.model.state_dict())]
+    before = [tree.digest(each) for each in inputs]
+    for engine in ("sequential", "fused"):
+        outcome = cell.train(state, engine)
+        cell.method.server(cell.net, state, outcome.total)
+    assert [tree.digest(each) for each in inputs] == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-exact", "server-adam"])
+def test_law_9_dtypes_are_kept(method: str, dtype: torch.dtype) -> None:
+    cell = world(method, "transformer", dtype)
+    state = cell.rounds(2)
+    for each in (state.base, state.shared, state.increment):
+        assert {value.dtype for value in each.values()} <= {dtype}
+
+
+class DenseCounter(TorchDispatchMode):
+    """Counts the tensors of at least ``size`` values that operations return."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        self.count += isinstance(out, Tensor) and out.numel() >= self.size
+        return out
+
+
+@pytest.mark.parametrize("method", ["fedlora", "fedloru", "fedloru-exact", "fedloru-truncated"])
+def test_law_10_products_of_clients_are_never_formed_one_by_one(method: str) -> None:
+    module = torch.nn.Linear(64, 64).double()
+    net = nets.attach(module, rank=1)
+    made = METHODS[method]()
+    counts = []
+    for clients in (3, 12):
+        state = made.init(net, 0)._replace(round=1)
+        ups = [Up(tree.map(torch.randn_like, state.shared)) for _ in range(clients)]
+        with DenseCounter(64 * 64) as dense:
+            made.server(net, state, made.reduce(net, state, Down(state.shared), ups, [1.0] * clients))
+        counts.append(dense.count)
+    assert counts[0] == counts[1]
+
+
+def test_zero_total_is_the_unit_of_join(cell: World) -> None:
+    down, ups, weights = some_ups(cell, 2)
+    total = cell.method.reduce(cell.net, cell.method.init(cell.net, 3), down, ups, weights)
+    for joined in (NOTHING.join(total, cell.net), total.join(NOTHING, cell.net)):
+        assert isinstance(joined, Total) and joined.weight == total.weight
+
+
+def test_job_defaults_are_those_of_any_client() -> None:
+    assert Job(0, torch.arange(3)).own == {} and Job(0, torch.arange(3)).profile == ()

@@ -1,0 +1,59 @@
+"""Law 1: the engines agree to 1e-9 in float64; chunk size, client order and path change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedloru.engine import choose
+from fedloru.method import State
+from tests.laws.cases import World, world
+
+TOLERANCE = 1e-9
+
+
+def largest_difference(x: State, y: State) -> float:
+    assert x.version == y.version
+    pairs = [(x.shared, y.shared), (x.base, y.base), (x.aux, y.aux)]
+    assert all(a.keys() == b.keys() for a, b in pairs)
+    return max(float((a[key] - b[key]).abs().max()) for a, b in pairs for key in a)
+
+
+def test_fused_equals_sequential(cell: World) -> None:
+    oracle = cell.rounds(3)
+    assert largest_difference(oracle, cell.rounds(3, "fused")) < TOLERANCE
+
+
+@pytest.mark.parametrize("path", ["activation", "weight"])
+def test_both_paths_of_a_low_rank_layer_agree(model: str, path: str) -> None:
+    cell = world("fedlora", model)
+    assert largest_difference(cell.rounds(2), cell.rounds(2, "fused", path=path)) < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_chunk_size_changes_nothing(model: str, chunk: int) -> None:
+    cell = world("fedloru", model)
+    assert largest_difference(cell.rounds(3, "fused"), cell.rounds(3, "fused", chunk=chunk)) < TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_order_of_clients_changes_nothing(model: str, engine: str) -> None:
+    cell = world("fedloru", model)
+    turned = cell.jobs[2:] + cell.jobs[:2]
+    assert largest_difference(cell.rounds(2, engine), cell.rounds(2, engine, jobs=turned)) < TOLERANCE
+
+
+def test_the_reported_loss_agrees(cell: World) -> None:
+    state = cell.method.init(cell.net, 3)
+    assert cell.train(state).loss == pytest.approx(cell.train(state, "fused").loss, abs=TOLERANCE)
+
+
+def test_the_table_is_folded_and_not_vmapped(cell: World) -> None:
+    chosen = choose("fused", cell.net, cell.method, cell.method.init(cell.net, 3), cell.data, cell.recipe)
+    assert chosen.reason.endswith("by fold")
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedloru"])
+def test_float32_agrees_to_rounding(method: str, model: str) -> None:
+    cell = world(method, model, torch.float32)
+    assert largest_difference(cell.rounds(2), cell.rounds(2, "fused")) < 1e-4
