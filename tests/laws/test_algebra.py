@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedloru import methods, net as nets, tree
+from fedloru import methods, tree
+from fedloru import net as nets
 from fedloru.client import Job, local_batch, local_schedule, train
 from fedloru.evaluate import shared_model
 from fedloru.method import NOTHING, Down, Total, Up
-from fedloru.net import cross_entropy, mode
+from fedloru.net import mode
 from tests.laws.cases import METHODS, World, world
 
 MERGING = [name for name in METHODS if name not in ("fedavg", "fedlora", "server-yogi", "server-adagrad")]

@@ -94,7 +94,8 @@ def test_law_6_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> No
 
 def test_law_6_by_hand_for_one_layer() -> None:
     """Linear 6 → 4 with bias, r = 2: factors 2·(4 + 6) = 20 values, θ = 4, base 24 values; 4 bytes each."""
-    from fedloru import methods, net as nets
+    from fedloru import methods
+    from fedloru import net as nets
 
     net = nets.attach(torch.nn.Linear(6, 4), rank=2)
     rounds = cost(net, methods.fedloru(tau=2), [[0, 1], [0, 1], [0, 1], [0, 2]])
