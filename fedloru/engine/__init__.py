@@ -1,7 +1,9 @@
 """Engines train a cohort; the loop around them makes a run.
 
-``choose`` finds an engine by name. ``auto`` is a rule over the model's size and the device, never a timing: the
-same run on the same machine always takes the same engine.
+``choose`` finds an engine by name. ``auto`` takes the fused engine wherever its probe approves the model, with chunks
+sized by a rule and never by a timing: the same run on the same machine always takes the same engine. Where one
+client fills the machine by itself, chunks hold one client, and the fused engine still wins by evaluating each
+low-rank layer on its cheaper path (``benchmarks/engines.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from fedloru.engine.fused.fold import Path
 from fedloru.engine.sequential import sequential
 from fedloru.engine.task import Engine, Outcome, Task
 from fedloru.errors import ModelError
-from fedloru.evaluate import shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -55,9 +56,7 @@ def choose(
     slow = sequential(net, method, data)
     if name == "sequential":
         return Chosen(slow, "sequential", "asked for")
-    size = chunk or chunk_size(net, shared_model(net, method, state), data, recipe)
-    if name == "auto" and size == 1:
-        return Chosen(slow, "sequential", "the activations of one client fill the budget of a chunk")
+    size = chunk or chunk_size(net, method, state, data, recipe)
     found = approve(net, method, state, data, path)
     if isinstance(found, Fused):
         reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")

@@ -20,7 +20,6 @@ from fedloru.engine.folder import RunFolder
 from fedloru.engine.plan import Plan, check, cohort, on_device
 from fedloru.engine.summary import summarise
 from fedloru.engine.task import Outcome, Task
-from fedloru.errors import FedloruError
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
 from fedloru.recipe import at_round
@@ -80,21 +79,24 @@ class Run:
         saved = self.state.round
         try:
             while self.state.round < self.plan.rounds:
-                row = self._round()
+                row, after = self._round()
                 if self.folder:
                     self.folder.append(row)
-                    if row["round"] % self.plan.checkpoint_every == 0 or row["round"] == self.plan.rounds:
-                        self.folder.save(self.last)
-                        saved = row["round"]
+                self.last = after
+                self.rows.append(row)
+                due = row["round"] % self.plan.checkpoint_every == 0 or row["round"] == self.plan.rounds
+                if self.folder and due:
+                    self.folder.save(self.last)
+                    saved = row["round"]
                 yield row
-        except (FedloruError, KeyboardInterrupt, GeneratorExit):
+        except BaseException:
             if self.folder and saved < self.state.round == len(self.rows):
                 self.folder.save(self.last)
             raise
         if self.folder:
             self.folder.finish(self.summary(), dict(self.model().state_dict()))
 
-    def _round(self) -> Row:
+    def _round(self) -> tuple[Row, Snapshot]:
         began = time.perf_counter()
         plan, before = self.plan, self.last
         round = before.state.round + 1
@@ -112,9 +114,7 @@ class Run:
         after = Snapshot(state, before.own | outcome.own, self._channel.traffic, ledger.save())
         row = self._row(before, after, chosen, outcome, recipe.lr)
         row["seconds"] = time.perf_counter() - began
-        self.last = after
-        self.rows.append(row)
-        return row
+        return row, after
 
     def _row(self, before: Snapshot, after: Snapshot, chosen: list[int], outcome: Outcome, lr: float) -> Row:
         state, spent = after.state, after.traffic - before.traffic

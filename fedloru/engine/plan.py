@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import chain
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from fedloru import tree
 from fedloru.data import Dataset, Partition
@@ -64,8 +67,9 @@ def check(plan: Plan) -> None:
             ("eval_every", plan.eval_every),
             ("checkpoint_every", plan.checkpoint_every),
             ("batch_size", plan.recipe.batch_size),
+            ("chunk", plan.chunk),
         )
-        if value < 1
+        if value is not None and value < 1
     ]
     if plan.cohort > plan.clients:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
@@ -83,12 +87,21 @@ def cohort(plan: Plan, round: int) -> list[int]:
 
 
 def on_device(plan: Plan) -> Plan:
-    """Return ``plan`` with the model's and the data set's tensors on its device."""
+    """Return ``plan`` with the model and the data set on its device."""
     net = plan.net._replace(
-        params=tree.to(plan.net.params, plan.device), buffers=tree.to(plan.net.buffers, plan.device)
+        model=_on_device(plan.net.model, plan.device),
+        params=tree.to(plan.net.params, plan.device),
+        buffers=tree.to(plan.net.buffers, plan.device),
     )
     data = plan.data._replace(train=tree.to(plan.data.train, plan.device), test=tree.to(plan.data.test, plan.device))
     return plan._replace(net=net, data=data)
+
+
+def _on_device(model: nn.Module, device: str) -> nn.Module:
+    """Return ``model``, or a copy where it holds a tensor elsewhere: buffers that are not saved are in no tree."""
+    if all(t.device.type == torch.device(device).type for t in chain(model.parameters(), model.buffers())):
+        return model
+    return copy.deepcopy(model).to(device)
 
 
 def _device_problem(device: str) -> str | None:

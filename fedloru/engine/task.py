@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from fedloru import tree
 from fedloru.client import Job, Trained
 from fedloru.method import NOTHING, Down, Method, Profile, State, Total
 from fedloru.net import Net
@@ -72,7 +73,7 @@ class Collector:
             numbers = {"weight": weight, "loss": result.loss}
             ups.append(self.task.channel.up(result.up, job.client, self.task.round, self.task.state.version, numbers))
             if result.own:
-                self.own[job.client] = result.own
+                self.own[job.client] = tree.clone(result.own)  # a view would keep all of its chunk
             self.loss += weight * result.loss
         chunk = self.method.reduce(self.net, self.task.state, down, ups, weights)
         self.total = self.total.join(chunk, self.net)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fedloru import tree
 from fedloru.client import Job, Trained, check_training, local_schedule
 from fedloru.data import Examples, fetch
-from fedloru.dropout import ClientDropout, drops, generators
+from fedloru.dropout import ClientDropout, generators
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.optimizer import Optimizer
-from fedloru.engine.fused.stack import Stack, stack_statistics
+from fedloru.engine.fused.stack import client, first, stack
 from fedloru.method import Down, Method
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -67,33 +68,25 @@ def train_chunk(
 ) -> list[Trained]:
     """Train ``jobs``, sorted by falling number of steps, together; the results are in the same order."""
     plan = batches(jobs, recipe, seed, round)
-    first = method.begin(net, down, jobs[0].own, jobs[0].profile)
-    starts = [method.begin(net, down, job.own, job.profile) if job.own else first for job in jobs]
-    stack = Stack([{key: value for key, value in start.items() if key not in net.buffers} for start in starts])
-    statistics = stack_statistics([{key: start[key] for key in start if key in net.buffers} for start in starts])
-    optimizer = Optimizer(recipe, stack.values, stack.gradients)
-    device = stack.values.device
-    draws = generators(seed, round, [job.client for job in jobs], device) if drops(net.model) else []
-    history = torch.zeros(plan.counts.shape, dtype=stack.values.dtype, device=device)
+    starts = [method.begin(net, down, job.own, job.profile) for job in jobs]
+    state = stack(starts)
+    values, statistics = tree.omit(state, net.buffers), tree.select(state, net.buffers.keys() & state.keys())
+    optimizer = Optimizer(recipe, values)
+    device = next(iter(values.values())).device
+    draws = generators(seed, round, [job.client for job in jobs], device)
+    history = torch.zeros(plan.counts.shape, dtype=torch.float64 if device.type != "mps" else torch.float32)
     steps = plan.steps
-    leaves: Params = {}
-    m = 0
     for step in range(plan.counts.shape[1]):
-        active = sum(n > step for n in steps)
-        if active != m:
-            m = active
-            leaves = stack.leaves(m)
+        m = sum(n > step for n in steps)
+        leaves = {key: value.detach().requires_grad_() for key, value in first(values, m).items()}
         each = _losses(net, method, forward, leaves, statistics, base, down, plan, data, recipe, step, m, draws)
         history[:m, step] = each.detach()
         total = each.sum()
         if method.penalty is not None:
-            total = total + _penalties(net, method, leaves, down, jobs[:m]).sum()
-        stack.differentiate(total, leaves, m)
-        optimizer.step(m, step + 1)
+            total = total + _penalties(net, method, leaves | first(statistics, m), down, jobs[:m]).sum()
+        optimizer.step(_gradients(total, leaves), step + 1)
     return [
-        _finish(
-            net, method, down, job, stack.client(c) | _row(statistics, c), history[c], plan.counts[c], recipe, round
-        )
+        _finish(net, method, down, job, client(state, c), history[c], plan.counts[c], recipe, round)
         for c, job in enumerate(jobs)
     ]
 
@@ -122,30 +115,35 @@ def _losses(
     mask = None
     if bool((counts < width).any()):
         mask = (torch.arange(width) < counts[:, None]).to(leaves[next(iter(leaves))].device)
-    train = leaves | {key: value[:m] for key, value in statistics.items()}
+    train = leaves | first(statistics, m)
     if method.expand is not None:
         expand = method.expand
         train = torch.func.vmap(lambda one: expand(net, one, down))(train)
-    dropout: AbstractContextManager[object] = nullcontext()
-    if draws:
-        dropout = ClientDropout(draws[:m], None if mask is None else counts.tolist(), width)
-    with dropout:
+    with ClientDropout(draws[:m], None if mask is None else counts.tolist(), width):
         each = forward(train, base, batch, m, mask).view(m, width)
     if mask is None:
         return each.mean(1)
     return torch.where(mask, each, 0).sum(1) / counts.to(each)
 
 
-def _penalties(net: Net, method: Method, leaves: Params, down: Down, jobs: Sequence[Job]) -> Tensor:
-    """Return the penalty of each client, (m,)."""
+def _penalties(net: Net, method: Method, train: Params, down: Down, jobs: Sequence[Job]) -> Tensor:
+    """Return the penalty of each client, (m,); one by one where not all of them keep the same."""
     penalty = method.penalty
     assert penalty is not None
-    own = {key: torch.stack([job.own[key] for job in jobs]) for key in jobs[0].own}
-    return torch.func.vmap(lambda train, kept: penalty(net, train, down, kept))(leaves, own)
+    kept = [{key: value.shape for key, value in job.own.items()} for job in jobs]
+    if any(shapes != kept[0] for shapes in kept):
+        return torch.stack([penalty(net, client(train, c), down, job.own) for c, job in enumerate(jobs)])
+    own = stack([job.own for job in jobs])
+    return torch.func.vmap(lambda one, kept: penalty(net, one, down, kept))(train, own)
 
 
-def _row(stacked: Params, c: int) -> Params:
-    return {key: value[c] for key, value in stacked.items()}
+def _gradients(loss: Tensor, leaves: Params) -> Params:
+    """Return the gradients of ``loss``, in memory of their own; that of a parameter which took no part is 0."""
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    # Autograd may hand out one tensor for two parameters, as for u + v, or an expanded one, as for a sum.
+    holders = Counter(g.untyped_storage().data_ptr() for g in found)
+    alone = [holders[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for g in found]
+    return {key: g if own else g.clone() for key, g, own in zip(leaves, found, alone, strict=True)}
 
 
 def _finish(

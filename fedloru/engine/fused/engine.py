@@ -12,19 +12,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedloru import tree
 from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, Path, fold, vmapped
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, by_profile
+from fedloru.evaluate import shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net, forward, mode
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
 CPU_BUDGET = 32 * 2**20
-"""Bytes of activations that a chunk may hold on a CPU: what stays near the cores, about the size of a cache."""
+"""Bytes that a chunk may keep busy on a CPU: what stays near the cores, about the size of a cache."""
 
 
 class Fused(NamedTuple):
@@ -93,13 +95,19 @@ def local_steps(examples: int, recipe: Recipe) -> int:
     return recipe.epochs * -(-examples // recipe.batch_size)
 
 
-def chunk_size(net: Net, tensors: Params, data: Examples, recipe: Recipe) -> int:
-    """Return how many clients' activations fit the budget: a rule, not a timing, so that runs repeat."""
+def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: Recipe) -> int:
+    """Return how many clients fit the budget: a rule, not a timing, so that runs repeat.
+
+    A client keeps its activations busy, and of each trained parameter the value, the gradient and the moments.
+    """
     device = data["y"].device
     budget = CPU_BUDGET
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[1] // 8
-    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data)))
+    tensors = shared_model(net, method, state)
+    trained = tree.nbytes(method.begin(net, method.down(net, state, ()), {}, ()))
+    copies = 4 if recipe.optimizer != "sgd" else 3 if recipe.momentum else 2
+    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data) + copies * trained))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
+from fedloru.lowrank.layers import LowRank
 from fedloru.net import Batch, Net, losses
 from fedloru.tree import Params
 
@@ -58,7 +59,10 @@ class _Tensors:
     def get(self, name: str) -> tuple[Tensor | None, bool]:
         key = self.prefix + name
         if key in self.call.stacked:
-            return self.call.stacked[key], True
+            stacked = self.call.stacked[key]
+            # One client is no different from a shared parameter, and the plain layers are faster than the folded.
+            alone = self.call.clients == 1 and not isinstance(self.layer, LowRank)
+            return (stacked.squeeze(0), False) if alone else (stacked, True)
         tensor: Tensor | None = getattr(self.layer, name, None)  # RMSNorm has no bias
         return tensor, False
 

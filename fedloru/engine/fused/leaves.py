@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedloru.engine.fused import products
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
+from fedloru.lowrank.layers import still_padding
 
 
 class Tensors(Protocol):
@@ -54,17 +55,25 @@ def _bias(t: Tensors, y: Tensor, axis: int) -> Tensor:
 def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
     """Fold ``nn.Linear``."""
     w, stacked = _dense(t, "weight")
+    bias, bias_stacked = t.get("bias")
+    if not stacked and not bias_stacked:
+        return F.linear(x, w, bias)
     return _bias(t, products.linear(x, w, t.clients, stacked=stacked), -1)
 
 
 def conv2d(t: Tensors, layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Fold ``nn.Conv2d``, grouped ones too."""
     w, stacked = _dense(t, "weight")
+    bias, bias_stacked = t.get("bias")
+    if not stacked and not bias_stacked:
+        return products.convolve(layer, x, w, bias)
     return _bias(t, products.conv(layer, x, w, t.clients, stacked=stacked), 1)
 
 
 def embedding(t: Tensors, layer: nn.Embedding, ids: Tensor) -> Tensor:
     """Fold ``nn.Embedding``; ids shared by the whole batch, (1, …), are looked up for every client."""
+    if layer.max_norm is not None or layer.scale_grad_by_freq:
+        raise ModelError("an embedding with max_norm or scale_grad_by_freq does not fold")
     w, stacked = _dense(t, "weight")
     return _lookup(t, layer, ids, w, stacked)
 
@@ -126,23 +135,31 @@ def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tenso
     plain = nn.Embedding(1, 1, device="meta")  # B has no padding row
     drop = layer.drop if layer.training else 0.0
     h = F.dropout(_lookup(t, plain, ids, b, b_stacked), drop, drop > 0)
-    up = products.linear(h, a.mT, t.clients, stacked=a_stacked)
-    return _lookup(t, layer, ids, w, w_stacked) + layer.scale * up
+    up = layer.scale * products.linear(h, a.mT, t.clients, stacked=a_stacked)
+    return _lookup(t, layer, ids, w, w_stacked) + still_padding(up, ids, layer.padding_idx)
 
 
 def layer_norm(t: Tensors, layer: nn.LayerNorm, x: Tensor) -> Tensor:
     """Fold ``nn.LayerNorm``: the normalisation is per example, the affine map per client."""
-    return _affine(t, F.layer_norm(x, layer.normalized_shape, eps=layer.eps), -1)
+    return _normed(t, x, -1, lambda w, b: F.layer_norm(x, layer.normalized_shape, w, b, layer.eps))
 
 
 def rms_norm(t: Tensors, layer: nn.RMSNorm, x: Tensor) -> Tensor:
     """Fold ``nn.RMSNorm``."""
-    return _affine(t, F.rms_norm(x, layer.normalized_shape, eps=layer.eps), -1)
+    return _normed(t, x, -1, lambda w, b: F.rms_norm(x, layer.normalized_shape, w, layer.eps))
 
 
 def group_norm(t: Tensors, layer: nn.GroupNorm, x: Tensor) -> Tensor:
     """Fold ``nn.GroupNorm``."""
-    return _affine(t, F.group_norm(x, layer.num_groups, eps=layer.eps), 1)
+    return _normed(t, x, 1, lambda w, b: F.group_norm(x, layer.num_groups, w, b, layer.eps))
+
+
+def _normed(t: Tensors, x: Tensor, axis: int, norm: Callable[[Tensor | None, Tensor | None], Tensor]) -> Tensor:
+    """Normalise with shared affine parameters at once, or normalise and then apply each client's."""
+    (weight, weight_stacked), (bias, bias_stacked) = t.get("weight"), t.get("bias")
+    if not weight_stacked and not bias_stacked:
+        return norm(weight, bias)
+    return _affine(t, norm(None, None), axis)
 
 
 def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
@@ -168,6 +185,9 @@ def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) ->
     m = t.clients
     mean, _ = t.get("running_mean")
     var, _ = t.get("running_var")
+    if m == 1 and t.mask is None:
+        (w, _), (b, _) = t.get("weight"), t.get("bias")
+        return F.batch_norm(x, mean, var, w, b, training=True, momentum=layer.momentum, eps=layer.eps)
     if t.mask is None:
         wide = x.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)
         flat = [None if s is None else s.view(-1) for s in (mean, var)]
@@ -185,15 +205,18 @@ def _masked_norm(
     each = x.unflatten(0, (m, b))
     keep = mask.to(x.dtype).view(m, b, *(1 for _ in x.shape[1:]))
     over = [1, *range(3, each.ndim)]
-    n = mask.sum(1).to(x.dtype) * (each[0, 0, 0].numel())
+    pixels = each[0, 0, 0].numel()
+    if pixels == 1 and bool((mask.sum(1) == 1).any()):
+        raise ValueError("Expected more than 1 value per channel when training, got 1 example")
+    n = mask.sum(1).to(x.dtype) * pixels
     shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
     n_wide = n.view(m, *(1 for _ in each.shape[1:]))
     mean = (each * keep).sum(over, keepdim=True) / n_wide
     var = ((each - mean).square() * keep).sum(over, keepdim=True) / n_wide
     if running_mean is not None and running_var is not None:
         unbiased = var.detach().view(m, -1) * (n / (n - 1)).view(m, 1)
-        running_mean.lerp_(mean.detach().view(m, -1), momentum)
-        running_var.lerp_(unbiased, momentum)
+        running_mean.view(m, -1).lerp_(mean.detach().view(m, -1), momentum)
+        running_var.view(m, -1).lerp_(unbiased, momentum)
     normed: Tensor = ((each - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)).flatten(0, 1)
     return normed
 

@@ -1,4 +1,4 @@
-"""Optimizers over the flat client-major buffer: ``torch.optim``'s formulas, one row a client.
+"""Optimizers over stacked parameters (C, *shape): ``torch.optim``'s formulas, one row a client.
 
 A client's moments are rows too, so a step over the first m rows is a step of the m clients still training.
 """
@@ -10,43 +10,55 @@ import math
 import torch
 from torch import Tensor
 
+from fedloru.engine.fused.stack import first
 from fedloru.recipe import Recipe
+from fedloru.tree import Params
 
 
 class Optimizer:
-    """SGD with momentum, Adam or AdamW over (C, n), with gradient-norm clipping per client."""
+    """SGD with momentum, Adam or AdamW over stacked parameters, with gradient-norm clipping per client."""
 
-    def __init__(self, recipe: Recipe, values: Tensor, gradients: Tensor) -> None:
-        self.recipe, self.values, self.gradients = recipe, values, gradients
-        moments = {"sgd": 1 if recipe.momentum else 0}.get(recipe.optimizer, 2)
-        self.moments = [torch.zeros_like(values) for _ in range(moments)]
+    def __init__(self, recipe: Recipe, values: Params) -> None:
+        self.recipe, self.values = recipe, values
+        moments = (1 if recipe.momentum else 0) if recipe.optimizer == "sgd" else 2
+        self.moments = [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)]
 
-    def step(self, m: int, step: int) -> None:
-        """Step the first m clients; ``step`` counts from 1."""
-        p, g = self.values[:m], self.gradients[:m]
+    def step(self, gradients: Params, step: int) -> None:
+        """Step the first m clients along ``gradients`` (m, *shape), which are used up; ``step`` counts from 1."""
+        m = len(next(iter(gradients.values())))
         if self.recipe.clip is not None:
-            norms = torch.linalg.vector_norm(g, dim=1, keepdim=True)
-            g.mul_((self.recipe.clip / (norms + 1e-6)).clamp_(max=1.0))
-        if self.recipe.optimizer == "sgd":
-            self._sgd(p, g, m)
-        else:
-            self._adam(p, g, m, step)
+            clip_(gradients, self.recipe.clip)
+        values, moments = first(self.values, m), [first(moment, m) for moment in self.moments]
+        for key, g in gradients.items():
+            if self.recipe.optimizer == "sgd":
+                self._sgd(values[key], g, [moment[key] for moment in moments])
+            else:
+                mean, square = (moment[key] for moment in moments)
+                self._adam(values[key], g, mean, square, step)
 
-    def _sgd(self, p: Tensor, g: Tensor, m: int) -> None:
+    def _sgd(self, p: Tensor, g: Tensor, moments: list[Tensor]) -> None:
         if self.recipe.weight_decay:
             g.add_(p, alpha=self.recipe.weight_decay)
-        if self.recipe.momentum:
-            g = self.moments[0][:m].mul_(self.recipe.momentum).add_(g)
+        for velocity in moments:
+            g = velocity.mul_(self.recipe.momentum).add_(g)
         p.add_(g, alpha=-self.recipe.lr)
 
-    def _adam(self, p: Tensor, g: Tensor, m: int, step: int) -> None:
+    def _adam(self, p: Tensor, g: Tensor, mean: Tensor, square: Tensor, step: int) -> None:
         r = self.recipe
         if r.weight_decay and r.optimizer == "adamw":
             p.mul_(1 - r.lr * r.weight_decay)
         elif r.weight_decay:
             g.add_(p, alpha=r.weight_decay)
-        first, second = self.moments[0][:m], self.moments[1][:m]
-        first.lerp_(g, 1 - r.betas[0])
-        second.mul_(r.betas[1]).addcmul_(g, g, value=1 - r.betas[1])
-        denominator = second.sqrt().div_(math.sqrt(1 - r.betas[1] ** step)).add_(r.eps)
-        p.addcdiv_(first, denominator, value=-r.lr / (1 - r.betas[0] ** step))
+        mean.lerp_(g, 1 - r.betas[0])
+        square.mul_(r.betas[1]).addcmul_(g, g, value=1 - r.betas[1])
+        denominator = square.sqrt().div_(math.sqrt(1 - r.betas[1] ** step)).add_(r.eps)
+        p.addcdiv_(mean, denominator, value=-r.lr / (1 - r.betas[0] ** step))
+
+
+def clip_(gradients: Params, bound: float) -> None:
+    """Scale each client's gradients (m, *shape), in place, to a norm of at most ``bound`` over all keys."""
+    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+    norms = torch.stack(squares).sum(0).sqrt()
+    factors = (bound / (norms + 1e-6)).clamp_(max=1.0)
+    for g in gradients.values():
+        g.mul_(factors.view(-1, *(1 for _ in g.shape[1:])).to(g.dtype))

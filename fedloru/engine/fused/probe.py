@@ -2,7 +2,8 @@
 
 A model may mix the examples of a batch (a loss that averages over it, a layer that normalises across it) in ways no
 rule can see. So before anything is trained, two clients with different parameters and a padded batch go through the
-fused pass and through the plain one, and losses and gradients are compared, in float64 where the model allows it.
+fused pass and through the plain one, and losses, gradients and
+statistics are compared, in float64 where the model allows it.
 """
 
 from __future__ import annotations
@@ -70,15 +71,16 @@ def _compare(
         torch.where(mask, each, 0).sum().backward()
     for c, count in enumerate(COUNTS):
         own = {key: value[c * width : c * width + count] for key, value in batch.items()}
-        problem = _against_plain(net, clients[c], frozen, own, each[c, :count], _grads(together, c), c, tolerance)
+        problem = _against_plain(net, clients[c], frozen, own, each[c, :count], together, c, tolerance)
         if problem:
             return problem
     return None
 
 
 def _against_plain(
-    net: Net, client: Params, frozen: Params, batch: Batch, each: Tensor, grads: Params, c: int, tolerance: float
+    net: Net, client: Params, frozen: Params, batch: Batch, each: Tensor, together: Params, c: int, tolerance: float
 ) -> str | None:
+    grads = _grads(together, c)
     leaves = {key: value.clone().requires_grad_(key in grads) for key, value in client.items()}
     with mode(net, True), _dropout(net, batch, [0] * c + [len(batch["y"])], len(batch["y"]), only=c):
         plain = losses(net, constants(net, frozen) | leaves, batch)
@@ -89,6 +91,9 @@ def _against_plain(
         expected = leaves[key].grad
         if expected is not None and not _close(grad, expected, tolerance):
             return f"the gradient of {key} differs from that of a client alone"
+    for key in sorted(net.statistics & leaves.keys()):
+        if not _close(together[key][c], leaves[key], tolerance):
+            return f"the statistics {key} of two clients differ from those of each alone"
     return None
 
 

@@ -59,9 +59,9 @@ def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Te
     return torch.cat([convolve(layer, one, weight) for one, weight in parts])
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, w: Tensor) -> Tensor:
-    """Convolve with ``w`` in the way of ``layer``: its stride, padding and dilation, without its bias."""
-    y: Tensor = layer._conv_forward(x, w, None)
+def convolve(layer: nn.Conv2d, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with ``w`` in the way of ``layer``: its stride, padding and dilation."""
+    y: Tensor = layer._conv_forward(x, w, bias)
     return y
 
 

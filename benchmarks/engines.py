@@ -1,0 +1,197 @@
+"""Measure the engines against each other, and how a run scales with clients and rounds.
+
+    python benchmarks/engines.py [--repeats 5] [--out benchmarks/results/engines.json]
+
+Engines take turns in every repeat, so that whatever else the machine does falls on all of them; what counts is the
+median of the ratios within a repeat. The message round trip is on, as in any run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from fedloru import methods, models
+from fedloru import net as nets
+from fedloru.client import Job
+from fedloru.data import Examples
+from fedloru.engine import Chosen, Task, choose
+from fedloru.method import Method
+from fedloru.recipe import Recipe
+from fedloru.wire import Channel
+
+ENGINES = ("sequential", "fused", "auto")
+
+
+class Case(NamedTuple):
+    """One row of the table: ``least`` is what ``engine`` must reach against the sequential one."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    clients: int
+    batch: int
+    steps: int
+    rank: int
+    targets: tuple[str, ...]
+    engine: str
+    least: float
+    method: Callable[[], Method] = methods.fedloru
+
+
+def _mlp() -> nn.Module:
+    return models.build("mlp", channels=1, size=28, classes=10, seed=0)
+
+
+def _cnn() -> nn.Module:
+    return models.build("cnn", channels=1, size=28, classes=10, seed=0)
+
+
+def _resnet() -> nn.Module:
+    return models.build("resnet10", channels=3, size=32, classes=10, seed=0, width=16)
+
+
+CASES = (
+    Case("mlp 784-200-10", _mlp, (1, 28, 28), 50, 10, 20, 4, ("fc1",), "fused", 5.0),
+    Case("mlp, FedAvg", _mlp, (1, 28, 28), 50, 10, 20, 4, ("fc1",), "fused", 1.0, methods.fedavg),
+    Case("cnn of FedAvg", _cnn, (1, 28, 28), 10, 10, 10, 4, ("conv2", "fc1"), "fused", 1.3),
+    Case("resnet10, width 16, batch 10", _resnet, (3, 32, 32), 10, 10, 3, 16, ("layer*",), "auto", 0.9),
+    Case("resnet10, width 16, batch 32", _resnet, (3, 32, 32), 10, 32, 2, 16, ("layer*",), "auto", 0.9),
+    Case("resnet10, FedAvg, batch 32", _resnet, (3, 32, 32), 10, 32, 2, 16, ("layer*",), "auto", 0.9, methods.fedavg),
+    Case("cnn, FedAvg", _cnn, (1, 28, 28), 10, 10, 10, 4, (), "auto", 0.9, methods.fedavg),
+)
+
+
+def examples(shape: tuple[int, ...], count: int = 2000) -> Examples:
+    """Return random images: what they show does not matter to a clock."""
+    g = torch.Generator().manual_seed(0)
+    return {"x": torch.randn(count, *shape, generator=g), "y": torch.randint(0, 10, (count,), generator=g)}
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """Return seconds a round by engine, and the median ratio to the sequential engine."""
+    method, data = case.method(), examples(case.shape)
+    model = case.model()
+    net = nets.attach(model, rank=case.rank, targets=case.targets) if method.low_rank else nets.make(model)
+    state = method.init(net, 0)
+    recipe = Recipe(lr=0.05, momentum=0.9, batch_size=case.batch, steps=case.steps)
+    jobs = [Job(k, torch.arange(k * 37, k * 37 + 100) % 2000) for k in range(case.clients)]
+    engines = {name: choose(name, net, method, state, data, recipe) for name in ENGINES}
+
+    def once(engine: Chosen) -> float:
+        task = Task(state, jobs, recipe, 0, Channel(net, method.name, "benchmark", "fp32"))
+        began = time.perf_counter()
+        engine.run(task)
+        return time.perf_counter() - began
+
+    for engine in engines.values():
+        once(engine)
+    times = [{name: once(engine) for name, engine in engines.items()} for _ in range(repeats)]
+    ratios = {name: statistics.median(t["sequential"] / t[name] for t in times) for name in ENGINES}
+    return {
+        "case": case.name,
+        "method": method.name,
+        "clients": case.clients,
+        "batch": case.batch,
+        "rank": case.rank,
+        "seconds": {name: statistics.median(t[name] for t in times) for name in ENGINES},
+        "ratio": ratios,
+        "auto": f"{engines['auto'].name}: {engines['auto'].reason}",
+        "engine": case.engine,
+        "least": case.least,
+        "reached": ratios[case.engine] >= case.least,
+    }
+
+
+SCALE = """
+import json, resource, sys, time
+began = time.perf_counter()
+import torch
+from fedloru import data, methods, models, net as nets
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan
+from fedloru.recipe import Recipe
+clients, rounds = int(sys.argv[1]), int(sys.argv[2])
+dataset = data.synthetic(125_000, (32,), 10, seed=0)
+partition = data.iid(dataset, clients, seed=0)
+data.audit(dataset, partition)
+model = models.build("mlp", channels=32, size=1, classes=10, seed=0)
+net = nets.attach(model, rank=4, targets=("fc1",))
+recipe = Recipe(lr=0.05, batch_size=10)
+run = Run(Plan(net, methods.fedloru(tau=5), dataset, partition, rounds, 100, recipe, eval_every=10))
+ready = time.perf_counter() - began
+began = time.perf_counter()
+rss = []
+for row in run:
+    rss.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
+print(json.dumps({"clients": clients, "rounds": rounds, "ready_seconds": ready, "rss_bytes": [rss[1], rss[-1]],
+                  "seconds_a_round": (time.perf_counter() - began) / rounds}))
+"""
+
+
+def scale() -> list[dict[str, Any]]:
+    """Return start-up and memory for growing numbers of clients and rounds, each in a process of its own.
+
+    Resident memory is read from /proc after the second round and after the last, so this part needs Linux.
+    """
+    found = []
+    for clients, rounds in ((1_000, 20), (10_000, 20), (10_000, 200)):
+        said = subprocess.run(
+            [sys.executable, "-c", SCALE, str(clients), str(rounds)], capture_output=True, text=True, check=True
+        )
+        found.append(json.loads(said.stdout))
+    return found
+
+
+def show(cases: list[dict[str, Any]], scaling: list[dict[str, Any]]) -> None:
+    """Print both tables."""
+    table = Table(title="seconds a round, and times as fast as the sequential engine")
+    for column in ("case", "method", "clients", "batch", *ENGINES, "must reach", "auto took"):
+        table.add_column(column)
+    for row in cases:
+        engines = [f"{row['seconds'][name]:.3f} s, {row['ratio'][name]:.2f}×" for name in ENGINES]
+        verdict = f"{row['engine']} ≥ {row['least']}× {'✓' if row['reached'] else '✗'}"
+        cells = [row["case"], row["method"], str(row["clients"]), str(row["batch"]), *engines, verdict]
+        table.add_row(*cells, row["auto"].split(":")[0])
+    growth = Table(title="100 clients a round, MLP 32-200-10, FedLoRU")
+    for column in ("clients", "rounds", "ready after", "memory, round 2", "memory, last round", "a round"):
+        growth.add_column(column, justify="right")
+    for row in scaling:
+        first, last = (f"{rss / 1e6:.0f} MB" for rss in row["rss_bytes"])
+        seconds = f"{row['seconds_a_round']:.3f} s"
+        growth.add_row(f"{row['clients']:,}", str(row["rounds"]), f"{row['ready_seconds']:.1f} s", first, last, seconds)
+    console = Console(width=160)
+    console.print(table)
+    console.print(growth)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description="Measure the engines against each other.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"))
+    arguments = parser.parse_args()
+    cases = [measure(case, arguments.repeats) for case in CASES]
+    scaling = scale()
+    show(cases, scaling)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}
+    arguments.out.write_text(json.dumps({"machine": machine, "cases": cases, "scale": scaling}, indent=2))
+    print(f"saved to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
