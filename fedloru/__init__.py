@@ -1,1 +1,56 @@
-"""fedloru."""
+"""Federated training by low-rank updates: FedLoRU and its peers.
+
+Ten lines train a model over simulated clients::
+
+    import fedloru as fl
+
+    digits = fl.data.load("digits")
+    clients = fl.data.dirichlet(digits, clients=10, alpha=0.5)
+    model = fl.models.build("mlp", channels=1, size=8, classes=10, seed=0)
+    net = fl.attach(model, rank=4, targets=["fc1"])
+    for row in fl.run(net, fl.fedloru(tau=10), digits, clients, rounds=30, cohort=5):
+        print(row["round"], row["test_accuracy"])
+
+``attach`` gives a model low-rank factors, and ``make`` takes it as it is. A method (``fedavg``, ``fedlora``,
+``fedloru``) is a value that wrappers (``prox``, ``server_opt``, ``clip``) change; ``Recipe`` says how clients train.
+``run`` makes a run of these, ``start`` one of a configuration, and ``resume`` continues one from its folder.
+"""
+
+import os
+from importlib.metadata import version
+
+# Threads that spin while they wait starve each other on a busy machine (measured: rounds 100 times slower). OpenMP
+# reads this when torch is loaded, so it is said before; whoever sets it otherwise is left alone.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from fedloru import config, data, models
+from fedloru.api import resume, run, start
+from fedloru.engine.loop import Run
+from fedloru.errors import FedloruError
+from fedloru.methods import clip, fedavg, fedlora, fedloru, prox, server_opt
+from fedloru.net import Net, attach, make
+from fedloru.recipe import Recipe
+
+__version__ = version("fedloru")
+
+__all__ = [
+    "FedloruError",
+    "Net",
+    "Recipe",
+    "Run",
+    "__version__",
+    "attach",
+    "clip",
+    "config",
+    "data",
+    "fedavg",
+    "fedlora",
+    "fedloru",
+    "make",
+    "models",
+    "prox",
+    "resume",
+    "run",
+    "server_opt",
+    "start",
+]

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fedloru.lowrank.layers import LowRank
 from fedloru.rng import Device, gen
 
 _ELEMENTWISE = (F.dropout,)
@@ -52,7 +51,8 @@ class ClientDropout(TorchFunctionMode):
         if not training or p == 0.0:
             return input
         shape = (*input.shape[:2], *(1 for _ in input.shape[2:])) if channels else input.shape
-        return input * (self._mask(torch.Size(shape), 1 - p, input) / (1 - p))
+        keep = 1 - p
+        return input * (self._mask(torch.Size(shape), keep, input) / (keep or 1.0))
 
     def _mask(self, shape: torch.Size, keep: float, like: Tensor) -> Tensor:
         m = len(self.generators)
@@ -67,14 +67,3 @@ class ClientDropout(TorchFunctionMode):
 def generators(seed: int, round: int, clients: Sequence[int], device: Device) -> list[torch.Generator]:
     """Return the dropout generators of ``clients`` for one round."""
     return [gen(seed, "dropout", round, client, device=device) for client in clients]
-
-
-def drops(model: nn.Module) -> bool:
-    """Say whether any layer of ``model`` drops activations."""
-    return any(_rate(module) > 0 for module in model.modules())
-
-
-def _rate(module: nn.Module) -> float:
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p
-    return module.drop if isinstance(module, LowRank) else 0.0

@@ -114,8 +114,15 @@ def forward(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
 
 
 def losses(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Return one loss per example, (b,)."""
-    each = net.losses(forward(net, tensors, batch), batch)
+    """Return one loss per example, (b,).
+
+    Raises:
+        ModelError: the model refuses the batch, as BatchNorm does one example, or its loss is not (b,).
+    """
+    try:
+        each = net.losses(forward(net, tensors, batch), batch)
+    except ValueError as error:
+        raise ModelError(f"the model cannot train on a batch: {error}. Choose another batch size, or model") from error
     if each.ndim != 1:
         raise ModelError(
             f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is needed: "

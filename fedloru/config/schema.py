@@ -165,7 +165,8 @@ class Forms(NamedTuple):
 
     def named(self, table: Mapping[str, Any]) -> Any:
         """Return the name of the form that ``table`` asks for, which may be none of those there are."""
-        return table.get(self.key, next(iter(self.by_name)))
+        default = next(iter(self.by_name))
+        return table.get(self.key, default) if self.key else default
 
     def find(self, name: Any) -> type[Section] | None:
         """Return the form of this name."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 
+from fedloru import tree
 from fedloru.errors import RunFolderError
 from fedloru.files import write_atomic
 from fedloru.lowrank import Site
@@ -39,15 +40,14 @@ class Snapshot(NamedTuple):
         return Ledger.load(sites, self.state, *self.ledger)
 
 
-def save(folder: Path, snapshot: Snapshot, config: dict[str, Any]) -> None:
+def save(folder: Path, snapshot: Snapshot) -> None:
     """Write a checkpoint, then forget those before the last two."""
     folder.mkdir(exist_ok=True)
     tensors, rest = _flatten(snapshot)
     data = safetensors.torch.save(tensors)
     path = folder / f"round-{snapshot.state.round:06d}.safetensors"
     write_atomic(path, data)
-    about = {**rest, "hash": _hash(data), "config": config}
-    write_atomic(path.with_suffix(".json"), json.dumps(about).encode())
+    write_atomic(path.with_suffix(".json"), json.dumps(rest | {"hash": _hash(data)}).encode())
     for old in rounds(folder)[:-KEEP]:
         stem = folder / f"round-{old:06d}"
         stem.with_suffix(".json").unlink()
@@ -59,8 +59,8 @@ def rounds(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("round-")) for path in folder.glob("round-*.json"))
 
 
-def load(folder: Path, round: int, device: str) -> tuple[Snapshot, dict[str, Any]]:
-    """Return the checkpoint of ``round``, and the configuration it was made with.
+def load(folder: Path, round: int, device: str) -> Snapshot:
+    """Return the checkpoint of ``round``.
 
     Raises:
         RunFolderError: the checkpoint is missing or damaged; the message offers the one before it.
@@ -72,7 +72,7 @@ def load(folder: Path, round: int, device: str) -> tuple[Snapshot, dict[str, Any
         if about["hash"] != _hash(data):
             raise ValueError("its tensors do not have the hash they were written with")
         tensors = safetensors.torch.load(data)
-        return _unflatten({key: value.to(device) for key, value in tensors.items()}, about), about["config"]
+        return _unflatten(tree.to(tensors, device), about)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunFolderError(_offer(folder, round, error)) from error
 

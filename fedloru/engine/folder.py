@@ -17,6 +17,9 @@ from fedloru.errors import RunFolderError
 from fedloru.files import write_atomic
 from fedloru.tree import Params
 
+STARTED_WITH = Path("checkpoint", "config.json")
+"""A second copy of the configuration, which tells an edited config.toml from the run's own."""
+
 
 class RunFolder:
     """A folder that a run writes to; what is in it stays, whatever happens to the run."""
@@ -39,6 +42,8 @@ class RunFolder:
             )
         path.mkdir(parents=True, exist_ok=True)
         write_atomic(path / "config.toml", tomli_w.dumps(config).encode())
+        (path / "checkpoint").mkdir()
+        write_atomic(path / STARTED_WITH, json.dumps(config).encode())
         write_atomic(path / "partition.json", json.dumps(partition).encode())
         (path / "rounds.jsonl").touch()
         return cls(path, config)
@@ -90,7 +95,7 @@ class RunFolder:
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""
-        checkpoint.save(self.checkpoints, snapshot, self.config)
+        checkpoint.save(self.checkpoints, snapshot)
 
     def latest(self, device: str, from_round: int | None = None) -> Snapshot | None:
         """Return the newest checkpoint, or that of ``from_round``; None where the run must begin again.
@@ -98,18 +103,25 @@ class RunFolder:
         Raises:
             RunFolderError: the checkpoint is damaged, or the configuration has changed since.
         """
-        if from_round == 0:
-            return None
+        self._check_unchanged()
         known = checkpoint.rounds(self.checkpoints)
-        if from_round is None and not known:
+        if from_round == 0 or (from_round is None and not known):
             return None
-        snapshot, config = checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
-        if changed := _changes(config, json.loads(json.dumps(self.config))):
+        return checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
+
+    def _check_unchanged(self) -> None:
+        try:
+            started = json.loads((self.path / STARTED_WITH).read_bytes())
+        except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"the configuration in {self.path} has changed since its checkpoint: {'; '.join(changed)}. "
+                f"{self.path / STARTED_WITH} is missing or damaged ({error}), so it cannot be told whether the "
+                "configuration is still the one that the run started with: restore the file, or start a new run"
+            ) from error
+        if changed := _changes(started, json.loads(json.dumps(self.config))):
+            raise RunFolderError(
+                f"the configuration in {self.path} has changed since the run started: {'; '.join(changed)}. "
                 "A resumed run must equal an uninterrupted one: put the values back, or start a new run"
             )
-        return snapshot
 
     def finish(self, summary: dict[str, Any], tensors: Params) -> None:
         """Write the summary and the final model's tensors."""

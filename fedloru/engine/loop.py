@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from fedloru import net as nets
@@ -20,6 +21,7 @@ from fedloru.engine.folder import RunFolder
 from fedloru.engine.plan import Plan, check, cohort, on_device
 from fedloru.engine.summary import summarise
 from fedloru.engine.task import Outcome, Task
+from fedloru.errors import ModelError
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
 from fedloru.recipe import at_round
@@ -108,13 +110,22 @@ class Run:
             ledger.delivered(client, before.state.version)
         jobs = [Job(client, plan.partition.train[client], before.own.get(client, {})) for client in chosen]
         recipe = at_round(plan.recipe, round, plan.rounds)
-        outcome = self.engine.run(Task(before.state, jobs, recipe, plan.seed, self._channel))
+        outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel))
         state = plan.method.server(plan.net, before.state, outcome.total)
         ledger.record(state)
         after = Snapshot(state, before.own | outcome.own, self._channel.traffic, ledger.save())
         row = self._row(before, after, chosen, outcome, recipe.lr)
         row["seconds"] = time.perf_counter() - began
         return row, after
+
+    def _train(self, task: Task) -> Outcome:
+        try:
+            return self.engine.run(task)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
+                f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
+            ) from error
 
     def _row(self, before: Snapshot, after: Snapshot, chosen: list[int], outcome: Outcome, lr: float) -> Row:
         state, spent = after.state, after.traffic - before.traffic

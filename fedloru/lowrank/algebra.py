@@ -62,23 +62,29 @@ def fresh(
     drawn: Params = {}
     for site in sites:
         g = gen(seed, "fresh", version, site.weight)
-        a = _uniform(site.a_shape(), 1 / math.sqrt(site.i), g)
-        b = _uniform(site.b_shape(), 1 / math.sqrt(site.rank), g) if init == "both" else torch.zeros(site.b_shape())
+        a, b = _zeros(site.a_shape()), _zeros(site.b_shape())
+        bound = 1 / math.sqrt(site.i)
+        a.uniform_(-bound, bound, generator=g)
+        if init == "both":
+            bound = 1 / math.sqrt(site.rank)
+            b.uniform_(-bound, bound, generator=g)
         drawn[site.a] = a.to(like[site.a])
         drawn[site.b] = b.to(like[site.b])
     return drawn
 
 
-def _uniform(shape: tuple[int, ...], bound: float, g: torch.Generator) -> Tensor:
-    return torch.empty(shape).uniform_(-bound, bound, generator=g)
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    """Return zeros that are the same whatever the process has as its default dtype and device."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def stack(sites: Sequence[Site], parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Params:
     """Concatenate weighted factors along the rank, so that B A of the result is Σ_k w_k B_k A_k."""
     stacked: Params = {}
     for site in sites:
-        stacked[site.a] = torch.cat([factors[site.a] for _, factors in parts], dim=0)
-        stacked[site.b] = torch.cat([weight * factors[site.b] for weight, factors in parts], dim=1)
+        work = torch.promote_types(parts[0][1][site.b].dtype, torch.float32)
+        stacked[site.a] = torch.cat([factors[site.a].to(work) for _, factors in parts], dim=0)
+        stacked[site.b] = torch.cat([weight * factors[site.b].to(work) for weight, factors in parts], dim=1)
     return stacked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def attach(
     problems: list[str] = []
     for name in chosen.keys() - skipped.keys():
         site_rank = _setting(name, ranks, rank)
-        if problem := check_rank(f"{name}.weight", tuple(found[name].weight.shape), site_rank):
+        if problem := check_rank(_key(name, "weight"), tuple(found[name].weight.shape), site_rank):
             problems.append(problem)
     refuse_ranks(sorted(problems))
     if not chosen.keys() - skipped.keys():
@@ -71,6 +71,7 @@ def attach(
         if not name:  # the model is itself one layer
             return Attached(new, skipped)
         copied.set_submodule(name, new)
+    _call_layers(copied)
     return Attached(copied, skipped)
 
 
@@ -111,11 +112,23 @@ def _key(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
 
 
+def _call_layers(model: nn.Module) -> None:
+    """Turn off torch's fast inference of encoder layers, which reads the weights of layers and never calls them."""
+    for parent in model.modules():
+        if any(isinstance(layer, LowRank) for layer in parent.modules()):
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                parent.activation_relu_or_gelu = 0
+            elif isinstance(parent, nn.TransformerEncoder):
+                parent.use_nested_tensor = False
+
+
 def _unfit(model: nn.Module, layer: Adaptable) -> str | None:
+    if type(layer) not in get_args(Adaptable) or "weight" not in layer._parameters:
+        return f"it is a {type(layer).__name__} with a way of its own to compute, which would be lost; it stays dense"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"a convolution in {layer.groups} groups has no k×k down, 1×1 up form; it stays dense"
-    if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse):
-        return "an embedding with max_norm or sparse gradients cannot be adapted; it stays dense"
+    if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse or layer.scale_grad_by_freq):
+        return "an embedding with max_norm, scaled or sparse gradients cannot be adapted; it stays dense"
     owners = [n for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
     if len(owners) > 1:
         return f"its weight is tied ({' = '.join(owners)}), and an increment would change every owner; it stays dense"

@@ -42,7 +42,10 @@ class LowRankConv2d(nn.Conv2d):
 
 
 class LowRankEmbedding(nn.Embedding):
-    """An embedding that looks up rows of W + s·BA, with B (V, r) and A (r, d)."""
+    """An embedding that looks up rows of W + s·BA, with B (V, r) and A (r, d).
+
+    As in the layer it stands in for, a padding token takes no part in training.
+    """
 
     a: nn.Parameter
     b: nn.Parameter
@@ -52,7 +55,14 @@ class LowRankEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Map token ids (…) to vectors (…, d)."""
         h = F.dropout(F.embedding(input, self.b), self.drop, self.training and self.drop > 0)
-        return super().forward(input) + self.scale * (h @ self.a)
+        return super().forward(input) + still_padding(self.scale * (h @ self.a), input, self.padding_idx)
+
+
+def still_padding(change: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
+    """Return ``change`` (…, d) without gradient where ``ids`` (…) are padding."""
+    if padding_idx is None:
+        return change
+    return torch.where((ids == padding_idx).unsqueeze(-1), change.detach(), change)
 
 
 LowRank = LowRankLinear | LowRankConv2d | LowRankEmbedding

@@ -7,7 +7,8 @@ configuration names, so that a method crosses a process as a name and a dictiona
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 from fedloru.errors import ConfigError
@@ -25,17 +26,32 @@ def rebuild(name: str, config: Mapping[str, Any]) -> Method:
     """Return the method that ``(method.name, method.config)`` describe.
 
     Raises:
-        ConfigError: no method has this name.
+        ConfigError: no method or wrapper has such a name or setting, or a setting is out of range.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS) or list(METHODS)
-        raise ConfigError([f"there is no method {name!r}; did you mean {' or '.join(near)}?"], "method")
     settings = dict(config)
     wraps = settings.pop("wrap", [])
-    method = METHODS[name](**settings)
+    method = _make(METHODS, "method", name, settings)
     for wrap in wraps:
-        method = WRAPPERS[wrap["name"]](method, **{k: v for k, v in wrap.items() if k != "name"})
+        settings = dict(wrap)
+        method = _make(WRAPPERS, "wrapper", settings.pop("name"), settings, method)
     return method
+
+
+def _make(
+    table: Mapping[str, Callable[..., Method]], kind: str, name: str, settings: Mapping[str, Any], *inner: Method
+) -> Method:
+    if name not in table:
+        raise ConfigError([_near(kind, name, table)], kind)
+    known = [key for key, p in signature(table[name]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = [_near("setting", key, known) for key in settings if key not in known]
+    if unknown:
+        raise ConfigError(unknown, name)
+    return table[name](*inner, **settings)
+
+
+def _near(kind: str, name: str, options: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(options)) or list(options)
+    return f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?"
 
 
 __all__ = ["METHODS", "WRAPPERS", "clip", "fedavg", "fedlora", "fedloru", "prox", "rebuild", "server_opt"]

@@ -12,12 +12,15 @@ attention projections and has no θ; here every weight that the configuration le
 
 from __future__ import annotations
 
+from typing import get_args
+
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.lowrank.algebra import Init
 from fedloru.method import Method, State, Values
 from fedloru.methods.fedavg import fedavg, whole_counts
 from fedloru.methods.fedavg import start as share
+from fedloru.methods.settings import one_of, refuse
 from fedloru.net import Net
 
 
@@ -26,7 +29,11 @@ def fedlora(*, init: Init = "a") -> Method:
 
     Args:
         init: ``"a"`` draws A and sets B = 0, so that attaching changes nothing; ``"both"`` draws both.
+
+    Raises:
+        ConfigError: there is no such ``init``.
     """
+    refuse("fedlora", one_of("init", init, get_args(Init)))
     return fedavg()._replace(
         name="fedlora",
         config={"init": init},

@@ -22,20 +22,20 @@ anew every round, so none of them is affected; ``server_opt`` drops its moments 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from fedloru import lowrank, tree
-from fedloru.errors import ConfigError
 from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Method, State, Total, Up, Values
 from fedloru.methods.fedavg import average, reduce
 from fedloru.methods.fedlora import fedlora, live_factors
 from fedloru.methods.fedlora import start as attach
 from fedloru.methods.fedlora import values as lora_values
+from fedloru.methods.settings import expect, one_of, refuse
 from fedloru.net import Net
 from fedloru.tree import Params
 
@@ -62,9 +62,17 @@ def fedloru(
         accumulate_rank: truncates the exact increment to this rank; the error is recorded with the round.
 
     Raises:
-        ConfigError: a cycle below one round, or a truncation without ``accumulate="exact"``.
+        ConfigError: a cycle below one round, a truncation without ``accumulate="exact"``, or no such choice.
     """
-    _check(tau, accumulate, accumulate_rank)
+    refuse(
+        "fedloru",
+        *_tau_problems(tau),
+        *_rank_problems(accumulate, accumulate_rank),
+        one_of("reset", reset, ("fresh", "keep")),
+        one_of("base", base, ("model", "zero")),
+        one_of("init", init, get_args(Init)),
+        one_of("accumulate", accumulate, ("factors", "exact")),
+    )
     due = partial(is_merge_round, tau)
     exact = accumulate == "exact"
     return fedlora(init=init)._replace(
@@ -92,17 +100,18 @@ def is_merge_round(tau: Tau, round: int) -> bool:
     return round in tau
 
 
-def _check(tau: Tau, accumulate: str, accumulate_rank: int | None) -> None:
-    problems = []
-    cycles = [tau] if isinstance(tau, int | float) else list(tau)
-    if not cycles or any(not c >= 1 or (math.isfinite(c) and c != int(c)) for c in cycles):
-        problems.append(f"tau is {tau}, expected a whole number of rounds from 1, a list of them, or inf")
-    if accumulate_rank is not None and accumulate != "exact":
-        problems.append("accumulate_rank truncates an exact increment: set accumulate = 'exact', or leave it out")
-    if accumulate_rank is not None and accumulate_rank < 1:
-        problems.append(f"accumulate_rank is {accumulate_rank}, expected 1 or more")
-    if problems:
-        raise ConfigError(problems, "fedloru")
+def _tau_problems(tau: Tau) -> Iterator[str | None]:
+    cycles: list[Any] = [tau] if isinstance(tau, int | float) else list(tau)
+    whole = all(isinstance(c, int | float) and c >= 1 and (c == math.inf or c == int(c)) for c in cycles)
+    yield expect(bool(cycles) and whole, "tau", tau, "a whole number of rounds from 1, a list of them, or inf")
+
+
+def _rank_problems(accumulate: str, rank: int | None) -> Iterator[str | None]:
+    if rank is None:
+        return
+    yield expect(rank >= 1, "accumulate_rank", rank, "1 or more")
+    if accumulate != "exact":
+        yield "accumulate_rank truncates an exact increment: set accumulate = 'exact', or leave it out"
 
 
 def _start(net: Net, seed: int, init: Init, base: str) -> State:

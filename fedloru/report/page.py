@@ -86,7 +86,9 @@ def _learning(records: Records) -> Iterator[str]:
         yield _figure("Accuracy over rounds", plots.accuracy(records), merged)
     yield _figure("Loss over rounds", plots.loss(records), merged)
     if evaluations(records):
-        yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.", wide=True)
+        yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.")
+    if evaluations(records, "test_loss"):
+        yield _figure("Loss over bytes", plots.loss_over_bytes(records), "MB are 10⁶ bytes.")
     if any(row.get("diagnostics") for row in records.rounds):
         yield _figure("Diagnostics", plots.diagnostics(records), "Numbers that the method noted.", wide=True)
 

@@ -40,16 +40,24 @@ def loss(records: Records) -> go.Figure:
 
 def accuracy_over_bytes(records: Records) -> go.Figure:
     """Draw the test accuracy over all that was sent, up and down together, in MB of 10⁶ bytes."""
-    rows = evaluations(records)
+    return _over_bytes(records, "test_accuracy", "test accuracy", ".2%").update_yaxes(tickformat=".1~%")
+
+
+def loss_over_bytes(records: Records) -> go.Figure:
+    """Draw the test loss in nats over all that was sent, up and down together, in MB of 10⁶ bytes."""
+    return _over_bytes(records, "test_loss", "test loss (nats)", ".4f")
+
+
+def _over_bytes(records: Records, field: str, title: str, form: str) -> go.Figure:
+    rows = evaluations(records, field)
     sent = [(row["up_bytes_total"] + row["down_bytes_total"]) / MEGA for row in rows]
-    figure = style.figure("MB sent, up and down together", "test accuracy")
-    figure.add_trace(_line(sent, _column(rows, "test_accuracy"), "test accuracy", style.GREEN))
+    figure = style.figure("MB sent, up and down together", title)
+    figure.add_trace(_line(sent, _column(rows, field), title, style.GREEN))
     figure.update_traces(
         customdata=_column(rows, "round"),
-        hovertemplate="%{y:.2%} after %{x:,.2f} MB<br>round %{customdata}<extra></extra>",
+        hovertemplate=f"%{{y:{form}}} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
     )
-    figure.update_layout(hovermode="closest").update_xaxes(rangemode="tozero")
-    return figure.update_yaxes(tickformat=".1~%")
+    return figure.update_layout(hovermode="closest").update_xaxes(rangemode="tozero")
 
 
 def bytes_by_kind(records: Records) -> go.Figure:

@@ -53,7 +53,7 @@ def test_the_page_is_whole_and_needs_no_network(records: Records) -> None:
     parsed = Parsed(text)
     assert text.startswith("<!DOCTYPE html>")
     assert parsed.links == []
-    assert len(parsed.ids) == len(set(parsed.ids)) == 6
+    assert len(parsed.ids) == len(set(parsed.ids)) == 7
     assert sum(len(script) > 1_000_000 for script in parsed.scripts) == 1
     rest = text.replace(max(parsed.scripts, key=len), "")
     assert not re.search(r'(src|href)="?http|//cdn|@import|url\(', rest)

@@ -42,6 +42,12 @@ def test_accuracy_over_bytes_is_in_mega_bytes_of_both_directions(records: Record
     assert list(line.customdata) == [row["round"] for row in evaluations(records)]
 
 
+def test_loss_over_bytes_has_the_bytes_of_the_accuracy(records: Records) -> None:
+    (line,) = plots.loss_over_bytes(records).data
+    assert list(line.y) == [row["test_loss"] for row in evaluations(records, "test_loss")]
+    assert list(line.x) == list(plots.accuracy_over_bytes(records).data[0].x)
+
+
 def test_bytes_by_kind_add_up(records: Records) -> None:
     figure = plots.bytes_by_kind(records)
     for way in ("down", "up"):

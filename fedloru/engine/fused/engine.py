@@ -83,9 +83,10 @@ def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int
 
 
 def chunks(jobs: Sequence[Job], size: int, recipe: Recipe) -> list[list[Job]]:
-    """Cut ``jobs`` into chunks of ``size``, each sorted by falling number of local steps."""
+    """Cut ``jobs`` into even chunks of at most ``size``, in the order of falling numbers of local steps."""
     ordered = sorted(jobs, key=lambda job: (-local_steps(len(job.rows), recipe), job.client))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    even = -(-len(ordered) // -(-len(ordered) // size))
+    return [ordered[start : start + even] for start in range(0, len(ordered), even)]
 
 
 def local_steps(examples: int, recipe: Recipe) -> int:

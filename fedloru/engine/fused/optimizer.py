@@ -57,7 +57,7 @@ class Optimizer:
 
 def clip_(gradients: Params, bound: float) -> None:
     """Scale each client's gradients (m, *shape), in place, to a norm of at most ``bound`` over all keys."""
-    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+    squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
     norms = torch.stack(squares).sum(0).sqrt()
     factors = (bound / (norms + 1e-6)).clamp_(max=1.0)
     for g in gradients.values():

@@ -7,24 +7,30 @@ clipping). Statistics are not part of Δ. A reset needs no care: Δ is relative 
 
 from __future__ import annotations
 
-import torch
-
 from fedloru import tree
 from fedloru.method import Down, Method, Up
+from fedloru.methods.settings import expect, refuse
 from fedloru.methods.wrappers.record import wrapped
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
 def clip(method: Method, *, norm: float) -> Method:
-    """Return ``method`` whose clients' updates have a Euclidean norm of at most ``norm``."""
+    """Return ``method`` whose clients' updates have a Euclidean norm of at most ``norm``.
+
+    Raises:
+        ConfigError: the bound is not above 0.
+    """
+    refuse("clip", expect(norm > 0, "norm", norm, "a number above 0"))
 
     def up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
         sent, kept = method.up(net, train, down, own, steps)
         keys = [key for key in sent.shared if key in down.shared and key not in net.buffers]
         delta = tree.sub(tree.select(sent.shared, keys), down.shared)
-        factor = torch.clamp(norm / tree.norm(delta), max=1.0)
-        clipped = {key: down.shared[key] + (factor * change).to(change.dtype) for key, change in delta.items()}
+        size = float(tree.norm(delta))
+        if size <= norm:  # received + update would not be what was trained in the last bit
+            return sent, kept
+        clipped = tree.add(tree.select(down.shared, keys), tree.scale(delta, norm / size))
         return sent._replace(shared=sent.shared | clipped), kept
 
     return wrapped(method, "clip", {"norm": norm})._replace(up=up)

@@ -8,17 +8,25 @@ care: the anchor is what this round's clients received, fresh factors included.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from fedloru.method import Down, Method
+from fedloru.methods.settings import expect, refuse
 from fedloru.methods.wrappers.record import wrapped
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
 def prox(method: Method, *, mu: float) -> Method:
-    """Return ``method`` with the proximal term (mu/2)‖train − received‖², over the keys that were received."""
+    """Return ``method`` with the proximal term (mu/2)‖train − received‖², over the keys that were received.
+
+    Raises:
+        ConfigError: mu is negative.
+    """
+    refuse("prox", expect(0 <= mu < math.inf, "mu", mu, "a number from 0"))
     inner = method.penalty
 
     def penalty(net: Net, train: Params, down: Down, own: Params) -> Tensor:

@@ -15,14 +15,15 @@ other variables. With ``accumulate="exact"`` the merged product would bypass the
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.errors import ConfigError
 from fedloru.method import Method, State, Total, Up
+from fedloru.methods.settings import expect, one_of, refuse
 from fedloru.methods.wrappers.record import wrapped
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -43,20 +44,27 @@ def server_opt(
     """Return ``method`` whose average goes through a server optimizer first.
 
     Raises:
-        ConfigError: the method stacks factors, so that its merges would bypass the optimizer.
+        ConfigError: a setting is out of range, or the method stacks factors, so that its merges would bypass the
+            optimizer.
     """
-    if method.stacks:
-        raise ConfigError(
-            [f"{method.name} merges what clients sent, not the optimizer's result; use accumulate = 'factors'"],
-            "server_opt",
-        )
+    bypassed = f"{method.name} merges what clients sent, not the optimizer's result; use accumulate = 'factors'"
+    refuse(
+        "server_opt",
+        bypassed if method.stacks else None,
+        one_of("rule", rule, get_args(Rule)),
+        *(expect(0 < x < math.inf, name, x, "a number above 0") for name, x in (("lr", lr), ("eps", eps))),
+        *(
+            expect(0 <= x < 1, name, x, "a number from 0 to below 1")
+            for name, x in (("beta1", beta1), ("beta2", beta2))
+        ),
+    )
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
         return state._replace(aux=state.aux | _moments(net, state.shared, eps))
 
     def server(net: Net, state: State, total: Total) -> State:
-        mean = tree.cast_like(tree.scale(total.sum.shared, 1 / total.weight), state.shared)
+        mean = tree.scale(total.sum.shared, 1 / total.weight)
         moments: Params = {}
         stepped = dict(mean)
         for key in _optimised(net, mean):
@@ -81,9 +89,10 @@ def _optimised(net: Net, shared: Params) -> list[str]:
 
 
 def _moments(net: Net, shared: Params, eps: float) -> Params:
-    keys = _optimised(net, shared)
-    first = {FIRST + key: torch.zeros_like(shared[key]) for key in keys}
-    second = {SECOND + key: torch.full_like(shared[key], eps**2) for key in keys}
+    """Return the moments at their start, in float32 or better: narrower ones would not add up."""
+    work = {key: torch.promote_types(shared[key].dtype, torch.float32) for key in _optimised(net, shared)}
+    first = {FIRST + key: torch.zeros_like(shared[key], dtype=dtype) for key, dtype in work.items()}
+    second = {SECOND + key: torch.full_like(shared[key], eps**2, dtype=dtype) for key, dtype in work.items()}
     return first | second
 
 

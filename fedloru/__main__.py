@@ -1,0 +1,5 @@
+"""``python -m fedloru`` is the command ``fedloru``."""
+
+from fedloru.cli import main
+
+main()

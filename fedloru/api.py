@@ -1,0 +1,200 @@
+"""Runs from Python: started from values or from a configuration, and continued from their folder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+
+from fedloru import report, tree
+from fedloru.config import Config, dump, parse
+from fedloru.config import plan as make_plan
+from fedloru.config.plan import audited
+from fedloru.data import Audit, Dataset, Partition, load_partition
+from fedloru.engine import EngineName
+from fedloru.engine.folder import RunFolder
+from fedloru.engine.fused.fold import Path as LayerPath
+from fedloru.engine.loop import Row, Run
+from fedloru.engine.plan import Plan
+from fedloru.errors import RunFolderError
+from fedloru.method import Method
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+
+PARTITION = "partition.json"
+PYTHON = "python"
+
+
+class Settings(TypedDict, total=False):
+    """The settings of ``run`` that have defaults; ``Plan`` says what they mean."""
+
+    cohort_seed: int | None
+    engine: EngineName
+    chunk: int | None
+    path: LayerPath
+    device: str
+    codec: str
+    round_trip: bool
+    first_download: bool
+    eval_every: int
+    checkpoint_every: int
+
+
+class ReportedRun(Run):
+    """A run that ends with a page, ``report.html`` in its folder."""
+
+    def __iter__(self) -> Generator[Row, None, None]:
+        """Train the rounds that are left, then write the page."""
+        yield from super().__iter__()
+        if self.folder:
+            report.write(self.folder.path)
+
+
+def run(
+    net: Net,
+    method: Method,
+    dataset: Dataset,
+    partition: Partition,
+    *,
+    rounds: int,
+    cohort: int,
+    recipe: Recipe = Recipe(),  # noqa: B008  # a NamedTuple never changes
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    **settings: Unpack[Settings],
+) -> ReportedRun:
+    """Return a run over ``cohort`` clients a round; iterate over it to train, one row a round.
+
+    With ``out``, the run leaves a folder there: rows, checkpoints, the model and a page. With ``resume``, it goes on
+    from the last checkpoint in that folder, where everything else must be as it was.
+
+    Raises:
+        ConfigError: counts out of range.
+        PartitionError: the partition is not sound.
+        RunFolderError: the folder exists, or to resume, it is missing, damaged or of another run.
+    """
+    plan = Plan(net, method, dataset, partition, rounds, cohort, recipe, seed, **settings)
+    checked = audited(dataset, partition)
+    if out is None:
+        return ReportedRun(plan)
+    if resume:
+        RunFolder.open(out)
+        return _continue(plan, RunFolder(Path(out), echo(plan)))
+    return _begin(plan, out, echo(plan), checked)
+
+
+def start(config: Config) -> ReportedRun:
+    """Return the run that ``config`` describes, with its folder made; nothing is written if that fails.
+
+    Raises:
+        FedloruError: something cannot be made as configured, or the folder exists.
+    """
+    plan = _planned(config)
+    return _begin(plan, config.output.dir, dump(config), audited(plan.data, plan.partition))
+
+
+def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
+    """Return the run of ``folder`` where its last checkpoint, or that of ``from_round``, left it.
+
+    Raises:
+        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration.
+        FedloruError: something can no longer be made as configured.
+    """
+    opened = RunFolder.open(folder)
+    if opened.config.get("made_by") == PYTHON:
+        raise RunFolderError(
+            f"{folder} was started from Python, and its configuration does not rebuild its model and data: "
+            f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)"
+        )
+    config = parse(opened.config, str(Path(folder) / "config.toml"))
+    opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
+    return _continue(_planned(config), opened, from_round)
+
+
+def finished(folder: str | Path) -> bool:
+    """Say whether the run in ``folder`` has done all its rounds and written what it leaves."""
+    return (Path(folder) / "summary.json").is_file()
+
+
+def echo(plan: Plan) -> dict[str, Any]:
+    """Return what is known of a run made in Python, in the sections of a configuration, without None."""
+    sites = {site.weight: site.rank for site in plan.net.sites}
+    start = {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)}
+    table = {
+        "made_by": PYTHON,
+        "seed": plan.seed,
+        "rounds": plan.rounds,
+        "data": {"source": plan.data.name},
+        "partition": {"scheme": plan.partition.scheme, "seed": plan.partition.seed, **plan.partition.settings},
+        "model": start,
+        "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
+        "method": {"name": plan.method.name, **plan.method.config},
+        "client": plan.recipe._asdict(),
+        "cohort": {"size": plan.cohort, "seed": plan.cohort_seed},
+        "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.first_download},
+        "engine": {"name": plan.engine, "chunk": plan.chunk, "path": plan.path, "device": plan.device},
+        "eval": {"every": plan.eval_every},
+        "output": {"checkpoint_every": plan.checkpoint_every},
+    }
+    return {key: _without_none(value) for key, value in table.items()}
+
+
+def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> dict[str, Any]:
+    """Return what ``partition.json`` holds: who has which rows, examples by class, and the audit."""
+    least, middle, most = checked.sizes
+    return {
+        "scheme": partition.scheme,
+        "seed": partition.seed,
+        "settings": partition.settings,
+        "train": [rows.tolist() for rows in partition.train],
+        "test": [rows.tolist() for rows in partition.test],
+        "hash": checked.hash,
+        "classes": list(dataset.classes),
+        "counts": checked.counts.tolist(),
+        "audit": {
+            "clients": checked.clients,
+            "examples": checked.examples,
+            "unused": checked.unused,
+            "min": least,
+            "median": middle,
+            "max": most,
+            "skew": checked.skew,
+            "mean_classes": checked.classes,
+        },
+    }
+
+
+def _planned(config: Config) -> Plan:
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    return make_plan(config)
+
+
+def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
+    begun = ReportedRun(plan)  # whatever it refuses, it refuses before there is a folder
+    record = partition_record(plan.data, plan.partition, checked)
+    begun.folder = RunFolder.create(out, config, record)
+    return begun
+
+
+def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
+    before = load_partition(folder.path / PARTITION)
+    if _rows(before) != _rows(plan.partition):
+        raise RunFolderError(
+            f"the data or its partition is no longer the one in {folder.path / PARTITION}: a resumed run must equal "
+            "an uninterrupted one, so restore the data, or start a new run"
+        )
+    return ReportedRun(plan, folder, folder.latest(plan.device, from_round))
+
+
+def _rows(partition: Partition) -> list[list[list[int]]]:
+    return [[rows.tolist() for rows in side] for side in (partition.train, partition.test)]
+
+
+def _without_none(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_none(inner) for key, inner in value.items() if inner is not None}

@@ -1,0 +1,18 @@
+"""The command line: a thin face over the library.
+
+::
+
+    app      the application, and how errors, warnings and Ctrl-C become words and exit codes
+    train    run, resume                        view    audit, cost, report, config, presets
+"""
+
+from fedloru.cli import train, view
+from fedloru.cli.app import app
+
+
+def main() -> None:
+    """Run the command that the arguments name; the entry point of ``fedloru``."""
+    app(prog_name="fedloru")
+
+
+__all__ = ["app", "main", "train", "view"]

@@ -1,0 +1,100 @@
+"""The commands that train: run and resume."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedloru import api, config
+from fedloru.api import ReportedRun
+from fedloru.cli.app import Overrides, Source, app, say
+from fedloru.engine import checkpoint
+from fedloru.errors import FedloruError
+from fedloru.report import Live, summary_table, units
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]
+LINES = 100
+"""Where the output is no terminal, a run prints about so many lines at most."""
+
+
+@app.command()
+def run(
+    source: Source = None,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder; it must not exist.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train, and leave a run folder with a report.
+
+    Ctrl-C saves a checkpoint first. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
+    --out runs/first.
+    """
+    chosen = config.load(source, [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())])
+    _train(api.start(chosen), quiet)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an earlier run.")],
+    from_round: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Go on from the checkpoint of round N, not the last; 0 begins again."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a run that was stopped.
+
+    The result is bit for bit that of a run that was not stopped.
+    """
+    if api.finished(folder):
+        say(f"The run in {folder} is finished: there is nothing left to train.")
+        return
+    _train(api.resume(folder, from_round), quiet)
+
+
+def _train(run: ReportedRun, quiet: bool) -> None:
+    assert run.folder is not None
+    folder = run.folder.path
+    for layer, reason in run.plan.net.skipped.items():
+        say(f"Note: {layer} is not adapted: {reason}")
+    try:
+        _follow(run, quiet)
+    except (FedloruError, OSError, KeyboardInterrupt) as error:
+        error.add_note(_way_on(folder))
+        raise
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(summary_table(run.summary()))
+        typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def _follow(run: ReportedRun, quiet: bool) -> None:
+    with closing(iter(run)) as rows:
+        if quiet:
+            for _ in rows:
+                pass
+            return
+        plan, told = run.plan, run.summary()
+        facts = [
+            ("clients", f"{plan.clients:,}, {plan.cohort:,} a round"),
+            ("trained", units.percent(told["trained_parameters"] / told["parameters"])),
+            ("engine", run.engine.name),
+        ]
+        title, every = f"{plan.method.name} on {plan.data.name}", max(1, plan.rounds // LINES)
+        with Live(title, plan.rounds, run.state.round, facts, every=every) as live:
+            for row in rows:
+                live.update(row)
+
+
+def _way_on(folder: Path) -> str:
+    kept = checkpoint.rounds(folder / "checkpoint")
+    command = f"`fedloru resume {shlex.quote(str(folder))}`"
+    if not kept:
+        return f"No round was kept; {command} begins again with the same settings."
+    return f"Rounds 1 to {kept[-1]} are kept: {command} goes on from there with the same settings."

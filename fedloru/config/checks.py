@@ -1,0 +1,97 @@
+"""Settings that are right one by one, and cannot be together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
+from typing import Any
+
+from fedloru.config import forms
+from fedloru.config.fields import Section, either
+from fedloru.config.schema import Client, Cohort
+
+USED_BY: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "client": {
+        "momentum": ("optimizer", ("sgd",)),
+        "betas": ("optimizer", ("adam", "adamw")),
+        "eps": ("optimizer", ("adam", "adamw")),
+        "decay": ("schedule", ("step",)),
+        "decay_every": ("schedule", ("step",)),
+    },
+    "server": {
+        "beta2": ("rule", ("adam", "yogi")),
+        "eps": ("rule", ("adagrad", "adam", "yogi")),
+    },
+}
+"""The settings that only count where another of their section has one of these values."""
+
+
+def conflicts(valid: Mapping[str, Section]) -> Iterator[str]:
+    """Yield what cannot be together among the sections that are ``valid`` by themselves."""
+    for check in CHECKS:
+        needed = signature(check).parameters
+        if needed.keys() <= valid.keys():
+            yield from check(**{name: valid[name] for name in needed})
+
+
+def _cohort_fits(cohort: Cohort, partition: forms.Partition) -> Iterator[str]:
+    clients = getattr(partition, "clients", None)  # a natural partition has as many as the data says
+    if clients is not None and cohort.size > clients:
+        yield f"cohort.size is {cohort.size}, but partition.clients is {clients}: lower the one, or raise the other"
+
+
+def _key_is_kept(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
+    if not isinstance(partition, forms.NaturalPartition):
+        return
+    if isinstance(data, forms.EmbeddedData | forms.FolderData):
+        yield f"partition.scheme is 'natural', but data.source = '{data.source}' has no columns to part it by"
+    elif partition.key not in data.columns:
+        yield (
+            f"partition.key is '{partition.key}', but data.columns is {data.columns}: "
+            f"set data.columns = ['{partition.key}']"
+        )
+
+
+def _increments_are_exact(method: forms.Method) -> Iterator[str]:
+    if isinstance(method, forms.FedLoRU) and method.accumulate_rank is not None and method.accumulate != "exact":
+        yield (
+            f"method.accumulate_rank is {method.accumulate_rank}, but method.accumulate is '{method.accumulate}': "
+            "only an exact increment is truncated, so set method.accumulate = 'exact', or leave the rank out"
+        )
+
+
+def _server_sees_merges(method: forms.Method, server: forms.Server) -> Iterator[str]:
+    if isinstance(method, forms.FedLoRU) and method.accumulate == "exact" and server.rule != "none":
+        yield (
+            f"server.rule is '{server.rule}', but method.accumulate = 'exact' merges what clients sent and not the "
+            "optimizer's result: set method.accumulate = 'factors', or server.rule = 'none'"
+        )
+
+
+def _client_uses(client: Client) -> Iterator[str]:
+    return _unused("client", client)
+
+
+def _server_uses(server: forms.Server) -> Iterator[str]:
+    return _unused("server", server)
+
+
+def _unused(name: str, section: Section) -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        other, values = USED_BY[name].get(key, ("", ()))
+        value, chosen = getattr(section, key), getattr(section, other, "")
+        if other and chosen not in values and value != field.default:
+            yield (
+                f"{name}.{key} is {value}, but {name}.{other} = '{chosen}' does not use it: "
+                f"leave it out, or set {name}.{other} = {either(values)}"
+            )
+
+
+CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
+    _cohort_fits,
+    _key_is_kept,
+    _increments_are_exact,
+    _server_sees_merges,
+    _client_uses,
+    _server_uses,
+)

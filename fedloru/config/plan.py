@@ -1,0 +1,143 @@
+"""From a configuration to everything a run is made of; whatever cannot be made is refused here."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+from torch import nn
+
+from fedloru import models
+from fedloru import net as nets
+from fedloru.client import Job, local_batch, local_schedule
+from fedloru.config.forms import NoServer
+from fedloru.config.schema import Config
+from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
+from fedloru.engine.plan import Plan, check
+from fedloru.errors import FedloruError, ModelError
+from fedloru.method import Method
+from fedloru.methods import METHODS, clip, prox, server_opt
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+
+
+def plan(config: Config) -> Plan:
+    """Load the data, part and audit it, and make the model and the method.
+
+    Raises:
+        FedloruError: the data, the partition, the model or the method cannot be made as configured.
+    """
+    dataset, partition = split(config)
+    audited(dataset, partition)
+    made = _method(config)
+    recipe = Recipe(**dict(config.client))
+    net = _net(config, made, dataset)
+    _try_out(net, dataset, recipe)
+    whole = Plan(
+        net,
+        made,
+        dataset,
+        partition,
+        config.rounds,
+        config.cohort.size,
+        recipe,
+        config.seed,
+        cohort_seed=config.cohort.seed,
+        engine=config.engine.name,
+        chunk=config.engine.chunk,
+        path=config.engine.path,
+        device=config.engine.device,
+        codec=config.wire.codec,
+        round_trip=config.wire.round_trip,
+        first_download=config.wire.first_download,
+        eval_every=config.eval.every,
+        checkpoint_every=config.output.checkpoint_every,
+    )
+    check(whole)
+    return whole
+
+
+def split(config: Config) -> tuple[Dataset, Partition]:
+    """Load the data, and part it over clients.
+
+    Raises:
+        DataError: the data is missing or malformed, or cannot be parted as configured.
+    """
+    dataset = load(**config.data.model_dump())
+    settings = config.partition.model_dump(exclude={"seed"})
+    return dataset, make_partition(dataset, seed=_seed(config, config.partition.seed), **settings)
+
+
+def audited(dataset: Dataset, partition: Partition) -> Audit:
+    """Return the audit of ``partition`` by its own settings.
+
+    Raises:
+        PartitionError: it is not sound; all its problems are listed.
+    """
+    asked = {key: partition.settings[key] for key in ("min_examples", "allow_unused") if key in partition.settings}
+    return audit(dataset, partition, **asked)
+
+
+def _seed(config: Config, own: int | None) -> int:
+    return config.seed if own is None else own
+
+
+def _method(config: Config) -> Method:
+    chosen, server = config.method, config.server
+    made = METHODS[chosen.name](**chosen.model_dump(exclude={"name", "prox", "clip"}))
+    if chosen.prox is not None:
+        made = prox(made, mu=chosen.prox)
+    if not isinstance(server, NoServer):
+        made = server_opt(made, **dict(server))
+    if chosen.clip is not None:
+        made = clip(made, norm=chosen.clip)
+    return made
+
+
+def _net(config: Config, made: Method, dataset: Dataset) -> Net:
+    model = _model(config, dataset)
+    if made.low_rank:
+        return nets.attach(model, **dict(config.lowrank))
+    return nets.make(model)
+
+
+def _model(config: Config, dataset: Dataset) -> nn.Module:
+    channels, *pixels = dataset.train["x"].shape[1:]
+    if len(set(pixels)) > 1:
+        raise ModelError(f"the images of {dataset.name!r} have {pixels[0]}×{pixels[1]} pixels: make them square")
+    name, settings = config.model.name, config.model.model_dump(exclude={"name", "seed"})
+    try:
+        return models.build(
+            name,
+            channels=channels,
+            size=pixels[0] if pixels else 1,
+            classes=len(dataset.classes),
+            seed=_seed(config, config.model.seed),
+            **settings,
+        )
+    except FedloruError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(f"{name} failed: {_first_line(error)} ({at.filename}, line {at.lineno}); mend it") from error
+
+
+def _try_out(net: Net, dataset: Dataset, recipe: Recipe) -> None:
+    """Hand the model one example as a client would, before anything is written."""
+    first = local_schedule(Job(0, torch.zeros(1, dtype=torch.int64)), recipe, 0, 1)
+    batch = local_batch(dataset.train, first, 0, recipe)
+    about = f"an example of {dataset.name!r}, x of shape {tuple(batch['x'].shape)}"
+    try:
+        with torch.no_grad(), nets.mode(net, False):
+            outputs = nets.forward(net, net.params | net.buffers, batch)
+    except Exception as error:  # the user's own code may raise anything
+        reason = _first_line(error)
+        raise ModelError(f"the model cannot take {about}: {reason}. Choose another model, or other settings") from error
+    wanted = (1, len(dataset.classes))
+    if getattr(outputs, "shape", None) != wanted:
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ModelError(f"the model makes {got} of {about}, but one score for each class is needed, {wanted}")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,198 @@
+"""Runs from the command line: what they leave, that they repeat, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedloru import api
+from fedloru.config import load, parse
+from fedloru.engine.folder import RunFolder
+from fedloru.engine.loop import Run
+from tests.cli.conftest import QUICK, Cli, rows, same
+
+
+def test_a_run_leaves_a_whole_folder(cli: Cli) -> None:
+    result = cli("run", "small", *QUICK)
+    folder = Path("runs/small")
+    left = {"config.toml", "partition.json", "rounds.jsonl", "summary.json", "model.safetensors", "report.html"}
+    assert {path.name for path in folder.iterdir()} == left | {"checkpoint"}
+    assert "round 6/6" in result.stdout
+    assert "Final accuracy" in result.stdout
+    assert "Report: runs/small/report.html" in result.stdout
+    assert parse(tomllib.loads((folder / "config.toml").read_text())) == load("small", QUICK[1::2])
+    partition = json.loads((folder / "partition.json").read_text())
+    assert partition["audit"]["examples"] == sum(map(len, partition["train"])) == sum(map(sum, partition["counts"]))
+    assert len(partition["classes"]) == 10
+
+
+def test_the_echoed_configuration_repeats_the_run(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--out", "first", "--quiet")
+    cli("run", "first/config.toml", "--out", "second", "--quiet")
+    same(Path("first"), Path("second"))
+
+
+def test_quiet_prints_nothing(cli: Cli) -> None:
+    assert cli("run", "small", *QUICK, "--quiet").output == ""
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedlora"])
+def test_another_method_is_one_override_away(cli: Cli, method: str) -> None:
+    cli("run", "small", "-s", "rounds=2", "-s", f"method.name={method}", "--quiet")
+    assert json.loads(Path("runs/small/summary.json").read_text())["method"] == method
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("run", "small", *QUICK, "--out", "whole", "--quiet")
+    with monkeypatch.context() as patch:
+        stop_before(patch, 4, KeyboardInterrupt())
+        result = cli("run", "small", *QUICK, "--out", "stopped", code=130)
+    assert "Stopped." in result.stderr
+    assert "Rounds 1 to 3 are kept: `fedloru resume stopped` goes on" in result.stderr
+    assert rows(Path("stopped")) == rows(Path("whole"))[:3]
+    cli("resume", "stopped", "--quiet")
+    same(Path("whole"), Path("stopped"))
+
+
+def test_a_run_goes_on_from_an_earlier_round(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--out", "whole", "--quiet")
+    for start in ("4", "0"):
+        folder = Path(f"from{start}")
+        shutil.copytree("whole", folder)
+        (folder / "summary.json").unlink()
+        cli("resume", str(folder), "--from-round", start, "--quiet")
+        same(Path("whole"), folder)
+
+
+def test_a_finished_run_says_so(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--quiet")
+    before = Path("runs/small/summary.json").read_bytes()
+    assert "is finished" in cli("resume", "runs/small").stderr
+    assert Path("runs/small/summary.json").read_bytes() == before
+
+
+def test_an_edited_configuration_is_refused(cli: Cli) -> None:
+    stopped(cli)
+    config = Path("runs/small/config.toml")
+    config.write_text(config.read_text().replace("lr = 0.1", "lr = 0.2"))
+    result = cli("resume", "runs/small", code=2)
+    assert "client.lr was 0.1, is 0.2" in result.stderr
+    assert len(rows(Path("runs/small"))) == 6
+
+
+def test_a_truncated_checkpoint_is_refused_and_the_one_before_works(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--out", "whole", "--quiet")
+    stopped(cli)
+    last = Path("runs/small/checkpoint/round-000006.safetensors")
+    last.write_bytes(last.read_bytes()[:-7])
+    result = cli("resume", "runs/small", code=2)
+    assert "the checkpoint of round 6" in result.stderr
+    assert "add --from-round 4" in result.stderr
+    assert len(rows(Path("runs/small"))) == 6
+    cli("resume", "runs/small", "--from-round", "4", "--quiet")
+    same(Path("whole"), Path("runs/small"))
+
+
+@pytest.mark.parametrize("name", ["round-000006.safetensors", "round-000006.json"])
+def test_an_empty_file_of_a_checkpoint_is_refused(cli: Cli, name: str) -> None:
+    stopped(cli)
+    (Path("runs/small/checkpoint") / name).write_bytes(b"")
+    assert "add --from-round 4" in cli("resume", "runs/small", code=2).stderr
+
+
+def test_a_round_without_a_checkpoint_is_refused(cli: Cli) -> None:
+    stopped(cli)
+    assert "it does not exist" in cli("resume", "runs/small", "--from-round", "3", code=2).stderr
+
+
+def test_data_that_changed_is_refused(cli: Cli) -> None:
+    stopped(cli)
+    partition = Path("runs/small/partition.json")
+    shutil.copy(partition, "before.json")
+    cli("run", "small", *QUICK, "-s", "partition.seed=9", "--out", "other", "--quiet")
+    shutil.copy("other/partition.json", partition)
+    assert "is no longer the one in" in cli("resume", "runs/small", code=2).stderr
+
+
+def test_an_existing_folder_is_refused_and_left_as_it_was(cli: Cli) -> None:
+    Path("runs/small").mkdir(parents=True)
+    Path("runs/small/thesis.txt").write_text("three years")
+    assert "exists already" in cli("run", "small", *QUICK, code=2).stderr
+    assert [path.name for path in Path("runs/small").iterdir()] == ["thesis.txt"]
+
+
+def test_a_loss_that_diverges_names_client_and_round_and_keeps_the_checkpoint(cli: Cli) -> None:
+    diverge = ("lr=1e-3", "clip=1e30", "schedule=step", "decay=1e9", "decay_every=3")
+    result = cli("run", "small", *QUICK, *(word for change in diverge for word in ("-s", f"client.{change}")), code=2)
+    assert "round 4" in result.stderr
+    assert "client " in result.stderr
+    assert "lower the learning rate" in result.stderr
+    assert "Rounds 1 to 3 are kept" in result.stderr
+    assert len(rows(Path("runs/small"))) == 3
+    assert Path("runs/small/checkpoint/round-000003.json").is_file()
+
+
+def test_divergence_in_the_first_round_leaves_no_checkpoint(cli: Cli) -> None:
+    result = cli("run", "small", *QUICK, "-s", "client.lr=1e9", "-s", "client.clip=1e30", code=2)
+    assert "round 1: the loss became" in result.stderr
+    assert "No round was kept" in result.stderr
+
+
+def test_a_full_disk_is_told_in_words(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(28, "No space left on device", "runs/small/rounds.jsonl")
+
+    def append(self: RunFolder, row: dict[str, Any]) -> None:
+        raise full
+
+    monkeypatch.setattr(RunFolder, "append", append)
+    result = cli("run", "small", *QUICK, code=2)
+    assert "Error: runs/small/rounds.jsonl: No space left on device" in result.stderr
+    assert "fedloru resume runs/small" in result.stderr
+
+
+def test_warnings_are_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(config: object) -> Run:
+        for _ in range(2):
+            logging.getLogger("fedloru").warning("clients are trained one after %s", "another")
+        return original(config)  # type: ignore[arg-type]
+
+    original = api.start
+    monkeypatch.setattr(api, "start", start)
+    result = cli("run", "small", *QUICK)
+    assert result.stderr.count("Note: clients are trained one after another") == 1
+
+
+def test_layers_that_stay_dense_are_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grouped_model.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = ("-s", "model.name=python:grouped_model:build", "-s", "lowrank.targets=['*']", "-s", "lowrank.rank=2")
+    result = cli("run", "small", *QUICK, *changes)
+    assert "Note: 1 is not adapted: a convolution in 2 groups" in result.stderr
+
+
+def stopped(cli: Cli) -> None:
+    """Leave a run that has done all rounds, but was killed before it wrote what it came to."""
+    cli("run", "small", *QUICK, "--quiet")
+    for name in ("summary.json", "model.safetensors", "report.html"):
+        (Path("runs/small") / name).unlink()
+
+
+def stop_before(monkeypatch: pytest.MonkeyPatch, round: int, error: BaseException) -> None:
+    train = Run._round
+
+    def stop(self: Run) -> Any:
+        if self.state.round + 1 == round:
+            raise error
+        return train(self)
+
+    monkeypatch.setattr(Run, "_round", stop)

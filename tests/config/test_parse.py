@@ -1,0 +1,141 @@
+"""Every problem of a configuration is told, at once, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fedloru.config import parse
+from fedloru.errors import ConfigError
+
+
+def problems(table: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(table, "my.toml")
+    return caught.value.problems
+
+
+def test_nothing_given_is_a_whole_configuration() -> None:
+    config = parse({})
+    assert (config.rounds, config.method.name, config.client.lr) == (50, "fedloru", 0.1)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    table = {
+        "ronds": 3,
+        "client": {"lr": "fast", "epochs": 0, "learning": 1},
+        "lowrank": {"rank": 0},
+        "method": {"name": "fedlorru"},
+        "cohort": {"size": 21},
+    }
+    found = problems(table)
+    assert len(found) == 7
+    with pytest.raises(ConfigError, match=r"my\.toml has 7 problems"):
+        parse(table, "my.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"client": {"lr": "fast"}}, "client.lr is 'fast', expected a number from 0"),
+        ({"client": {"lr": math.nan}}, "client.lr is nan, expected a number from 0"),
+        ({"client": {"epochs": 1.5}}, "client.epochs is 1.5, expected a whole number from 1"),
+        ({"client": {"epochs": True}}, "client.epochs is true, expected a whole number from 1"),
+        ({"client": {"betas": [0.9]}}, "client.betas is [0.9], expected two numbers from 0 to below 1"),
+        ({"client": {"optimizer": "lion"}}, "client.optimizer is 'lion', expected 'sgd', 'adam' or 'adamw'"),
+        ({"client": 3}, "client is 3, expected a table of settings, [client]"),
+        ({"rounds": "10"}, "rounds is '10', expected a whole number from 1"),
+        ({"rounds": {}}, "rounds is {}, expected a whole number from 1"),
+        ({"lowrank": {"targets": "fc1"}}, "lowrank.targets is 'fc1', expected a list of strings"),
+        ({"lowrank": {"targets": ["fc1", 3]}}, "lowrank.targets is ['fc1', 3], expected a list of strings"),
+        ({"lowrank": {"rank": 0}}, "lowrank.rank is 0, expected a whole number from 1"),
+        ({"lowrank": {"ranks": {"fc*": 0}}}, "lowrank.ranks is {'fc*': 0}, expected a table from globs to"),
+        ({"lowrank": {"dropout": 1}}, "lowrank.dropout is 1, expected a number from 0 to below 1"),
+        ({"method": {"tau": 0}}, "method.tau is 0, expected a whole number of rounds from 1, a list of them, or inf"),
+        ({"method": {"tau": []}}, "method.tau is [], expected a whole number"),
+        ({"method": {"tau": 2.5}}, "method.tau is 2.5, expected a whole number"),
+        ({"method": {"tau": [True]}}, "method.tau is [True], expected a whole number"),
+        ({"method": {"name": ["fedavg"]}}, "method.name is ['fedavg'], expected 'fedloru', 'fedlora' or 'fedavg'"),
+        ({"method": {"name": "fedlorru"}}, "did you mean 'fedloru'?"),
+        ({"model": {"name": "python:mine"}}, "model.name is 'python:mine', expected 'python:package.module:function'"),
+        ({"model": {"name": "resnet"}}, "expected 'cnn', 'mlp', 'resnet8', 'resnet10' or 'resnet18' (or python:"),
+        ({"wire": {"round_trip": 1}}, "wire.round_trip is 1, expected true or false"),
+        ({"data": {"test_fraction": 1}}, "data.test_fraction is 1, expected a number between 0 and 1"),
+        ({"data": {"source": "npz"}}, "data.path is missing: data.source = 'npz' needs it, expected a string"),
+        ({"partition": {"scheme": "dirichlet"}}, "partition.alpha is missing: partition.scheme = 'dirichlet' needs it"),
+        ({"partition": {"scheme": "shards"}}, "partition.classes_per_client is missing"),
+        ({"partition": {"scheme": "natural"}}, "partition.key is missing"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_expected(table: dict[str, Any], told: str) -> None:
+    (found,) = problems(table)
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"ronds": 3}, "ronds is not a setting; did you mean rounds?"),
+        ({"clints": {"lr": 1}}, "clints is not a setting; did you mean client?"),
+        ({"tau": 3}, "tau is not a setting; did you mean method.tau?"),
+        ({"clients": 3}, "clients is not a setting; did you mean partition.clients?"),
+        ({"lr": 3}, "lr is not a setting; did you mean server.lr or client.lr?"),
+        ({"client": {"lrr": 3}}, "client.lrr is not a setting; did you mean client.lr?"),
+        ({"client": {"rank": 3}}, "client.rank is not a setting; did you mean lowrank.rank?"),
+        ({"eval": {"qqq": 3}}, "eval.qqq is not a setting; those of [eval] are every"),
+        ({"qqq": 3}, "qqq is not a setting; those at the top are seed, rounds, data"),
+        (
+            {"method": {"name": "fedavg", "tau": 3}},
+            "method.tau is set, but only method.name = 'fedloru' takes it: leave it out",
+        ),
+        ({"server": {"lr": 1.0}}, "server.lr is set, but only server.rule = 'momentum', 'adagrad', 'adam' or 'yogi'"),
+        ({"data": {"path": "x"}}, "data.path is set, but only data.source = 'parquet', 'hub', 'npz' or 'folder'"),
+        ({"partition": {"alpha": 1.0}}, "partition.alpha is set, but only partition.scheme = 'dirichlet' takes it"),
+        ({"model": {"hidden": [3]}}, "model.hidden is set, but only model.name = 'mlp' takes it"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(table: dict[str, Any], told: str) -> None:
+    (found,) = problems(table)
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"cohort": {"size": 21}}, "cohort.size is 21, but partition.clients is 20"),
+        ({"method": {"accumulate_rank": 4}}, "only an exact increment is truncated"),
+        ({"method": {"accumulate": "exact"}, "server": {"rule": "adam"}}, "server.rule is 'adam', but"),
+        ({"client": {"optimizer": "adam", "momentum": 0.9}}, "client.optimizer = 'adam' does not use it"),
+        ({"client": {"decay": 0.5}}, "leave it out, or set client.schedule = 'step'"),
+        ({"server": {"rule": "momentum", "beta2": 0.5}}, "server.rule = 'momentum' does not use it"),
+        ({"partition": {"scheme": "natural", "key": "who"}}, "data.source = 'mnist5k' has no columns"),
+        (
+            {"data": {"source": "npz", "path": "x"}, "partition": {"scheme": "natural", "key": "who"}},
+            "set data.columns = ['who']",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_together_are_told(table: dict[str, Any], told: str) -> None:
+    (found,) = problems(table)
+    assert told in found
+
+
+def test_contradictions_are_told_beside_other_problems() -> None:
+    found = problems({"cohort": {"size": 21}, "client": {"lr": "fast"}})
+    assert len(found) == 2
+
+
+def test_one_problem_does_not_hide_or_invent_another() -> None:
+    assert len(problems({"cohort": {"size": 15}, "partition": {"clients": "x"}})) == 1
+
+
+def test_a_long_value_is_cut() -> None:
+    (found,) = problems({"rounds": "x" * 1000})
+    assert len(found) < 200
+
+
+def test_an_own_model_takes_any_setting() -> None:
+    config = parse({"model": {"name": "python:my.models:wide", "depth": 3, "act": "relu"}})
+    assert config.model.model_dump(exclude={"name", "seed"}) == {"depth": 3, "act": "relu"}

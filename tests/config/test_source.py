@@ -1,0 +1,146 @@
+"""Files, presets and overrides in, complete TOML out."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedloru.config import dump, load, parse, presets, text
+from fedloru.errors import ConfigError
+
+CHOICES = {
+    "seed": ["0", "7"],
+    "method.name": ["fedloru", "fedlora", "fedavg"],
+    "server.rule": ["none", "yogi", "momentum"],
+    "partition.scheme": ["iid", "dirichlet"],
+    "partition.seed": ["3"],
+    "partition.min_examples": ["2"],
+    "model.name": ["mlp", "cnn", "resnet10", "python:my.module:build"],
+    "model.seed": ["5"],
+    "data.source": ["digits", "synthetic"],
+    "lowrank.alpha": ["3", "0.5"],
+    "lowrank.ranks.'layer1.*'": ["2"],
+    "method.prox": ["0.1"],
+    "client.lr": ["1", "1e-3"],
+    "client.steps": ["4"],
+    "wire.codec": ["bf16"],
+    "engine.chunk": ["3"],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in CHOICES.items()}))
+def test_what_is_echoed_reads_back_as_the_same_configuration(chosen: dict[str, str]) -> None:
+    if chosen.get("model.name", "").startswith("python:"):
+        chosen["model.depth"] = "3"
+    config = load("small", [f"{key}={value}" for key, value in chosen.items()])
+    assert parse(tomllib.loads(text(config))) == config
+
+
+def test_the_echo_is_complete_and_has_no_none() -> None:
+    table = dump(load("demo"))
+    assert table["client"]["weight_decay"] == 0.0
+    assert table["output"] == {"dir": "runs/demo", "checkpoint_every": 10}
+    assert "alpha" not in dump(load("small"))["lowrank"]
+    assert next(iter(table["method"])) == "name"
+
+
+def test_infinity_survives_the_echo() -> None:
+    config = load("demo", ["method.tau=inf"])
+    assert math.isinf(parse(tomllib.loads(text(config))).method.tau)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("method.tau=5", 5),
+        ("method.tau=inf", math.inf),
+        ("method.tau=[3, 9]", [3, 9]),
+        ("method.tau = 7", 7),
+    ],
+)
+def test_an_override_is_read_as_toml(override: str, value: object) -> None:
+    assert load("demo", [override]).method.tau == value  # type: ignore[union-attr]
+
+
+def test_what_is_no_toml_is_a_string() -> None:
+    config = load("demo", ["client.optimizer=adam", "client.momentum=0", "output.dir=runs/my run", "data.seed=1"])
+    assert (config.client.optimizer, config.output.dir) == ("adam", "runs/my run")
+
+
+def test_lists_and_tables_can_be_overridden() -> None:
+    config = load("demo", ["lowrank.targets=['conv2','fc1']", "lowrank.ranks={fc1 = 4}", "lowrank.ranks.'conv*'=2"])
+    assert config.lowrank.targets == ["conv2", "fc1"]
+    assert config.lowrank.ranks == {"fc1": 4, "conv*": 2}
+
+
+@pytest.mark.parametrize("override", ["rounds", "=3", "a b=3", ""])
+def test_an_override_of_no_form_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="is not of the form key=value"):
+        load("demo", [override])
+
+
+def test_another_method_leaves_out_what_only_the_old_one_takes() -> None:
+    assert load("demo", ["method.name=fedavg"]).method.model_dump(exclude_none=True) == {"name": "fedavg"}
+    with pytest.raises(ConfigError, match=r"only method\.name = 'fedloru' takes it"):
+        load("demo", ["method.name=fedavg", "method.tau=3"])
+
+
+def test_another_scheme_leaves_out_what_only_the_old_one_takes() -> None:
+    assert load("small", ["partition.scheme=iid"]).partition.model_dump(exclude_none=True) == {
+        "scheme": "iid",
+        "clients": 10,
+        "min_examples": 1,
+        "test_fraction": 0.0,
+    }
+
+
+def test_a_file_with_a_key_of_another_method_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[method]\nname = 'fedavg'\ntau = 3\n")
+    with pytest.raises(ConfigError, match=r"method\.tau is set, but"):
+        load(path)
+
+
+def test_the_folder_of_a_run_is_named_after_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("rounds = 3\n")
+    assert load(path).output.dir == "runs/mine"
+    path.write_text("[output]\ndir = 'elsewhere'\n")
+    assert load(path).output.dir == "elsewhere"
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("rounds = 3\n[client\nlr = 1\n")
+    with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
+        load(path)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"name = '\xff'"])
+def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "my.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_names_the_nearest_preset() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean demo\? The presets are demo, paper, small"):
+        load("dem")
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_every_preset_loads_and_says_what_it_is() -> None:
+    for name, toml in presets().items():
+        assert toml.startswith("# ")
+        assert load(name, ["data.path=x"] if name == "paper" else []).rounds > 0

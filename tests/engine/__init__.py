@@ -1,0 +1,1 @@
+"""The engines against each other, against ``torch.optim``, and against models that do not fold."""

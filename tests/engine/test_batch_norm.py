@@ -1,0 +1,79 @@
+"""BatchNorm of ragged clients, folded, against each client's own module trained alone by ``torch.optim``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedloru.client import local_batch, local_schedule
+from fedloru.recipe import Recipe
+from tests.engine.cohort import Cohort, fedavg, jobs, near, vectors
+
+# With batches of 5, the clients' last batches hold 4, 4 (the only one), 3 and 1 examples: the last needs pixels.
+RAGGED = Recipe(lr=0.2, momentum=0.9, weight_decay=0.02, batch_size=5, epochs=2, clip=0.7)
+EVEN = RAGGED._replace(batch_size=2, steps=2)  # full batches only: no masks
+
+
+def flat(**settings: Any) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, **settings), nn.Tanh(), nn.Linear(4, 3))
+
+
+def pixels(**settings: Any) -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4, **settings), nn.Flatten(), nn.Linear(8, 3)
+    )
+
+
+def lines(**settings: Any) -> nn.Module:
+    return nn.Sequential(nn.Unflatten(1, (3, 2)), nn.BatchNorm1d(3, **settings), nn.Flatten(), nn.Linear(6, 3))
+
+
+def boxes(**settings: Any) -> nn.Module:
+    return nn.Sequential(nn.Unflatten(1, (3, 1, 1, 2)), nn.BatchNorm3d(3, **settings), nn.Flatten(), nn.Linear(6, 3))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "momentum and eps": {"momentum": 0.4, "eps": 0.1},
+    "not affine": {"affine": False},
+    "no running statistics": {"track_running_stats": False},
+}
+
+
+def alone(cohort: Cohort, client: int) -> dict[str, torch.Tensor]:
+    """Return the state dict of a client's own module after its local steps."""
+    module = copy.deepcopy(cohort.net.model).train()
+    r = cohort.recipe
+    optimizer = torch.optim.SGD(module.parameters(), r.lr, momentum=r.momentum, weight_decay=r.weight_decay)
+    job = jobs()[client]
+    plan = local_schedule(job, r, 3, 1)
+    for step in range(len(plan.counts)):
+        batch = local_batch(cohort.data, plan, step, r)
+        optimizer.zero_grad()
+        F.cross_entropy(module(batch["x"]), batch["y"]).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), r.clip or 0.0)
+        optimizer.step()
+    return {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("make", [flat, pixels, lines, boxes])
+@pytest.mark.parametrize("recipe", [RAGGED, EVEN], ids=["ragged", "even"])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+def test_batch_norm_is_each_clients_own(
+    settings: str, make: Callable[..., nn.Module], recipe: Recipe, chunk: int
+) -> None:
+    if make is flat and recipe is RAGGED:
+        recipe = recipe._replace(batch_size=7)  # last batches of 2, 4, 6 and 6
+    cohort = fedavg(lambda: make(**SETTINGS[settings]), vectors(), recipe)
+    for engine in ("sequential", "fused"):
+        ups = cohort.ups(engine, chunk=chunk)
+        assert ups.keys() == {0, 1, 2, 3}
+        for client, up in ups.items():
+            assert near(up.shared, alone(cohort, client))

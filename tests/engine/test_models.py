@@ -1,0 +1,291 @@
+"""Models that a user may bring: what folds, what is vmapped, what is refused, and that nothing is silently wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedloru import methods
+from fedloru.data import Examples
+from fedloru.engine import choose
+from fedloru.errors import ModelError
+from fedloru.net import Batch
+from fedloru.recipe import Recipe
+from tests.engine.cohort import RECIPE, Cohort, built, fedavg, sequences, vectors
+
+
+class Scale(nn.Module):
+    """Own parameters, and no leaf for their layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class Temperature(nn.Module):
+    """A parameter of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warmth = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.warmth
+
+
+class Sum(nn.Module):
+    """Two parameters with the very same gradient tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(3, 6)), nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.u + self.v)
+
+
+class Whole(nn.Module):
+    """Parameters of the model itself beside those of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.fc = nn.Parameter(torch.full((6,), 0.5)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.tanh(self.gain * x))
+
+
+class Attention(nn.Module):
+    """torch's attention, with the last positions of every sequence masked."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = (torch.arange(5) >= 3).expand(len(x), 5)
+        return self.head(self.attention(x, x, x, key_padding_mask=padding, need_weights=False)[0].mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0].mean(1))
+
+
+class Tied(nn.Module):
+    """One weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+class Again(nn.Module):
+    """One layer, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.fc(torch.tanh(self.fc(x)))))
+
+
+class Functional(nn.Module):
+    """Dropout that no module tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.dropout(torch.tanh(self.fc(x)), 0.5, self.training))
+
+
+class Centre(nn.Module):
+    """Mixes the examples of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Counting(nn.Module):
+    """Remembers a mean of the batches it has seen, and uses it in the next one only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x - self.mean)
+        if self.training:
+            with torch.no_grad():
+                self.mean.mul_(0.9).add_(0.1 * x.mean(0))
+        return y
+
+
+class Noisy(nn.Module):
+    """Draws from the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x + 0.1 * torch.randn_like(x))
+
+
+class Renormed(nn.Module):
+    """An embedding whose vectors may be cut to a length as they are looked up; at first they are shorter."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__()
+        self.token, self.head = nn.Embedding(7, 4, **settings), nn.Linear(4, 3)  # type: ignore[arg-type]
+        nn.init.uniform_(self.token.weight, -0.1, 0.1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.token(ids).sum(1))
+
+
+def ids() -> Examples:
+    found = sequences()
+    return found | {"x": (found["x"][:, :, 0].abs() * 5).long() % 7}
+
+
+SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] = {
+    "own parameters": (lambda: nn.Sequential(Scale(6), nn.Linear(6, 3)), vectors, "fold"),
+    "a single number": (lambda: nn.Sequential(nn.Linear(6, 3), Temperature()), vectors, "fold"),
+    "one gradient for two": (lambda: nn.Sequential(nn.Linear(6, 6), Sum()), vectors, "fold"),
+    "parameters of the model itself": (Whole, vectors, "fold"),
+    "a layer called twice": (Again, vectors, "fold"),
+    "functional dropout": (Functional, vectors, "fold"),
+    "all dropped": (lambda: nn.Sequential(nn.Linear(6, 4), nn.Dropout(1.0), nn.Linear(4, 3)), vectors, "fold"),
+    "a padding token": (lambda: Renormed(padding_idx=2), ids, "fold"),
+    "a norm over two axes": (
+        lambda: nn.Sequential(nn.LayerNorm((5, 8)), nn.Flatten(), nn.Linear(40, 3)),
+        sequences,
+        "fold",
+    ),
+    "a norm of groups": (lambda: nn.Sequential(nn.Linear(6, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)), vectors, "fold"),
+    "a tied weight": (Tied, vectors, "vmap"),
+    "a renormed embedding": (lambda: Renormed(max_norm=0.3), ids, "vmap"),
+    "attention with a mask": (Attention, sequences, "vmap"),
+}
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] = {
+    "mean over the batch": (lambda: nn.Sequential(Centre(), nn.Linear(6, 3)), vectors, "mixes the examples"),
+    "statistics of its own": (Counting, vectors, "statistics mean"),
+    "global randomness": (Noisy, vectors, "losses of two clients differ"),
+    "dropout inside attention": (lambda: Attention(0.3), sequences, "does not serve"),
+    "recurrent": (Recurrent, sequences, "lstm"),
+    "scaled gradients": (lambda: Renormed(scale_grad_by_freq=True), ids, "scale_grad_by_freq"),
+    "BatchNorm that counts": (
+        lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3)),
+        vectors,
+        "momentum=None",
+    ),
+}
+
+slow_vmap = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+@slow_vmap
+@pytest.mark.parametrize("name", SERVED)
+def test_what_fuses_equals_the_sequential_engine(name: str) -> None:
+    make, data, how = SERVED[name]
+    cohort = fedavg(make, data())
+    chosen = choose("fused", *cohort[:2], cohort.method.init(cohort.net, 3), cohort.data, cohort.recipe)
+    assert f"by {how}" in chosen.reason
+    assert cohort.agree() and cohort.agree(chunk=1) and cohort.agree(chunk=3)
+
+
+@slow_vmap
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fuse_is_refused_with_a_reason(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    make, data, reason = REFUSED[name]
+    recipe = RECIPE._replace(batch_size=3) if "BatchNorm" in name else RECIPE
+    cohort = fedavg(make, data(), recipe)
+    state = cohort.method.init(cohort.net, 3)
+    with pytest.raises(ModelError, match="cannot run this model") as refused:
+        choose("fused", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
+    assert reason in str(refused.value) and "'sequential'" in str(refused.value)
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, "fedloru"):
+        chosen = choose("auto", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
+    assert chosen.name == "sequential" and reason in chosen.reason
+    assert [record.getMessage().count("one after another") for record in caplog.records] == [1]
+
+
+def test_a_loss_that_mixes_examples_is_refused() -> None:
+    def relative(outputs: Tensor, batch: Batch) -> Tensor:
+        each = F.cross_entropy(outputs, batch["y"], reduction="none")
+        return each - 0.5 * each.mean()
+
+    cohort = fedavg(lambda: nn.Linear(6, 3), vectors())
+    mixing = cohort._replace(net=cohort.net._replace(losses=relative))
+    with pytest.raises(ModelError, match="mixes the examples"):
+        mixing.rounds("fused")
+    assert mixing.rounds("auto").round == 2
+
+
+def test_auto_says_nothing_where_the_model_folds(caplog: pytest.LogCaptureFixture) -> None:
+    cohort = fedavg(Whole, vectors())
+    with caplog.at_level(logging.INFO, "fedloru"):
+        chosen = choose("auto", cohort.net, cohort.method, cohort.method.init(cohort.net, 3), *cohort[2:])
+    assert chosen.name == "fused" and not caplog.records
+
+
+@pytest.mark.parametrize("path", ["activation", "weight"])
+def test_low_rank_layers_beside_own_parameters(path: str) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 6), Scale(6), nn.Tanh(), nn.Linear(6, 3))
+
+    net = built(make, rank=2, alpha=3.0, dense=("1.*", "*.bias"))
+    assert Cohort(net, methods.fedloru(tau=1), vectors()).agree(path=path)
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+def test_low_rank_embeddings_with_padding(padding: int | None) -> None:
+    net = built(lambda: Renormed(padding_idx=padding), rank=2, alpha=3.0)
+    cohort = Cohort(net, methods.fedloru(tau=1, init="both"), ids())
+    assert cohort.agree() and cohort.agree(path="weight")
+
+
+def test_a_batch_of_one_example_is_a_clear_error_for_batch_norm() -> None:
+    """Client 0 has 9 examples: batches of 4, 4 and 1."""
+    cohort = fedavg(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), vectors())
+    for engine in ("sequential", "fused"):
+        for chunk in (1, 4):
+            with pytest.raises(ModelError, match="more than 1 value per channel"):
+                cohort.rounds(engine, chunk=chunk)
+
+
+def test_parameters_of_several_dtypes_fuse() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 6), Scale(6), nn.Linear(6, 3))
+
+    net = built(make)
+    widths = {key: value.float() if key.startswith("1.") else value for key, value in net.params.items()}
+    cohort = Cohort(net._replace(params=widths), methods.fedavg(), vectors(), Recipe(lr=0.1, clip=0.5, batch_size=4))
+    states = [cohort.rounds(engine) for engine in ("sequential", "auto")]
+    for key, value in states[0].shared.items():
+        assert value.dtype == states[1].shared[key].dtype == widths[key].dtype
+        assert torch.allclose(value, states[1].shared[key], rtol=0, atol=1e-6)

@@ -1,0 +1,127 @@
+"""Stacked trees, and optimizers over them, against one ``torch.optim`` for each client."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fedloru import tree
+from fedloru.client import Job, build_optimizer, local_schedule
+from fedloru.engine.fused.chunk import batches
+from fedloru.engine.fused.engine import chunks, local_steps
+from fedloru.engine.fused.optimizer import Optimizer
+from fedloru.engine.fused.stack import client, first, stack
+from fedloru.recipe import Recipe
+
+quick = settings(max_examples=25, deadline=None)
+SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=4)
+
+RECIPES = {
+    "sgd": Recipe("sgd", lr=0.3),
+    "momentum": Recipe("sgd", lr=0.3, momentum=0.9),
+    "decay": Recipe("sgd", lr=0.3, momentum=0.5, weight_decay=0.1),
+    "decay without momentum": Recipe("sgd", lr=0.3, weight_decay=0.1),
+    "adam": Recipe("adam", lr=0.1),
+    "adam, decay": Recipe("adam", lr=0.1, weight_decay=0.2, betas=(0.7, 0.95), eps=1e-3),
+    "adamw": Recipe("adamw", lr=0.1, weight_decay=0.2, betas=(0.8, 0.9), eps=1e-2),
+}
+
+
+def noise(shapes: list[tuple[int, ...]], seed: int) -> tree.Params:
+    g = torch.Generator().manual_seed(seed)
+    return {str(k): torch.randn(shape, generator=g, dtype=torch.float64) for k, shape in enumerate(shapes)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("bound", [None, 0.5, 100.0])
+@quick
+@given(SHAPES, st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_a_stack_of_clients_is_as_many_optimizers(
+    name: str, bound: float | None, shapes: list[tuple[int, ...]], steps: list[int]
+) -> None:
+    """Clients take ``steps`` steps, most first, and those who are done stay as they are."""
+    recipe = RECIPES[name]._replace(clip=bound)
+    steps = sorted(steps, reverse=True)
+    starts = [noise(shapes, c) for c in range(len(steps))]
+    values = stack(starts)
+    together = Optimizer(recipe, values)
+    leaves = [{key: value.clone().requires_grad_() for key, value in start.items()} for start in starts]
+    apart = [build_optimizer(recipe, list(each.values())) for each in leaves]
+    for step in range(1, steps[0] + 1):
+        active = [c for c, n in enumerate(steps) if n >= step]
+        gradients = [noise(shapes, 100 * step + c) for c in active]
+        for c, gradient in zip(active, gradients, strict=True):
+            for key, leaf in leaves[c].items():
+                leaf.grad = gradient[key].clone()
+            if bound is not None:
+                nn.utils.clip_grad_norm_(leaves[c].values(), bound)
+            apart[c].step()
+        together.step(stack(gradients), step)
+    for c, expected in enumerate(leaves):
+        for key, value in client(values, c).items():
+            torch.testing.assert_close(value, expected[key].detach(), rtol=0, atol=1e-12)
+
+
+def test_a_client_whose_gradient_is_not_a_number_is_alone_with_it() -> None:
+    values = stack([noise([(3,)], c) for c in range(3)])
+    gradients = stack([noise([(3,)], 9 + c) for c in range(3)])
+    gradients["0"][1, 0] = float("nan")
+    Optimizer(Recipe(clip=0.1), values).step(gradients, 1)
+    assert values["0"][0].isfinite().all() and values["0"][2].isfinite().all() and values["0"][1].isnan().all()
+
+
+def test_stacks_are_copies_and_their_parts_are_views() -> None:
+    starts = [noise([(2, 3), ()], c) for c in range(3)]
+    before = [tree.digest(start) for start in starts]
+    stacked = stack(starts)
+    assert {key: value.shape for key, value in stacked.items()} == {"0": (3, 2, 3), "1": (3,)}
+    for c in range(3):
+        assert tree.equal(client(stacked, c), starts[c])
+    head = first(stacked, 2)
+    assert head["0"].is_contiguous() and head["0"].data_ptr() == stacked["0"].data_ptr()
+    head["0"][1].zero_()
+    client(stacked, 2)["1"].zero_()
+    assert not stacked["0"][1].any() and not stacked["1"][2].any()
+    assert [tree.digest(start) for start in starts] == before
+
+
+EXAMPLES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@quick
+@given(EXAMPLES, st.integers(1, 9), st.integers(1, 3), st.integers(1, 14))
+def test_chunks_hold_every_client_once_with_most_steps_first(
+    sizes: list[int], batch_size: int, epochs: int, size: int
+) -> None:
+    recipe = Recipe(batch_size=batch_size, epochs=epochs)
+    cohort = [Job(7 * c, torch.arange(n)) for c, n in enumerate(sizes)]
+    found = chunks(cohort, size, recipe)
+    assert sorted(job.client for part in found for job in part) == [job.client for job in cohort]
+    lengths = [len(part) for part in found]
+    assert max(lengths) <= size and len(found) == -(-len(sizes) // size)  # no more chunks than it takes
+    steps = [local_steps(len(job.rows), recipe) for part in found for job in part]
+    assert steps == sorted(steps, reverse=True)
+    for job in cohort:
+        assert local_steps(len(job.rows), recipe) == len(local_schedule(job, recipe, 0, 1).counts)
+    assert chunks(cohort[::-1], size, recipe) == found  # the order they come in does not count
+    assert local_steps(sizes[0], recipe._replace(steps=5)) == 5
+
+
+@quick
+@given(EXAMPLES, st.integers(1, 9), st.integers(1, 3))
+def test_batches_of_a_chunk_are_those_each_client_draws_alone(sizes: list[int], batch_size: int, epochs: int) -> None:
+    recipe = Recipe(batch_size=batch_size, epochs=epochs, crop=1, flip=True)
+    (cohort,) = chunks([Job(c, torch.arange(100 * c, 100 * c + n)) for c, n in enumerate(sizes)], 99, recipe)
+    plan = batches(cohort, recipe, 5, 2)
+    assert plan.shifts is not None and plan.flips is not None
+    for c, job in enumerate(cohort):
+        own = local_schedule(job, recipe, 5, 2)
+        assert plan.steps[c] == len(own.counts) and not plan.counts[c, len(own.counts) :].any()
+        assert set(plan.rows[c].flatten().tolist()) <= set(job.rows.tolist())  # padding is the client's own
+        for step, count in enumerate(own.counts.tolist()):
+            assert int(plan.counts[c, step]) == count
+            for mine, theirs in ((plan.rows, own.rows), (plan.shifts, own.shifts), (plan.flips, own.flips)):
+                assert theirs is not None and torch.equal(mine[c, step, :count], theirs[step, :count])

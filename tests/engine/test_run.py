@@ -1,0 +1,109 @@
+"""A run's plan and loop where they are interrupted, or asked for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedloru import methods, tree
+from fedloru import net as nets
+from fedloru.data import Dataset, Partition
+from fedloru.engine.folder import RunFolder
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan, check, on_device
+from fedloru.errors import ConfigError
+from fedloru.recipe import Recipe
+from tests.engine.cohort import built, jobs, vectors
+
+
+def plan(**settings: Any) -> Plan:
+    """Return a run of six rounds over two of four clients."""
+    net = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), rank=2, targets=("0",))
+    data = vectors()
+    dataset = Dataset("vectors", data, tree.map(lambda t: t[:8], data), ("a", "b", "c"))
+    partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
+    usual = {"rounds": 6, "cohort": 2, "recipe": Recipe(batch_size=4), "codec": "exact", "checkpoint_every": 100}
+    return Plan(net, methods.fedloru(tau=2), dataset, partition, **(usual | settings))
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_is_stopped_as_it_writes_a_row_goes_on_bit_for_bit(
+    error: type[BaseException], late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the row is on the disk or after it: the checkpoint and the rows belong together."""
+    whole = Run(plan())
+    rows = list(whole)
+    folder = RunFolder.create(tmp_path / "run", {}, {})
+    append = RunFolder.append
+
+    def stopped(self: RunFolder, row: dict[str, Any]) -> None:
+        if row["round"] != 4 or late:
+            append(self, row)
+        if row["round"] == 4:
+            raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "append", stopped)
+        with pytest.raises(error):
+            list(Run(plan(), folder))
+    again = RunFolder.open(tmp_path / "run")
+    snapshot = again.latest("cpu")
+    assert snapshot is not None and snapshot.state.round == 3
+    resumed = Run(plan(), again, snapshot)
+    assert timeless([*resumed]) == timeless(rows[3:]) and timeless(resumed.rows) == timeless(rows)
+    assert tree.equal(resumed.state.shared, whole.state.shared) and tree.equal(resumed.state.base, whole.state.base)
+
+
+def test_whatever_goes_wrong_in_training_keeps_the_last_whole_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", {}, {})
+    run = Run(plan(), folder)
+    steps = iter(run)
+    next(steps), next(steps)
+    monkeypatch.setattr("fedloru.engine.loop.evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(steps)
+    snapshot = folder.latest("cpu")
+    assert snapshot is not None and snapshot.state.round == 2 == len(run.rows)
+
+
+def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(plan(rounds=0, cohort=5, chunk=0, eval_every=0, recipe=Recipe(batch_size=0), device="cuda:99"))
+    said = str(refused.value)
+    for problem in ("rounds is 0", "chunk is 0", "eval_every is 0", "batch_size is 0", "cohort of 5", "'cuda:99'"):
+        assert problem in said
+    check(plan())
+
+
+class Positions(nn.Module):
+    """Adds positions from a buffer that is not saved, and so in no tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.register_buffer("positions", torch.arange(6.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x + self.positions)
+
+
+def test_a_run_on_another_device_takes_all_of_the_model_there() -> None:
+    here = plan()._replace(net=nets.make(Positions()), device="meta")
+    there = on_device(here)
+    tensors = [*there.net.params.values(), *there.net.buffers.values(), *there.data.train.values()]
+    assert {t.device.type for t in [*tensors, there.net.model.positions]} == {"meta"}
+    assert here.net.model.positions.device.type == "cpu"
+    assert (
+        on_device(plan()).net.model is not None and on_device(here._replace(device="cpu")).net.model is here.net.model
+    )

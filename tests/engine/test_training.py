@@ -1,0 +1,124 @@
+"""What training refuses, how a model is scored, and what a cohort adds up to."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedloru import methods, tree
+from fedloru.client import Job, local_schedule, train
+from fedloru.errors import TrainingError
+from fedloru.evaluate import Score, evaluate, shared_model
+from fedloru.method import Down
+from fedloru.recipe import Recipe, at_round
+from tests.engine.cohort import SIZES, Cohort, built, fedavg, jobs, near, vectors
+
+
+def linear() -> nn.Module:
+    return nn.Linear(6, 3)
+
+
+def spoiled(client: int, epoch_step: int, value: float) -> Cohort:
+    """Return a cohort in which one example of ``client`` is not a number, met at its local step ``epoch_step``."""
+    cohort = fedavg(linear, vectors(), Recipe(lr=0.1, batch_size=2, epochs=1))
+    job = jobs()[client]
+    row = int(local_schedule(job, cohort.recipe, 3, 1).rows[epoch_step - 1, 0])
+    data = tree.clone(cohort.data)
+    data["x"][row, 2] = value
+    return cohort._replace(data=data)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+@pytest.mark.parametrize(("client", "step", "steps"), [(0, 3, 5), (2, 7, 7), (3, 1, 3)])
+def test_a_loss_that_is_not_finite_names_client_round_and_step(engine: str, client: int, step: int, steps: int) -> None:
+    cohort = spoiled(client, step, math.nan)
+    with pytest.raises(TrainingError) as refused:
+        cohort.rounds(engine)
+    assert (refused.value.client, refused.value.round) == (client, 1)
+    said = str(refused.value)
+    assert f"client {client}, round 1: the loss became nan at local step {step} of {steps}" in said
+    assert "lower the learning rate (now 0.1)" in said
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_divergence_in_a_later_round_names_that_round(engine: str) -> None:
+    cohort = fedavg(linear, vectors(), Recipe(lr=1e200, weight_decay=1.0, batch_size=2))
+    state = cohort.method.init(cohort.net, 3)._replace(round=11)
+    with pytest.raises(TrainingError, match=r"client \d, round 12: .*now 1e\+200") as refused:
+        cohort.train(state, engine, jobs())
+    assert refused.value.round == 12
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_a_last_step_that_diverges_is_refused_too(engine: str) -> None:
+    """One step: its loss is finite, and what it leaves is not."""
+    cohort = fedavg(linear, vectors(), Recipe(lr=1e308, batch_size=40, steps=1, weight_decay=1e3))
+    with pytest.raises(TrainingError, match="client 0, round 1: the trained tensors are not finite"):
+        cohort.rounds(engine)
+
+
+def test_the_server_takes_the_mean_weighted_by_examples() -> None:
+    """Each client is trained by hand, and averaged with p_k = n_k / Σ n_j."""
+    cohort = Cohort(built(linear, rank=2, alpha=3.0), methods.fedlora(), vectors())
+    state = cohort.method.init(cohort.net, 3)
+    done = [
+        train(cohort.net, cohort.method, state.base, Down(state.shared), job, *cohort[2:], seed=3, round=1)
+        for job in jobs()
+    ]
+    shares = [n / sum(SIZES) for n in SIZES]
+    mean = {key: sum(p * t.up.shared[key] for p, t in zip(shares, done, strict=True)) for key in state.shared}
+    for engine in ("sequential", "fused"):
+        outcome = cohort.train(state, engine, jobs())
+        assert outcome.total.weight == sum(SIZES)
+        assert near(cohort.method.server(cohort.net, state, outcome.total).shared, mean)
+        assert outcome.loss == pytest.approx(sum(p * t.loss for p, t in zip(shares, done, strict=True)))
+
+
+def test_the_loss_of_a_client_is_the_mean_over_the_examples_it_saw() -> None:
+    """With a learning rate of 0 that is the loss of the model on them, short batches counting for less."""
+    cohort = fedavg(linear, vectors(), Recipe(lr=0.0, batch_size=4, epochs=3))
+    rows = jobs()[0].rows
+    logits = F.linear(cohort.data["x"][rows], cohort.net.params["weight"], cohort.net.params["bias"])
+    expected = float(F.cross_entropy(logits, cohort.data["y"][rows]))
+    for engine in ("sequential", "fused"):
+        outcome = cohort.train(cohort.method.init(cohort.net, 3), engine, [Job(0, rows)])
+        assert outcome.loss == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 32, 1000])
+def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+    cohort = Cohort(built(make, rank=2, alpha=3.0), methods.fedloru(tau=2), vectors(), Recipe(lr=0.1, batch_size=7))
+    state = cohort.rounds("fused", 3)
+    module = built(make).model.eval()
+    tensors = dict(state.base | state.shared)
+    with torch.no_grad():
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for key, value in named.items():
+            if key in tensors:
+                value.copy_(tensors[key])
+        for site in cohort.net.sites:
+            named[site.weight].add_(site.scale * tensors[site.b] @ tensors[site.a])
+        logits = module(cohort.data["x"])
+        right = (logits.argmax(1) == cohort.data["y"]).double().mean()
+        loss = F.cross_entropy(logits, cohort.data["y"])
+    score = evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data, batch_size)
+    assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32)
+    assert cohort.net.model.training  # as it was
+
+
+def test_learning_rates_over_rounds() -> None:
+    constant = Recipe(lr=0.5)
+    assert [at_round(constant, t, 4).lr for t in (1, 4)] == [0.5, 0.5]
+    cosine = constant._replace(schedule="cosine")
+    assert [at_round(cosine, t, 4).lr for t in (1, 2, 3, 4)] == pytest.approx(
+        [0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, 0.25 * (1 - math.sqrt(0.5))]
+    )
+    steps = constant._replace(schedule="step", decay_every=2, decay=0.1)
+    assert [at_round(steps, t, 9).lr for t in (1, 2, 3, 4, 5)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])

@@ -1,0 +1,1 @@
+"""The methods against their formulas, written out by hand over dense matrices."""

@@ -1,0 +1,195 @@
+"""The rules of the house, read from the source without importing it: who may import whom, and what nobody may."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "fedloru"
+FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+GROUND: frozenset[str] = frozenset({"errors", "files", "recipe", "rng", "tree"})
+TO_METHOD = GROUND | {"lowrank", "net", "method"}
+TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "wire"}
+
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    **dict.fromkeys(GROUND, frozenset()),
+    "lowrank": GROUND,
+    "net": GROUND | {"lowrank"},
+    "method": GROUND | {"lowrank", "net"},
+    "methods": TO_METHOD,
+    "wire": TO_METHOD,
+    "data": GROUND,
+    "dropout": GROUND,
+    "models": frozenset({"errors", "rng"}),
+    "client": TO_METHOD | {"data", "dropout"},
+    "evaluate": TO_METHOD | {"data", "dropout", "client"},
+    "engine": TO_ENGINE,
+    "report": frozenset({"errors", "files"}),
+    "config": TO_ENGINE | {"methods", "models", "engine"},
+    "api": TO_ENGINE | {"methods", "models", "engine", "config", "report"},
+    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
+    "__init__": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
+    "__main__": frozenset({"cli"}),
+}
+"""What each room may import beside itself; a new room must be entered here."""
+
+EXCEPTIONS = {("engine/summary.py", "methods")}
+"""The summary says what FedAvg would have sent; no other file of the engines knows a method."""
+
+AT_HOME = {
+    "flwr": "flower/",
+    "transformers": "hf/",
+    "peft": "hf/",
+    "tokenizers": "hf/",
+    "curvlinops": "analysis/",
+    "scipy": "analysis/",
+    "matplotlib": "analysis/",
+    "ray": "engine/ray",
+    "tensorboard": "track/",
+    "mlflow": "track/",
+    "wandb": "track/",
+}
+"""Optional libraries, and the only place each may be imported in."""
+
+
+def room(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+ROOMS = {room(file) for file in FILES}
+
+
+def imports(file: str) -> Iterator[str]:
+    """Yield the dotted names that a file imports, wherever in it; ``from x import y`` is x.y."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(file: str) -> Iterator[str]:
+    """Yield the rooms that a file imports from."""
+    for name in imports(file):
+        package, *parts = name.split(".")
+        if package == "fedloru":
+            yield parts[0] if parts and parts[0] in ROOMS else "__init__"
+
+
+def attributes(file: str) -> Iterator[str]:
+    """Yield dotted names as they are written, such as torch.optim."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+
+
+def named(file: str) -> Iterator[str]:
+    """Yield identifiers, and strings that are one word."""
+    for node in ast.walk(FILES[file]):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            if isinstance(value := getattr(node, field, None), str):
+                yield value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            yield node.value
+
+
+def test_there_is_something_to_read() -> None:
+    assert len(FILES) > 50 and "engine/fused/fold.py" in FILES
+
+
+def test_every_room_has_its_rule() -> None:
+    assert not ROOMS - MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_down_only(file: str) -> None:
+    allowed = MAY_IMPORT[room(file)] | {room(file)}
+    above = {other for other in own_imports(file) if other not in allowed and (file, other) not in EXCEPTIONS}
+    assert not above, f"{file} imports {sorted(above)}"
+
+
+def test_the_rules_themselves_go_down_only() -> None:
+    """Following what may be imported never leads back, so there is no cycle between rooms."""
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [name for name, others in left.items() if not others & left.keys()]
+        assert free, f"{sorted(left)} import each other"
+        for name in free:
+            del left[name]
+
+
+def test_exceptions_are_still_needed() -> None:
+    for file, other in EXCEPTIONS:
+        assert other in own_imports(file)
+    assert {name for name in imports("engine/summary.py") if "methods" in name} == {"fedloru.methods.fedavg"}
+
+
+METHOD_NAMES = {
+    path.stem for pattern in ("methods/fed*.py", "methods/wrappers/*.py") for path in ROOT.glob(pattern)
+} - {"__init__", "record", "clip"}  # clip is also a setting of local training
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "engine"])
+def test_engines_never_name_a_method(file: str) -> None:
+    """``fedloru`` is the package as well: only where it is imported from the methods is it a method."""
+    assert {"fedavg", "fedlora", "prox", "server_opt"} <= METHOD_NAMES
+    allowed = {"fedavg"} if file == "engine/summary.py" else set()
+    words = {word for word in named(file) for method in METHOD_NAMES - {"fedloru"} - allowed if method in word}
+    assert not words, f"{file} names {sorted(words)}"
+    assert not [name for name in imports(file) if name.startswith("fedloru.methods") and not allowed]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "methods"])
+def test_methods_know_no_optimizer_of_torch(file: str) -> None:
+    assert not [name for name in imports(file) if name.startswith("torch.optim")]
+    assert "torch.optim" not in attributes(file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_ever_pickled(file: str) -> None:
+    forbidden = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert not forbidden & {name.split(".")[0] for name in imports(file)}
+    assert not {"torch.load", "torch.save"} & {*attributes(file), *imports(file)}
+    unsafe = [
+        node.lineno
+        for node in ast.walk(FILES[file])
+        if isinstance(node, ast.keyword)
+        and node.arg == "allow_pickle"
+        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    ]
+    assert not unsafe, f"{file} allows pickle in line {unsafe}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_optional_libraries_stay_at_home(file: str) -> None:
+    for name in imports(file):
+        for library in AT_HOME.keys() & set(name.split(".")):
+            if name.split(".")[0] != "fedloru":
+                assert file.startswith(AT_HOME[library]), f"{file} imports {name}"
+
+
+def test_models_stand_on_torch_alone() -> None:
+    for file in FILES:
+        if room(file) == "models":
+            outside = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names)
+            assert outside <= {"torch", "fedloru"}
+
+
+LATE = ("rich", "plotly", "datasets", "flwr_datasets", "sklearn", "matplotlib", "mlxtend", "pyarrow", "PIL", "typer")
+
+
+def test_the_engines_import_quickly_and_without_what_they_do_not_use() -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import fedloru.engine; "
+        f"print(time.perf_counter() - began, *(set({LATE!r}) & sys.modules.keys()))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said[1:] == []
+    assert float(said[0]) < 5.0

@@ -1,0 +1,264 @@
+"""A federation of two processes that share nothing but message bytes reaches the sequential engine's result exactly.
+
+The server is the test. The clients live in a process of their own, which builds the model and its own examples from
+a seed, and knows of the server what comes in on its standard input: a client's number (the address on the envelope),
+a length, and a message. It keeps each client's base and version in its memory, and answers every ``down`` with an
+``up``. Run as ``python -m tests.test_two_processes``, this file is that process.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from fedloru import methods, tree, wire
+from fedloru import net as nets
+from fedloru.client import Job, train
+from fedloru.data import Dataset, Examples, Partition
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan, cohort
+from fedloru.method import NOTHING, Down, Method, State
+from fedloru.net import Net
+from fedloru.recipe import Recipe, at_round
+from fedloru.rng import gen
+
+CLIENTS, COHORT, ROUNDS, SEED = 5, 2, 6, 6
+SECONDS = 90
+ADDRESS = struct.Struct(">IQ")
+RECIPE = Recipe(lr=0.1, momentum=0.9, weight_decay=1e-3, batch_size=4, epochs=2, clip=1.0, schedule="cosine", flip=True)
+
+
+def method() -> Method:
+    """Return what both ends are configured with: FedLoRU, whose factors are merged every two rounds."""
+    return methods.prox(methods.fedloru(tau=2), mu=0.01)
+
+
+def net() -> Net:
+    """Return the model that both ends build: convolution, BatchNorm, dropout, two linear layers, in float32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.2),
+            nn.Flatten(),
+            nn.Linear(72, 24),
+            nn.Tanh(),
+            nn.Linear(24, 3),
+        )
+    return nets.attach(model, rank=1, alpha=2.0, targets=("0", "6"), dropout=0.1)
+
+
+def examples(client: int) -> Examples:
+    """Return the 6 to 14 examples of one client, which its process alone knows."""
+    g, n = gen(0, "examples", client), 6 + 2 * client
+    y = torch.randint(0, 3, (n,), generator=g)
+    return {"x": torch.randn(n, 1, 6, 6, generator=g) + y.view(-1, 1, 1, 1), "y": y}
+
+
+# The clients' process ------------------------------------------------------------------------------------------------
+
+
+class Replica(NamedTuple):
+    """What a client remembers of the server."""
+
+    version: int
+    base: tree.Params
+
+
+def read(stream: BinaryIO) -> tuple[int, bytes] | None:
+    """Return an address and a message, or None at the end."""
+    head = stream.read(ADDRESS.size)
+    if len(head) < ADDRESS.size:
+        return None
+    client, length = ADDRESS.unpack(head)
+    return client, stream.read(length)
+
+
+def write(stream: BinaryIO, client: int, message: bytes) -> None:
+    """Send a message in an envelope."""
+    stream.write(ADDRESS.pack(client, len(message)) + message)
+    stream.flush()
+
+
+def clients() -> None:
+    """Answer the messages on standard input until it ends."""
+    torch.set_num_threads(1)
+    model = net()
+    run = tree.digest(model.params)
+    replicas: dict[int, Replica] = {}
+    while (envelope := read(sys.stdin.buffer)) is not None:
+        client, message = envelope
+        if wire.decode(message)[0].kind == "sync":
+            replicas[client] = synchronised(model, run, replicas.get(client), message)
+        else:
+            write(sys.stdout.buffer, client, answer(model, run, replicas[client], client, message))
+
+
+def synchronised(model: Net, run: str, replica: Replica | None, message: bytes) -> Replica:
+    """Return a client's base after a sync message."""
+    header, sync = wire.decode_sync(message, method=method().name, run=run)
+    held, base = replica or (0, {})
+    return Replica(header.version, wire.catch_up(model.sites, base, wire.since(sync, held)))
+
+
+def answer(model: Net, run: str, replica: Replica, client: int, message: bytes) -> bytes:
+    """Train on a down message, and return the reply."""
+    chosen = method()
+    header, down = wire.decode_down(model, message, method=chosen.name, run=run)
+    assert header.version == replica.version, "the client's base is not the one that the message belongs to"
+    data = examples(client)
+    job = Job(client, torch.arange(len(data["y"])))
+    recipe = at_round(RECIPE, header.round, ROUNDS)
+    done = train(model, chosen, replica.base, down, job, data, recipe, seed=header.seed, round=header.round)
+    return wire.encode_up(
+        done.up,
+        method=chosen.name,
+        run=run,
+        client=client,
+        round=header.round,
+        version=header.version,
+        codec="fp32",
+        numbers={"weight": len(data["y"]), "loss": done.loss},
+    )
+
+
+# The server ----------------------------------------------------------------------------------------------------------
+
+
+class Clients:
+    """The other process, and the bytes that went to it and came from it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.input, self.output = process.stdin, process.stdout
+        self.down = self.up = 0
+
+    def send(self, client: int, message: bytes) -> None:
+        write(self.input, client, message)  # type: ignore[arg-type]
+        self.down += len(message)
+
+    def receive(self, client: int) -> bytes:
+        envelope = read(self.output)  # type: ignore[arg-type]
+        assert envelope is not None, "the clients' process ended"
+        assert envelope[0] == client
+        self.up += len(envelope[1])
+        return envelope[1]
+
+
+@contextmanager
+def other_process(log: Path) -> Iterator[Clients]:
+    """Start the clients, and see to it that they end: on an error, or when their time is over."""
+    command = [sys.executable, "-m", "tests.test_two_processes"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parent.parent
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=root, env=env
+        ) as process,
+    ):
+        clock = threading.Timer(SECONDS, process.kill)
+        clock.start()
+        try:
+            yield Clients(process)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait() == 0
+        except BaseException:
+            process.kill()
+            print(log.read_text())
+            raise
+        finally:
+            clock.cancel()
+
+
+class Served(NamedTuple):
+    """What the server has after its rounds, and how many increments each contact brought."""
+
+    state: State
+    losses: list[float]
+    caught_up: list[int]
+
+
+def serve(plan: Plan, other: Clients) -> Served:
+    """Run the rounds of ``plan`` over the wire."""
+    model, chosen, run = plan.net, plan.method, tree.digest(plan.net.params)
+    state = chosen.init(model, plan.seed)
+    ledger = wire.Ledger(model.sites, state)
+    losses, caught_up = [], []
+    for round in range(1, plan.rounds + 1):
+        total, loss = NOTHING, 0.0
+        for client in cohort(plan, round):
+            sync = ledger.owed(client, state)
+            caught_up.append(len(sync.increments))
+            if sync.increments or sync.base:
+                other.send(client, wire.encode_sync(sync, state, method=chosen.name, run=run))
+            ledger.delivered(client, state.version)
+            down = chosen.down(model, state, ())
+            other.send(client, wire.encode_down(model, down, state, method=chosen.name, run=run, codec="fp32"))
+            header, up = wire.decode_up(
+                other.receive(client), method=chosen.name, run=run, round=round, version=state.version
+            )
+            weight = header.numbers["weight"]
+            total = total.join(chosen.reduce(model, state, Down(state.shared), [up], [weight]), model)
+            loss += weight * header.numbers["loss"]
+        losses.append(loss / total.weight)
+        state = chosen.server(model, state, total)
+        ledger.record(state)
+    return Served(state, losses, caught_up)
+
+
+def simulated() -> Plan:
+    """Return the same federation as a plan of the sequential engine, which holds everybody's examples."""
+    each = [examples(client) for client in range(CLIENTS)]
+    whole = {key: torch.cat([data[key] for data in each]) for key in each[0]}
+    rows = torch.arange(len(whole["y"])).split([len(data["y"]) for data in each])
+    dataset = Dataset("by hand", whole, tree.map(lambda t: t[:4], whole), ("a", "b", "c"))
+    partition = Partition("by hand", 0, tuple(rows), (), {})
+    return Plan(net(), method(), dataset, partition, ROUNDS, COHORT, RECIPE, SEED, engine="sequential", codec="fp32")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_reach_the_result_of_the_sequential_engine(one_thread: None, tmp_path: Path) -> None:
+    plan = simulated()
+    oracle = Run(plan)
+    rows = list(oracle)
+    with other_process(tmp_path / "clients.log") as other:
+        served = serve(plan, other)
+    assert (served.state.round, served.state.version) == (ROUNDS, 3)
+    assert max(served.caught_up) > 1  # somebody missed a merge, and was brought over two versions at once
+    for name in ("base", "shared", "aux", "increment"):
+        assert tree.equal(getattr(served.state, name), getattr(oracle.state, name)), name
+    assert served.state.notes == oracle.state.notes
+    assert served.losses == [row["train_loss"] for row in rows]
+    assert other.down == rows[-1]["down_bytes_total"] and other.up == rows[-1]["up_bytes_total"]
+    moved = {
+        site.weight: (served.state.base[site.weight] - plan.net.params[site.weight]).abs().max()
+        for site in plan.net.sites
+    }
+    assert all(float(change) > 1e-4 for change in moved.values())  # the merges were of something
+
+
+if __name__ == "__main__":
+    clients()
