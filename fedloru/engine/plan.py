@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from fedloru.method import Method
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.wire import CODECS
 
 
 class Plan(NamedTuple):
@@ -57,26 +60,45 @@ def check(plan: Plan) -> None:
     """Refuse a plan that cannot run, all problems at once.
 
     Raises:
-        ConfigError: counts out of range, or a device that is not there.
+        ConfigError: numbers out of range, choices that are none, or a device that is not there.
     """
-    problems = [
-        f"{name} is {value}, expected 1 or more"
-        for name, value in (
-            ("rounds", plan.rounds),
-            ("cohort", plan.cohort),
-            ("eval_every", plan.eval_every),
-            ("checkpoint_every", plan.checkpoint_every),
-            ("batch_size", plan.recipe.batch_size),
-            ("chunk", plan.chunk),
-        )
-        if value is not None and value < 1
-    ]
+    problems = [*_numbers(plan), *_choices(plan), *_choices(plan.recipe)]
+    if plan.codec not in CODECS:
+        problems.append(f"codec is {plan.codec!r}, expected {' or '.join(map(repr, CODECS))}")
     if plan.cohort > plan.clients:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
     if problem := _device_problem(plan.device):
         problems.append(problem)
     if problems:
         raise ConfigError(problems, "the run")
+
+
+def _numbers(plan: Plan) -> Iterator[str]:
+    recipe = plan.recipe
+    counts = {
+        "rounds": plan.rounds,
+        "cohort": plan.cohort,
+        "eval_every": plan.eval_every,
+        "checkpoint_every": plan.checkpoint_every,
+        "chunk": plan.chunk,
+        "batch_size": recipe.batch_size,
+        "epochs": recipe.epochs,
+        "steps": recipe.steps,
+    }
+    for name, count in counts.items():
+        if count is not None and not count >= 1:
+            yield f"{name} is {count}, expected 1 or more"
+    if not 0 <= recipe.lr < math.inf:
+        yield f"lr is {recipe.lr}, expected a number from 0"
+    if recipe.clip is not None and not recipe.clip > 0:
+        yield f"clip is {recipe.clip}, expected a number above 0, or None"
+
+
+def _choices(settings: Plan | Recipe) -> Iterator[str]:
+    for name, hint in get_type_hints(type(settings)).items():
+        options, value = get_args(hint), getattr(settings, name)
+        if get_origin(hint) is Literal and value not in options:
+            yield f"{name} is {value!r}, expected {' or '.join(map(repr, options))}"
 
 
 def cohort(plan: Plan, round: int) -> list[int]:

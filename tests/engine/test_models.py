@@ -266,6 +266,9 @@ def test_low_rank_layers_beside_own_parameters(path: str) -> None:
 def test_low_rank_embeddings_with_padding(padding: int | None) -> None:
     net = built(lambda: Renormed(padding_idx=padding), rank=2, alpha=3.0)
     cohort = Cohort(net, methods.fedloru(tau=1, init="both"), ids())
+    assert bool((cohort.data["x"][:6] == 2).any())
+    chosen = choose("fused", net, cohort.method, cohort.method.init(net, 3), *cohort[2:])
+    assert chosen.reason.endswith("by fold")
     assert cohort.agree() and cohort.agree(path="weight")
 
 

@@ -86,6 +86,25 @@ def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
     check(plan())
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"engine": "fast"}, "engine is 'fast', expected 'auto' or 'sequential' or 'fused'"),
+        ({"path": "both"}, "path is 'both'"),
+        ({"codec": "fp8"}, "codec is 'fp8', expected 'exact' or"),
+        ({"recipe": Recipe(optimizer="sgdd")}, "optimizer is 'sgdd', expected 'sgd' or 'adam' or 'adamw'"),
+        ({"recipe": Recipe(schedule="cosin")}, "schedule is 'cosin'"),
+        ({"recipe": Recipe(lr=-0.1)}, "lr is -0.1"),
+        ({"recipe": Recipe(lr=float("nan"))}, "lr is nan"),
+        ({"recipe": Recipe(clip=-1.0)}, "clip is -1.0"),
+        ({"recipe": Recipe(epochs=0, steps=0)}, "epochs is 0"),
+    ],
+)
+def test_what_python_callers_mistype_is_refused_and_not_guessed(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Run(plan(**settings))
+
+
 class Positions(nn.Module):
     """Adds positions from a buffer that is not saved, and so in no tree."""
 
