@@ -16,7 +16,7 @@ from fedloru import tree
 from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import ClientDropout, generators
 from fedloru.errors import TrainingError
-from fedloru.method import Down, Method, Profile, Up
+from fedloru.method import Down, Method, Phase, Profile, Up
 from fedloru.net import Net, losses, mode
 from fedloru.recipe import Recipe
 from fedloru.rng import derive
@@ -40,50 +40,93 @@ class Trained(NamedTuple):
     loss: float
 
 
-def train(
-    net: Net,
-    method: Method,
-    base: Params,
-    down: Down,
-    job: Job,
-    data: Examples,
-    recipe: Recipe,
-    *,
-    seed: int,
-    round: int,
-) -> Trained:
-    """Train what ``method`` begins with from ``down`` on the client's own examples.
+class Session(NamedTuple):
+    """What all clients of one round and one profile train with; ``recipe`` has the round's learning rate."""
+
+    net: Net
+    method: Method
+    base: Params
+    down: Down
+    data: Examples
+    recipe: Recipe
+    seed: int
+    round: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are, and all work is done."""
+        return next(iter(self.data.values())).device
+
+    def begin(self, job: Job) -> Params:
+        """Return the tree that a client begins with."""
+        return self.method.begin(self.net, self.down, job.own, job.profile)
+
+    def phases(self, start: Params) -> tuple[Phase, ...]:
+        """Return the phases of training what was begun with."""
+        if self.method.phases is not None:
+            return self.method.phases(self.net, start)
+        return (Phase(frozenset(start.keys() - self.net.buffers.keys())),)
+
+    def recipe_of(self, phase: Phase) -> Recipe:
+        """Return the recipe with the epochs of ``phase``, where it has its own."""
+        return self.recipe if phase.epochs is None else self.recipe._replace(epochs=phase.epochs, steps=None)
+
+
+def train(session: Session, job: Job) -> Trained:
+    """Train one client on its own examples.
 
     Raises:
         TrainingError: a loss or a result is not finite; it names the client and the round.
     """
-    start = method.begin(net, down, job.own, job.profile)
-    state = tree.clone(start)
-    leaves = [value.requires_grad_() for key, value in state.items() if key not in net.buffers]
+    device = session.device
+    state = tree.clone(session.begin(job))
+    histories, counts = [], []
+    with mode(session.net, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(session.seed, "global", session.round, job.client))
+        with ClientDropout(generators(session.seed, session.round, [job.client], device)):
+            for number, phase in enumerate(session.phases(state)):
+                recipe = session.recipe_of(phase)
+                plan = local_schedule(job, recipe, session.seed, session.round, number)
+                histories.append(_train_phase(session, job, state, phase, plan))
+                counts.append(plan.counts)
+    return finish(session, job, state, torch.cat(histories), torch.cat(counts))
+
+
+def _train_phase(session: Session, job: Job, state: Params, phase: Phase, plan: Schedule) -> Tensor:
+    """Train the keys of one phase in place, and return the mean loss of every step, (S,)."""
+    net, method, recipe = session.net, session.method, session.recipe
+    leaves = [value.requires_grad_() for key, value in state.items() if key in phase.keys]
     optimizer = build_optimizer(recipe, leaves)
-    frozen = constants(net, base)
-    plan = local_schedule(job, recipe, seed, round)
-    device = next(iter(data.values())).device
+    frozen = constants(net, session.base)
     history = []
-    with mode(net, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "global", round, job.client))
-        with ClientDropout(generators(seed, round, [job.client], device)):
-            for step in range(len(plan.counts)):
-                batch = local_batch(data, plan, step, recipe)
-                tensors = frozen | (state if method.expand is None else method.expand(net, state, down))
-                loss = losses(net, tensors, batch).mean()
-                history.append(loss.detach())
-                if method.penalty is not None:
-                    loss = loss + method.penalty(net, state, down, job.own)
-                optimizer.zero_grad(set_to_none=False)
-                loss.backward()
-                if recipe.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(leaves, recipe.clip)
-                optimizer.step()
-    trained = {key: value.detach() for key, value in state.items()}
-    mean = check_training(torch.stack(history), plan.counts, trained.values(), job.client, round, recipe.lr)
-    up, own = method.up(net, trained, down, job.own, len(history))
-    return Trained(up, own, mean)
+    for step in range(len(plan.counts)):
+        batch = local_batch(session.data, plan, step, recipe)
+        tensors = frozen | (state if method.expand is None else method.expand(net, state, session.down))
+        loss = losses(net, tensors, batch).mean()
+        history.append(loss.detach())
+        if method.penalty is not None:
+            loss = loss + method.penalty(net, state, session.down, job.own)
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(leaves, recipe.clip)
+        optimizer.step()
+    for leaf in leaves:
+        leaf.requires_grad_(False)
+    return torch.stack(history)
+
+
+def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor) -> Trained:
+    """Check what one client trained, and let the method make its message.
+
+    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) their numbers of examples.
+
+    Raises:
+        TrainingError: a loss or a trained tensor is not finite.
+    """
+    loss = check_training(history, counts, trained.values(), job.client, session.round, session.recipe.lr)
+    up, own = session.method.up(session.net, trained, session.down, job.own, len(history))
+    return Trained(up, own, loss)
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:
@@ -103,8 +146,8 @@ def constants(net: Net, base: Params) -> Params:
     return base | {key: value.to(device) if device else value for key, value in counters.items()}
 
 
-def local_schedule(job: Job, recipe: Recipe, seed: int, round: int) -> Schedule:
-    """Return the batches of one client in one round."""
+def local_schedule(job: Job, recipe: Recipe, seed: int, round: int, phase: int = 0) -> Schedule:
+    """Return the batches of one client in a phase of a round; every phase draws its own."""
     return schedule(
         job.rows,
         batch_size=recipe.batch_size,
@@ -112,7 +155,7 @@ def local_schedule(job: Job, recipe: Recipe, seed: int, round: int) -> Schedule:
         steps=recipe.steps,
         crop=recipe.crop,
         flip=recipe.flip,
-        seed=seed,
+        seed=derive(seed, "phase", phase) if phase else seed,
         round=round,
         client=job.client,
     )

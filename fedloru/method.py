@@ -39,10 +39,15 @@ class State(NamedTuple):
 
 
 class Down(NamedTuple):
-    """What the server sends to a client, apart from increments it missed."""
+    """What the server sends to a client, apart from increments it missed.
+
+    ``seed`` and ``round`` (from 1) are in every message's header; clients draw from them what need not be sent.
+    """
 
     shared: Params
     aux: Params = {}
+    seed: int = 0
+    round: int = 0
 
 
 class Up(NamedTuple):
@@ -75,6 +80,13 @@ class Total(NamedTuple):
 
 
 NOTHING = Total(0.0, Up({}), {})
+
+
+class Phase(NamedTuple):
+    """A part of local training: the keys trained in it, and its epochs (None: those of the recipe)."""
+
+    keys: frozenset[str]
+    epochs: int | None = None
 
 
 class Values(NamedTuple):
@@ -123,8 +135,11 @@ class Method(NamedTuple):
     server: Callable[[Net, State, Total], State]
     """Server: average, accumulate, reset; returns the state of the next round."""
 
-    values: Callable[[Net, int, int], Values]
-    """(net, round from 1, cohort size) → the closed formula of what one client sends and receives."""
+    values: Callable[[Net, int, Sequence[Profile], Profile], Values]
+    """(net, round from 1, profiles of the cohort, profile) → what one client of ``profile`` sends and receives."""
+
+    phases: Callable[[Net, Params], tuple[Phase, ...]] | None = None
+    """Client: (net, train) → the phases of local training, in turn; None trains all keys at once."""
 
     stacks: bool = False
     """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation can serve it."""

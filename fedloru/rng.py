@@ -15,7 +15,7 @@ Device = str | torch.device
 
 def derive(seed: int, *path: str | int) -> int:
     """Return the 63-bit seed that belongs to ``path`` under ``seed``."""
-    name = repr((seed, *path)).encode()
+    name = repr((int(seed), *(part if isinstance(part, str) else int(part) for part in path))).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 

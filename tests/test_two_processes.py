@@ -24,7 +24,7 @@ from torch import nn
 
 from fedloru import methods, tree, wire
 from fedloru import net as nets
-from fedloru.client import Job, train
+from fedloru.client import Job, Session, train
 from fedloru.data import Dataset, Examples, Partition
 from fedloru.engine.loop import Run
 from fedloru.engine.plan import Plan, cohort
@@ -123,7 +123,8 @@ def answer(model: Net, run: str, replica: Replica, client: int, message: bytes) 
     data = examples(client)
     job = Job(client, torch.arange(len(data["y"])))
     recipe = at_round(RECIPE, header.round, ROUNDS)
-    done = train(model, chosen, replica.base, down, job, data, recipe, seed=header.seed, round=header.round)
+    session = Session(model, chosen, replica.base, down, data, recipe, header.seed, header.round)
+    done = train(session, job)
     return wire.encode_up(
         done.up,
         method=chosen.name,

@@ -65,6 +65,8 @@ def check(plan: Plan) -> None:
     problems = [*_numbers(plan), *_choices(plan), *_choices(plan.recipe)]
     if plan.codec not in CODECS:
         problems.append(f"codec is {plan.codec!r}, expected {' or '.join(map(repr, CODECS))}")
+    if not len(next(iter(plan.data.test.values()), ())):
+        problems.append(f"the data set {plan.data.name!r} has no test examples: hold some out, or give a test set")
     if plan.cohort > plan.clients:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
     if problem := _device_problem(plan.device):

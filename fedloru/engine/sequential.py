@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedloru import client
 from fedloru.data import Examples
-from fedloru.engine.task import Collector, Engine, Outcome, Task, by_profile
+from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.method import Method
 from fedloru.net import Net
 
@@ -14,12 +14,9 @@ def sequential(net: Net, method: Method, data: Examples) -> Engine:
 
     def run(task: Task) -> Outcome:
         collector = Collector(net, method, task)
-        for down, jobs in by_profile(net, method, task):
+        for session, jobs in sessions(net, method, data, task):
             for job in jobs:
-                trained = client.train(
-                    net, method, task.state.base, down, job, data, task.recipe, seed=task.seed, round=task.round
-                )
-                collector.add(down, [job], [trained])
+                collector.add(session.down, [job], [client.train(session, job)])
         return collector.outcome()
 
     return run

@@ -11,8 +11,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from fedloru import tree
-from fedloru.client import Job, Trained
-from fedloru.method import NOTHING, Down, Method, Profile, State, Total
+from fedloru.client import Job, Session, Trained
+from fedloru.data import Examples
+from fedloru.method import NOTHING, Down, Method, State, Total
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
@@ -45,15 +46,12 @@ class Outcome(NamedTuple):
 Engine = Callable[[Task], Outcome]
 
 
-def by_profile(net: Net, method: Method, task: Task) -> Iterator[tuple[Down, list[Job]]]:
-    """Yield the jobs of each profile with what the channel delivers to them."""
+def sessions(net: Net, method: Method, data: Examples, task: Task) -> Iterator[tuple[Session, list[Job]]]:
+    """Yield the jobs of each profile, and what they train with: what the channel delivers to them."""
     for profile, group in groupby(task.jobs, key=lambda job: job.profile):
         jobs = list(group)
-        yield task.channel.down(_down(net, method, task, profile), task.state, len(jobs)), jobs
-
-
-def _down(net: Net, method: Method, task: Task, profile: Profile) -> Down:
-    return method.down(net, task.state, profile)
+        down = task.channel.down(method.down(net, task.state, profile), task.state, len(jobs))
+        yield Session(net, method, task.state.base, down, data, task.recipe, task.seed, task.round), jobs
 
 
 class Collector:

@@ -53,6 +53,7 @@ def attach(
     copied = copy.deepcopy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
+    _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, chosen)
     skipped = {n: reason for n, m in chosen.items() if (reason := _unfit(copied, m))}
     problems: list[str] = []
     for name in chosen.keys() - skipped.keys():
@@ -110,6 +111,17 @@ def detach(model: nn.Module) -> nn.Module:
 
 def _key(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
+
+
+def _check_globs(settings: Mapping[str, Mapping[str, float]], chosen: Mapping[str, nn.Module]) -> None:
+    idle = [
+        f"{glob!r} in {name}"
+        for name, globs in settings.items()
+        for glob in globs
+        if not any(fnmatchcase(layer, glob) for layer in chosen)
+    ]
+    if idle and chosen:
+        raise ModelError(f"{', '.join(idle)} matches no layer that gets factors; these do: {', '.join(chosen)}")
 
 
 def _call_layers(model: nn.Module) -> None:

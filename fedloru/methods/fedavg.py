@@ -63,7 +63,7 @@ def start(net: Net, seed: int, trained: Iterable[str]) -> State:
 
 def down(net: Net, state: State, profile: Profile) -> Down:
     """Send what is shared."""
-    return Down(state.shared)
+    return Down(state.shared, {}, state.seed, state.round + 1)
 
 
 def begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
@@ -90,7 +90,7 @@ def average(net: Net, state: State, total: Total) -> State:
     return state._replace(round=state.round + 1, shared=shared, increment={}, notes={})
 
 
-def values(net: Net, round: int, cohort: int) -> Values:
+def values(net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:
     """Count all parameters and statistics, each way."""
     each = whole_counts(net, whole_weights(net))
     return Values(each, each)

@@ -39,7 +39,7 @@ def fedlora(*, init: Init = "a") -> Method:
         config={"init": init},
         low_rank=True,
         init=lambda net, seed: start(net, seed, init),
-        values=lambda net, round, cohort: values(net, factors_down=round > 1),
+        values=lambda net, round, cohort, profile: values(net, factors_down=round > 1),
     )
 
 

@@ -88,7 +88,7 @@ def fedloru(
         init=lambda net, seed: _start(net, seed, init, base),
         reduce=(lambda *args: _reduce(due, *args)) if exact else reduce,
         server=lambda net, state, total: _server(due, reset, init, accumulate_rank, net, state, total),
-        values=lambda net, round, cohort: _values(due, reset, exact, accumulate_rank, net, round, cohort),
+        values=lambda net, round, cohort, profile: _values(due, reset, exact, accumulate_rank, net, round, len(cohort)),
         stacks=exact,
     )
 

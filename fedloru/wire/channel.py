@@ -43,7 +43,7 @@ class Channel:
         header, received = decode_down(self.net, data, method=self.method, run=self.run)
         sent = tree.omit(received.shared, self.net.factors if header.fresh else ())
         self._count("down", Down(sent, received.aux), len(data), clients)
-        return Down(_like(received.shared, down.shared), _like(received.aux, down.aux))
+        return received._replace(shared=_like(received.shared, down.shared), aux=_like(received.aux, down.aux))
 
     def up(self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float]) -> Up:
         """Send one client's reply, and return it as the server receives it.

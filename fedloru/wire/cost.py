@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from fedloru import tree
-from fedloru.method import Method, State
+from fedloru.method import Method, Profile, State, Values
 from fedloru.net import Net
 from fedloru.wire.codec import width
 from fedloru.wire.ledger import Ledger
-from fedloru.wire.traffic import Direction, Traffic, kinds
+from fedloru.wire.traffic import Traffic, kinds
 
 
 def cost(
-    net: Net, method: Method, cohorts: Iterable[Sequence[int]], *, codec: str = "fp32", first_download: bool = True
+    net: Net,
+    method: Method,
+    cohorts: Iterable[Sequence[int]],
+    *,
+    profiles: Sequence[Profile] = (),
+    codec: str = "fp32",
+    first_download: bool = True,
 ) -> list[Traffic]:
     """Return the payload bytes of every round; the envelope is 0, and what a run measures of it comes on top.
 
-    ``cohorts`` names the clients of each round. A kind of values whose tensors differ in type is counted at the
-    widest of them, and one that the first state lacks like the trained tensors.
+    ``cohorts`` names the clients of each round, and ``profiles`` what makes each client differ; (): nothing does. A
+    kind of values whose tensors differ in type is counted at the widest of them, and one that the first state lacks
+    like the trained tensors.
     """
     state = method.init(net, 0)
     widths, increment_width = _widths(net, state, codec)
     ledger = Ledger(net.sites, state, first_download=first_download)
     rounds: list[Traffic] = []
     for round, cohort in enumerate(cohorts, 1):
-        values = method.values(net, round, len(cohort))
+        present = [profiles[client] if profiles else () for client in cohort]
         traffic = _catching_up(ledger, cohort, state)
-        directions: tuple[tuple[Direction, dict[str, int]], ...] = (("down", values.down), ("up", values.up))
-        for direction, counts in directions:
-            for kind, count in counts.items():
-                traffic = traffic.add(direction, kind, count * widths[kind] * len(cohort))
+        increment = 0
+        for profile, number in Counter(present).items():
+            values = method.values(net, round, present, profile)
+            traffic = traffic + _exchange(values, widths, number)
+            increment = values.increment
         rounds.append(traffic)
-        state = _merged(state, values.increment * increment_width)
+        state = _merged(state, increment * increment_width)
         ledger.record(state)
     return rounds
+
+
+def _exchange(values: Values, widths: dict[str, int], clients: int) -> Traffic:
+    """Return the bytes that so many clients of one profile exchange in a round."""
+    down = {kind: count * widths[kind] * clients for kind, count in values.down.items()}
+    return Traffic(down, {kind: count * widths[kind] * clients for kind, count in values.up.items()})
 
 
 def _widths(net: Net, state: State, codec: str) -> tuple[dict[str, int], int]:

@@ -50,7 +50,7 @@ def decode_down(net: Net, data: bytes, *, method: str, run: str) -> tuple[Header
     if header.fresh:
         shared |= lowrank.fresh(net.sites, header.seed, header.version, net.params, header.fresh)
         shared = dict(sorted(shared.items()))
-    return header, Down(shared, sections.get("aux", {}))
+    return header, Down(shared, sections.get("aux", {}), header.seed, header.round)
 
 
 def encode_up(

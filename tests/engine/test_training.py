@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedloru import methods, tree
-from fedloru.client import Job, local_schedule, train
+from fedloru.client import Job, Session, local_schedule, train
 from fedloru.errors import TrainingError
 from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import Down
@@ -65,10 +65,8 @@ def test_the_server_takes_the_mean_weighted_by_examples() -> None:
     """Each client is trained by hand, and averaged with p_k = n_k / Σ n_j."""
     cohort = Cohort(built(linear, rank=2, alpha=3.0), methods.fedlora(), vectors())
     state = cohort.method.init(cohort.net, 3)
-    done = [
-        train(cohort.net, cohort.method, state.base, Down(state.shared), job, *cohort[2:], seed=3, round=1)
-        for job in jobs()
-    ]
+    session = Session(cohort.net, cohort.method, state.base, Down(state.shared), *cohort[2:], 3, 1)
+    done = [train(session, job) for job in jobs()]
     shares = [n / sum(SIZES) for n in SIZES]
     mean = {key: sum(p * t.up.shared[key] for p, t in zip(shares, done, strict=True)) for key in state.shared}
     for engine in ("sequential", "fused"):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedloru import methods, tree
 from fedloru import net as nets
-from fedloru.client import Job, local_batch, local_schedule, train
+from fedloru.client import Job, Session, local_batch, local_schedule, train
 from fedloru.evaluate import shared_model
 from fedloru.method import NOTHING, Down, Total, Up
 from fedloru.net import mode
@@ -113,7 +113,8 @@ def test_law_8_one_client_is_centralised_training(method: str, model: str) -> No
     cell = world(method, model)
     job = cell.jobs[2]
     state = cell.method.init(cell.net, 3)
-    mine = train(cell.net, cell.method, state.base, Down(state.shared), job, cell.data, cell.recipe, seed=3, round=1)
+    session = Session(cell.net, cell.method, state.base, Down(state.shared), cell.data, cell.recipe, 3, 1)
+    mine = train(session, job)
     import copy
 
     module = copy.deepcopy(cell.net.model).train()

@@ -13,7 +13,7 @@ from torch import nn
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
-from fedloru.method import State
+from fedloru.method import Profile, State
 from fedloru.methods.fedloru import is_merge_round
 from tests.methods.cohort import SHARES, answers, close, mean, play, small, step
 
@@ -158,37 +158,38 @@ def test_inputs_of_the_server_stay_as_they_were() -> None:
 # All weights: 4·18 + 5·16 + 32 = 184.
 FACTORS, DENSE, STATISTICS, WHOLE = 86, 32, 8, 184
 REST = {"dense": DENSE, "statistics": STATISTICS}
+THREE: list[Profile] = [(), (), ()]
 
 
 def test_values_by_hand() -> None:
     net = small()
     whole = {"dense": WHOLE, "statistics": STATISTICS}
-    assert methods.fedavg().values(net, 4, 3) == (whole, whole, 0)
+    assert methods.fedavg().values(net, 4, THREE, ()) == (whole, whole, 0)
     with_factors, without = REST | {"factors": FACTORS}, REST | {"factors": 0}
-    assert methods.fedlora().values(net, 1, 3) == (without, with_factors, 0)
-    assert methods.fedlora().values(net, 2, 3) == (with_factors, with_factors, 0)
+    assert methods.fedlora().values(net, 1, THREE, ()) == (without, with_factors, 0)
+    assert methods.fedlora().values(net, 2, THREE, ()) == (with_factors, with_factors, 0)
     loru = methods.fedloru(tau=2)
-    downs = [loru.values(net, round, 3).down["factors"] for round in range(1, 6)]
+    downs = [loru.values(net, round, THREE, ()).down["factors"] for round in range(1, 6)]
     assert downs == [0, FACTORS, 0, FACTORS, 0]  # fresh factors are drawn, and cost nothing
-    assert [loru.values(net, round, 3).increment for round in range(1, 5)] == [0, FACTORS, 0, FACTORS]
+    assert [loru.values(net, round, THREE, ()).increment for round in range(1, 5)] == [0, FACTORS, 0, FACTORS]
     keep = methods.fedloru(tau=2, reset="keep")
-    assert [keep.values(net, round, 3).down["factors"] for round in range(1, 4)] == [0, FACTORS, FACTORS]
+    assert [keep.values(net, round, THREE, ()).down["factors"] for round in range(1, 4)] == [0, FACTORS, FACTORS]
 
 
 def test_values_of_exact_increments_by_hand() -> None:
     net = small()
     exact = methods.fedloru(tau=2, accumulate="exact")
-    assert exact.values(net, 2, 3).increment == 3 * FACTORS and exact.values(net, 1, 3).increment == 0
+    assert exact.values(net, 2, THREE, ()).increment == 3 * FACTORS and exact.values(net, 1, THREE, ()).increment == 0
     cut = methods.fedloru(tau=2, accumulate="exact", accumulate_rank=5)
-    assert cut.values(net, 2, 3).increment == 4 * (4 + 18) + 5 * (5 + 16)  # 4 × 18 has no rank 5
-    assert cut.values(net, 2, 1).increment == FACTORS  # one client has rank 2, and no more
+    assert cut.values(net, 2, THREE, ()).increment == 4 * (4 + 18) + 5 * (5 + 16)  # 4 × 18 has no rank 5
+    assert cut.values(net, 2, [()], ()).increment == FACTORS  # one client has rank 2, and no more
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": "exact"}, {"accumulate": "exact", "accumulate_rank": 3}])
 def test_values_are_what_states_hold(settings: dict[str, Any]) -> None:
     net, method = small(), methods.fedloru(tau=2, **settings)
     for before, ups, after in play(net, method, 3):
-        counted = method.values(net, after.round, len(ups))
+        counted = method.values(net, after.round, [()] * len(ups), ())
         assert sum(counted.up.values()) == tree.size(ups[0].shared)
         assert counted.increment == tree.size(after.increment)
         assert counted.down["dense"] + counted.down["statistics"] + FACTORS == tree.size(before.shared)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloru import methods, tree
-from fedloru.client import Job, train
+from fedloru.client import Job, Session, train
 from fedloru.errors import ConfigError
 from fedloru.method import Down, Method
 from fedloru.methods.wrappers.server_opt import FIRST, SECOND
@@ -156,7 +156,7 @@ def test_prox_in_training_is_gradient_descent_on_the_sum() -> None:
     state = method.init(net, 3)
     recipe = Recipe(lr=0.1, batch_size=6, steps=4)
     job, data = Job(0, torch.arange(6)), examples()
-    done = train(net, method, state.base, Down(state.shared), job, data, recipe, seed=3, round=1)
+    done = train(Session(net, method, state.base, Down(state.shared), data, recipe, 3, 1), job)
     x = tree.clone(state.shared)
     for _ in range(4):  # one batch of all examples, whose order does not count
         leaves = [x[key].requires_grad_() for key in x if key not in net.statistics]

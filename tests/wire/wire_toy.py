@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from fedloru import lowrank, net, tree
-from fedloru.method import Down, Method, State, Total, Up, Values
+from fedloru.method import Down, Method, Profile, State, Total, Up, Values
 from fedloru.net import Net
 from fedloru.rng import gen
 from fedloru.tree import Params
@@ -63,7 +64,7 @@ def toy(tau: int) -> Method:
             aux={"moment": state.shared["1.weight"]},
         )
 
-    def values(net: Net, round: int, cohort: int) -> Values:
+    def values(net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:
         state = start(net, 0)
         factors = sum(site.values() for site in net.sites)
         rest = {

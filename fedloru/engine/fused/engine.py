@@ -18,7 +18,7 @@ from fedloru.data import Examples
 from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, Path, fold, vmapped
 from fedloru.engine.fused.probe import probe
-from fedloru.engine.task import Collector, Engine, Outcome, Task, by_profile
+from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net, forward, mode
@@ -61,22 +61,11 @@ def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int
 
     def run(task: Task) -> Outcome:
         collector = Collector(net, method, task)
-        for down, jobs in by_profile(net, method, task):
+        for session, jobs in sessions(net, method, data, task):
             for part in chunks(jobs, chunk, task.recipe):
-                results = train_chunk(
-                    net,
-                    method,
-                    forward,
-                    task.state.base,
-                    down,
-                    part,
-                    data,
-                    task.recipe,
-                    seed=task.seed,
-                    round=task.round,
-                )
-                order = sorted(range(len(part)), key=lambda c: part[c].client)
-                collector.add(down, [part[c] for c in order], [results[c] for c in order])
+                trained = zip(part, train_chunk(session, forward, part), strict=True)
+                in_order = sorted(trained, key=lambda each: each[0].client)
+                collector.add(session.down, *zip(*in_order, strict=True))
         return collector.outcome()
 
     return run

@@ -117,6 +117,6 @@ class _LowRankLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = torch.mm(g.reshape(-1, g.shape[-1]), w).view(x.shape)
             dx.baddbmm_(u, a)
-        da = torch.bmm(u.mT, x)
-        db = torch.bmm(g.mT, h).mul_(ctx.s)
+        da = torch.bmm(u.mT, x) if ctx.needs_input_grad[2] else None
+        db = torch.bmm(g.mT, h).mul_(ctx.s) if ctx.needs_input_grad[3] else None
         return dx, None, da, db, g.sum(1) if ctx.has_bias else None, None
