@@ -23,6 +23,8 @@ class Score(NamedTuple):
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
     """Return the tensors of the forward pass that a client of the usual profile would begin with."""
+    if method.view is not None:
+        return constants(net, state.base) | method.view(net, state)
     down = method.down(net, state, ())
     begun = method.begin(net, down, {}, ())
     return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))

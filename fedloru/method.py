@@ -141,5 +141,8 @@ class Method(NamedTuple):
     phases: Callable[[Net, Params], tuple[Phase, ...]] | None = None
     """Client: (net, train) → the phases of local training, in turn; None trains all keys at once."""
 
+    view: Callable[[Net, State], Params] | None = None
+    """Server: (net, state) → the forward parameters of its own model; None: what a usual client begins with."""
+
     stacks: bool = False
     """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation can serve it."""

@@ -18,7 +18,7 @@ from fedloru.client import Job
 from fedloru.engine import choose
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
-from fedloru.engine.plan import Plan, check, cohort, on_device
+from fedloru.engine.plan import Plan, check, cohort, on_device, profile
 from fedloru.engine.summary import summarise
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ModelError
@@ -108,7 +108,7 @@ class Run:
         for client in chosen:
             self._channel.sync(ledger.owed(client, before.state), before.state)
             ledger.delivered(client, before.state.version)
-        jobs = [Job(client, plan.partition.train[client], before.own.get(client, {})) for client in chosen]
+        jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
         outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel))
         state = plan.method.server(plan.net, before.state, outcome.total)
@@ -117,6 +117,10 @@ class Run:
         row = self._row(before, after, chosen, outcome, recipe.lr)
         row["seconds"] = time.perf_counter() - began
         return row, after
+
+    def _job(self, client: int) -> Job:
+        rows, own = self.plan.partition.train[client], self.last.own.get(client, {})
+        return Job(client, rows, own, profile(self.plan, client))
 
     def _train(self, task: Task) -> Outcome:
         try:

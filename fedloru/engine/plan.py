@@ -16,7 +16,7 @@ from fedloru.data import Dataset, Partition
 from fedloru.engine import EngineName
 from fedloru.engine.fused.fold import Path
 from fedloru.errors import ConfigError
-from fedloru.method import Method
+from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
@@ -28,7 +28,8 @@ class Plan(NamedTuple):
 
     ``seed`` draws the factors and the local batches, ``cohort_seed`` the cohorts (None: ``seed``). ``codec`` is
     how values travel; with ``round_trip=False`` nothing is encoded and bytes come from the formula.
-    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself.
+    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself. ``profiles``
+    has what makes each client differ, such as its rank; (): nothing does.
     """
 
     net: Net
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
     codec: str = "fp32"
     round_trip: bool = True
     first_download: bool = True
+    profiles: tuple[Profile, ...] = ()
     eval_every: int = 1
     checkpoint_every: int = 10
 
@@ -69,6 +71,8 @@ def check(plan: Plan) -> None:
         problems.append(f"the data set {plan.data.name!r} has no test examples: hold some out, or give a test set")
     if plan.cohort > plan.clients:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
+    if plan.profiles and len(plan.profiles) != plan.clients:
+        problems.append(f"there are {len(plan.profiles)} profiles for {plan.clients} clients: give each client one")
     if problem := _device_problem(plan.device):
         problems.append(problem)
     if problems:
@@ -108,6 +112,11 @@ def cohort(plan: Plan, round: int) -> list[int]:
     seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
     drawn = torch.randperm(plan.clients, generator=gen(seed, "cohort", round))[: plan.cohort]
     return sorted(drawn.tolist())
+
+
+def profile(plan: Plan, client: int) -> Profile:
+    """Return what makes ``client`` differ; () where nothing does."""
+    return plan.profiles[client] if plan.profiles else ()
 
 
 def on_device(plan: Plan) -> Plan:
