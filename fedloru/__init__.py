@@ -12,8 +12,9 @@ Ten lines train a model over simulated clients::
         print(row["round"], row["test_accuracy"])
 
 ``attach`` gives a model low-rank factors, and ``make`` takes it as it is. A method (``fedavg``, ``fedlora``,
-``fedloru``) is a value that wrappers (``prox``, ``server_opt``, ``clip``) change; ``Recipe`` says how clients train.
-``run`` makes a run of these, ``start`` one of a configuration, and ``resume`` continues one from its folder.
+``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``, ``clip``) change; ``Recipe`` says how
+clients train. ``run`` makes a run of these, ``start`` one of a configuration, and ``resume`` continues one from its
+folder.
 """
 
 import os
@@ -27,7 +28,26 @@ from fedloru import config, data, models
 from fedloru.api import resume, run, start
 from fedloru.engine.loop import Run
 from fedloru.errors import FedloruError
-from fedloru.methods import clip, fedavg, fedlora, fedloru, prox, server_opt
+from fedloru.methods import (
+    clip,
+    fedavg,
+    fedex,
+    fedhm,
+    fedlmt,
+    fedlora,
+    fedloru,
+    fedmud,
+    fedpara,
+    fedsa,
+    ffalora,
+    flexlora,
+    flora,
+    hetlora,
+    prox,
+    rolora,
+    scaffold,
+    server_opt,
+)
 from fedloru.net import Net, attach, make
 from fedloru.recipe import Recipe
 
@@ -44,13 +64,25 @@ __all__ = [
     "config",
     "data",
     "fedavg",
+    "fedex",
+    "fedhm",
+    "fedlmt",
     "fedlora",
     "fedloru",
+    "fedmud",
+    "fedpara",
+    "fedsa",
+    "ffalora",
+    "flexlora",
+    "flora",
+    "hetlora",
     "make",
     "models",
     "prox",
     "resume",
+    "rolora",
     "run",
+    "scaffold",
     "server_opt",
     "start",
 ]

@@ -16,10 +16,11 @@ from fedloru.data import Audit, Dataset, Partition, load_partition
 from fedloru.engine import EngineName
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
-from fedloru.engine.loop import Row, Run
+from fedloru.engine.loop import Run
 from fedloru.engine.plan import Plan
+from fedloru.engine.record import Row
 from fedloru.errors import RunFolderError
-from fedloru.method import Method
+from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 
@@ -39,6 +40,9 @@ class Settings(TypedDict, total=False):
     round_trip: bool
     first_download: bool
     eval_every: int
+    eval_clients: int
+    diagnostics: bool
+    profiles: tuple[Profile, ...]
     checkpoint_every: int
 
 
@@ -136,7 +140,7 @@ def echo(plan: Plan) -> dict[str, Any]:
         "cohort": {"size": plan.cohort, "seed": plan.cohort_seed},
         "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.first_download},
         "engine": {"name": plan.engine, "chunk": plan.chunk, "path": plan.path, "device": plan.device},
-        "eval": {"every": plan.eval_every},
+        "eval": {"every": plan.eval_every, "clients": plan.eval_clients, "diagnostics": plan.diagnostics},
         "output": {"checkpoint_every": plan.checkpoint_every},
     }
     return {key: _without_none(value) for key, value in table.items()}

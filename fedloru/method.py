@@ -7,7 +7,7 @@ server (``down``, ``reduce``, ``server``) and what runs on a client (``begin``, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -41,13 +41,15 @@ class State(NamedTuple):
 class Down(NamedTuple):
     """What the server sends to a client, apart from increments it missed.
 
-    ``seed`` and ``round`` (from 1) are in every message's header; clients draw from them what need not be sent.
+    ``seed``, ``round`` (from 1) and ``version`` are in every message's header: clients draw from them what need not
+    be sent, and tell whether what they keep is of other factors.
     """
 
     shared: Params
     aux: Params = {}
     seed: int = 0
     round: int = 0
+    version: int = 0
 
 
 class Up(NamedTuple):
@@ -146,3 +148,9 @@ class Method(NamedTuple):
 
     stacks: bool = False
     """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation can serve it."""
+
+    ranks: Literal["one", "many", "different"] = "one"
+    """Whether all clients have one rank, or may have many by their profiles, or must have different ones."""
+
+    own_weights: bool = False
+    """Whether the server divides by weights of its own, not ``Total.weight``: no optimizer can stand before it."""

@@ -137,7 +137,7 @@ def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.no_grad():
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, value in tensors.items():
-            own[name].copy_(value)
+            own[name].data = value.detach().to(own[name]).clone()  # factors may come in another rank
     return lowrank.detach(model)
 
 

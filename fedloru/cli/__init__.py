@@ -4,9 +4,11 @@
 
     app      the application, and how errors, warnings and Ctrl-C become words and exit codes
     train    run, resume                        view    audit, cost, report, config, presets
+    compare  compare                            vary    the runs that compare makes
+    methods  methods
 """
 
-from fedloru.cli import train, view
+from fedloru.cli import compare, methods, train, view
 from fedloru.cli.app import app
 
 
@@ -15,4 +17,4 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["app", "main", "train", "view"]
+__all__ = ["app", "compare", "main", "methods", "train", "view"]

@@ -16,6 +16,7 @@ from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.engine import checkpoint
 from fedloru.errors import FedloruError
 from fedloru.report import Live, summary_table, units
+from fedloru.report.records import personal
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]
 LINES = 100
@@ -63,18 +64,19 @@ def _train(run: ReportedRun, quiet: bool) -> None:
     for layer, reason in run.plan.net.skipped.items():
         say(f"Note: {layer} is not adapted: {reason}")
     try:
-        _follow(run, quiet)
+        follow(run, quiet)
     except (FedloruError, OSError, KeyboardInterrupt) as error:
         error.add_note(_way_on(folder))
         raise
     if not quiet:
         from rich.console import Console
 
-        Console().print(summary_table(run.summary()))
+        Console().print(summary_table(run.summary() | {"personal": personal(run.rows)}))
         typer.echo(f"Report: {folder / 'report.html'}")
 
 
-def _follow(run: ReportedRun, quiet: bool) -> None:
+def follow(run: ReportedRun, quiet: bool) -> None:
+    """Train the rounds that are left, and show each unless ``quiet``."""
     with closing(iter(run)) as rows:
         if quiet:
             for _ in rows:

@@ -56,6 +56,7 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
         plan.net,
         plan.method,
         [cohort(plan, round) for round in range(1, plan.rounds + 1)],
+        profiles=plan.profiles,
         codec=plan.codec,
         first_download=plan.first_download,
     )

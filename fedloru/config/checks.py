@@ -8,7 +8,7 @@ from typing import Any
 
 from fedloru.config import forms
 from fedloru.config.fields import Section, either
-from fedloru.config.schema import Client, Cohort
+from fedloru.config.schema import Client, Cohort, LowRank
 
 USED_BY: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "client": {
@@ -52,6 +52,14 @@ def _key_is_kept(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
         )
 
 
+def _shares_add_up(lowrank: LowRank) -> Iterator[str]:
+    total, given = sum(lowrank.capacities.values()), lowrank.capacities
+    if total > 1:
+        yield f"the shares of lowrank.capacities add up to {total:g}, but there is one whole: lower some"
+    if too_large := [rank for rank in given if int(rank) > lowrank.rank]:
+        yield f"lowrank.capacities names the rank {too_large[0]}, but lowrank.rank is {lowrank.rank}: lower it"
+
+
 def _increments_are_exact(method: forms.Method) -> Iterator[str]:
     if isinstance(method, forms.FedLoRU) and method.accumulate_rank is not None and method.accumulate != "exact":
         yield (
@@ -66,6 +74,28 @@ def _server_sees_merges(method: forms.Method, server: forms.Server) -> Iterator[
             f"server.rule is '{server.rule}', but method.accumulate = 'exact' merges what clients sent and not the "
             "optimizer's result: set method.accumulate = 'factors', or server.rule = 'none'"
         )
+
+
+def _variates_are_gradients(method: forms.Method, client: Client) -> Iterator[str]:
+    if not method.scaffold:
+        return
+    for key, value, wanted in (
+        ("optimizer", client.optimizer, "sgd"),
+        ("momentum", client.momentum, 0.0),
+        ("schedule", client.schedule, "constant"),
+    ):
+        if value != wanted:
+            yield (
+                f"client.{key} is {value!r}, but method.scaffold = true takes what clients change for the gradient at "
+                f"the rate client.lr: set client.{key} = {wanted!r}, or leave method.scaffold out"
+            )
+
+
+def _variates_fit(method: forms.Method, lowrank: LowRank) -> Iterator[str]:
+    if method.scaffold and lowrank.capacities:
+        yield "method.scaffold = true needs clients of one rank: leave out lowrank.capacities, or method.scaffold"
+    if method.scaffold and isinstance(method, forms.PFedLoRU):
+        yield "method.scaffold = true cannot tell the steps of two phases apart: set method.name = 'fedloru'"
 
 
 def _client_uses(client: Client) -> Iterator[str]:
@@ -90,8 +120,11 @@ def _unused(name: str, section: Section) -> Iterator[str]:
 CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _cohort_fits,
     _key_is_kept,
+    _shares_add_up,
     _increments_are_exact,
     _server_sees_merges,
+    _variates_are_gradients,
+    _variates_fit,
     _client_uses,
     _server_uses,
 )

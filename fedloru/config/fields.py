@@ -47,6 +47,10 @@ Texts = Annotated[list[str], Words("a list of strings")]
 Counts = Annotated[list[Count], Words("a list of whole numbers from 1")]
 Ranks = Annotated[dict[str, Count], Words("a table from globs to whole numbers from 1")]
 Alphas = Annotated[dict[str, Positive], Words("a table from globs to numbers above 0")]
+Capacities = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Fraction],
+    Words("a table from ranks, whole numbers from 1, to shares between 0 and 1"),
+]
 Betas = Annotated[tuple[Share, Share], Strict(False), Words("two numbers from 0 to below 1")]
 Tau = Annotated[
     int | float | list[int],

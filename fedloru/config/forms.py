@@ -179,6 +179,8 @@ class _Method(Section):
     """FedProx: the weight μ of (μ/2)‖trained − received‖² in a client's loss; where left out, none."""
     clip: Positive | None = None
     """The largest norm of what a client changes; where left out, no bound."""
+    scaffold: Flag = False
+    """SCAFFOLD: whether control variates correct the drift of clients; for sgd at a constant learning rate."""
 
 
 class FedAvg(_Method):
@@ -216,6 +218,121 @@ class FedLoRU(_Method):
     """Truncates the exact increment to this rank; where left out, it is merged whole."""
 
 
+class PFedLoRU(FedLoRU):
+    """FedLoRU, and a private pair on every client that is never sent."""
+
+    name: Literal["pfedloru"] = "pfedloru"  # type: ignore[assignment]
+    """The method."""
+    private_rank: Count | None = None
+    """The rank of the private pair; where left out, that of the factors."""
+    private_scale: Positive = 1.0
+    """The scale of the private product."""
+    private_epochs: Count = 1
+    """Local epochs of the private phase; the shared phase has client.epochs."""
+    first: Literal["private", "shared"] = "private"
+    """Which phase comes first."""
+
+
+class MFedLoRU(FedLoRU):
+    """FedLoRU among clients of different rank (lowrank.capacities), by factors of the factors."""
+
+    name: Literal["mfedloru"] = "mfedloru"  # type: ignore[assignment]
+    """The method."""
+    nested_scale: Positive = 1.0
+    """The scale of a nested product."""
+
+
+class FFALoRA(_Method):
+    """Factors of a frozen model, of which only B is trained; A is drawn once and never sent."""
+
+    name: Literal["ffalora"] = "ffalora"
+    """The method."""
+
+
+class RoLoRA(_Method):
+    """Factors of a frozen model, averaged; odd rounds train B, even ones A."""
+
+    name: Literal["rolora"] = "rolora"
+    """The method."""
+
+
+class FedSA(_Method):
+    """Factors of a frozen model; A is averaged, B stays on its client."""
+
+    name: Literal["fedsa"] = "fedsa"
+    """The method."""
+
+
+class FLoRA(_Method):
+    """Fresh factors in every round, whose products the server averages into the model; ranks may differ."""
+
+    name: Literal["flora"] = "flora"
+    """The method."""
+
+
+class FedEx(_Method):
+    """Factors, averaged; what the average of their products has beside goes into the model."""
+
+    name: Literal["fedex"] = "fedex"
+    """The method."""
+    init: Literal["a", "both"] = "a"
+    """Which factors are drawn: A, with B at 0 so that attaching changes nothing, or both."""
+
+
+class FlexLoRA(_Method):
+    """Factors of a rank for each client (lowrank.capacities); the sum of their products is cut to it by an SVD."""
+
+    name: Literal["flexlora"] = "flexlora"
+    """The method."""
+
+
+class HetLoRA(_Method):
+    """Factors of a rank for each client (lowrank.capacities), padded with zeros and weighted by their size."""
+
+    name: Literal["hetlora"] = "hetlora"
+    """The method."""
+    prune: Share = 0.0
+    """Share of a site's product below which a client does not send its last ranks; 0 prunes nothing."""
+
+
+class FedHM(_Method):
+    """A dense model on the server, cut to each client's rank (lowrank.capacities) by an SVD."""
+
+    name: Literal["fedhm"] = "fedhm"
+    """The method."""
+
+
+class FedLMT(_Method):
+    """A model that is low-rank from start to end; its factors, averaged."""
+
+    name: Literal["fedlmt"] = "fedlmt"
+    """The method."""
+    init: Literal["spectral", "random"] = "spectral"
+    """What the factors start at: the truncated SVD of the model's weights, or a draw."""
+
+
+class FedPara(_Method):
+    """Weights that are elementwise products of two low-rank matrices, whose factors are averaged."""
+
+    name: Literal["fedpara"] = "fedpara"
+    """The method."""
+    personal: Flag = False
+    """Whether the second pair of factors stays on its client (pFedPara)."""
+    init: Literal["random", "model"] = "random"
+    """What the weights start at: a draw, or the model's own, cut to the rank."""
+
+
+class FedMUD(_Method):
+    """Low-rank updates, averaged, and merged into the model every interval."""
+
+    name: Literal["fedmud"] = "fedmud"
+    """The method."""
+    interval: Count = 10
+    """Rounds from one merge to the next."""
+    aad: Flag = True
+    """Whether an update is the sum of two products with a fixed random half each, so that averages are exact."""
+
+
 class NoServer(Section):
     """The average is the new model."""
 
@@ -241,5 +358,22 @@ class ServerRule(Section):
 Data = EmbeddedData | TableData | ArrayData | FolderData
 Partition = IidPartition | DirichletPartition | ShardsPartition | NaturalPartition
 Model = Mlp | Cnn | ResNet | OwnModel
-Method = FedAvg | FedLoRA | FedLoRU
+Method = (
+    FedAvg
+    | FedLoRA
+    | FedLoRU
+    | PFedLoRU
+    | MFedLoRU
+    | FFALoRA
+    | RoLoRA
+    | FedSA
+    | FLoRA
+    | FedEx
+    | FlexLoRA
+    | HetLoRA
+    | FedHM
+    | FedLMT
+    | FedPara
+    | FedMUD
+)
 Server = NoServer | ServerRule

@@ -13,10 +13,11 @@ from fedloru.client import Job, local_batch, local_schedule
 from fedloru.config.forms import NoServer
 from fedloru.config.schema import Config
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
+from fedloru.engine.capacities import capacities
 from fedloru.engine.plan import Plan, check
 from fedloru.errors import FedloruError, ModelError
-from fedloru.method import Method
-from fedloru.methods import METHODS, clip, prox, server_opt
+from fedloru.method import Method, Profile
+from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 
@@ -29,7 +30,7 @@ def plan(config: Config) -> Plan:
     """
     dataset, partition = split(config)
     audited(dataset, partition)
-    made = _method(config)
+    made = _method(config, len(partition.train))
     recipe = Recipe(**dict(config.client))
     net = _net(config, made, dataset)
     _try_out(net, dataset, recipe)
@@ -50,7 +51,10 @@ def plan(config: Config) -> Plan:
         codec=config.wire.codec,
         round_trip=config.wire.round_trip,
         first_download=config.wire.first_download,
+        profiles=_profiles(config, partition),
         eval_every=config.eval.every,
+        eval_clients=config.eval.clients,
+        diagnostics=config.eval.diagnostics,
         checkpoint_every=config.output.checkpoint_every,
     )
     check(whole)
@@ -82,13 +86,15 @@ def _seed(config: Config, own: int | None) -> int:
     return config.seed if own is None else own
 
 
-def _method(config: Config) -> Method:
+def _method(config: Config, clients: int) -> Method:
     chosen, server = config.method, config.server
-    made = METHODS[chosen.name](**chosen.model_dump(exclude={"name", "prox", "clip"}))
+    made = METHODS[chosen.name](**chosen.model_dump(exclude={"name", "prox", "clip", "scaffold"}))
     if chosen.prox is not None:
         made = prox(made, mu=chosen.prox)
     if not isinstance(server, NoServer):
         made = server_opt(made, **dict(server))
+    if chosen.scaffold:
+        made = scaffold(made, lr=config.client.lr, clients=clients)
     if chosen.clip is not None:
         made = clip(made, norm=chosen.clip)
     return made
@@ -97,8 +103,13 @@ def _method(config: Config) -> Method:
 def _net(config: Config, made: Method, dataset: Dataset) -> Net:
     model = _model(config, dataset)
     if made.low_rank:
-        return nets.attach(model, **dict(config.lowrank))
+        return nets.attach(model, **config.lowrank.model_dump(exclude={"capacities"}))
     return nets.make(model)
+
+
+def _profiles(config: Config, partition: Partition) -> tuple[Profile, ...]:
+    shares = {int(rank): share for rank, share in config.lowrank.capacities.items()}
+    return capacities(len(partition.train), shares, config.seed) if shares else ()
 
 
 def _model(config: Config, dataset: Dataset) -> nn.Module:

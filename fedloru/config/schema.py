@@ -9,6 +9,7 @@ from fedloru.config import forms
 from fedloru.config.fields import (
     Alphas,
     Betas,
+    Capacities,
     Count,
     Flag,
     NotNegative,
@@ -48,6 +49,8 @@ class LowRank(Section):
     """Alphas of single layers; the last glob that matches wins."""
     dropout: Share = 0.0
     """Part of the rank-space activations that is dropped in training."""
+    capacities: Capacities = {}
+    """Ranks that some clients cannot exceed, each with the share of clients; the others have the full rank."""
     dense: Texts = ["*"]
     """Globs of the other parameters that are trained, such as biases, norms and the head."""
 
@@ -127,6 +130,10 @@ class Eval(Section):
 
     every: Count = 1
     """Rounds from one evaluation to the next; the last round is always evaluated."""
+    clients: Count = 100
+    """Clients that are scored on test examples of their own, where the partition holds some out."""
+    diagnostics: Flag = True
+    """Whether gaps, ranks and agreement are recorded with every round."""
 
 
 class Output(Section):
@@ -187,7 +194,25 @@ SECTIONS: dict[str, Forms] = {
     ),
     "model": Forms("name", {**_forms("name", forms.Cnn, forms.Mlp, forms.ResNet).by_name, OWN_MODEL: forms.OwnModel}),
     "lowrank": Forms("", {"": LowRank}),
-    "method": _forms("name", forms.FedLoRU, forms.FedLoRA, forms.FedAvg),
+    "method": _forms(
+        "name",
+        forms.FedLoRU,
+        forms.FedLoRA,
+        forms.FedAvg,
+        forms.PFedLoRU,
+        forms.MFedLoRU,
+        forms.FFALoRA,
+        forms.RoLoRA,
+        forms.FedSA,
+        forms.FLoRA,
+        forms.FedEx,
+        forms.FlexLoRA,
+        forms.HetLoRA,
+        forms.FedHM,
+        forms.FedLMT,
+        forms.FedPara,
+        forms.FedMUD,
+    ),
     "server": _forms("rule", forms.NoServer, forms.ServerRule),
     "client": Forms("", {"": Client}),
     "cohort": Forms("", {"": Cohort}),

@@ -31,7 +31,6 @@ class Snapshot(NamedTuple):
     """A run between two rounds; never changed once made."""
 
     state: State
-    own: dict[int, Params]
     traffic: Traffic
     ledger: tuple[Params, dict[str, Any]]
 
@@ -89,7 +88,6 @@ def _offer(folder: Path, round: int, error: Exception) -> str:
 def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
     state = snapshot.state
     tensors = {f"{name}/{key}": value for name in _TREES for key, value in getattr(state, name).items()}
-    tensors |= {f"own/{client}/{key}": value for client, own in snapshot.own.items() for key, value in own.items()}
     tensors |= {f"ledger/{key}": value for key, value in snapshot.ledger[0].items()}
     whole = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
     return whole, {
@@ -103,14 +101,10 @@ def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
 
 
 def _unflatten(tensors: Params, about: dict[str, Any]) -> Snapshot:
-    trees: dict[str, Params] = {name: {} for name in (*_TREES, "own", "ledger")}
+    trees: dict[str, Params] = {name: {} for name in (*_TREES, "ledger")}
     for key, value in sorted(tensors.items()):
         name, _, rest = key.partition("/")
         trees[name][rest] = value
-    own: dict[int, Params] = {}
-    for key, value in trees["own"].items():
-        client, _, rest = key.partition("/")
-        own.setdefault(int(client), {})[rest] = value
     state = State(
         about["seed"],
         about["round"],
@@ -121,7 +115,7 @@ def _unflatten(tensors: Params, about: dict[str, Any]) -> Snapshot:
         trees["increment"],
         about["notes"],
     )
-    return Snapshot(state, own, Traffic(**about["traffic"]), (trees["ledger"], about["ledger"]))
+    return Snapshot(state, Traffic(**about["traffic"]), (trees["ledger"], about["ledger"]))
 
 
 def _hash(data: bytes) -> str:

@@ -69,6 +69,11 @@ class RunFolder:
         """Where checkpoints are."""
         return self.path / "checkpoint"
 
+    @property
+    def oldest(self) -> int:
+        """The round of the oldest checkpoint; 0 where there is none."""
+        return next(iter(checkpoint.rounds(self.checkpoints)), 0)
+
     def append(self, row: dict[str, Any]) -> None:
         """Add the line of one round, on the disk when this returns."""
         with (self.path / "rounds.jsonl").open("a") as file:

@@ -18,17 +18,17 @@ from fedloru.client import Job
 from fedloru.engine import choose
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
+from fedloru.engine.own import InMemory, OnDisk, Owns
 from fedloru.engine.plan import Plan, check, cohort, on_device, profile
+from fedloru.engine.record import Row, record
 from fedloru.engine.summary import summarise
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ModelError
-from fedloru.evaluate import evaluate, shared_model
+from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import at_round
 from fedloru.tree import Params
 from fedloru.wire import Channel, Ledger, Traffic
-
-Row = dict[str, Any]
 
 
 class Run:
@@ -44,9 +44,11 @@ class Run:
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
         first = plan.method.init(plan.net, plan.seed)
+        self._first = first.base
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         ledger = Ledger(plan.net.sites, first, first_download=plan.first_download)
-        self.last = snapshot or Snapshot(first, {}, Traffic(), ledger.save())
+        self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
+        self._owns: Owns = InMemory()
         self.engine = choose(
             plan.engine,
             plan.net,
@@ -79,6 +81,8 @@ class Run:
     def __iter__(self) -> Iterator[Row]:
         """Train the rounds that are left."""
         saved = self.state.round
+        if self.folder:
+            self._owns = OnDisk(self.folder.path / "clients", self.plan.device)
         try:
             while self.state.round < self.plan.rounds:
                 row, after = self._round()
@@ -110,17 +114,21 @@ class Run:
             ledger.delivered(client, before.state.version)
         jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
-        outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel))
+        outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel, plan.diagnostics))
         state = plan.method.server(plan.net, before.state, outcome.total)
         ledger.record(state)
-        after = Snapshot(state, before.own | outcome.own, self._channel.traffic, ledger.save())
-        row = self._row(before, after, chosen, outcome, recipe.lr)
+        after = Snapshot(state, self._channel.traffic, ledger.save())
+        self._owns.save(round, outcome.own, self.folder.oldest if self.folder else 0)
+        row = record(plan, self._first, before, after, chosen, outcome, recipe.lr, self._own)
         row["seconds"] = time.perf_counter() - began
         return row, after
 
     def _job(self, client: int) -> Job:
-        rows, own = self.plan.partition.train[client], self.last.own.get(client, {})
-        return Job(client, rows, own, profile(self.plan, client))
+        rows = self.plan.partition.train[client]
+        return Job(client, rows, self._own(client, self.state.round), profile(self.plan, client))
+
+    def _own(self, client: int, round: int) -> Params:
+        return self._owns.load(client, round)
 
     def _train(self, task: Task) -> Outcome:
         try:
@@ -130,26 +138,3 @@ class Run:
                 f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
                 f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
             ) from error
-
-    def _row(self, before: Snapshot, after: Snapshot, chosen: list[int], outcome: Outcome, lr: float) -> Row:
-        state, spent = after.state, after.traffic - before.traffic
-        row: Row = {
-            "round": state.round,
-            "version": state.version,
-            "merged": state.version > before.state.version,
-            "train_loss": outcome.loss,
-            "test_loss": None,
-            "test_accuracy": None,
-            "lr": lr,
-            "cohort": chosen,
-            "up_bytes": spent.total("up"),
-            "down_bytes": spent.total("down"),
-            "up_bytes_total": after.traffic.total("up"),
-            "down_bytes_total": after.traffic.total("down"),
-            "bytes": spent.table(),
-            "diagnostics": dict(state.notes),
-        }
-        if state.round % self.plan.eval_every == 0 or state.round == self.plan.rounds:
-            score = evaluate(self.plan.net, shared_model(self.plan.net, self.plan.method, state), self.plan.data.test)
-            row |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
-        return row

@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     first_download: bool = True
     profiles: tuple[Profile, ...] = ()
     eval_every: int = 1
+    eval_clients: int = 100
+    diagnostics: bool = True
     checkpoint_every: int = 10
 
     @property
@@ -73,6 +75,17 @@ def check(plan: Plan) -> None:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
     if plan.profiles and len(plan.profiles) != plan.clients:
         problems.append(f"there are {len(plan.profiles)} profiles for {plan.clients} clients: give each client one")
+    if plan.method.ranks == "one" and any(plan.profiles):
+        problems.append(
+            f"{plan.method.name} trains one rank on all clients, and would ignore that some cannot: leave "
+            "lowrank.capacities out (profiles in a plan), or take a method for clients of different rank: "
+            "`fedloru methods` lists them"
+        )
+    if plan.method.ranks == "different" and not any(plan.profiles):
+        problems.append(
+            f"{plan.method.name} is made for clients of different rank, and here all have the same: say which ranks "
+            "there are (lowrank.capacities in a configuration, profiles in a plan), or use 'fedlora'"
+        )
     if problem := _device_problem(plan.device):
         problems.append(problem)
     if problems:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fedloru import tree
 from fedloru.client import Job, Session, Trained
 from fedloru.data import Examples
+from fedloru.engine.diagnostics import Votes
 from fedloru.method import NOTHING, Down, Method, State, Total
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -28,6 +29,7 @@ class Task(NamedTuple):
     recipe: Recipe
     seed: int
     channel: Channel
+    diagnose: bool = False
 
     @property
     def round(self) -> int:
@@ -36,11 +38,12 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a cohort did: the total, what each client keeps, and the mean loss per example in nats."""
+    """What a cohort did: the total, what each client keeps, the mean loss per example in nats, and its votes."""
 
     total: Total
     own: dict[int, Params]
     loss: float
+    votes: Votes
 
 
 Engine = Callable[[Task], Outcome]
@@ -60,6 +63,7 @@ class Collector:
     def __init__(self, net: Net, method: Method, task: Task) -> None:
         self.net, self.method, self.task = net, method, task
         self.total = NOTHING
+        self.votes = Votes(net)
         self.own: dict[int, Params] = {}
         self.loss = 0.0
 
@@ -73,9 +77,11 @@ class Collector:
             if result.own:
                 self.own[job.client] = tree.clone(result.own)  # a view would keep all of its chunk
             self.loss += weight * result.loss
+        if self.task.diagnose:
+            self.votes.add(down, ups, weights)
         chunk = self.method.reduce(self.net, self.task.state, down, ups, weights)
         self.total = self.total.join(chunk, self.net)
 
     def outcome(self) -> Outcome:
         """Return what has been gathered."""
-        return Outcome(self.total, self.own, self.loss / self.total.weight)
+        return Outcome(self.total, self.own, self.loss / self.total.weight, self.votes)

@@ -14,12 +14,47 @@ from typing import Any
 from fedloru.errors import ConfigError
 from fedloru.method import Method
 from fedloru.methods.fedavg import fedavg
+from fedloru.methods.fedex import fedex
+from fedloru.methods.fedhm import fedhm
+from fedloru.methods.fedlmt import fedlmt
 from fedloru.methods.fedlora import fedlora
 from fedloru.methods.fedloru import fedloru
-from fedloru.methods.wrappers import clip, prox, server_opt
+from fedloru.methods.fedmud import fedmud
+from fedloru.methods.fedpara import fedpara
+from fedloru.methods.fedsa import fedsa
+from fedloru.methods.ffalora import ffalora
+from fedloru.methods.flexlora import flexlora
+from fedloru.methods.flora import flora
+from fedloru.methods.hetlora import hetlora
+from fedloru.methods.mfedloru import mfedloru
+from fedloru.methods.pfedloru import pfedloru
+from fedloru.methods.rolora import rolora
+from fedloru.methods.wrappers import clip, prox, scaffold, server_opt
 
-METHODS: dict[str, Callable[..., Method]] = {"fedavg": fedavg, "fedlora": fedlora, "fedloru": fedloru}
-WRAPPERS: dict[str, Callable[..., Method]] = {"prox": prox, "server_opt": server_opt, "clip": clip}
+METHODS: dict[str, Callable[..., Method]] = {
+    "fedavg": fedavg,
+    "fedlora": fedlora,
+    "fedloru": fedloru,
+    "pfedloru": pfedloru,
+    "mfedloru": mfedloru,
+    "ffalora": ffalora,
+    "rolora": rolora,
+    "fedsa": fedsa,
+    "flora": flora,
+    "fedex": fedex,
+    "fedhm": fedhm,
+    "fedlmt": fedlmt,
+    "fedmud": fedmud,
+    "fedpara": fedpara,
+    "flexlora": flexlora,
+    "hetlora": hetlora,
+}
+WRAPPERS: dict[str, Callable[..., Method]] = {
+    "prox": prox,
+    "scaffold": scaffold,
+    "server_opt": server_opt,
+    "clip": clip,
+}
 
 
 def rebuild(name: str, config: Mapping[str, Any]) -> Method:
@@ -54,4 +89,28 @@ def _near(kind: str, name: str, options: Iterable[str]) -> str:
     return f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?"
 
 
-__all__ = ["METHODS", "WRAPPERS", "clip", "fedavg", "fedlora", "fedloru", "prox", "rebuild", "server_opt"]
+__all__ = [
+    "METHODS",
+    "WRAPPERS",
+    "clip",
+    "fedavg",
+    "fedex",
+    "fedhm",
+    "fedlmt",
+    "fedlora",
+    "fedloru",
+    "fedmud",
+    "fedpara",
+    "fedsa",
+    "ffalora",
+    "flexlora",
+    "flora",
+    "hetlora",
+    "mfedloru",
+    "pfedloru",
+    "prox",
+    "rebuild",
+    "rolora",
+    "scaffold",
+    "server_opt",
+]

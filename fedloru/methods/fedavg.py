@@ -63,7 +63,7 @@ def start(net: Net, seed: int, trained: Iterable[str]) -> State:
 
 def down(net: Net, state: State, profile: Profile) -> Down:
     """Send what is shared."""
-    return Down(state.shared, {}, state.seed, state.round + 1)
+    return Down(state.shared, {}, state.seed, state.round + 1, state.version)
 
 
 def begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:

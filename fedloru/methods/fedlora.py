@@ -49,10 +49,20 @@ def start(net: Net, seed: int, init: Init) -> State:
     Raises:
         ModelError: the model has no site.
     """
-    if not net.sites:
-        raise ModelError("the model has no low-rank site: attach factors first, with fedloru.attach(model, targets=…)")
+    need_sites(net)
     state = share(net, seed, net.trainable | net.factors)
     return state._replace(shared=state.shared | lowrank.fresh(net.sites, seed, 0, state.shared, init))
+
+
+def need_sites(net: Net) -> frozenset[str]:
+    """Return the keys of the adapted weights.
+
+    Raises:
+        ModelError: the model has no site.
+    """
+    if not net.sites:
+        raise ModelError("the model has no low-rank site: attach factors first, with fedloru.attach(model, targets=…)")
+    return frozenset(site.weight for site in net.sites)
 
 
 def values(net: Net, *, factors_down: bool, increment: int = 0) -> Values:

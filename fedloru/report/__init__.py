@@ -1,10 +1,31 @@
-"""What a run did, told: its folder read, its figures drawn, one page of its own, and its progress while it goes on.
+"""What runs did, told: a folder read, its figures drawn, a page of one run or of many, and progress while one goes on.
 
-plotly and rich are imported when something is drawn, not before. Figures are in ``plots`` and ``skew``.
+plotly and rich are imported when something is drawn, not before. ::
+
+    records  a run folder, read        page, headline    one run            plots, inside, skew   its figures
+    groups   runs by configuration     versus, tally     many compared      race                  their figures
+    live     progress                  blocks, css       pages of HTML      style, units          looks and words
 """
 
+from fedloru.report.groups import Group, cautions, grouped
 from fedloru.report.live import Live, summary_table
 from fedloru.report.page import page, write
 from fedloru.report.records import Records, read
+from fedloru.report.tally import write_csv
+from fedloru.report.versus import comparison, comparison_table, write_comparison
 
-__all__ = ["Live", "Records", "page", "read", "summary_table", "write"]
+__all__ = [
+    "Group",
+    "Live",
+    "Records",
+    "cautions",
+    "comparison",
+    "comparison_table",
+    "grouped",
+    "page",
+    "read",
+    "summary_table",
+    "write",
+    "write_comparison",
+    "write_csv",
+]

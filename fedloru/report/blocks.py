@@ -104,6 +104,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = F
     return f"<table{kind}>{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>\n{body}{last}</tbody></table>"
 
 
+def scrolled(inside: str) -> str:
+    """Return ``inside``, which is HTML, so that it scrolls sideways where it is wider than its place."""
+    return f'<div class="scroll">{inside}</div>'
+
+
 def bars(values: Sequence[tuple[str, float, str]]) -> str:
     """Return labelled bars to one scale, each a label, a length and the text that stands for it."""
     longest = max(length for _, length, _ in values) or 1

@@ -36,6 +36,11 @@ th:first-child { padding-left: 0; text-align: left; }
 tr:last-child > * { border-bottom: 0; }
 tr.total > * { font-weight: 600; }
 td { overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+.scroll th, .scroll td { white-space: nowrap; overflow-wrap: normal; padding-left: 1rem; }
+.scroll th:first-child { padding-left: 0; }
+.scroll thead th { white-space: normal; min-width: 4.5rem; }
+.scroll tbody th { white-space: normal; min-width: 8rem; }
 .numbers td { white-space: nowrap; }
 .bar { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; margin-top: .6rem; align-items: end;
   font-variant-numeric: tabular-nums; }

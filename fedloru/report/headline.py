@@ -1,4 +1,4 @@
-"""The eight figures a run is known by, the same on its page and on the terminal."""
+"""The figures a run is known by, the same on its page and on the terminal."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def headline(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Merges", f"{told['merges']:,}", "factors into the base"
     yield "Time", units.duration(told["seconds"]), f"{units.duration(per_round)} a round"
     yield "Peak memory", units.memory(told.get("peak_rss_bytes")), "of the process"
+    yield from _personal(told.get("personal") or {})
+
+
+def _personal(spreads: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str, str]]:
+    for model, spread in spreads.items():
+        about = f"mean of {spread['clients']:,} clients, own tests"
+        yield f"{model.capitalize()} model", units.percent(spread["mean"]), about
+        yield "Its worst tenth", units.percent(spread["bottom_decile"]), "mean of these clients"
 
 
 def of_fedavg(told: Mapping[str, Any]) -> float | None:

@@ -11,7 +11,7 @@ import tomli_w
 from fedloru.files import write_atomic
 from fedloru.report import blocks, units
 from fedloru.report.headline import headline
-from fedloru.report.records import Records, evaluations, outcome, read
+from fedloru.report.records import Records, evaluations, outcome, personal, read
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -75,6 +75,7 @@ def _results(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
     if records.rounds:
         yield blocks.tiles(headline(told))
         yield blocks.section("Learning", _learning(records))
+        yield blocks.section("Inside", _inside(records))
         yield blocks.section("Traffic", _traffic(records, told))
 
 
@@ -89,8 +90,19 @@ def _learning(records: Records) -> Iterator[str]:
         yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.")
     if evaluations(records, "test_loss"):
         yield _figure("Loss over bytes", plots.loss_over_bytes(records), "MB are 10⁶ bytes.")
+    if spreads := personal(records.rounds):
+        clients = spreads["shared"]["clients"]
+        caption = f"Mean of {clients:,} clients, the same in every evaluation; dotted: the mean of their worst tenth."
+        yield _figure("Personal accuracy", plots.personal(records), caption, wide=True)
+
+
+def _inside(records: Records) -> Iterator[str]:
+    from fedloru.report import inside
+
+    if inside.measured(records):
+        yield _figure("Ranks", inside.ranks(records), inside.caption(records), wide=True)
     if any(row.get("diagnostics") for row in records.rounds):
-        yield _figure("Diagnostics", plots.diagnostics(records), "Numbers that the method noted.", wide=True)
+        yield _figure("Diagnostics", inside.diagnostics(records), "One number a round for the whole model.", wide=True)
 
 
 def _traffic(records: Records, told: Mapping[str, Any]) -> Iterator[str]:

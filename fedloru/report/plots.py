@@ -22,7 +22,7 @@ def accuracy(records: Records) -> go.Figure:
     """Draw the test accuracy over rounds, and where factors were merged."""
     rows = evaluations(records)
     figure = style.figure("round", "test accuracy")
-    figure.add_trace(_line(_column(rows, "round"), _column(rows, "test_accuracy"), "test accuracy", style.BLUE))
+    figure.add_trace(line(column(rows, "round"), column(rows, "test_accuracy"), "test accuracy", style.BLUE))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
     return _over_rounds(figure, records)
 
@@ -33,7 +33,7 @@ def loss(records: Records) -> go.Figure:
     figure = style.figure("round", "loss (nats)")
     for rows, part, colour in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
         if rows:
-            figure.add_trace(_line(_column(rows, "round"), _column(rows, f"{part}_loss"), part, colour))
+            figure.add_trace(line(column(rows, "round"), column(rows, f"{part}_loss"), part, colour))
     figure.update_traces(hovertemplate="%{y:.4f}")
     return _over_rounds(figure, records)
 
@@ -52,9 +52,9 @@ def _over_bytes(records: Records, field: str, title: str, form: str) -> go.Figur
     rows = evaluations(records, field)
     sent = [(row["up_bytes_total"] + row["down_bytes_total"]) / MEGA for row in rows]
     figure = style.figure("MB sent, up and down together", title)
-    figure.add_trace(_line(sent, _column(rows, field), title, style.GREEN))
+    figure.add_trace(line(sent, column(rows, field), title, style.GREEN))
     figure.update_traces(
-        customdata=_column(rows, "round"),
+        customdata=column(rows, "round"),
         hovertemplate=f"%{{y:{form}}} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
     )
     return figure.update_layout(hovermode="closest").update_xaxes(rangemode="tozero")
@@ -64,7 +64,7 @@ def bytes_by_kind(records: Records) -> go.Figure:
     """Draw what has been sent so far, by kind, down above up, in MB of 10⁶ bytes."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
     figure.update_layout(template=style.TEMPLATE, height=400)
-    rounds = [0, *_column(records.rounds, "round")]
+    rounds = [0, *column(records.rounds, "round")]
     shown: set[str] = set()
     for place, way in enumerate(("down", "up"), 1):
         for kind, sent in _sent(records, way).items():
@@ -72,27 +72,25 @@ def bytes_by_kind(records: Records) -> go.Figure:
             figure.add_trace(area, row=place, col=1)
             shown.add(kind)
         figure.update_yaxes(title_text=f"MB {way}", rangemode="tozero", row=place, col=1)
-    return figure.update_xaxes(_ticks(rounds)).update_xaxes(title_text="round", row=2, col=1)
+    return figure.update_xaxes(ticks(rounds)).update_xaxes(title_text="round", row=2, col=1)
 
 
-def diagnostics(records: Records) -> go.Figure:
-    """Draw every number that the method noted, each over rounds in a strip of its own."""
-    names = sorted({name for row in records.rounds for name in row.get("diagnostics", {})})
-    titles = [escape(name.replace("_", " "), quote=False) for name in names]
-    figure = make_subplots(
-        rows=len(names), shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.25 / len(names)
-    )
-    figure.update_layout(template=style.TEMPLATE, height=60 + 130 * len(names), showlegend=False, margin_t=24)
-    figure.update_annotations(x=0, xanchor="left", font_size=12)
-    for place, name in enumerate(names, 1):
-        rows = [row for row in records.rounds if row.get("diagnostics", {}).get(name) is not None]
-        line = _line(_column(rows, "round"), [row["diagnostics"][name] for row in rows], titles[place - 1], style.BLUE)
-        figure.add_trace(line.update(hovertemplate="%{y:.4g}"), row=place, col=1)
-    figure.update_xaxes(_ticks(_column(records.rounds, "round")))
-    return figure.update_xaxes(title_text="round", row=len(names), col=1)
+def personal(records: Records) -> go.Figure:
+    """Draw the accuracy on test examples of the clients' own: the mean of clients, and that of their worst tenth."""
+    figure = style.figure("round", "accuracy on own tests")
+    for model, colour in (("shared", style.BLUE), ("personal", style.VERMILLION)):
+        rows = [row for row in records.rounds if model in (row.get("personal") or {})]
+        if rows:
+            spreads, rounds = [row["personal"][model] for row in rows], column(rows, "round")
+            figure.add_trace(line(rounds, column(spreads, "mean"), f"{model} model", colour))
+            worst = line(rounds, column(spreads, "bottom_decile"), f"{model}, worst tenth", colour)
+            figure.add_trace(worst.update(line={"dash": "dot", "width": 1.5}, marker={"size": 4}))
+    figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
+    return figure.update_xaxes(ticks(column(records.rounds, "round")))
 
 
-def _line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Scatter:
+def line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Scatter:
+    """Return a line, with a dot for each of its points where they are few."""
     mode = "lines+markers" if len(x) <= DOTS else "lines"
     return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": colour, "width": 2}, marker={"size": 5})
 
@@ -115,9 +113,9 @@ def _over_rounds(figure: go.Figure, records: Records) -> go.Figure:
     """Mark the merges with thin upright lines, on an axis of their own."""
     merges = [row for row in records.rounds if row["merged"]]
     if merges:
-        figure.add_trace(_merges(_column(merges, "round"), _column(merges, "version")))
+        figure.add_trace(_merges(column(merges, "round"), column(merges, "version")))
         figure.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
-    return figure.update_xaxes(_ticks(_column(records.rounds, "round")))
+    return figure.update_xaxes(ticks(column(records.rounds, "round")))
 
 
 def _merges(rounds: Sequence[int], versions: Sequence[int]) -> go.Scatter:
@@ -134,10 +132,11 @@ def _merges(rounds: Sequence[int], versions: Sequence[int]) -> go.Scatter:
     )
 
 
-def _ticks(rounds: Sequence[int]) -> dict[str, Any]:
-    """Keep the ticks of a short run on whole rounds."""
+def ticks(rounds: Sequence[int]) -> dict[str, Any]:
+    """Return what keeps the ticks of a short run on whole rounds."""
     return {"dtick": 1} if len(rounds) <= 12 else {}
 
 
-def _column(rows: Sequence[dict[str, Any]], field: str) -> list[Any]:
+def column(rows: Sequence[dict[str, Any]], field: str) -> list[Any]:
+    """Return one field of every row."""
     return [row[field] for row in rows]

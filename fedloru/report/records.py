@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,11 @@ def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str
     return [row for row in records.rounds if row[field] is not None]
 
 
+def personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
+    """Return the latest accuracies over clients, of the shared and of personal models; None where never measured."""
+    return next((row["personal"] for row in reversed(rows) if row.get("personal")), None)
+
+
 def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
@@ -75,6 +81,7 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": {way: _by_kind(rows, way) for way in ("down", "up")},
         "seconds": sum(row["seconds"] for row in rows),
         "merges": sum(bool(row["merged"]) for row in rows),
+        "personal": personal(rows),
     }
 
 

@@ -19,13 +19,13 @@ def _or_dash(say: Callable[[float], str]) -> Callable[[float | None], str]:
 @_or_dash
 def megabytes(count: float) -> str:
     """Return bytes as MB of 10⁶ bytes."""
-    return f"{_three_digits(count / 1e6)} MB"
+    return f"{digits(count / 1e6)} MB"
 
 
 @_or_dash
 def memory(count: float) -> str:
     """Return bytes as MB, or as GB of 10⁹ bytes where that is shorter."""
-    return megabytes(count) if count < 1e9 else f"{_three_digits(count / 1e9)} GB"
+    return megabytes(count) if count < 1e9 else f"{digits(count / 1e9)} GB"
 
 
 @_or_dash
@@ -64,7 +64,8 @@ def plain(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _three_digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Return a number with three digits, or all those before its point."""
     if abs(value) < 1:
         return f"{value:.3g}"
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"

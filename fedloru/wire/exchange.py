@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedloru import lowrank, tree
 from fedloru.errors import WireError
+from fedloru.lowrank import Site
 from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
@@ -34,7 +35,8 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
         WireError: a value does not fit into the codec.
     """
     fresh, sent = elide(net, down, state)
-    header = Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=fresh)
+    rank = _cap(net, down.shared) if fresh else 0
+    header = Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=fresh, rank=rank)
     return encode(header, {"shared": sent.shared, "aux": sent.aux}, codec)
 
 
@@ -48,9 +50,9 @@ def decode_down(net: Net, data: bytes, *, method: str, run: str) -> tuple[Header
     check(header, kind="down", method=method, run=run)
     shared = sections.get("shared", {})
     if header.fresh:
-        shared |= lowrank.fresh(net.sites, header.seed, header.version, net.params, header.fresh)
+        shared |= lowrank.fresh(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
         shared = dict(sorted(shared.items()))
-    return header, Down(shared, sections.get("aux", {}), header.seed, header.round)
+    return header, Down(shared, sections.get("aux", {}), header.seed, header.round, header.version)
 
 
 def encode_up(
@@ -114,11 +116,24 @@ def decode_sync(data: bytes, *, method: str, run: str) -> tuple[Header, Sync]:
 def _fresh_init(net: Net, shared: Mapping[str, Tensor], state: State) -> Fresh:
     if not net.sites or not net.factors <= shared.keys():
         return ""
-    first = net.sites[0]
-    drawn = lowrank.fresh(net.sites[:1], state.seed, state.version, net.params)
+    sites = _capped(net, _cap(net, shared))
+    first = sites[0]
+    drawn = lowrank.fresh(sites[:1], state.seed, state.version, net.params)
     if not tree.equal(tree.select(drawn, [first.a]), tree.select(shared, [first.a])):
         return ""  # trained factors: one small draw says so
     factors = tree.select(shared, net.factors)
     inits: tuple[Init, ...] = get_args(Init)
-    drawings = ((init, lowrank.fresh(net.sites, state.seed, state.version, net.params, init)) for init in inits)
+    drawings = ((init, lowrank.fresh(sites, state.seed, state.version, net.params, init)) for init in inits)
     return next((init for init, again in drawings if tree.equal(again, factors)), "")
+
+
+def _cap(net: Net, shared: Mapping[str, Tensor]) -> int:
+    """Return the rank that the factors of a client of small capacity reach; 0 where they have the full rank."""
+    if all(shared[site.a].shape[0] == site.rank for site in net.sites):
+        return 0
+    return max(shared[site.a].shape[0] for site in net.sites)
+
+
+def _capped(net: Net, rank: int) -> tuple[Site, ...]:
+    """Return the sites with ``rank`` at most; 0 leaves them as they are."""
+    return tuple(site._replace(rank=min(site.rank, rank or site.rank)) for site in net.sites)

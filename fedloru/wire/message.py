@@ -37,8 +37,8 @@ class Header(NamedTuple):
 
     ``run`` is the hash of W₀ that both ends must share, ``round`` counts from 1, and ``version`` is the number
     of increments in the base that the message belongs to. ``fresh`` tells that the factors are left out, since
-    the receiver draws them itself: ``lowrank.fresh(sites, seed, version, like, init=fresh)``. ``numbers`` are
-    finite, such as a client's weight and loss.
+    the receiver draws them itself: ``lowrank.fresh(sites, seed, version, like, init=fresh)``, with sites of
+    ``rank`` at most where that is not 0. ``numbers`` are finite, such as a client's weight and loss.
     """
 
     kind: Kind
@@ -49,12 +49,13 @@ class Header(NamedTuple):
     client: int = -1
     seed: int = 0
     fresh: Fresh = ""
+    rank: int = 0
     numbers: dict[str, float] = {}
 
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("kind", "method", "run", "fresh"), str),
-    **dict.fromkeys(("round", "version", "client", "seed"), int),
+    **dict.fromkeys(("round", "version", "client", "seed", "rank"), int),
     "numbers": dict,
 }
 

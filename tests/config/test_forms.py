@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("name", METHODS)
 def test_methods(name: str) -> None:
     form = SECTIONS["method"].by_name[name]
-    compare(form, METHODS[name], beside={"name", "prox", "clip"})
+    compare(form, METHODS[name], beside={"name", "prox", "clip", "scaffold"})
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -56,7 +56,7 @@ def test_server_rules() -> None:
 
 
 def test_low_rank() -> None:
-    compare(LowRank, attach, beside={"model", "losses", "inputs", "targets", "dense"})
+    compare(LowRank, attach, beside={"model", "losses", "inputs", "targets", "dense", "capacities"})
 
 
 def test_recipe() -> None:

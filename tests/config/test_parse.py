@@ -57,7 +57,7 @@ def test_all_problems_are_told_at_once() -> None:
         ({"method": {"tau": []}}, "method.tau is [], expected a whole number"),
         ({"method": {"tau": 2.5}}, "method.tau is 2.5, expected a whole number"),
         ({"method": {"tau": [True]}}, "method.tau is [True], expected a whole number"),
-        ({"method": {"name": ["fedavg"]}}, "method.name is ['fedavg'], expected 'fedloru', 'fedlora' or 'fedavg'"),
+        ({"method": {"name": ["fedavg"]}}, "method.name is ['fedavg'], expected 'fedloru', 'fedlora', 'fedavg'"),
         ({"method": {"name": "fedlorru"}}, "did you mean 'fedloru'?"),
         ({"model": {"name": "python:mine"}}, "model.name is 'python:mine', expected 'python:package.module:function'"),
         ({"model": {"name": "resnet"}}, "expected 'cnn', 'mlp', 'resnet8', 'resnet10' or 'resnet18' (or python:"),
@@ -80,7 +80,7 @@ def test_a_wrong_value_is_told_with_what_is_expected(table: dict[str, Any], told
         ({"ronds": 3}, "ronds is not a setting; did you mean rounds?"),
         ({"clints": {"lr": 1}}, "clints is not a setting; did you mean client?"),
         ({"tau": 3}, "tau is not a setting; did you mean method.tau?"),
-        ({"clients": 3}, "clients is not a setting; did you mean partition.clients?"),
+        ({"clients": 3}, "clients is not a setting; did you mean partition.clients"),
         ({"lr": 3}, "lr is not a setting; did you mean server.lr or client.lr?"),
         ({"client": {"lrr": 3}}, "client.lrr is not a setting; did you mean client.lr?"),
         ({"client": {"rank": 3}}, "client.rank is not a setting; did you mean lowrank.rank?"),
@@ -88,7 +88,7 @@ def test_a_wrong_value_is_told_with_what_is_expected(table: dict[str, Any], told
         ({"qqq": 3}, "qqq is not a setting; those at the top are seed, rounds, data"),
         (
             {"method": {"name": "fedavg", "tau": 3}},
-            "method.tau is set, but only method.name = 'fedloru' takes it: leave it out",
+            "method.tau is set, but only method.name = 'fedloru', 'pfedloru' or 'mfedloru' takes it: leave it out",
         ),
         ({"server": {"lr": 1.0}}, "server.lr is set, but only server.rule = 'momentum', 'adagrad', 'adam' or 'yogi'"),
         ({"data": {"path": "x"}}, "data.path is set, but only data.source = 'parquet', 'hub', 'npz' or 'folder'"),
@@ -105,6 +105,16 @@ def test_an_unknown_key_names_the_nearest(table: dict[str, Any], told: str) -> N
     ("table", "told"),
     [
         ({"cohort": {"size": 21}}, "cohort.size is 21, but partition.clients is 20"),
+        (
+            {"method": {"scaffold": True}, "client": {"momentum": 0.9}},
+            "client.momentum is 0.9, but method.scaffold = true takes",
+        ),
+        (
+            {"method": {"scaffold": True}, "client": {"schedule": "cosine"}},
+            "set client.schedule = 'constant', or leave method.scaffold out",
+        ),
+        ({"method": {"scaffold": True}, "lowrank": {"capacities": {"2": 0.5}}}, "needs clients of one rank"),
+        ({"method": {"name": "pfedloru", "scaffold": True}}, "the steps of two phases"),
         ({"method": {"accumulate_rank": 4}}, "only an exact increment is truncated"),
         ({"method": {"accumulate": "exact"}, "server": {"rule": "adam"}}, "server.rule is 'adam', but"),
         ({"client": {"optimizer": "adam", "momentum": 0.9}}, "client.optimizer = 'adam' does not use it"),

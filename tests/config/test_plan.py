@@ -68,6 +68,14 @@ def test_wrappers_are_put_around_the_method() -> None:
     assert wraps[1]["lr"] == 0.01
 
 
+def test_scaffold_knows_the_clients_and_their_learning_rate() -> None:
+    changes = ["method.scaffold=true", "client.momentum=0", "method.clip=2", "server.rule=adam"]
+    made = plan(load("small", changes))
+    server, scaffold, clip = made.method.config["wrap"]
+    assert (server["name"], clip["name"]) == ("server_opt", "clip")
+    assert scaffold == {"name": "scaffold", "lr": made.recipe.lr, "clients": made.clients}
+
+
 def test_seeds_of_model_and_partition_are_their_own() -> None:
     first, second, third = (
         plan(load("small", changes)) for changes in ([], ["model.seed=1"], ["partition.seed=1"])

@@ -70,7 +70,7 @@ def test_whatever_goes_wrong_in_training_keeps_the_last_whole_round(
     run = Run(plan(), folder)
     steps = iter(run)
     next(steps), next(steps)
-    monkeypatch.setattr("fedloru.engine.loop.evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr("fedloru.engine.record.evaluate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(steps)
     snapshot = folder.latest("cpu")

@@ -14,7 +14,7 @@ from fedloru import net as nets
 from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Outcome, Task, choose
-from fedloru.method import Method, State
+from fedloru.method import Method, Profile, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.wire import Channel
@@ -32,6 +32,26 @@ METHODS: dict[str, Callable[[], Method]] = {
     "fedloru-published": lambda: methods.fedloru(tau=2, base="zero", init="both"),
     "fedloru-exact": lambda: methods.fedloru(tau=2, accumulate="exact"),
     "fedloru-truncated": lambda: methods.fedloru(tau=2, accumulate="exact", accumulate_rank=2),
+    "pfedloru": lambda: methods.pfedloru(tau=2, private_rank=1, private_scale=0.5, private_epochs=1),
+    "mfedloru": lambda: methods.mfedloru(tau=2, nested_scale=2.0),
+    "mfedloru-exact": lambda: methods.mfedloru(tau=2, accumulate="exact"),
+    "ffalora": methods.ffalora,
+    "rolora": methods.rolora,
+    "fedsa": methods.fedsa,
+    "flora": methods.flora,
+    "fedex": methods.fedex,
+    "scaffold": lambda: methods.scaffold(methods.fedloru(tau=2), lr=0.1, clients=5),
+    "scaffold-rolora": lambda: methods.scaffold(methods.rolora(), lr=0.1, clients=5),
+    "flexlora": methods.flexlora,
+    "hetlora": methods.hetlora,
+    "fedhm": methods.fedhm,
+    "fedlmt": methods.fedlmt,
+    "fedlmt-random": lambda: methods.fedlmt(init="random"),
+    "fedpara": methods.fedpara,
+    "fedpara-model": lambda: methods.fedpara(init="model"),
+    "pfedpara": lambda: methods.fedpara(personal=True),
+    "fedmud": lambda: methods.fedmud(interval=2, aad=False),
+    "fedmud-aad": lambda: methods.fedmud(interval=2),
     "prox": lambda: methods.prox(methods.fedloru(tau=2), mu=0.5),
     "clip": lambda: methods.clip(methods.fedloru(tau=2), norm=0.05),
     "server-momentum": lambda: methods.server_opt(methods.fedloru(tau=2), rule="momentum", lr=0.7),
@@ -39,6 +59,37 @@ METHODS: dict[str, Callable[[], Method]] = {
     "server-yogi": lambda: methods.server_opt(methods.fedavg(), rule="yogi", lr=0.05),
     "server-adagrad": lambda: methods.server_opt(methods.fedlora(), rule="adagrad", lr=0.05),
 }
+
+
+NOT_MERGING = (
+    "fedavg",
+    "fedlora",
+    "ffalora",
+    "rolora",
+    "fedsa",
+    "scaffold-rolora",
+    "server-yogi",
+    "server-adagrad",
+    "flexlora",
+    "hetlora",
+    "fedhm",
+    "fedlmt",
+    "fedlmt-random",
+    "fedpara",
+    "fedpara-model",
+    "pfedpara",
+)
+"""The methods whose base never changes."""
+
+PROFILES: dict[str, Sequence[Profile]] = {
+    "flexlora": ((("rank", 1.0),), (), (), ()),
+    "hetlora": ((), (("rank", 1.0),), (), (("rank", 1.0),)),
+    "fedhm": ((), (), (("rank", 1.0),), ()),
+    "flora": ((("rank", 1.0),), (), (), (("rank", 1.0),)),
+    "mfedloru": ((("rank", 1.0),), (), (("rank", 1.0),), ()),
+    "mfedloru-exact": ((), (("rank", 1.0),), (), ()),
+}
+"""The methods whose clients differ, and how."""
 
 
 class ConvNet(nn.Module):
@@ -140,17 +191,20 @@ class World(NamedTuple):
 
     def train(self, state: State, engine: str = "sequential", **settings: object) -> Outcome:
         """Train one round of the whole cohort; settings are the engine's, or ``jobs`` and ``recipe``."""
-        jobs = settings.pop("jobs", self.jobs)
+        jobs = sorted(settings.pop("jobs", self.jobs), key=lambda job: job.profile)
         recipe = settings.pop("recipe", self.recipe)
         channel = Channel(self.net, self.method.name, "run", "exact")
         chosen = choose(engine, self.net, self.method, state, self.data, recipe, **settings)
         return chosen.run(Task(state, jobs, recipe, 3, channel))
 
     def rounds(self, count: int, engine: str = "sequential", **settings: object) -> State:
-        """Return the state after ``count`` rounds."""
+        """Return the state after ``count`` rounds, in which clients keep what they own."""
         state = self.method.init(self.net, 3)
+        jobs = list(settings.pop("jobs", self.jobs))
         for _ in range(count):
-            state = self.method.server(self.net, state, self.train(state, engine, **settings).total)
+            outcome = self.train(state, engine, jobs=jobs, **settings)
+            jobs = [job._replace(own=outcome.own.get(job.client, job.own)) for job in jobs]
+            state = self.method.server(self.net, state, outcome.total)
         return state
 
 
@@ -167,5 +221,6 @@ def world(method: str, model: str, dtype: torch.dtype = torch.float64) -> World:
         net = nets.make(module)
     data = {key: value.to(dtype) if value.is_floating_point() else value for key, value in case.data().items()}
     starts = [sum(SIZES[:k]) for k in range(len(SIZES))]
-    jobs = [Job(k, torch.arange(start, start + n)) for k, (start, n) in enumerate(zip(starts, SIZES, strict=True))]
+    profiles = PROFILES.get(method, [()] * len(SIZES))
+    jobs = [Job(k, torch.arange(starts[k], starts[k] + n), {}, profiles[k]) for k, n in enumerate(SIZES)]
     return World(net, made, data, jobs, case.recipe)

@@ -13,13 +13,13 @@ import torch
 
 from fedloru import tree
 from fedloru.data import Dataset, Partition
-from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.loop import Run
+from fedloru.engine.own import OnDisk
 from fedloru.engine.plan import Plan, cohort
 from fedloru.rng import gen
 from fedloru.wire import Ledger, catch_up, cost, decode_sync, encode_sync
-from tests.laws.cases import METHODS, World, world
+from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 
 def plan(cell: World, **settings: object) -> Plan:
@@ -27,7 +27,15 @@ def plan(cell: World, **settings: object) -> Plan:
     test = {key: value[:8] for key, value in cell.data.items()}
     dataset = Dataset("table", cell.data, test, ("a", "b", "c", "d"))
     partition = Partition("table", 0, tuple(job.rows for job in cell.jobs), (), {})
-    usual = {"rounds": 7, "cohort": 3, "recipe": cell.recipe, "codec": "exact", "checkpoint_every": 2}
+    profiles = tuple(job.profile for job in cell.jobs)
+    usual = {
+        "profiles": profiles,
+        "rounds": 7,
+        "cohort": 3,
+        "recipe": cell.recipe,
+        "codec": "exact",
+        "checkpoint_every": 2,
+    }
     return Plan(cell.net, cell.method, dataset, partition, **(usual | settings))  # type: ignore[arg-type]
 
 
@@ -55,11 +63,11 @@ def test_law_4_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: st
             assert tree.equal(held[client], state.base)
         state = cell.method.server(cell.net, state, cell.train(state, "fused").total)
         ledger.record(state)
-    assert state.version > 0 or method in ("fedlora", "server-adagrad")
+    assert state.version > 0 or method in NOT_MERGING
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
-@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-truncated", "server-adam"])
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-truncated", "server-adam", "fedsa", "scaffold"])
 def test_law_5_a_resumed_run_equals_the_uninterrupted_one(method: str, model: str, engine: str, tmp_path: Path) -> None:
     cell = world(method, model, torch.float32)
     whole = Run(plan(cell, engine=engine))
@@ -81,7 +89,8 @@ def test_law_6_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> No
     """The envelope of a message is at most 400 bytes, and 120 more a tensor."""
     run = Run(plan(cell, codec="fp32"))
     rows = list(run)
-    by_formula = cost(cell.net, cell.method, [row["cohort"] for row in rows], codec="fp32")
+    cohorts = [row["cohort"] for row in rows]
+    by_formula = cost(cell.net, cell.method, cohorts, profiles=run.plan.profiles, codec="fp32")
     tensors = len(run.state.shared) + len(run.state.base) + 2 * len(cell.net.sites) * 4
     for row, expected in zip(rows, by_formula, strict=True):
         for way, table in expected.table().items():
@@ -150,9 +159,12 @@ def test_own_tensors_survive_in_the_checkpoint(tmp_path: Path) -> None:
     run = Run(plan(counting), folder)
     rows = list(run)
     times = {client: sum(client in row["cohort"] for row in rows) for client in range(4)}
-    saved = folder.latest("cpu")
-    assert isinstance(saved, Snapshot)
-    assert {client: int(own["seen"]) for client, own in saved.own.items()} == {c: n for c, n in times.items() if n}
+    kept = OnDisk(folder.path / "clients", "cpu")
+    assert {client: int(own["seen"]) for client in range(4) if (own := kept.load(client, 7))} == {
+        client: n for client, n in times.items() if n
+    }
+    until = {client: sum(client in row["cohort"] for row in rows[:6]) for client in range(4)}
+    assert [int(kept.load(client, 6).get("seen", 0)) for client in range(4)] == list(until.values())
 
 
 def test_interrupted_generator_leaves_a_checkpoint_of_the_last_whole_round(tmp_path: Path) -> None:

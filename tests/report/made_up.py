@@ -53,10 +53,27 @@ def rows(rounds: int, cohort: int, tau: int, every: int = 2) -> list[dict[str, A
                 "down_bytes_total": down_total,
                 "bytes": {"down": down, "up": up},
                 "diagnostics": {"aggregation_gap": 0.02 + 0.3 * draw.random() / t, "update_norm": 1.5 * 0.97**t},
+                "sites": sites(t, merged or t == rounds),
+                "personal": personal(accuracy) if tested else None,
                 "seconds": 0.4 + 0.05 * draw.random(),
             }
         )
     return made
+
+
+def sites(t: int, ranked: bool) -> dict[str, dict[str, float]]:
+    """Return what is known of two sites, fc2 of the larger rank."""
+    ranks = {"effective_rank_increment": 3.0, "stable_rank_increment": 2.0, "effective_rank_total": t / 5}
+    known = {"aggregation_gap": 0.1 / t, **(ranks | {"stable_rank_total": t / 9} if ranked else {})}
+    return {"fc1.weight": known, "fc2.weight": {name: 2 * value for name, value in known.items()}}
+
+
+def personal(accuracy: float) -> dict[str, dict[str, float]]:
+    """Return the scores of 20 clients, whose personal models are half as far from perfect."""
+    means = {"shared": accuracy, "personal": (1 + accuracy) / 2}
+    return {
+        model: {"mean": mean, "std": 0.05, "bottom_decile": mean - 0.1, "clients": 20} for model, mean in means.items()
+    }
 
 
 def summary(made: list[dict[str, Any]], clients: int, cohort: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_the_page_is_whole_and_needs_no_network(records: Records) -> None:
     parsed = Parsed(text)
     assert text.startswith("<!DOCTYPE html>")
     assert parsed.links == []
-    assert len(parsed.ids) == len(set(parsed.ids)) == 7
+    assert len(parsed.ids) == len(set(parsed.ids)) == 9
     assert sum(len(script) > 1_000_000 for script in parsed.scripts) == 1
     rest = text.replace(max(parsed.scripts, key=len), "")
     assert not re.search(r'(src|href)="?http|//cdn|@import|url\(', rest)
@@ -68,6 +68,8 @@ def test_headline_figures(records: Records) -> None:
         "Sent down 23.1 MB",
         "Of FedAvg's bytes 6.3 % 15.8× fewer (by formula)",
         "Merges 5",
+        f"Personal model {100 * records.rounds[-1]['personal']['personal']['mean']:.1f} % mean of 20 clients",
+        f"worst tenth {100 * records.rounds[-1]['personal']['shared']['bottom_decile']:.1f} %",
         "Peak memory 612 MB",
         "FedAvg would have sent (by formula) 600 MB",
         "factors 12.000 12.000 24.000",
@@ -96,9 +98,18 @@ def test_an_empty_run_says_so(tmp_path: Path) -> None:
 
 
 def test_a_run_without_evaluations_has_no_empty_axes(records: Records) -> None:
-    rows = [row | {"test_accuracy": None, "test_loss": None, "diagnostics": {}} for row in records.rounds]
+    nothing = {"test_accuracy": None, "test_loss": None, "diagnostics": {}, "sites": {}, "personal": None}
+    rows = [row | nothing for row in records.rounds]
     parsed = Parsed(page(records._replace(rounds=rows, partition={}, summary={})))
     assert parsed.ids == ["loss-over-rounds", "bytes-over-rounds"]
+
+
+def test_a_run_of_before_personal_scores_and_ranks_is_drawn_without_them(records: Records) -> None:
+    later = {"sites", "personal", "diagnostics"}
+    rows = [{key: value for key, value in row.items() if key not in later} for row in records.rounds]
+    parsed = Parsed(page(records._replace(rounds=rows)))
+    assert not {"personal-accuracy", "ranks", "diagnostics"} & set(parsed.ids)
+    assert "accuracy-over-rounds" in parsed.ids and "worst tenth" not in parsed.text
 
 
 def test_what_files_say_is_escaped(records: Records) -> None:
@@ -107,7 +118,10 @@ def test_what_files_say_is_escaped(records: Records) -> None:
     split = records.partition | {"classes": [evil] * 10, "scheme": evil, "settings": {evil: evil}}
     told = records.summary | {"method": evil, "engine": evil, "engine_reason": evil, "versions": {evil: evil}}
     rounds = [
-        row | {"bytes": {"up": {evil: 1}, "down": {evil: 2}}, "diagnostics": {evil: 1.0}} for row in records.rounds
+        row
+        | {"bytes": {"up": {evil: 1}, "down": {evil: 2}}, "diagnostics": {evil: 1.0}}
+        | {"sites": {evil: {"effective_rank_total": 1.0}}}
+        for row in records.rounds
     ]
     text = page(Records(Path("/runs") / "<b>name", config, split, rounds, told))
     assert "<script>alert" not in text and "<img" not in text.replace(max(Parsed(text).scripts, key=len), "")

@@ -60,10 +60,22 @@ def test_bytes_by_kind_add_up(records: Records) -> None:
     assert sum(trace.showlegend for trace in figure.data) == len({trace.legendgroup for trace in figure.data})
 
 
-def test_diagnostics_have_a_strip_each(records: Records) -> None:
-    gap, norm = plots.diagnostics(records).data
-    assert list(gap.y) == [row["diagnostics"]["aggregation_gap"] for row in records.rounds]
-    assert gap.yaxis != norm.yaxis
+def test_personal_accuracy_is_the_records(records: Records) -> None:
+    shared, worst, personal, _ = plots.personal(records).data
+    tested = [row for row in records.rounds if row["personal"]]
+    assert list(shared.x) == list(worst.x) == [row["round"] for row in tested]
+    assert list(personal.y) == [row["personal"]["personal"]["mean"] for row in tested]
+    assert list(worst.y) == [row["personal"]["shared"]["bottom_decile"] for row in tested]
+
+
+def test_without_personal_models_the_shared_one_stands_alone(records: Records) -> None:
+    rows = [
+        row | {"personal": {"shared": row["personal"]["shared"]} if row["personal"] else None} for row in records.rounds
+    ]
+    assert [line.name for line in plots.personal(records._replace(rounds=rows)).data] == [
+        "shared model",
+        "shared, worst tenth",
+    ]
 
 
 def test_few_clients_are_bars(records: Records) -> None:

@@ -47,10 +47,16 @@ def server_opt(
         ConfigError: a setting is out of range, or the method stacks factors, so that its merges would bypass the
             optimizer.
     """
-    bypassed = f"{method.name} merges what clients sent, not the optimizer's result; use accumulate = 'factors'"
+    remedy = "accumulate = 'factors'" if "accumulate" in method.config else "fedlora or fedloru"
+    bypassed = f"{method.name} merges what clients sent, not the optimizer's result; use {remedy}"
+    inside = any(wrap["name"] == "scaffold" for wrap in method.config.get("wrap", []))
+    order = "scaffold counts clients, which the optimizer's result has none of: wrap it around server_opt"
+    weighed = f"{method.name} weighs clients in its own way, and no average stands before it; use server rule 'none'"
     refuse(
         "server_opt",
         bypassed if method.stacks else None,
+        order if inside else None,
+        weighed if method.own_weights else None,
         one_of("rule", rule, get_args(Rule)),
         *(expect(0 < x < math.inf, name, x, "a number above 0") for name, x in (("lr", lr), ("eps", eps))),
         *(

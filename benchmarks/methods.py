@@ -1,0 +1,235 @@
+"""All methods on equal terms: the same data, cohorts, seeds and local work; accuracy beside megabytes.
+
+    python benchmarks/methods.py [--quick] [--seeds 3] [--data-dir DIR] [--out benchmarks/results/methods]
+
+MNIST-5k with the perceptron 784-200-10 and 100 clients, 10 a round; with ``--data-dir``, also the CIFAR-10 parquet
+files in that folder with a ResNet-8 of width 16. Each under IID and Dirichlet partitions, every client holding out a
+fifth of its examples. ``--quick`` is one seed and fewer rounds. The tables are printed, and saved as JSON and Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import fedloru as fl
+from fedloru import methods, models
+from fedloru.client import Job, Session, train
+from fedloru.data import Dataset, Partition
+from fedloru.engine.capacities import capacities
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan
+from fedloru.evaluate import evaluate, shared_model
+from fedloru.method import Down, Method
+from fedloru.personal import spread
+from fedloru.recipe import Recipe
+
+CLIENTS, COHORT = 100, 10
+
+
+class Contender(NamedTuple):
+    """A row of the table; ``shares`` maps ranks to shares of clients that cannot exceed them."""
+
+    label: str
+    method: Callable[[], Method]
+    shares: dict[int, float] = {}
+
+
+class Task(NamedTuple):
+    """A data set, a model and the local work."""
+
+    name: str
+    data: Dataset
+    model: str
+    settings: dict[str, Any]
+    targets: tuple[str, ...]
+    rank: int
+    rounds: int
+    recipe: Recipe
+
+
+def contenders(rank: int, tau: int, lr: float) -> list[Contender]:
+    """Return every method, and those for clients of different rank with half of them at a quarter of it."""
+    half = {max(1, rank // 4): 0.5}
+    return [
+        Contender("FedAvg", methods.fedavg),
+        Contender("FedAvg + SCAFFOLD", lambda: methods.scaffold(methods.fedavg(), lr=lr, clients=CLIENTS)),
+        Contender("FedLoRA", methods.fedlora),
+        Contender("FFA-LoRA", methods.ffalora),
+        Contender("RoLoRA", methods.rolora),
+        Contender("FedSA-LoRA", methods.fedsa),
+        Contender("FLoRA", methods.flora),
+        Contender("FedEx-LoRA", methods.fedex),
+        Contender("FlexLoRA", methods.flexlora),
+        Contender("FlexLoRA, half at r/4", methods.flexlora, half),
+        Contender("HetLoRA, half at r/4", methods.hetlora, half),
+        Contender("FedHM", methods.fedhm),
+        Contender("FedHM, half at r/4", methods.fedhm, half),
+        Contender("FedLMT", methods.fedlmt),
+        Contender("FedPara", methods.fedpara),
+        Contender("pFedPara", lambda: methods.fedpara(personal=True)),
+        Contender("FedMUD + AAD", lambda: methods.fedmud(interval=tau)),
+        Contender(f"FedLoRU τ={tau}", lambda: methods.fedloru(tau=tau)),
+        Contender(f"FedLoRU τ={tau}, exact", lambda: methods.fedloru(tau=tau, accumulate="exact")),
+        Contender(f"mFedLoRU τ={tau}, half at r/4", lambda: methods.mfedloru(tau=tau), half),
+        Contender(f"pFedLoRU τ={tau}", lambda: methods.pfedloru(tau=tau)),
+    ]
+
+
+def tasks(data_dir: Path | None, quick: bool) -> Iterator[Task]:
+    """Yield the benchmarks that the data at hand allow."""
+    mnist = Recipe(lr=0.1, momentum=0.9, batch_size=10, epochs=2, clip=1.0)
+    yield Task("MNIST-5k", fl.data.load("mnist5k"), "mlp", {}, ("fc1",), 8, 30 if quick else 100, mnist)
+    if data_dir is not None:
+        cifar = fl.data.load("parquet", path=str(data_dir / "cifar10"))
+        recipe = Recipe(lr=0.1, momentum=0.9, batch_size=32, epochs=1, clip=1.0, crop=4, flip=True)
+        yield Task("CIFAR-10 copy", cifar, "resnet8", {"width": 16}, ("layer*",), 8, 10 if quick else 100, recipe)
+
+
+def partitions(data: Dataset, seed: int, alphas: tuple[float, ...]) -> Iterator[tuple[str, Partition]]:
+    """Yield the partitions of one seed."""
+    yield "IID", fl.data.iid(data, CLIENTS, seed, test_fraction=0.2)
+    for alpha in alphas:
+        yield f"Dirichlet {alpha}", fl.data.dirichlet(data, CLIENTS, alpha, seed, min_examples=1, test_fraction=0.2)
+
+
+def run(task: Task, contender: Contender, partition: Partition, seed: int) -> tuple[Run, dict[str, Any]]:
+    """Train one contender, and return what it came to."""
+    method = contender.method()
+    channels, size = task.data.train["x"].shape[1:3]
+    model = models.build(
+        task.model, channels=channels, size=size, classes=len(task.data.classes), seed=seed, **task.settings
+    )
+    net = (
+        fl.attach(model, rank=task.rank, alpha=2 * task.rank, targets=task.targets)
+        if method.low_rank
+        else fl.make(model)
+    )
+    profiles = capacities(CLIENTS, contender.shares, seed) if contender.shares else ()
+    plan = Plan(
+        net,
+        method,
+        task.data,
+        partition,
+        task.rounds,
+        COHORT,
+        task.recipe,
+        seed,
+        eval_every=max(1, task.rounds // 10),
+        profiles=profiles,
+        diagnostics=False,
+    )
+    made = Run(plan)
+    rows = list(made)
+    told = made.summary()
+    personal = rows[-1]["personal"]
+    return made, {
+        "accuracy": told["last5_accuracy"],
+        "mb": (told["up_bytes_total"] + told["down_bytes_total"]) / 1e6,
+        "shared": personal["shared"]["mean"],
+        "personal": personal["personal"]["mean"] if "personal" in personal else None,
+        "worst": personal.get("personal", personal["shared"])["bottom_decile"],
+        "seconds": told["seconds"],
+    }
+
+
+def finetuned(run: Run, epochs: int = 2) -> dict[str, float]:
+    """Return the personal accuracy of the shared model after each client has trained it on its own examples."""
+    plan, state = run.plan, run.state
+    shared = shared_model(plan.net, plan.method, state)
+    down = Down(state.shared, {}, state.seed, state.round + 1)
+    session = Session(
+        plan.net,
+        plan.method,
+        state.base,
+        down,
+        plan.data.train,
+        plan.recipe._replace(epochs=epochs),
+        0,
+        state.round + 1,
+    )
+    scores = []
+    for client, rows in enumerate(plan.partition.test):
+        if len(rows):
+            tuned = shared | train(session, Job(client, plan.partition.train[client])).up.shared
+            own = {key: value[rows] for key, value in plan.data.train.items()}
+            scores.append(evaluate(plan.net, tuned, own).accuracy)
+    found = spread(scores)
+    return {"personal": found.mean, "worst": found.bottom_decile}
+
+
+def measure(task: Task, seeds: int, alphas: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Return one record a contender, partition and seed."""
+    records = []
+    for seed in range(seeds):
+        for scheme, partition in partitions(task.data, seed, alphas):
+            for contender in contenders(task.rank, max(5, task.rounds // 5), task.recipe.lr):
+                began = time.perf_counter()
+                made, found = run(task, contender, partition, seed)
+                cell = {"task": task.name, "partition": scheme, "seed": seed}
+                records.append({**cell, "method": contender.label, **found})
+                if contender.label == "FedAvg":
+                    records.append({**records[-1], "method": "FedAvg, then finetune", **finetuned(made)})
+                print(
+                    f"{task.name} {scheme} seed {seed} {contender.label}: {found['accuracy']:.3f} "
+                    f"in {time.perf_counter() - began:.1f} s",
+                    file=sys.stderr,
+                )
+    return records
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return the records as Markdown, mean ± standard deviation over seeds."""
+    lines = []
+    for task, scheme in dict.fromkeys((r["task"], r["partition"]) for r in records):
+        chosen = [r for r in records if (r["task"], r["partition"]) == (task, scheme)]
+        lines += [
+            f"\n**{task}, {scheme}**\n",
+            "| method | accuracy | personal | worst tenth | MB |",
+            "|---|---|---|---|---|",
+        ]
+        for label in dict.fromkeys(r["method"] for r in chosen):
+            mine = [r for r in chosen if r["method"] == label]
+            cells = [_cell([r[key] for r in mine]) for key in ("accuracy", "personal", "worst")]
+            lines.append(f"| {label} | {' | '.join(cells)} | {statistics.mean(r['mb'] for r in mine):,.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.3f}{spread}"
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description="All methods on equal terms.")
+    parser.add_argument("--quick", action="store_true", help="one seed, fewer rounds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-dir", type=Path, help="a folder with cifar10_train.parquet and cifar10_test.parquet")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/methods"))
+    arguments = parser.parse_args()
+    records = []
+    for task in tasks(arguments.data_dir, arguments.quick):
+        records += measure(
+            task, 1 if arguments.quick else arguments.seeds, (0.3, 0.1) if task.model == "mlp" else (0.3,)
+        )
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
+        arguments.out.with_suffix(".md").write_text(table(records))
+    print(table(records))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

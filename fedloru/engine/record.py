@@ -1,0 +1,124 @@
+"""The record of a round: one line of ``rounds.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedloru import tree
+from fedloru.engine.checkpoint import Snapshot
+from fedloru.engine.diagnostics import increment_ranks, total_ranks
+from fedloru.engine.plan import Plan, profile
+from fedloru.engine.task import Outcome
+from fedloru.evaluate import evaluate, shared_model
+from fedloru.method import State
+from fedloru.personal import personal_scores
+from fedloru.rng import gen
+from fedloru.tree import Params
+
+Row = dict[str, Any]
+MERGE_SAMPLE = 500
+"""Test examples on which the loss around a merge is taken."""
+
+
+def record(
+    plan: Plan,
+    first: Params,
+    before: Snapshot,
+    after: Snapshot,
+    chosen: list[int],
+    outcome: Outcome,
+    lr: float,
+    own: Callable[[int, int], Params],
+) -> Row:
+    """Return the line of a round; ``first`` is the first base, ``own(client, round)`` what a client keeps."""
+    state, spent = after.state, after.traffic - before.traffic
+    merged = state.version > before.state.version
+    row: Row = {
+        "round": state.round,
+        "version": state.version,
+        "merged": merged,
+        "train_loss": outcome.loss,
+        "test_loss": None,
+        "test_accuracy": None,
+        "lr": lr,
+        "cohort": chosen,
+        "up_bytes": spent.total("up"),
+        "down_bytes": spent.total("down"),
+        "up_bytes_total": after.traffic.total("up"),
+        "down_bytes_total": after.traffic.total("down"),
+        "bytes": spent.table(),
+        "diagnostics": dict(state.notes),
+        "sites": {},
+        "personal": None,
+    }
+    if state.round % plan.eval_every == 0 or state.round == plan.rounds:
+        score = evaluate(plan.net, shared_model(plan.net, plan.method, state), plan.data.test)
+        row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "personal": _personal(plan, state, own)}
+    if plan.diagnostics:
+        row["sites"] = _sites(plan, first, state, outcome, ranks=merged or state.round == plan.rounds)
+        row["diagnostics"] |= _numbers(plan, before.state, state, outcome, row["sites"])
+    return row
+
+
+def _numbers(
+    plan: Plan, before: State, state: State, outcome: Outcome, sites: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return what is one number for the whole model."""
+    numbers: dict[str, float] = {}
+    if (cosine := outcome.votes.cosine()) is not None:
+        numbers["update_cosine"] = cosine
+    gaps = [site["aggregation_gap"] for site in sites.values() if "aggregation_gap" in site]
+    if gaps:
+        numbers["aggregation_gap"] = sum(gap**2 for gap in gaps) ** 0.5
+    if state.version > before.version and plan.method.view is None:
+        numbers |= _merge_losses(plan, before, state, outcome)
+    return numbers
+
+
+def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> dict[str, float]:
+    """Return the test loss of the average, not merged yet, and that after the merge, on the same few examples."""
+    mean = tree.scale(outcome.total.sum.shared, 1 / outcome.total.weight)
+    if mean.keys() != before.shared.keys():
+        return {}
+    average = before._replace(shared=tree.cast_like(mean, before.shared))
+    sample = {key: value[:MERGE_SAMPLE] for key, value in plan.data.test.items()}
+    around = {"loss_before_merge": average, "loss_after_merge": state}
+    return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in around.items()}
+
+
+def _sites(plan: Plan, first: Params, state: State, outcome: Outcome, *, ranks: bool) -> dict[str, dict[str, float]]:
+    """Return what is known of every site: its gap, and at a merge the ranks of the increment and of W_t − W₀."""
+    found: dict[str, dict[str, float]] = {site.weight: {} for site in plan.net.sites}
+    for weight, gap in outcome.votes.gaps().items():
+        found[weight]["aggregation_gap"] = gap
+    if ranks:
+        for name, by_site in _ranks(plan, first, state).items():
+            for weight, values in by_site.items():
+                found[weight] |= {f"{kind}_rank_{name}": value for kind, value in values.items()}
+    return {weight: values for weight, values in found.items() if values}
+
+
+def _ranks(plan: Plan, first: Params, state: State) -> dict[str, dict[str, dict[str, float]]]:
+    whole: Mapping[str, Tensor] = state.increment if plan.net.factors <= state.increment.keys() else {}
+    increment = increment_ranks(plan.net, whole) if whole else {}
+    return {"increment": increment, "total": total_ranks(plan.net, first, state)}
+
+
+def _personal(plan: Plan, state: State, own: Callable[[int, int], Params]) -> dict[str, dict[str, float]] | None:
+    """Score a sample of clients, the same in every round, on test examples of their own."""
+    if not plan.partition.test:
+        return None
+    order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
+    sample = sorted(order[: plan.eval_clients].tolist())
+    tests = [(client, plan.partition.test[client], profile(plan, client)) for client in sample]
+    tests = [test for test in tests if len(test[1])]
+    if not tests:
+        return None
+    scores = personal_scores(
+        plan.net, plan.method, state, plan.data.train, tests, lambda client: own(client, state.round)
+    )
+    return {name: spread._asdict() for name, spread in scores.items()}

@@ -1,0 +1,97 @@
+"""HetLoRA: clients of different rank, whose factors are padded with zeros and weighted by their size.
+
+Cho, Liu, Xu, Fahrezi, Joshi, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models",
+EMNLP 2024, arXiv 2401.06432::
+
+    clients   receive the first r_k rows of A and columns of B
+              minimise f_k(W + s·B_k A_k; θ) over (A_k, B_k, θ);  W is frozen for ever
+              drop the last ranks j while ‖b_j‖‖a_j‖ < γ·Σ_j ‖b_j‖‖a_j‖  (rank self-pruning)
+    server    A ← Σ w_k A_k / Σ w_k and B likewise, padded with zeros to the rank of the site,
+              w_k = ‖B_k A_k‖_F of the site (sparsity-weighted);  θ ← Σ p_k θ_k
+
+The mean of factors is inexact, as FedLoRA's is. All clients have the scale s = α/r of the site: padding and cutting
+would change the product under s_k = α/r_k. A site at which all products are 0 keeps its factors. Different from the
+paper, which penalises the norm of the last ranks in the local loss and prunes for good where it shrinks: here γ is a
+threshold, nothing is penalised, and a client has r_k again in the next round, as its profile says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedloru import tree
+from fedloru.lowrank import Site, matrices
+from fedloru.method import Down, Method, State, Total, Up
+from fedloru.methods import ranks
+from fedloru.methods.fedavg import average, down
+from fedloru.methods.fedavg import reduce as sums
+from fedloru.methods.fedlora import fedlora
+from fedloru.methods.settings import expect, refuse
+from fedloru.net import Net
+from fedloru.tree import Params
+
+WEIGHT = "hetlora.weight."
+
+
+def hetlora(*, prune: float = 0.0) -> Method:
+    """Return HetLoRA. Values each way: r_k(o + i) a site, and θ; up, the least that pruning leaves of it.
+
+    ``prune`` is the threshold γ; 0 prunes nothing.
+    """
+    refuse("hetlora", expect(0 <= prune < 1, "prune", prune, "a number from 0 to below 1"))
+    return fedlora()._replace(
+        name="hetlora",
+        config={"prune": prune},
+        down=lambda net, state, profile: ranks.cut(net, down(net, state, profile), profile),
+        up=lambda net, train, down, own, steps: (Up(_pruned(net, train, prune)), own),
+        reduce=reduce,
+        server=server,
+        values=lambda net, round, cohort, profile: ranks.values(net, profile, drawn=round == 1),
+        ranks="different",
+        own_weights=True,
+    )
+
+
+def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
+    """Sum factors by the size of their products, θ by examples, and the sizes beside them."""
+    parts = []
+    for up, weight in zip(ups, weights, strict=True):
+        shared, sizes = tree.scale(up.shared, weight), {}
+        for site in net.sites:
+            size = _norm(site, up.shared)
+            shared |= {key: size * ranks.padded(site, key, up.shared[key]) for key in site.keys}
+            sizes[WEIGHT + site.weight] = size
+        parts.append(Up(shared, sizes))
+    return sums(net, state, down, parts, [1.0] * len(parts))._replace(weight=sum(weights))
+
+
+def server(net: Net, state: State, total: Total) -> State:
+    """Average θ, and factors by the weights of their site."""
+    after = average(net, state, total)
+    shared = after.shared
+    for site in net.sites:
+        weight = total.sum.aux[WEIGHT + site.weight]
+        means = {key: total.sum.shared[key] / weight for key in site.keys}
+        shared |= tree.cast_like(means, shared) if weight > 0 else tree.select(state.shared, site.keys)
+    return after._replace(shared=shared)
+
+
+def _pruned(net: Net, train: Params, threshold: float) -> Params:
+    """Return what was trained without the last ranks that are too small; one rank is always left."""
+    kept = dict(train)
+    for site in net.sites:
+        a, b = matrices(site, train)
+        size = a.norm(dim=1) * b.norm(dim=0)
+        large = (size >= threshold * size.sum()).nonzero()
+        kept |= ranks.first_ranks(site, train, int(large.max()) + 1 if len(large) else 1)
+    return kept
+
+
+def _norm(site: Site, factors: Params) -> Tensor:
+    """Return ‖BA‖_F, which is that of R of the QR factorisation of B, times A."""
+    a, b = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in matrices(site, factors))
+    size: Tensor = torch.linalg.matrix_norm(torch.linalg.qr(b)[1] @ a)
+    return size

@@ -1,0 +1,68 @@
+"""Evaluation client by client: the shared model and each personal model on the client's own test examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedloru.client import constants
+from fedloru.data import Examples
+from fedloru.evaluate import evaluate, shared_model
+from fedloru.method import Method, Profile, State
+from fedloru.net import Net
+from fedloru.tree import Params
+
+
+class Spread(NamedTuple):
+    """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (one client at least)."""
+
+    mean: float
+    std: float
+    bottom_decile: float
+    clients: int
+
+
+def personal_model(net: Net, method: Method, state: State, own: Params, profile: Profile) -> Params:
+    """Return the tensors of the forward pass that a client who keeps ``own`` would begin the next round with."""
+    down = method.down(net, state, profile)
+    begun = method.begin(net, down, own, profile)
+    return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))
+
+
+def personal_scores(
+    net: Net,
+    method: Method,
+    state: State,
+    data: Examples,
+    tests: Sequence[tuple[int, Tensor, Profile]],
+    own: Callable[[int], Params],
+) -> dict[str, Spread]:
+    """Score clients (client, test rows, profile) under ``shared``, and where they keep anything, ``personal``.
+
+    A client that has kept nothing yet has the shared model for its personal one.
+    """
+    shared = shared_model(net, method, state)
+    kept = {client: own(client) for client, _, _ in tests}
+    scores: dict[str, list[float]] = {"shared": [], "personal": []}
+    for client, rows, profile in tests:
+        batch = {key: value[rows.to(value.device)] for key, value in data.items()}
+        common = evaluate(net, shared, batch).accuracy
+        scores["shared"].append(common)
+        if kept[client]:
+            mine = personal_model(net, method, state, kept[client], profile)
+            common = evaluate(net, mine, batch).accuracy
+        scores["personal"].append(common)
+    if not any(kept.values()):
+        del scores["personal"]
+    return {name: spread(values) for name, values in scores.items()}
+
+
+def spread(accuracies: Sequence[float]) -> Spread:
+    """Return the spread of ``accuracies``, one a client."""
+    values = torch.tensor(sorted(accuracies), dtype=torch.float64)
+    worst = values[: max(1, math.floor(len(values) / 10))]
+    return Spread(float(values.mean()), float(values.std(correction=0)), float(worst.mean()), len(values))

@@ -1,0 +1,112 @@
+"""The pictures of what happened inside a run: the ranks of what it learned, and the numbers noted with each round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from fedloru.report import style
+from fedloru.report.plots import column, line, ticks
+from fedloru.report.records import Records
+
+TOTAL, INCREMENT = "effective_rank_total", "effective_rank_increment"
+STRIPS = {TOTAL: "W<sub>t</sub> − W<sub>0</sub>", INCREMENT: "increment"}
+BEFORE, AFTER = "loss_before_merge", "loss_after_merge"
+AROUND_MERGES = "loss around a merge"
+
+
+def measured(records: Records) -> list[str]:
+    """Return the sites whose ranks were measured, the largest rank first."""
+    latest = {
+        site: max(values.get(field, 0.0) for field in STRIPS)
+        for row in records.rounds
+        for site, values in row.get("sites", {}).items()
+        if values.keys() & STRIPS.keys()
+    }
+    return sorted(latest, key=lambda site: -latest[site])
+
+
+def caption(records: Records) -> str:
+    """Return what ``ranks`` draws, and what it leaves out."""
+    sites, most = len(measured(records)), len(style.CLASSES)
+    shown = f"The {most} of {sites} sites of the largest rank" if sites > most else "Each site"
+    return f"{shown}: the effective rank, the exponential of the entropy of the singular values."
+
+
+def ranks(records: Records) -> go.Figure:
+    """Draw effective ranks, a line a site: of the whole update and of each increment; bars if measured only once."""
+    sites = measured(records)[: len(style.CLASSES)]
+    fields = [field for field in STRIPS if any(_series(records, site, field) for site in sites)]
+    if all(len(_series(records, site, field)) < 2 for site in sites for field in fields):
+        return _bars(records, sites, fields)
+    figure = make_subplots(rows=len(fields), shared_xaxes=True, vertical_spacing=0.08)
+    figure.update_layout(template=style.TEMPLATE, height=120 + 190 * len(fields))
+    for place, field in enumerate(fields, 1):
+        for site, colour in zip(sites, style.CLASSES, strict=False):
+            found = _series(records, site, field)
+            trace = line([round for round, _ in found], [rank for _, rank in found], _short(site), colour)
+            trace.update(legendgroup=site, showlegend=place == 1, hovertemplate="%{y:.2f}")
+            figure.add_trace(trace, row=place, col=1)
+        figure.update_yaxes(title_text=STRIPS[field], rangemode="tozero", row=place, col=1)
+    figure.update_xaxes(ticks(column(records.rounds, "round")))
+    return figure.update_xaxes(title_text="round", row=len(fields), col=1)
+
+
+def diagnostics(records: Records) -> go.Figure:
+    """Draw every number noted, each over rounds in a strip of its own; the losses around a merge share one."""
+    strips = _strips(records)
+    colours = f'<span style="color:{style.VERMILLION}">before</span>, <span style="color:{style.BLUE}">after</span>'
+    titles = [f"{name}: {colours}" if name == AROUND_MERGES else _words(name) for name in strips]
+    figure = make_subplots(
+        rows=len(strips), shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.25 / len(strips)
+    )
+    figure.update_layout(template=style.TEMPLATE, height=60 + 130 * len(strips), showlegend=False, margin_t=24)
+    figure.update_annotations(x=0, xanchor="left", font_size=12)
+    for place, names in enumerate(strips.values(), 1):
+        for name in reversed(names):
+            figure.add_trace(_noted(records, name), row=place, col=1)
+    figure.update_xaxes(ticks(column(records.rounds, "round")))
+    return figure.update_xaxes(title_text="round", row=len(strips), col=1)
+
+
+def _strips(records: Records) -> dict[str, list[str]]:
+    strips: dict[str, list[str]] = {}
+    for name in sorted({name for row in records.rounds for name in row.get("diagnostics", {})}):
+        strips.setdefault(AROUND_MERGES if name in (BEFORE, AFTER) else name, []).append(name)
+    return strips
+
+
+def _noted(records: Records, name: str) -> go.Scatter:
+    rows = [row for row in records.rounds if row.get("diagnostics", {}).get(name) is not None]
+    values = [row["diagnostics"][name] for row in rows]
+    drawn = line(column(rows, "round"), values, _words(name), style.BLUE).update(hovertemplate="%{y:.4g}")
+    if name == BEFORE:  # drawn wide, so that it can be seen under the line of what comes after
+        drawn.update(line={"color": style.VERMILLION, "width": 6}, marker_size=10, opacity=0.6)
+    return drawn
+
+
+def _series(records: Records, site: str, field: str) -> list[tuple[int, float]]:
+    found = [(row["round"], row.get("sites", {}).get(site, {}).get(field)) for row in records.rounds]
+    return [(round, value) for round, value in found if value is not None]
+
+
+def _bars(records: Records, sites: Sequence[str], fields: Sequence[str]) -> go.Figure:
+    of = f" of {STRIPS[fields[0]]}" if len(fields) == 1 else ""
+    figure = style.figure(f"effective rank{of}", "", height=100 + 24 * len(sites) * len(fields))
+    for field, colour in zip(fields, (style.BLUE, style.VERMILLION), strict=False):
+        last = {_short(site): found[-1][1] for site in sites if (found := _series(records, site, field))}
+        bar = go.Bar(x=list(last.values()), y=list(last), name=STRIPS[field], orientation="h", marker_color=colour)
+        figure.add_trace(bar.update(hovertemplate="%{y}: %{x:.2f}"))
+    figure.update_layout(hovermode="closest", showlegend=len(fields) > 1, bargap=0.3)
+    return figure.update_yaxes(autorange="reversed", showgrid=False)
+
+
+def _short(site: str) -> str:
+    return escape(site.removesuffix(".weight"), quote=False)
+
+
+def _words(name: str) -> str:
+    return escape(name.replace("_", " "), quote=False)

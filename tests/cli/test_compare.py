@@ -1,0 +1,135 @@
+"""The runs that compare makes, resumes and takes as they are, and what it tells of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from fedloru.cli.vary import split
+from tests.cli.conftest import Cli, rows
+
+MAKE = ("compare", "--config", "small", "-s", "rounds=2", "-s", "output.checkpoint_every=1", "-q")
+METHODS = ("--vary", "method.name=fedavg,fedloru")
+HERE = Path("runs/compare-small")
+
+
+def times(folders: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folders.glob("*/summary.json")}
+
+
+def test_it_makes_what_is_missing_and_takes_what_is_there(cli: Cli) -> None:
+    cli(*MAKE, *METHODS)
+    before = times(HERE)
+    assert before.keys() == {"fedavg_seed-0", "fedloru_seed-0"}
+    cli(*MAKE, *METHODS, "--seeds", "2", "-o", "cmp.html", "--csv", "cmp.csv")
+    after = times(HERE)
+    assert len(after) == 4 and before.items() <= after.items()
+    lines = list(csv.DictReader(Path("cmp.csv").read_text().splitlines()))
+    assert [(line["group"], line["seed"], line["round"]) for line in lines] == [
+        (group, seed, round) for group in ("fedavg", "fedloru") for seed in "01" for round in "12"
+    ]
+    last = rows(HERE / "fedloru_seed-1")[-1]
+    assert (float(lines[-1]["accuracy"]), float(lines[-1]["up_mb"])) == (
+        last["test_accuracy"],
+        last["up_bytes_total"] / 1e6,
+    )
+    assert "4 runs in 2 groups" in Path("cmp.html").read_text()
+
+
+def test_the_table_has_a_row_a_group(cli: Cli) -> None:
+    cli(*MAKE, *METHODS, "--seeds", "2")
+    told = cli("compare", *HERE.iterdir(), "--target", "1").stdout
+    lines = [line.split() for line in told.splitlines()]
+    for name in ("fedavg", "fedloru"):
+        (line,) = [line for line in lines if line[:1] == [name]]
+        assert line[1:3] == ["0,", "1"] and line[4] == "±"
+    assert told.count("not reached") == 4 and "rounds to" in told
+
+
+def test_a_single_seed_shows_no_spread(cli: Cli) -> None:
+    told = cli(*MAKE[:-1], *METHODS).stdout
+    assert "±" not in told and "fedloru" in told
+
+
+def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
+    cli(*MAKE, *METHODS)
+    cut, whole = HERE / "fedloru_seed-0", rows(HERE / "fedloru_seed-0")
+    (cut / "summary.json").unlink()
+    for path in (cut / "checkpoint").glob("*2.*"):
+        path.unlink()
+    told = cli("compare", *HERE.iterdir())
+    assert "0*" in told.stdout and "fedloru_seed-0 (fedloru, seed 0) is not finished" in told.stderr
+    told = cli(*MAKE[:-1], *METHODS)
+    assert "resuming" in told.stderr and "round 2/2" in told.stdout and "round 1/2" not in told.stdout
+    assert rows(cut) == whole and (cut / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_another_configuration_is_refused_before_training(cli: Cli, finished: bool) -> None:
+    cli(*MAKE, "--vary", "method.name=fedavg,fedlora")
+    if not finished:
+        (HERE / "fedavg_seed-0" / "summary.json").unlink()
+    told = cli(*MAKE, "--vary", "method.name=fedloru,fedavg", "-s", "client.lr=0.5", code=2).stderr
+    assert "fedavg_seed-0 is of another configuration: client.lr is 0.1 there, 0.5 here" in told
+    assert not (HERE / "fedloru_seed-0").exists()
+
+
+def test_settings_and_lists_can_be_varied_together(cli: Cli) -> None:
+    cli(*MAKE, "--vary", "method.tau=[1,2],2", "--vary", "client.lr=0.1,0.2", "--out", "here")
+    assert sorted(times(Path("here"))) == [
+        "tau-1-2_lr-0.1_seed-0",
+        "tau-1-2_lr-0.2_seed-0",
+        "tau-2_lr-0.1_seed-0",
+        "tau-2_lr-0.2_seed-0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ("1,2", ["1", "2"]),
+        ("[1,2], 3", ["[1,2]", "3"]),
+        ("{a=1,b=[2,3]},{}", ["{a=1,b=[2,3]}", "{}"]),
+        ("'a,b',\"c,]\"", ["'a,b'", '"c,]"']),
+        ("inf", ["inf"]),
+    ],
+)
+def test_values_are_split_at_commas_outside_of_brackets_and_strings(values: str, parts: list[str]) -> None:
+    assert split(values) == parts
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((), "there is nothing to compare"),
+        (("nowhere", "elsewhere"), "nowhere does not exist"),
+        ((".", "elsewhere"), "is not a run folder"),
+        (("--config", "small"), "there is nothing to compare"),
+        (("--config", "nowhere", "--seeds", "2"), "there is no such file and no such preset"),
+        (("a", "--config", "small"), "both given"),
+        (("a", "b", "--vary", "method.tau=1,2"), "--vary is given without --config"),
+        (("a", "b", "--target", "90"), "--target is 90, expected an accuracy"),
+        (("a", "b", "-o", "no/where.html"), "no/where.html is in a folder that does not exist"),
+        (("--config", "small", "--vary", "method.tua=1,2"), "method.tua is not a setting"),
+        (("--config", "small", "--vary", "method.tau"), "is not of the form key=value,value"),
+        (("--config", "small", "--vary", "method.tau=1,,2"), "is not of the form key=value,value"),
+        (("--config", "small", "--vary", "method.tau=1,1"), "names a value twice"),
+        (("--config", "small", "--vary", "seed=1,2"), "seed cannot be varied"),
+    ],
+)
+def test_mistakes(cli: Cli, args: tuple[str, ...], told: str) -> None:
+    result = cli("compare", *args, code=2)
+    assert told in result.stderr and result.stdout == ""
+    assert not list(Path().iterdir())
+
+
+def test_the_same_folder_twice_is_one_run(cli: Cli) -> None:
+    cli(*MAKE, *METHODS)
+    assert "nothing to compare" in cli("compare", HERE / "fedavg_seed-0", HERE / "fedavg_seed-0", code=2).stderr
+
+
+def test_runs_on_different_partitions_are_compared_with_a_note(cli: Cli) -> None:
+    told = cli(*MAKE, "--vary", "partition.alpha=0.3,0.6")
+    assert "Note: The runs have different partitions of the data (partition.alpha differs)" in told.stderr

@@ -1,0 +1,37 @@
+from fedloru.report import Records, inside, style
+
+
+def test_ranks_have_a_line_a_site_the_largest_first(records: Records) -> None:
+    totals, increments = inside.ranks(records).data[:2], inside.ranks(records).data[2:]
+    assert [line.name for line in totals] == [line.name for line in increments] == ["fc2", "fc1"]
+    assert list(totals[0].x) == [10, 20, 30, 40, 50] and list(totals[1].y) == [2.0, 4.0, 6.0, 8.0, 10.0]
+    assert set(increments[1].y) == {3.0}
+
+
+def test_of_many_sites_the_largest_are_drawn(records: Records) -> None:
+    sites = {f"layer{n}.weight": {"effective_rank_total": float(n)} for n in range(30)}
+    many = records._replace(rounds=[row | {"sites": sites} for row in records.rounds])
+    names = [line.name for line in inside.ranks(many).data]
+    assert names == [f"layer{n}" for n in range(29, 29 - len(style.CLASSES), -1)]
+    assert "10 of 30 sites" in inside.caption(many)
+
+
+def test_ranks_measured_once_are_bars(records: Records) -> None:
+    rows = [row | {"sites": {}} for row in records.rounds[:-1]]
+    last = records.rounds[-1] | {"sites": {"fc1.weight": {"effective_rank_total": 4.0}, "fc2.weight": {}}}
+    (bar,) = inside.ranks(records._replace(rounds=[*rows, last])).data
+    assert (list(bar.y), list(bar.x)) == (["fc1"], [4.0])
+
+
+def test_diagnostics_have_a_strip_each(records: Records) -> None:
+    gap, norm = inside.diagnostics(records).data
+    assert list(gap.y) == [row["diagnostics"]["aggregation_gap"] for row in records.rounds]
+    assert gap.yaxis != norm.yaxis
+
+
+def test_the_losses_around_a_merge_share_a_strip(records: Records) -> None:
+    losses = {"loss_before_merge": 0.5, "loss_after_merge": 0.4}
+    rows = [row | {"diagnostics": losses if row["merged"] else {}} for row in records.rounds]
+    before, after = inside.diagnostics(records._replace(rounds=rows)).data
+    assert before.yaxis == after.yaxis and list(before.x) == [10, 20, 30, 40, 50]
+    assert (before.y[0], after.y[0]) == (0.5, 0.4)
