@@ -87,7 +87,7 @@ def contenders(rank: int, tau: int, lr: float) -> list[Contender]:
 def tasks(data_dir: Path | None, quick: bool) -> Iterator[Task]:
     """Yield the benchmarks that the data at hand allow."""
     mnist = Recipe(lr=0.1, momentum=0.9, batch_size=10, epochs=2, clip=1.0)
-    yield Task("MNIST-5k", fl.data.load("mnist5k"), "mlp", {}, ("fc1",), 8, 30 if quick else 100, mnist)
+    yield Task("MNIST-5k", fl.data.load("mnist5k"), "mlp", {}, ("fc1",), 8, 20 if quick else 60, mnist)
     if data_dir is not None:
         cifar = fl.data.load("parquet", path=str(data_dir / "cifar10"))
         recipe = Recipe(lr=0.1, momentum=0.9, batch_size=32, epochs=1, clip=1.0, crop=4, flip=True)
