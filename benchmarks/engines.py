@@ -30,6 +30,7 @@ from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Chosen, Task, choose
 from fedloru.method import Method
+from fedloru.methods.ranks import with_rank
 from fedloru.recipe import Recipe
 from fedloru.wire import Channel
 
@@ -75,6 +76,19 @@ CASES = (
 )
 
 
+def every_method() -> list[Case]:
+    """Return a short case of every method on the perceptron and the convolutional net."""
+    made = [
+        (_mlp, "mlp", 20, 5, ("fc1",)),
+        (_cnn, "cnn", 10, 2, ("conv2", "fc1")),
+    ]
+    return [
+        Case(f"{short}, {name}", model, (1, 28, 28), clients, 10, steps, 4, targets, "fused", 1.0, method)
+        for model, short, clients, steps, targets in made
+        for name, method in methods.METHODS.items()
+    ]
+
+
 def examples(shape: tuple[int, ...], count: int = 2000) -> Examples:
     """Return random images: what they show does not matter to a clock."""
     g = torch.Generator().manual_seed(0)
@@ -88,7 +102,10 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     net = nets.attach(model, rank=case.rank, targets=case.targets) if method.low_rank else nets.make(model)
     state = method.init(net, 0)
     recipe = Recipe(lr=0.05, momentum=0.9, batch_size=case.batch, steps=case.steps)
-    jobs = [Job(k, torch.arange(k * 37, k * 37 + 100) % 2000) for k in range(case.clients)]
+    half = with_rank(2) if method.ranks == "different" else ()
+    profiles = [half if k % 2 else () for k in range(case.clients)]
+    jobs = [Job(k, torch.arange(k * 37, k * 37 + 100) % 2000, {}, profiles[k]) for k in range(case.clients)]
+    jobs.sort(key=lambda job: job.profile)
     engines = {name: choose(name, net, method, state, data, recipe) for name in ENGINES}
 
     def once(engine: Chosen) -> float:
@@ -185,6 +202,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"))
     arguments = parser.parse_args()
     cases = [measure(case, arguments.repeats) for case in CASES]
+    cases += [measure(case, min(3, arguments.repeats)) for case in every_method()]
     scaling = scale()
     show(cases, scaling)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

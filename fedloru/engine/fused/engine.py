@@ -39,7 +39,7 @@ class Fused(NamedTuple):
 
 def approve(net: Net, method: Method, state: State, data: Examples, path: Path) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or why there is none."""
-    stacked = _forward_keys(net, method, state)
+    stacked = forward_keys(net, method, state)
     refusals: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
@@ -50,7 +50,8 @@ def approve(net: Net, method: Method, state: State, data: Examples, path: Path) 
     return "; ".join(refusals)
 
 
-def _forward_keys(net: Net, method: Method, state: State) -> list[str]:
+def forward_keys(net: Net, method: Method, state: State) -> list[str]:
+    """Return the keys of the forward pass that differ between clients."""
     down = method.down(net, state, ())
     begun = method.begin(net, down, {}, ())
     return list(begun if method.expand is None else method.expand(net, begun, down))
@@ -88,16 +89,21 @@ def local_steps(examples: int, recipe: Recipe) -> int:
 def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: Recipe) -> int:
     """Return how many clients fit the budget: a rule, not a timing, so that runs repeat.
 
-    A client keeps its activations busy, and of each trained parameter the value, the gradient and the moments.
+    A client keeps its activations busy, of each trained parameter the value, the gradient and the moments, and of
+    what a method expands these to, the value and the gradient.
     """
     device = data["y"].device
     budget = CPU_BUDGET
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[1] // 8
     tensors = shared_model(net, method, state)
-    trained = tree.nbytes(method.begin(net, method.down(net, state, ()), {}, ()))
+    down = method.down(net, state, ())
+    begun = method.begin(net, down, {}, ())
     copies = 4 if recipe.optimizer != "sgd" else 3 if recipe.momentum else 2
-    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data) + copies * trained))
+    held = copies * tree.nbytes(begun)
+    if method.expand is not None:
+        held += 2 * tree.nbytes(method.expand(net, begun, down))
+    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data) + held))
 
 
 @torch.no_grad()
