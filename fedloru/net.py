@@ -72,6 +72,8 @@ def make(
     skipped: Mapping[str, str] | None = None,
 ) -> Net:
     """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``."""
+    if isinstance(dense, str):
+        raise ModelError(f"dense is the string {dense!r}, and a list of globs is expected: [{dense!r}]")
     found = lowrank.sites(model)
     factors = {key for site in found for key in site.keys}
     params = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,16 +47,28 @@ def save(folder: Path, snapshot: Snapshot) -> None:
     data = safetensors.torch.save(tensors)
     path = folder / f"round-{snapshot.state.round:06d}.safetensors"
     write_atomic(path, data)
-    write_atomic(path.with_suffix(".json"), json.dumps(rest | {"hash": _hash(data)}).encode())
+    write_atomic(path.with_suffix(".json"), json.dumps(rest | {"hash": _hash(data, rest)}).encode())
     for old in rounds(folder)[:-KEEP]:
-        stem = folder / f"round-{old:06d}"
-        stem.with_suffix(".json").unlink()
-        stem.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(folder, old)
+
+
+def _remove(folder: Path, round: int) -> None:
+    stem = folder / f"round-{round:06d}"
+    stem.with_suffix(".json").unlink()
+    stem.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def rounds(folder: Path) -> list[int]:
     """Return the rounds that have a checkpoint, in order."""
-    return sorted(int(path.stem.removeprefix("round-")) for path in folder.glob("round-*.json"))
+    named = (re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*.json"))
+    return sorted(int(match[1]) for match in named if match)
+
+
+def forget_after(folder: Path, round: int) -> None:
+    """Remove the checkpoints of later rounds, of which a run that went back knows nothing."""
+    for later in rounds(folder):
+        if later > round:
+            _remove(folder, later)
 
 
 def load(folder: Path, round: int, device: str) -> Snapshot:
@@ -68,8 +81,8 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
     try:
         about = json.loads(path.read_bytes())
         data = path.with_suffix(".safetensors").read_bytes()
-        if about["hash"] != _hash(data):
-            raise ValueError("its tensors do not have the hash they were written with")
+        if about.pop("hash") != _hash(data, about):
+            raise ValueError("it does not have the hash it was written with")
         tensors = safetensors.torch.load(data)
         return _unflatten(tree.to(tensors, device), about)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
@@ -118,5 +131,5 @@ def _unflatten(tensors: Params, about: dict[str, Any]) -> Snapshot:
     return Snapshot(state, Traffic(**about["traffic"]), (trees["ledger"], about["ledger"]))
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _hash(data: bytes, rest: dict[str, Any]) -> str:
+    return hashlib.blake2b(data + json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()

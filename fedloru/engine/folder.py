@@ -57,7 +57,7 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            config = tomllib.loads((path / "config.toml").read_text())
+            config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunFolderError(f"{path} is not a run folder: it has no config.toml") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -82,7 +82,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
-        """Return the lines of the first ``rounds`` rounds, and drop what a killed session wrote after them.
+        """Return the lines of the first ``rounds`` rounds, and drop lines and checkpoints of later ones.
 
         Raises:
             RunFolderError: a line is missing or damaged.
@@ -95,6 +95,7 @@ class RunFolder:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):
             raise RunFolderError(f"{path} does not hold rounds 1 to {rounds} in order: restore the file, then resume")
+        checkpoint.forget_after(self.checkpoints, rounds)
         write_atomic(path, b"".join(lines))
         return rows
 

@@ -50,6 +50,8 @@ def attach(
     Raises:
         ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
     """
+    if isinstance(targets, str):
+        raise ModelError(f"targets is the string {targets!r}, and a list of globs is expected: [{targets!r}]")
     copied = copy.deepcopy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
