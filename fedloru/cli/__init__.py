@@ -8,12 +8,20 @@
     methods  methods
 """
 
+import sys
+from pathlib import Path
+
 from fedloru.cli import compare, methods, train, view
 from fedloru.cli.app import app
 
 
 def main() -> None:
-    """Run the command that the arguments name; the entry point of ``fedloru``."""
+    """Run the command that the arguments name; the entry point of ``fedloru``.
+
+    Modules of the current folder can be named as models, as under ``python -m``.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     app(prog_name="fedloru")
 
 

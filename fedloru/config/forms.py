@@ -15,7 +15,6 @@ from fedloru.config.fields import (
     Counts,
     Flag,
     Fraction,
-    NotNegative,
     Positive,
     Section,
     Share,
@@ -345,8 +344,8 @@ class ServerRule(Section):
 
     rule: Literal["momentum", "adagrad", "adam", "yogi"] = "momentum"
     """The optimizer that the averaged change goes through."""
-    lr: NotNegative = 1.0
-    """The server's learning rate."""
+    lr: Positive | None = None
+    """The server's learning rate; where left out, 1 for momentum and 0.01 for the others."""
     beta1: Share = 0.9
     """Decay of the first moment."""
     beta2: Share = 0.99

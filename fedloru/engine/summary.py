@@ -50,7 +50,8 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
 def fedavg_bytes(plan: Plan, rounds: int) -> int:
     """Return what FedAvg would have sent over the same cohorts, both ways, by formula."""
     cohorts = [cohort(plan, round) for round in range(1, rounds + 1)]
-    each = cost(plan.net, fedavg(), cohorts, codec=plan.codec, first_download=False)
+    every_weight = plan.net._replace(trainable=frozenset(plan.net.params))  # also those that this run freezes
+    each = cost(every_weight, fedavg(), cohorts, codec=plan.codec, first_download=False)
     return sum(traffic.total("up") + traffic.total("down") for traffic in each)
 
 

@@ -36,18 +36,22 @@ def server_opt(
     method: Method,
     *,
     rule: Rule = "momentum",
-    lr: float = 1.0,
+    lr: float | None = None,
     beta1: float = 0.9,
     beta2: float = 0.99,
     eps: float = 1e-3,
 ) -> Method:
     """Return ``method`` whose average goes through a server optimizer first.
 
+    ``lr`` is η: where left out, 1 for momentum, and 0.01 for the adaptive rules, whose steps have the size of η.
+
     Raises:
         ConfigError: a setting is out of range, or the method stacks factors, so that its merges would bypass the
             optimizer.
     """
     remedy = "accumulate = 'factors'" if "accumulate" in method.config else "fedlora or fedloru"
+    if lr is None:
+        lr = 1.0 if rule == "momentum" else 0.01
     bypassed = f"{method.name} merges what clients sent, not the optimizer's result; use {remedy}"
     inside = any(wrap["name"] == "scaffold" for wrap in method.config.get("wrap", []))
     order = "scaffold counts clients, which the optimizer's result has none of: wrap it around server_opt"
