@@ -20,7 +20,7 @@ folder.
 import os
 from importlib.metadata import version
 
-# Threads that spin while they wait starve each other on a busy machine (measured: rounds 100 times slower). OpenMP
+# Threads that spin while they wait starve each other on a busy machine. OpenMP
 # reads this when torch is loaded, so it is said before; whoever sets it otherwise is left alone.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

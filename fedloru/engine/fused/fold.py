@@ -74,11 +74,7 @@ class _Tensors:
 
 
 def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
-    """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients.
-
-    Raises:
-        ModelError: the whole model owns per-client parameters directly, so that no part of it can be folded.
-    """
+    """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients."""
     call = _Call()
     model = copy.deepcopy(net.model).train()
     done: set[str] = set()
