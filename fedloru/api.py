@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -14,17 +14,16 @@ from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition
 from fedloru.engine import EngineName
-from fedloru.engine.folder import RunFolder
+from fedloru.engine.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
 from fedloru.engine.loop import Run
+from fedloru.engine.origin import check_origin, origin
 from fedloru.engine.plan import Plan
-from fedloru.engine.record import Row
 from fedloru.errors import RunFolderError
 from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 
-PARTITION = "partition.json"
 PYTHON = "python"
 
 
@@ -49,11 +48,10 @@ class Settings(TypedDict, total=False):
 class ReportedRun(Run):
     """A run that ends with a page, ``report.html`` in its folder."""
 
-    def __iter__(self) -> Generator[Row, None, None]:
-        """Train the rounds that are left, then write the page."""
-        yield from super().__iter__()
-        if self.folder:
-            report.write(self.folder.path)
+    def finish(self, folder: RunFolder) -> None:
+        """Write what the run has come to, then the page."""
+        super().finish(folder)
+        report.write(folder.path)
 
 
 def run(
@@ -86,7 +84,9 @@ def run(
         return ReportedRun(plan)
     if resume:
         RunFolder.open(out)
-        return _continue(plan, RunFolder(Path(out), echo(plan)))
+        folder = RunFolder(Path(out), echo(plan))
+        with folder.alone():
+            return _continue(plan, folder)
     return _begin(plan, out, echo(plan), checked)
 
 
@@ -104,7 +104,8 @@ def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
     """Return the run of ``folder`` where its last checkpoint, or that of ``from_round``, left it.
 
     Raises:
-        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration.
+        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set or
+            model; or another run writes to it.
         FedloruError: something can no longer be made as configured.
     """
     opened = RunFolder.open(folder)
@@ -114,13 +115,14 @@ def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
             f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)"
         )
     config = parse(opened.config, str(Path(folder) / "config.toml"))
-    opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
-    return _continue(_planned(config), opened, from_round)
+    with opened.alone():
+        opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
+        return _continue(_planned(config), opened, from_round)
 
 
 def finished(folder: str | Path) -> bool:
-    """Say whether the run in ``folder`` has done all its rounds and written what it leaves."""
-    return (Path(folder) / "summary.json").is_file()
+    """Say whether the run in ``folder`` has done all its rounds and written its model and summary."""
+    return all((Path(folder) / name).is_file() for name in (MODEL, SUMMARY))
 
 
 def echo(plan: Plan) -> dict[str, Any]:
@@ -180,11 +182,12 @@ def _planned(config: Config) -> Plan:
 def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
     begun = ReportedRun(plan)  # whatever it refuses, it refuses before there is a folder
     record = partition_record(plan.data, plan.partition, checked)
-    begun.folder = RunFolder.create(out, config, record)
+    begun.folder = RunFolder.create(out, config, record, origin(plan))
     return begun
 
 
 def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
+    check_origin(folder.path, origin(plan))
     before = load_partition(folder.path / PARTITION)
     if _rows(before) != _rows(plan.partition):
         raise RunFolderError(

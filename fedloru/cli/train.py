@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 
 from fedloru import api, config
+from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.engine import checkpoint
+from fedloru.engine.folder import REPORT
 from fedloru.errors import FedloruError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
@@ -50,12 +52,23 @@ def resume(
 ) -> None:
     """Continue a run that was stopped.
 
-    The result is bit for bit that of a run that was not stopped.
+    The result is bit for bit that of a run that was not stopped. With --from-round, a finished run is trained anew
+    from there; without it, only what it should have left and is missing is written.
     """
-    if api.finished(folder):
-        say(f"The run in {folder} is finished: there is nothing left to train.")
+    if from_round is None and api.finished(folder):
+        say(f"The run in {folder} is finished: {_page(folder)}.")
         return
-    _train(api.resume(folder, from_round), quiet)
+    run = api.resume(folder, from_round)
+    assert run.folder is not None
+    if run.state.round == run.plan.rounds and (missing := run.folder.missing):
+        say(f"All {run.plan.rounds} rounds are done; what is missing is written: {', '.join(missing)}.")
+    _train(run, quiet)
+
+
+def _page(folder: Path) -> str:
+    if (folder / REPORT).is_file():
+        return "there is nothing left to train"
+    return f"its report was missing, and is now in {reports.write(folder)}"
 
 
 def _train(run: ReportedRun, quiet: bool) -> None:

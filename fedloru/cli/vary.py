@@ -13,7 +13,7 @@ from fedloru import api, config
 from fedloru.cli.app import say
 from fedloru.cli.train import follow
 from fedloru.config import Config
-from fedloru.engine.folder import RunFolder
+from fedloru.engine.folder import RunFolder, is_free
 from fedloru.errors import ConfigError, FedloruError, RunFolderError
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
@@ -97,7 +97,7 @@ def _slug(key: str, value: str) -> str:
 
 
 def _check_there(run: Planned) -> None:
-    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
+    if is_free(run.folder):
         return
     there, wanted = _flat(RunFolder.open(run.folder).config), _flat(config.dump(run.config))
     changed = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]

@@ -6,7 +6,7 @@ A round is a function of the state before it, so a run can stop after any round 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ class Run:
     """A run of ``plan``: iterate over it to train, one row a round.
 
     With a ``folder``, every row and checkpoint is on the disk before it is yielded, and the summary and the model
-    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first.
+    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first. While it is iterated
+    over, no other run can write to its folder.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
@@ -78,11 +79,27 @@ class Run:
         """Return what the run has come to, as ``summary.json`` holds it."""
         return summarise(self.plan, self.rows, self.last.traffic, self.engine)
 
-    def __iter__(self) -> Iterator[Row]:
-        """Train the rounds that are left."""
-        saved = self.state.round
-        if self.folder:
+    def __iter__(self) -> Generator[Row, None, None]:
+        """Train the rounds that are left.
+
+        Raises:
+            RunFolderError: another run writes to the folder, or has done so since this one was made.
+        """
+        if self.folder is None:
+            yield from self._rounds()
+            return
+        with self.folder.alone():
+            self.folder.go_back(self.state.round)
             self._owns = OnDisk(self.folder.path / "clients", self.plan.device)
+            yield from self._rounds()
+            self.finish(self.folder)
+
+    def finish(self, folder: RunFolder) -> None:
+        """Write what the run has come to, after its last round."""
+        folder.finish(self.summary(), dict(self.model().state_dict()))
+
+    def _rounds(self) -> Generator[Row, None, None]:
+        saved = self.state.round
         try:
             while self.state.round < self.plan.rounds:
                 row, after = self._round()
@@ -99,8 +116,6 @@ class Run:
             if self.folder and saved < self.state.round == len(self.rows):
                 self.folder.save(self.last)
             raise
-        if self.folder:
-            self.folder.finish(self.summary(), dict(self.model().state_dict()))
 
     def _round(self) -> tuple[Row, Snapshot]:
         began = time.perf_counter()

@@ -66,6 +66,15 @@ def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
     assert rows(cut) == whole and (cut / "summary.json").is_file()
 
 
+def test_a_folder_that_was_killed_in_its_making_is_made(cli: Cli) -> None:
+    half = HERE / "fedloru_seed-0"
+    half.mkdir(parents=True)
+    (half / ".config.toml.new").touch()
+    (half / "partition.json").touch()
+    cli(*MAKE, *METHODS)
+    assert (half / "summary.json").is_file()
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_of_another_configuration_is_refused_before_training(cli: Cli, finished: bool) -> None:
     cli(*MAKE, "--vary", "method.name=fedavg,fedlora")
