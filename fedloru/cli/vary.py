@@ -14,7 +14,7 @@ from fedloru.cli.app import say
 from fedloru.cli.train import follow
 from fedloru.config import Config
 from fedloru.engine.folder import RunFolder, is_free
-from fedloru.errors import ConfigError, FedloruError, RunFolderError
+from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
@@ -60,7 +60,10 @@ def make(runs: Sequence[Planned], quiet: bool) -> None:
         try:
             follow(api.resume(run.folder) if begun else api.start(run.config), quiet)
         except (FedloruError, OSError, KeyboardInterrupt) as error:
-            error.add_note(f"This was {run.folder}. What is done is kept: the same command goes on from there.")
+            way_on = "the same command goes on from there"
+            if isinstance(error, TrainingError):
+                way_on = "this run diverges again with the same settings, so change them or leave it out"
+            error.add_note(f"This was {run.folder}. What is done is kept: {way_on}.")
             raise
 
 

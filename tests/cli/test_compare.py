@@ -75,6 +75,12 @@ def test_a_folder_that_was_killed_in_its_making_is_made(cli: Cli) -> None:
     assert (half / "summary.json").is_file()
 
 
+def test_a_run_that_diverged_is_not_said_to_go_on(cli: Cli) -> None:
+    told = cli(*MAKE, "--vary", "client.lr=0.1,1e9", "-s", "client.clip=1e30", code=2).stderr
+    assert "lr-1e9_seed-0. What is done is kept: this run diverges again with the same settings" in told
+    assert "the same command goes on" not in told
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_of_another_configuration_is_refused_before_training(cli: Cli, finished: bool) -> None:
     cli(*MAKE, "--vary", "method.name=fedavg,fedlora")
