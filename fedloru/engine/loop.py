@@ -15,7 +15,7 @@ from torch import nn
 from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import Job
-from fedloru.engine import choose
+from fedloru.engine import choose, profiles
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.own import InMemory, OnDisk, Owns
@@ -123,18 +123,19 @@ class Run:
         round = before.state.round + 1
         chosen = cohort(plan, round)
         ledger = before.restore_ledger(plan.net.sites)
-        self._channel.traffic = before.traffic
+        self._channel.accounts.clear()
         for client in chosen:
-            self._channel.sync(ledger.owed(client, before.state), before.state)
+            self._channel.sync(ledger.owed(client, before.state), before.state, profile(plan, client))
             ledger.delivered(client, before.state.version)
         jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
         outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel, plan.diagnostics))
         state = plan.method.server(plan.net, before.state, outcome.total)
         ledger.record(state)
-        after = Snapshot(state, self._channel.traffic, ledger.save())
+        after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
         self._owns.save(round, outcome.own, self.folder.oldest if self.folder else 0)
         row = record(plan, self._first, before, after, chosen, outcome, recipe.lr, self._own)
+        row |= profiles.of_round(plan, chosen, self._channel.accounts)
         row["seconds"] = time.perf_counter() - began
         return row, after
 
