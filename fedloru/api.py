@@ -12,7 +12,7 @@ from fedloru import report, tree
 from fedloru.config import Config, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
-from fedloru.data import Audit, Dataset, Partition, load_partition
+from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
 from fedloru.engine import EngineName
 from fedloru.engine.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
@@ -152,12 +152,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
     """Return what ``partition.json`` holds: who has which rows, examples by class, and the audit."""
     least, middle, most = checked.sizes
     return {
-        "scheme": partition.scheme,
-        "seed": partition.seed,
-        "settings": partition.settings,
-        "train": [rows.tolist() for rows in partition.train],
-        "test": [rows.tolist() for rows in partition.test],
-        "hash": checked.hash,
+        **partition_table(partition),
         "classes": list(dataset.classes),
         "counts": checked.counts.tolist(),
         "audit": {
