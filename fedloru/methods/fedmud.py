@@ -10,9 +10,9 @@ Communication-Efficient Federated Learning", ICML 2025, arXiv 2505.23176::
 
 Without AAD this is ``fedloru(tau=interval)``, which draws V and sets U = 0. With AAD, ΔW is linear in what is
 trained, so the mean is exact. R travels as A, L as B; to the layer, and in an increment, they are factors of rank 2r,
-([L̃ L], [R; R̃]). An increment therefore costs a client that catches up 2r(o + i) values. L̃ and R̃ are never sent
-otherwise, while the zeros of a reset are. Different from the paper: s is the site's α/r, with the paper's 1 as
-default, and its block-wise Kronecker form (BKD) is left out.
+([L̃ L], [R; R̃]). An increment therefore costs a client that catches up 2r(o + i) values: the ledger does not know that
+half of it could be drawn. L̃ and R̃ are never sent otherwise, while the zeros of a reset are. Different from the paper:
+s is the site's α/r, with the paper's 1 as default, and its block-wise Kronecker form (BKD) is left out.
 """
 
 from __future__ import annotations
