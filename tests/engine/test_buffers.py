@@ -49,6 +49,17 @@ class Count(nn.Module):
         return self.fc(x) / (1 + 0.1 * self.steps)
 
 
+class Own(Count):
+    """A counter beside a parameter of the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__(replaced=True)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.scale)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "statistics, written to": (lambda: Mean(False), "losses of two clients differ"),
     "statistics, replaced": (lambda: Mean(True), "statistics mean of two clients differ"),
@@ -56,6 +67,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a counter, replaced": (lambda: Count(True), "changes steps"),
     "an unsaved counter, written to": (lambda: Count(False, saved=False), "changes steps"),
     "an unsaved counter, replaced": (lambda: Count(True, saved=False), "changes steps"),
+    "a counter beside a parameter": (Own, "changes steps"),
     "inside another module": (lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh(), Count(True)), "changes 2.steps"),
 }
 
@@ -143,8 +155,8 @@ def test_a_buffer_that_changes_its_shape_is_refused() -> None:
 def test_a_buffer_keeps_its_dtype() -> None:
     cohort = fedavg(lambda: Mean(True), vectors())
     narrow = {"mean": cohort.net.buffers["mean"].float()}
-    sent = cohort._replace(net=cohort.net._replace(buffers=narrow)).rounds("sequential", 1).shared
-    assert sent["mean"].dtype == torch.float32 and bool(sent["mean"].any())
+    for up in cohort._replace(net=cohort.net._replace(buffers=narrow)).ups("sequential").values():
+        assert up.shared["mean"].dtype == torch.float32 and bool(up.shared["mean"].any())
 
 
 def test_evaluation_writes_to_nothing() -> None:

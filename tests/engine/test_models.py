@@ -52,6 +52,17 @@ class Sum(nn.Module):
         return F.linear(x, self.u + self.v)
 
 
+class Stretched(nn.Module):
+    """A parameter whose gradient is one number, expanded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Parameter(torch.full((4,), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.parts.sum()
+
+
 class Whole(nn.Module):
     """Parameters of the model itself beside those of a layer."""
 
@@ -174,6 +185,7 @@ SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] =
     "own parameters": (lambda: nn.Sequential(Scale(6), nn.Linear(6, 3)), vectors, "fold"),
     "a single number": (lambda: nn.Sequential(nn.Linear(6, 3), Temperature()), vectors, "fold"),
     "one gradient for two": (lambda: nn.Sequential(nn.Linear(6, 6), Sum()), vectors, "fold"),
+    "an expanded gradient": (lambda: nn.Sequential(nn.Linear(6, 3), Stretched()), vectors, "fold"),
     "parameters of the model itself": (Whole, vectors, "fold"),
     "a layer called twice": (Again, vectors, "fold"),
     "functional dropout": (Functional, vectors, "fold"),
