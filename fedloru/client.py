@@ -87,10 +87,12 @@ def train(session: Session, job: Job) -> Trained:
 
     Raises:
         TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
+        ModelError: the model writes to a weight that is frozen.
     """
     device, net = session.device, session.net
     state, frozen = tree.clone(session.begin(job)), constants(net, session.base)
     local = _Local(session, job, state, frozen, generators(session.seed, session.round, [job.client], device))
+    versions = {key: value._version for key, value in session.base.items()}
     histories, counts = [], []
     with mode(net, True), forked(device):
         torch.manual_seed(derive(session.seed, "global", session.round, job.client))
@@ -98,6 +100,11 @@ def train(session: Session, job: Job) -> Trained:
             plan = local_schedule(job, session.recipe_of(phase), session.seed, session.round, number)
             histories.append(_train_phase(local, phase, on_device(plan, device)))
             counts.append(plan.counts)
+    if written := [key for key, value in session.base.items() if value._version != versions[key]]:
+        raise ModelError(
+            f"the model writes to {', '.join(written)}, but what is frozen is the same for all clients: train it "
+            "(name it in dense), or do not write to it"
+        )
     history, sound = read(torch.cat(histories), all_finite(state))
     return finish(session, job, state, history, torch.cat(counts), sound=bool(sound))
 

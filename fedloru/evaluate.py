@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from fedloru import tree
 from fedloru.data import Examples
 from fedloru.method import Method, State
-from fedloru.net import Net, constants, held_outputs, holding, mode
+from fedloru.net import Net, constants, held_outputs, holding, mode, unshared
 from fedloru.tree import Params
 
 
@@ -35,8 +34,7 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) 
     """Score ``tensors`` on all of ``data``, in evaluation mode."""
     total = len(data["y"])
     loss, right = [], []
-    buffers = tree.clone({key: tensors[key] for key, _ in net.model.named_buffers() if key in tensors})
-    with mode(net, False), holding(net, tensors | buffers):
+    with mode(net, False), holding(net, unshared(net, tensors)):
         for start in range(0, total, batch_size):
             batch = {key: value[start : start + batch_size] for key, value in data.items()}
             outputs = held_outputs(net, batch)

@@ -184,11 +184,23 @@ def held_losses(net: Net, batch: Batch) -> Tensor:
 
 
 def constants(net: Net, base: Params) -> Params:
-    """Return the base, and copies of the buffers that no message carries: counters, and what is not saved."""
+    """Return the base and the buffers that no message carries, counters and what is not saved, to compute with."""
     unsaved = {key: value.detach() for key, value in net.model.named_buffers() if key not in net.buffers}
     counters = {key: value for key, value in net.buffers.items() if key not in net.statistics}
-    copies = tree.clone(unsaved | counters)
-    return base | (tree.to(copies, next(iter(base.values())).device) if base else copies)
+    device = next(iter(base.values())).device if base else None
+    moved = {key: value.to(device) if device else value for key, value in (unsaved | counters).items()}
+    return unshared(net, base | moved)
+
+
+def unshared(net: Net, tensors: Params) -> Params:
+    """Return ``tensors`` with copies of what a forward pass may write to: buffers, and embeddings that it renorms."""
+    renormed = [
+        f"{name}.weight" if name else "weight"
+        for name, layer in net.model.named_modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None
+    ]
+    written = [*renormed, *(key for key, _ in net.model.named_buffers())]
+    return tensors | tree.clone({key: tensors[key] for key in written if key in tensors})
 
 
 def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedloru import methods
+from fedloru import methods, tree
 from fedloru.data import Examples
 from fedloru.engine import choose
 from fedloru.errors import ModelError, TrainingError
+from fedloru.evaluate import evaluate, shared_model
 from fedloru.net import Batch
 from fedloru.recipe import Recipe
-from tests.engine.cohort import RECIPE, Cohort, built, fedavg, sequences, vectors
+from tests.engine.cohort import RECIPE, Cohort, alone, built, fedavg, jobs, near, sequences, vectors
 
 
 class Scale(nn.Module):
@@ -282,6 +283,57 @@ def test_low_rank_embeddings_with_padding(padding: int | None) -> None:
     chosen = choose("fused", net, cohort.method, cohort.method.init(net, 3), *cohort[2:])
     assert chosen.reason.endswith("by fold")
     assert cohort.agree() and cohort.agree(path="weight")
+
+
+def frozen(model: nn.Module, name: str) -> nn.Module:
+    model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def test_a_frozen_embedding_may_be_renormed_by_each_client_for_itself() -> None:
+    cohort = fedavg(lambda: frozen(Renormed(max_norm=0.01), "token.weight"), ids())
+    state = cohort.method.init(cohort.net, 3)
+    before = tree.clone(state.base | state.shared)
+    outcome = cohort.train(state, "auto", jobs())
+    evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
+    assert "token.weight" in state.base and tree.equal(state.base | state.shared, before)
+    assert near(cohort.ups("sequential")[0].shared, tree.omit(alone(cohort, 0), ["token.weight"]))
+    assert outcome.total.weight == 32
+
+
+def test_evaluation_does_not_renorm_the_state() -> None:
+    cohort = fedavg(lambda: Renormed(max_norm=0.01), ids())
+    state = cohort.method.init(cohort.net, 3)
+    before = tree.clone(state.shared)
+    evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
+    assert tree.equal(state.shared, before)
+
+
+class Clamped(nn.Module):
+    """Keeps its weights in bounds as it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.fc.weight.clamp_(-0.1, 0.1)
+        return self.head(torch.tanh(self.fc(x)))
+
+
+def test_a_model_that_writes_to_a_frozen_weight_is_refused() -> None:
+    cohort = fedavg(lambda: frozen(Clamped(), "fc.weight"), vectors())
+    state = cohort.method.init(cohort.net, 3)
+    with pytest.raises(ModelError, match=r"changes fc.weight.*vmap does not serve.*changes fc.weight"):
+        choose("fused", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
+    with pytest.raises(ModelError, match=r"writes to fc.weight.*name it in dense"):
+        cohort.rounds("sequential")
+
+
+def test_a_model_may_write_to_a_weight_that_is_trained() -> None:
+    cohort = fedavg(Clamped, vectors())
+    assert all(near(up.shared, alone(cohort, client)) for client, up in cohort.ups("sequential").items())
 
 
 def test_a_batch_of_one_example_is_a_clear_error_for_batch_norm() -> None:

@@ -21,7 +21,7 @@ from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import shared_model
 from fedloru.method import Method, State
-from fedloru.net import Net, forward, mode
+from fedloru.net import Net, forward, mode, unshared
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
@@ -118,7 +118,7 @@ def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
     hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
     try:
         with mode(net, False):
-            forward(net, tensors, {key: value[:1] for key, value in data.items()})
+            forward(net, unshared(net, tensors), {key: value[:1] for key, value in data.items()})
     finally:
         for hook in hooks:
             hook.remove()

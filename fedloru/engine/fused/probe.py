@@ -58,7 +58,7 @@ def _compare(
 ) -> str | None:
     start = {**net.params, **net.buffers, **base}
     clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
-    frozen = _cast({key: value for key, value in base.items() if key not in stacked}, dtype)
+    frozen = tree.clone(_cast({key: value for key, value in base.items() if key not in stacked}, dtype))
     width = max(COUNTS)
     examples = len(data["y"])
     rows = torch.arange(width * len(COUNTS)) % examples
