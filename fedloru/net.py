@@ -174,7 +174,10 @@ def held_losses(net: Net, batch: Batch) -> Tensor:
     try:
         each = net.losses(held_outputs(net, batch), batch)
     except ValueError as error:
-        raise ModelError(f"the model cannot train on a batch: {error}. Choose another batch size, or model") from error
+        count = len(next(iter(batch.values())))
+        raise ModelError(
+            f"the model refuses a batch of {count}: {error}. Choose another batch size, or model"
+        ) from error
     if each.ndim != 1:
         raise ModelError(
             f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is needed: "

@@ -301,10 +301,12 @@ def test_a_frozen_embedding_may_be_renormed_by_each_client_for_itself() -> None:
     assert outcome.total.weight == 32
 
 
-def test_evaluation_does_not_renorm_the_state() -> None:
+@slow_vmap
+def test_neither_evaluation_nor_the_choice_of_an_engine_renorms_the_state() -> None:
     cohort = fedavg(lambda: Renormed(max_norm=0.01), ids())
     state = cohort.method.init(cohort.net, 3)
     before = tree.clone(state.shared)
+    choose("auto", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
     evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
     assert tree.equal(state.shared, before)
 
