@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "evaluate": TO_METHOD | {"data", "dropout", "client"},
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
     "engine": TO_ENGINE,
+    "analysis": TO_ENGINE,
     "report": frozenset({"errors", "files"}),
     "config": TO_ENGINE | {"methods", "models", "engine"},
     "api": TO_ENGINE | {"methods", "models", "engine", "config", "report"},
-    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
+    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "analysis"},
     "__init__": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
     "__main__": frozenset({"cli"}),
 }
