@@ -172,7 +172,7 @@ def _deflate(matrix: Symmetric, effort: Effort) -> tuple[Pairs, Quadrature]:
     rounding = math.sqrt(torch.finfo(matrix.dtype).eps) * float(pairs.values[0].abs())
     for _ in range(effort.top):
         rest = _density(deflated(matrix, pairs.vectors), pairs.vectors, effort)
-        if float(rest.nodes.abs().max()) <= 1.01 * float(pairs.values[-1].abs()) + rounding:
+        if float(rest.nodes.abs().max()) <= float(pairs.values[-1].abs()) + rounding:
             break
         again = largest(deflated(matrix, pairs.vectors), effort.top, effort.seed)
         pairs = pairs.join(again).first(effort.top)
