@@ -67,7 +67,7 @@ def rank(
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write all figures as JSON.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the rank of the loss's curvature, on the server and on clients.
+    """Measure the rank of curvature, on server and clients.
 
     The stable rank of the Hessian, or of the Gauss-Newton matrix, with an interval that holds in 99 % of draws or
     more; its largest eigenvalues, norm and density. Says first how long it will take. Examples: fedloru rank
