@@ -75,7 +75,7 @@ def rank(
     """
     from fedloru.analysis.cautions import cautions
     from fedloru.analysis.objective import objective
-    from fedloru.analysis.spectrum import Effort
+    from fedloru.analysis.spectrum import LEVEL, Effort
     from fedloru.analysis.study import parts, seconds, subjects
 
     kinds, counts = _kinds(curvature), _sizes(sizes)
@@ -95,7 +95,8 @@ def rank(
             say(f"Note: {note}")
         duration = units.duration(seconds(whole, plan.data.train, todo, effort))
         say(f"Spectra to find: {len(todo)}. This takes about {duration}.")
-    about = _about(source, plan, state, tensors) | {"dtype": _dtype(whole), **effort._asdict(), "notes": notes}
+    asked = {"dtype": _dtype(whole), "level": LEVEL, **effort._asdict()}
+    about = _about(source, plan, state, tensors) | asked | {"notes": notes}
     records = _study(whole, plan, todo, effort, about, out, quiet)
     if not quiet:
         _show(records, out)
