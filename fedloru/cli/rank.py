@@ -54,13 +54,16 @@ def rank(
     ] = "all",
     curvature: Annotated[str, typer.Option(metavar="hessian|ggn|both", help="Which matrix to study.")] = "hessian",
     layers: Annotated[bool, typer.Option("--layers", help="Study the block of each layer as well.")] = False,
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="Find K eigenvalues of largest magnitude.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="K", help="Find K eigenvalues of largest magnitude.")
+    ] = 10,
     tolerance: Annotated[
         float,
         typer.Option(min=0.0, metavar="SHARE", help="Probe until the interval is as narrow as this, either side."),
     ] = 0.1,
     probes: Annotated[int, typer.Option(min=1, metavar="N", help="Probe so often at most.")] = 100,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="Lanczos steps of the spectral density.")] = 30,
+    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos runs that the density is the mean of.")] = 1,
     batch: Annotated[int, typer.Option(min=1, metavar="B", help="Examples that go through the model at once.")] = 250,
     double: Annotated[bool, typer.Option("--double", help="Compute in float64.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws clients, subsets and probes.")] = 0,
@@ -85,7 +88,7 @@ def rank(
     tensors = shared_model(plan.net, plan.method, state)
     dtype = torch.float64 if double else None
     whole = objective(plan.net, tensors, plan.data.train, batch_size=batch, dtype=dtype)
-    effort = Effort(top, steps, tolerance=tolerance, probes=probes, seed=seed)
+    effort = Effort(top, steps, runs, tolerance, probes, seed)
     effort.check(tree.size(whole.params))
     number = min(SOME, plan.clients) if clients is None else clients
     todo = parts(whole, subjects(plan.partition.train, counts, number, seed), kinds, layers)
