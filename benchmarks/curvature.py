@@ -25,6 +25,7 @@ from fedloru.analysis.curvature import KINDS, Kind, curvature
 from fedloru.analysis.lanczos import draw
 from fedloru.analysis.objective import Objective, first, objective
 from fedloru.analysis.spectrum import Effort, spectrum
+from fedloru.analysis.study import subjects
 from fedloru.config import plan
 
 SIZES = (125, 250, 500, 1000)
@@ -34,9 +35,11 @@ Row = dict[str, Any]
 
 
 def demo() -> Objective:
-    """Return the loss of the demo preset over all training examples, at the start."""
+    """Return the loss of the demo preset over all training examples, shuffled, at the start."""
     made = plan(config.load("demo"))
-    return objective(made.net, made.net.params | made.net.buffers, made.data.train)
+    (server,) = subjects(made.partition.train, [None], 0, seed=0)
+    data = {key: value[server.rows] for key, value in made.data.train.items()}
+    return objective(made.net, made.net.params | made.net.buffers, data)
 
 
 def timed(work: Callable[[], Any]) -> Row:
