@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "evaluate": TO_METHOD | {"data", "dropout", "client"},
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
     "engine": TO_ENGINE,
+    "analysis": TO_ENGINE,
     "report": frozenset({"errors", "files"}),
     "config": TO_ENGINE | {"methods", "models", "engine"},
     "api": TO_ENGINE | {"methods", "models", "engine", "config", "report"},
-    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
+    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "analysis"},
     "__init__": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api"},
     "__main__": frozenset({"cli"}),
 }
@@ -188,5 +189,13 @@ LATE = ("rich", "plotly", "datasets", "flwr_datasets", "sklearn", "matplotlib", 
 
 def test_the_engines_import_without_what_they_do_not_use() -> None:
     code = f"import sys; import fedloru.engine; print(*(set({LATE!r}) & sys.modules.keys()))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said == []
+
+
+def test_what_only_the_analysis_uses_is_not_imported_before() -> None:
+    code = (
+        "import sys; import fedloru, fedloru.cli; print(*({'scipy', 'curvlinops', 'matplotlib'} & sys.modules.keys()))"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert said == []

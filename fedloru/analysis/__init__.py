@@ -1,0 +1,1 @@
+"""The theory, visible: ranks of clients and server."""

@@ -1,0 +1,1 @@
+"""Curvature, gradients and ranks, against dense matrices and closed forms."""
