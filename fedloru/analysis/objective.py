@@ -6,6 +6,7 @@ off and BatchNorm normalises by its running statistics, so that L is one functio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -111,6 +112,16 @@ def restrict(o: Objective, keys: Sequence[str]) -> Objective:
 def first(o: Objective, count: int) -> Objective:
     """Return the loss over the first ``count`` examples."""
     return o._replace(data={key: value[:count] for key, value in o.data.items()})
+
+
+def double(o: Objective) -> Objective:
+    """Return the same loss in float64, where the device has it."""
+    if next(iter(o.params.values())).device.type == "mps":
+        return o
+    model = copy.deepcopy(o.model).double()
+    own = {**{name: p.detach() for name, p in model.named_parameters()}, **dict(model.named_buffers())}
+    data = tree.map(lambda t: t.double() if t.is_floating_point() else t, o.data)
+    return o._replace(model=model, params=tree.select(own, o.params), frozen=tree.select(own, o.frozen), data=data)
 
 
 def batches(o: Objective) -> Iterator[Examples]:

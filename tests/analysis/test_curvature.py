@@ -135,6 +135,14 @@ def test_a_wrong_derivative_of_torch_is_found() -> None:
         curvature(with_(Wrong.apply), "hessian")
 
 
+def test_rounding_is_not_taken_for_a_wrong_derivative() -> None:
+    """Where next to no loss is left, two ways to one derivative differ in float32 by more than they should."""
+    net = nets.make(build(mlp).float())
+    sure = net.params | {"3.bias": torch.tensor([15.0, 0.0, 0.0, 0.0])}
+    examples = {"x": data()["x"].float(), "y": torch.zeros(13, dtype=torch.int64)}
+    curvature(objective(net, sure, examples), "hessian")
+
+
 def test_layer_norm_is_still_wrong_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once torch is right (issues 196699 and 196700), ``smooth`` can do without its own."""
     monkeypatch.setattr("fedloru.analysis.smooth.INSTEAD", {})
