@@ -9,6 +9,7 @@ READY  := $(VENV)/.ready
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps curvlinops-for-pytorch
 	@touch $(READY)
 
 demo: $(READY)  ## train the built-in demo; its report is in runs/demo (or demo-2, …)
