@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from fedloru.errors import FedloruError
-from fedloru.lowrank.subspace import overlap
+from fedloru.lowrank.spectra import overlap
 from fedloru.tree import Params
 
 

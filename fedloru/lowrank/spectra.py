@@ -1,4 +1,7 @@
-"""Subspaces of Rⁿ: how far two of them agree, and how far two would by chance.
+"""What singular values and vectors tell: ranks that are not whole numbers, and how far two subspaces agree.
+
+    stable rank        ‖M‖_F² / ‖M‖₂²
+    effective rank     exp(−Σ p_j ln p_j),  p = σ/Σσ          (Roy and Vetterli, EUSIPCO 2007)
 
 For orthonormal bases X (n, p) and Y (n, q), the singular values of XᵀY are the cosines of the principal angles
 (Björck and Golub, Mathematics of Computation 27, 1973), and ::
@@ -25,6 +28,25 @@ class Chance(NamedTuple):
     deviation: float
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """Return the singular values of ``matrix`` (o, i) in float64, ascending, by the smaller Gram matrix.
+
+    Those below about 1e-8 of the largest are lost in rounding.
+    """
+    wide = matrix.double()
+    values: Tensor = torch.linalg.eigvalsh(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)
+    return values.clamp(min=0).sqrt()
+
+
+def ranks(sigma: Tensor) -> dict[str, float]:
+    """Return the ``stable`` and the ``effective`` rank of a matrix with singular values ``sigma``; 0 for none but 0."""
+    largest = float(sigma.max())
+    if largest == 0:
+        return {"stable": 0.0, "effective": 0.0}
+    entropy = torch.special.entr(sigma / sigma.sum()).sum()
+    return {"stable": float(sigma.square().sum()) / largest**2, "effective": float(entropy.exp())}
+
+
 def basis(matrix: Tensor) -> Tensor:
     """Return an orthonormal basis (n, rank) of the column space of ``matrix`` (n, m), the largest direction first."""
     u: Tensor
@@ -42,6 +64,18 @@ def principal_angles(x: Tensor, y: Tensor) -> Tensor:
 def overlap(x: Tensor, y: Tensor) -> float:
     """Return the mean cos² of the principal angles between orthonormal ``x`` (n, p) and ``y`` (n, q), 0 to 1."""
     return float((x.T @ y).square().sum()) / min(x.shape[1], y.shape[1])
+
+
+def overlap_beyond_chance(x: Tensor, y: Tensor) -> float | None:
+    """Return (overlap − chance) / (1 − chance) of orthonormal ``x`` (n, p) and ``y`` (n, q): 0 by chance, at most 1.
+
+    None where one of them is everything, or nothing: they cannot but agree.
+    """
+    n, p, q = x.shape[0], x.shape[1], y.shape[1]
+    if not 0 < min(p, q) <= max(p, q) < n:
+        return None
+    chance = overlap_by_chance(n, p, q).mean
+    return (overlap(x, y) - chance) / (1 - chance)
 
 
 def overlap_by_chance(n: int, p: int, q: int) -> Chance:

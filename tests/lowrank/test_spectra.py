@@ -1,4 +1,4 @@
-"""Subspaces turned by known angles, and chance against draws."""
+"""Ranks of known spectra, subspaces turned by known angles, and chance against draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedloru.lowrank.subspace import basis, overlap, overlap_by_chance, principal_angles
+from fedloru.lowrank.spectra import (
+    basis,
+    overlap,
+    overlap_beyond_chance,
+    overlap_by_chance,
+    principal_angles,
+    ranks,
+    singular_values,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -44,3 +52,29 @@ def test_overlap_by_chance(n: int, p: int, q: int) -> None:
 def test_the_whole_space_holds_everything() -> None:
     assert overlap_by_chance(5, 5, 2) == (1.0, 0.0)
     assert overlap_by_chance(1, 1, 1) == (1.0, 0.0)
+
+
+def test_overlap_beyond_chance_is_1_for_equals_and_0_in_the_mean_of_draws() -> None:
+    """2,000 draws of planes in 8 dimensions: the mean within 4 standard errors."""
+    fixed = torch.eye(8, 2, dtype=torch.float64)
+    assert overlap_beyond_chance(fixed, fixed) == pytest.approx(1)
+    found = torch.tensor([overlap_beyond_chance(x, fixed) for x in torch.linalg.qr(draw(2000, 8, 2)).Q])
+    assert float(found.mean()) == pytest.approx(0, abs=4 * float(found.std()) / math.sqrt(2000))
+
+
+def test_everything_and_nothing_agree_with_anything() -> None:
+    plane = torch.eye(3, 2, dtype=torch.float64)
+    assert overlap_beyond_chance(torch.eye(3, dtype=torch.float64), plane) is None
+    assert overlap_beyond_chance(plane[:, :0], plane) is None
+
+
+def test_ranks_of_equal_and_of_single_singular_values() -> None:
+    assert ranks(torch.full((5,), 0.3, dtype=torch.float64)) == pytest.approx({"stable": 5, "effective": 5})
+    assert ranks(torch.tensor([0.0, 2.0])) == pytest.approx({"stable": 1, "effective": 1})
+    assert ranks(torch.zeros(3)) == {"stable": 0, "effective": 0}
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
+def test_singular_values_by_the_smaller_gram_matrix(shape: tuple[int, int]) -> None:
+    matrix = draw(*shape)
+    torch.testing.assert_close(singular_values(matrix).flip(0), torch.linalg.svdvals(matrix))
