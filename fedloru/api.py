@@ -13,14 +13,15 @@ from fedloru.config import Config, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition
-from fedloru.engine import EngineName
+from fedloru.data.partition import listed
+from fedloru.engine import EngineName, checkpoint
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
 from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
+from fedloru.engine.plan import Plan, on_device
 from fedloru.engine.record import Row
 from fedloru.errors import RunFolderError
-from fedloru.method import Method, Profile
+from fedloru.method import Method, Profile, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 
@@ -107,15 +108,30 @@ def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
         RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration.
         FedloruError: something can no longer be made as configured.
     """
-    opened = RunFolder.open(folder)
-    if opened.config.get("made_by") == PYTHON:
-        raise RunFolderError(
-            f"{folder} was started from Python, and its configuration does not rebuild its model and data: "
-            f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)"
-        )
-    config = parse(opened.config, str(Path(folder) / "config.toml"))
+    opened, config = _opened(folder, f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)")
     opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
     return _continue(_planned(config), opened, from_round)
+
+
+def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
+    """Return what the run of ``folder`` is made of, and what its server knew after ``round`` (None: the last kept).
+
+    Nothing is trained, and nothing in the folder changes. Round 0 is the start. The plan is on its device.
+
+    Raises:
+        RunFolderError: the folder or the checkpoint is missing, damaged, or of another configuration.
+        FedloruError: something can no longer be made as configured.
+    """
+    opened, config = _opened(folder, "study its Run from Python, with fedloru.analysis")
+    opened.check_unchanged()
+    kept = [0, *checkpoint.rounds(opened.checkpoints)]
+    if round is None and kept == [0]:
+        raise RunFolderError(f"{folder} has no checkpoint yet: train it further, or take round 0, its start")
+    if (wanted := kept[-1] if round is None else round) not in kept:
+        raise RunFolderError(f"{folder} keeps no checkpoint of round {wanted}: take one of {listed(kept)}")
+    plan = on_device(_planned(config))
+    _check_same_rows(plan, opened)
+    return plan, _kept(opened, wanted, plan.device) if wanted else plan.method.init(plan.net, plan.seed)
 
 
 def finished(folder: str | Path) -> bool:
@@ -171,6 +187,25 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
     }
 
 
+def _opened(folder: str | Path, way_on: str) -> tuple[RunFolder, Config]:
+    opened = RunFolder.open(folder)
+    if opened.config.get("made_by") == PYTHON:
+        raise RunFolderError(
+            f"{folder} was started from Python, and its configuration does not rebuild its model and data: {way_on}"
+        )
+    return opened, parse(opened.config, str(Path(folder) / "config.toml"))
+
+
+def _kept(folder: RunFolder, round: int, device: str) -> State:
+    try:
+        return checkpoint.load(folder.checkpoints, round, device).state
+    except RunFolderError as error:
+        others = listed([0, *(other for other in checkpoint.rounds(folder.checkpoints) if other != round)])
+        raise RunFolderError(
+            f"the checkpoint of round {round} in {folder.path} is damaged: {error.__cause__}. Take one of {others}"
+        ) from error
+
+
 def _planned(config: Config) -> Plan:
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
@@ -185,13 +220,17 @@ def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) 
 
 
 def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
+    _check_same_rows(plan, folder)
+    return ReportedRun(plan, folder, folder.latest(plan.device, from_round))
+
+
+def _check_same_rows(plan: Plan, folder: RunFolder) -> None:
     before = load_partition(folder.path / PARTITION)
     if _rows(before) != _rows(plan.partition):
         raise RunFolderError(
-            f"the data or its partition is no longer the one in {folder.path / PARTITION}: a resumed run must equal "
-            "an uninterrupted one, so restore the data, or start a new run"
+            f"the data or its partition is no longer the one in {folder.path / PARTITION}, and what is done with "
+            "others would be of another run: restore the data, or start a new run"
         )
-    return ReportedRun(plan, folder, folder.latest(plan.device, from_round))
 
 
 def _rows(partition: Partition) -> list[list[list[int]]]:

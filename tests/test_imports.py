@@ -191,3 +191,11 @@ def test_the_engines_import_without_what_they_do_not_use() -> None:
     code = f"import sys; import fedloru.engine; print(*(set({LATE!r}) & sys.modules.keys()))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert said == []
+
+
+def test_what_only_the_analysis_uses_is_not_imported_before() -> None:
+    code = (
+        "import sys; import fedloru, fedloru.cli; print(*({'scipy', 'curvlinops', 'matplotlib'} & sys.modules.keys()))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said == []

@@ -7,16 +7,15 @@ off and BatchNorm normalises by its running statistics, so that L is one functio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedloru import net as nets
 from fedloru import tree
+from fedloru.analysis.smooth import differentiable
 from fedloru.data import Examples
 from fedloru.data.dataset import size
 from fedloru.errors import DataError, ModelError
@@ -109,6 +108,11 @@ def restrict(o: Objective, keys: Sequence[str]) -> Objective:
     return o._replace(params=tree.select(o.params, chosen), frozen=tree.omit(o.params, chosen) | o.frozen)
 
 
+def first(o: Objective, count: int) -> Objective:
+    """Return the loss over the first ``count`` examples."""
+    return o._replace(data={key: value[:count] for key, value in o.data.items()})
+
+
 def batches(o: Objective) -> Iterator[Examples]:
     """Yield the examples in order, ``batch_size`` at a time."""
     for start in range(0, o.examples, o.batch_size):
@@ -134,19 +138,6 @@ def gradient(o: Objective) -> Params:
         each = torch.func.grad(lambda params, batch=batch: losses(o, params, batch).sum())(o.params)
         total = tree.add(total, each)
     return tree.scale(total, 1 / o.examples)
-
-
-@contextmanager
-def differentiable() -> Iterator[None]:
-    """Keep attention to kernels that can be differentiated twice, also forward; its fast ones cannot."""
-    mha = torch.backends.mha
-    before = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        mha.set_fastpath_enabled(before)
 
 
 @torch.no_grad()

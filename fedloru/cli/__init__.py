@@ -5,13 +5,14 @@
     app      the application, and how errors, warnings and Ctrl-C become words and exit codes
     train    run, resume                        view    audit, cost, report, config, presets
     compare  compare                            vary    the runs that compare makes
-    methods  methods
+    methods  methods                            rank    rank
+    spectra  how rank shows what it found
 """
 
 import sys
 from pathlib import Path
 
-from fedloru.cli import compare, methods, train, view
+from fedloru.cli import compare, methods, rank, train, view
 from fedloru.cli.app import app
 
 
@@ -25,4 +26,4 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["app", "compare", "main", "methods", "train", "view"]
+__all__ = ["app", "compare", "main", "methods", "rank", "train", "view"]

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from fedloru.errors import FedloruError
+from fedloru.errors import ConfigError, FedloruError
 
 REFUSED, STOPPED = 2, 130
+THE_LINE = "the command line"
+"""Where a problem is, if not in a configuration."""
 
 
 class Commands(TyperGroup):
@@ -57,6 +60,17 @@ def fedloru() -> None:
 def say(line: str) -> None:
     """Print a line on stderr."""
     typer.echo(line, err=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write to a folder, or into one that does not exist.
+
+    Raises:
+        ConfigError: ``path`` is no place for a file.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise ConfigError([f"{path} {what}: name a file to write to"], THE_LINE)
 
 
 @contextmanager

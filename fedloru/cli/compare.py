@@ -9,12 +9,10 @@ import typer
 
 from fedloru import report as reports
 from fedloru.cli import vary as variations
-from fedloru.cli.app import Overrides, app, say
+from fedloru.cli.app import THE_LINE, Overrides, app, check_place, say
 from fedloru.cli.train import Quiet
 from fedloru.errors import ConfigError, RunFolderError
 from fedloru.report import Group
-
-THE_LINE = "the command line"
 
 
 @app.command()
@@ -52,7 +50,7 @@ def compare(
     making = {"--vary": vary, "--seeds": seeds, "-s": overrides, "--out": out}
     _check(runs or [], source, [name for name, given in making.items() if given], target)
     for path in filter(None, (page, csv)):
-        _check_place(path)
+        check_place(path)
     if source is not None:
         planned = variations.planned(source, overrides or [], vary or [], seeds or 1, out)
         _several(len(planned))
@@ -71,12 +69,6 @@ def _check(runs: list[Path], source: str | None, making: list[str], target: floa
         problems.append(f"--target is {target:g}, expected an accuracy above 0 and up to 1, such as 0.9")
     if problems:
         raise ConfigError(problems, THE_LINE)
-
-
-def _check_place(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError([f"{path} {what}: name a file to write to"], THE_LINE)
 
 
 def _several(runs: int) -> None:

@@ -109,13 +109,18 @@ class RunFolder:
         Raises:
             RunFolderError: the checkpoint is damaged, or the configuration has changed since.
         """
-        self._check_unchanged()
+        self.check_unchanged()
         known = checkpoint.rounds(self.checkpoints)
         if from_round == 0 or (from_round is None and not known):
             return None
         return checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Refuse a folder whose configuration is no longer the one that its run started with.
+
+        Raises:
+            RunFolderError: a value has changed, or it cannot be told.
+        """
         try:
             started = json.loads((self.path / STARTED_WITH).read_bytes())
         except (OSError, ValueError) as error:

@@ -1,0 +1,91 @@
+"""Spectra on the terminal: the progress of a study, its table, and whether the theory is borne out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fedloru.report import units
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedloru.analysis.spectrum import Effort
+    from fedloru.analysis.study import Part
+
+Record = Mapping[str, Any]
+
+LEFT = ("loss of", "matrix", "layer")
+
+
+class Bar:
+    """A progress bar on stderr, if that is a terminal and not ``quiet``; a context manager."""
+
+    def __init__(self, todo: Sequence[Part], effort: Effort, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.effort, self.finished = effort, 0
+        self._bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+        self._task = self._bar.add_task("", total=sum(part.work(effort) for part in todo))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def product(self, part: Part) -> None:
+        """Take note of one product for ``part``."""
+        said = f"{part.kind} of {part.layer or 'the model'}, {part.subject.name}"
+        self._bar.update(self._task, advance=len(part.subject.rows), description=said)
+
+    def done(self, part: Part) -> None:
+        """Take note that ``part`` is finished, by whatever number of products."""
+        self.finished += part.work(self.effort)
+        self._bar.update(self._task, completed=self.finished)
+
+
+def table(records: Sequence[Record]) -> Table:
+    """Return a row for each spectrum."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    layered = any(record["layer"] for record in records)
+    for name in ("loss of", "examples", "matrix", *["layer"] * layered, "largest λ", "stable rank", "interval", "time"):
+        found.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+    for record in records:
+        examples = f"{record['examples']:,}{'*' if record['few'] else ' '}"
+        layer = [record["layer"] or "all"] * layered
+        largest, took = units.digits(record["eigenvalues"][0]), units.duration(record["seconds"])
+        rank = _rank(record["stable_rank"])
+        found.add_row(record["subject"], examples, record["curvature"], *layer, largest, *rank, took)
+    return found
+
+
+def verdicts(records: Sequence[Record]) -> Iterator[str]:
+    """Yield what the figures say of clients against the server, and how to read them."""
+    for kind in dict.fromkeys(record["curvature"] for record in records):
+        whole = [r for r in records if r["curvature"] == kind and r["layer"] is None and r["stable_rank"]]
+        clients = [r["stable_rank"] for r in whole if r["client"] is not None and not r["few"]]
+        for server in (r["stable_rank"] for r in whole if r["subject"] == "server" and clients):
+            higher = sum(client["low"] > server["high"] for client in clients)
+            lower = sum(client["high"] < server["low"] for client in clients)
+            yield (
+                f"Stable rank of the {kind}: higher than the server's for {higher} of {len(clients)} clients, "
+                f"lower for {lower}; for {len(clients) - higher - lower} the intervals overlap."
+            )
+    if any(record["few"] for record in records):
+        yield "* fewer examples than classes: such a rank shows how little was seen, and is not counted."
+    if wide := sum(not record["reached"] for record in records):
+        yield f"Intervals wider than asked for: {wide}. Allow more --probes, or find more eigenvalues with --top."
+
+
+def _rank(rank: Mapping[str, float] | None) -> tuple[str, str]:
+    if rank is None:
+        return units.DASH, units.DASH
+    return units.digits(rank["value"]), f"{units.digits(rank['low'])}–{units.digits(rank['high'])}"

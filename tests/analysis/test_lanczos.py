@@ -1,0 +1,72 @@
+"""Eigenpairs and quadratures against dense matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedloru.analysis.lanczos import deflated, draw, largest, quadrature
+from tests.analysis.matrices import counted, of, rotated, wigner
+
+
+def test_a_quadrature_is_exact_for_polynomials_of_degree_below_twice_its_steps() -> None:
+    h = wigner(30) / 8
+    v = draw(of(h), 0, "start")
+    found = quadrature(of(h), v, 5)
+    assert len(found.nodes) == 5
+    power = v.clone()
+    for degree in range(10):
+        wanted = float(v @ power / (v @ v))
+        assert float(found.weights @ found.nodes**degree) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+        power = h @ power
+    assert float(found.weights @ found.nodes**10) != pytest.approx(float(v @ power / (v @ v)), rel=1e-6)
+
+
+def test_a_quadrature_stops_where_the_krylov_space_ends() -> None:
+    h = rotated([3.0, -2.0] + [0.0] * 40)
+    found = quadrature(of(h), draw(of(h), 0, "start"), 30)
+    torch.testing.assert_close(found.nodes, torch.tensor([-2.0, 0.0, 3.0]).double(), atol=1e-10, rtol=0)
+    assert float(found.weights.sum()) == pytest.approx(1)
+    nothing = quadrature(of(0 * h), draw(of(h), 0, "start"), 30)
+    assert (nothing.nodes.tolist(), nothing.weights.tolist()) == ([0.0], [1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_largest_pairs_are_those_of_the_dense_matrix(dtype: torch.dtype) -> None:
+    h = wigner(200)
+    values, vectors = torch.linalg.eigh(h)
+    order = values.abs().argsort(descending=True)[:6]
+    found = largest(of(h.to(dtype)), 6, seed=0)
+    digits = 1e-9 if dtype is torch.float64 else 1e-5
+    torch.testing.assert_close(found.values, values[order], rtol=digits, atol=0)
+    turned = (found.vectors.double() * vectors[:, order]).sum(0).abs()
+    torch.testing.assert_close(turned, torch.ones(6).double(), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_left_of_a_deflated_pair() -> None:
+    h = wigner(200)
+    found = largest(of(h), 6, seed=0)
+    rest = largest(deflated(of(h), found.vectors), 1, seed=0)
+    values = torch.linalg.eigvalsh(h)
+    assert float(rest.values[0].abs()) == pytest.approx(float(values.abs().sort(descending=True).values[6]))
+
+
+def test_the_zero_matrix_has_its_pairs() -> None:
+    found = largest(of(torch.zeros(150, 150).double()), 3, seed=0)
+    assert found.values.tolist() == [0, 0, 0]
+    torch.testing.assert_close(found.vectors.T @ found.vectors, torch.eye(3).double())
+
+
+def test_the_search_ends_where_the_rank_does() -> None:
+    """Zeros never converge to a residual of √ε|λ|: what has been found by then is returned."""
+    matrix, calls = counted(rotated([5.0, 4.0, -3.0] + [0.0] * 200))
+    found = largest(matrix, 8, seed=0)
+    torch.testing.assert_close(found.values[:3], torch.tensor([5.0, 4.0, -3.0]).double())
+    assert found.values[3:].abs().max() < 1e-12
+    assert len(calls) < 150
+
+
+def test_draws_do_not_depend_on_the_dtype() -> None:
+    h = wigner(50)
+    torch.testing.assert_close(draw(of(h.float()), 3, "x", 1).double(), draw(of(h), 3, "x", 1), rtol=1e-6, atol=0)
+    assert not torch.equal(draw(of(h), 3, "x", 1), draw(of(h), 3, "x", 2))
