@@ -4,9 +4,10 @@ For gradients A, B (o, i) of two clients at one weight and their best approximat
 
     cos_r(A, B) = <A_r, B_r> / (‖A_r‖ ‖B_r‖),     r = min(o, i) gives the cosine of the whole gradients
 
-Park and Klabjan (arXiv 2409.12371) argue that the low-rank approximations agree better. Three things are measured
+Park and Klabjan (arXiv 2409.12371) argue that the low-rank approximations agree better. Four things are measured
 beside the cosine, without which a rise says little:
 
+    gain      cos_r less the cosine of the whole gradients, pair by pair
     chance    what independent gradients of the same singular values would give
     energy    the mean share ‖A_r‖²/‖A‖² that is left
     shared    the mean of <A_r, B_r> over that of <A, B>: what is left of the agreement itself
@@ -51,13 +52,16 @@ class Gram(NamedTuple):
 class Agreement(NamedTuple):
     """How far K clients agree at ``rank`` (None: the whole gradients); means are over pairs of clients.
 
-    ``error`` is the standard error of ``cosine``, by the jackknife over clients (None for two of them); ``chance`` the
-    standard deviation that the cosine has about 0 for independent gradients. A gradient of 0 agrees with none.
+    ``error`` and ``gain_error`` are standard errors, by the jackknife over clients (None for two of them); ``chance``
+    is the standard deviation that ``cosine`` has about 0 for independent gradients. A gradient of 0 agrees with none;
+    ``shared`` is None where the whole gradients do not agree at all.
     """
 
     rank: int | None
     cosine: float
     error: float | None
+    gain: float
+    gain_error: float | None
     chance: float
     energy: float
     shared: float | None
@@ -106,20 +110,31 @@ def agreements(of: Iterable[Gram]) -> list[Agreement]:
 
 def _agreement(rank: int | None, layers: Sequence[tuple[int, Tensor]], whole: Tensor) -> Agreement:
     """Return one row; ``layers`` has size and Gram matrix (K, K) of each weight, ``whole`` that of whole gradients."""
-    tiny = torch.finfo(whole.dtype).tiny
     products = torch.stack([gram for _, gram in layers]).sum(0)
-    squares = products.diagonal()
-    scale = torch.outer(squares, squares).clamp(min=tiny)
-    spread = torch.stack([torch.outer(gram.diagonal(), gram.diagonal()) / size for size, gram in layers]).sum(0)
-    pairs = len(products) * (len(products) - 1) / 2
+    cosines = _cosines(products)
+    left = products.diagonal() / whole.diagonal().clamp(min=torch.finfo(whole.dtype).tiny)
     common = float(_pairs(whole).mean())
     return Agreement(
         rank,
-        *jackknife(products / scale.sqrt()),
-        math.sqrt(float(_pairs(spread / scale).sum())) / pairs,
-        float((squares / whole.diagonal().clamp(min=tiny)).mean()),
+        *jackknife(cosines),
+        *jackknife(cosines - _cosines(whole)),
+        _chance(layers),
+        float(left.mean()),
         float(_pairs(products).mean()) / common if common else None,
     )
+
+
+def _chance(layers: Sequence[tuple[int, Tensor]]) -> float:
+    sizes = torch.tensor([size for size, _ in layers], dtype=torch.float64)
+    squares = torch.stack([gram.diagonal() for _, gram in layers])  # (weights, K)
+    total = squares.sum(0).clamp(min=torch.finfo(squares.dtype).tiny)
+    variances = _pairs((squares.T / sizes) @ squares / total / total[:, None])
+    return float(variances.sum().sqrt()) / len(variances)
+
+
+def _cosines(products: Tensor) -> Tensor:
+    norms = products.diagonal().sqrt().clamp(min=torch.finfo(products.dtype).tiny)
+    return products / norms / norms[:, None]
 
 
 def jackknife(values: Tensor) -> tuple[float, float | None]:

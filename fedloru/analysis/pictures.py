@@ -78,6 +78,7 @@ def spectra(records: Sequence[Record]) -> Figure:
             axes.step(sizes, counts, dash, where="post", color=colour, label=label)
     axes.set(xlabel="size of an eigenvalue (dotted: negative)", ylabel="eigenvalues beyond")
     logarithmic(axes, "xy")
+    axes.set_ylim(bottom=0.5)  # a node of a quadrature may stand for less than one eigenvalue
     legend(axes, 2)
     return figure
 
@@ -168,7 +169,7 @@ def rates(found: Sequence[Rate], xlabel: str) -> Figure:
         axes.plot(rate.rounds, fitted, color=colour, linewidth=0.8)
     axes.set(xlabel=xlabel, ylabel="mean ‖∇f(W$_t$)‖$^2$")
     logarithmic(axes, "xy")
-    legend(axes, 1)
+    legend(axes, 2)
     return figure
 
 

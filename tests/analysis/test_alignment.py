@@ -47,6 +47,7 @@ def test_cosines_are_those_of_explicit_truncations(keys: list[str]) -> None:
         whole = [torch.cat([g[key].flatten() for key in keys]) for g in gradients]
         cosines = pairwise(low)
         assert row.cosine == pytest.approx(sum(cosines) / len(cosines), abs=1e-12)
+        assert row.gain == pytest.approx((sum(cosines) - sum(pairwise(whole))) / len(cosines), abs=1e-12)
         kept = [float((x.norm() / y.norm()) ** 2) for x, y in zip(low, whole, strict=True)]
         assert row.energy == pytest.approx(sum(kept) / len(kept))
         common = [sum(float(x @ y) for x, y in combinations(side, 2)) for side in (low, whole)]
@@ -60,6 +61,13 @@ def test_vectors_have_no_rank_and_are_left_out() -> None:
 def test_the_largest_rank_is_the_whole_gradient() -> None:
     *_, largest, whole = agreements(grams(clients(), [6]).values())
     assert largest._replace(rank=None) == pytest.approx(whole)
+
+
+def test_the_error_of_the_gain_is_that_of_pairwise_differences() -> None:
+    """Cosines of clients differ widely, and what truncation does to them little: here nothing but rounding."""
+    gradients = [{"w": 3 * gradient["fc"]} for gradient in clients(6)]
+    row = agreements(grams(gradients, [6]).values())[0]
+    assert row.error > 0.01 and row.gain_error < 1e-9
 
 
 def test_identical_clients_agree_and_a_zero_gradient_agrees_with_none() -> None:

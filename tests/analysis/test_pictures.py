@@ -29,7 +29,7 @@ RECORDS = [
     record("client 3", 40, 9.0),
     record("client 7", 50, 8.0),
 ]
-AGREEMENTS = [Agreement(r, 1 / (r or 9), 0.02, 0.01, 0.5, 0.9) for r in (1, 2, 4, None)]
+AGREEMENTS = [Agreement(r, 1 / (r or 9), 0.02, 0.1, 0.02, 0.01, 0.5, 0.9) for r in (1, 2, 4, None)]
 MODELLED = [
     pictures.Modelled(n, matrices.predict(SPIKES, 1, n, 50), matrices.simulate(SPIKES, 1, n, 50, 0)) for n in (10, 100)
 ]
