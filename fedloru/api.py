@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -12,20 +12,19 @@ from fedloru import report, tree
 from fedloru.config import Config, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
-from fedloru.data import Audit, Dataset, Partition, load_partition
+from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
 from fedloru.data.partition import listed
 from fedloru.engine import EngineName, checkpoint
-from fedloru.engine.folder import RunFolder
+from fedloru.engine.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
 from fedloru.engine.loop import Run
+from fedloru.engine.origin import check_config, check_origin, origin
 from fedloru.engine.plan import Plan, on_device
-from fedloru.engine.record import Row
 from fedloru.errors import RunFolderError
 from fedloru.method import Method, Profile, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 
-PARTITION = "partition.json"
 PYTHON = "python"
 
 
@@ -50,11 +49,10 @@ class Settings(TypedDict, total=False):
 class ReportedRun(Run):
     """A run that ends with a page, ``report.html`` in its folder."""
 
-    def __iter__(self) -> Generator[Row, None, None]:
-        """Train the rounds that are left, then write the page."""
-        yield from super().__iter__()
-        if self.folder:
-            report.write(self.folder.path)
+    def finish(self, folder: RunFolder) -> None:
+        """Write what the run has come to, then the page."""
+        super().finish(folder)
+        report.write(folder.path)
 
 
 def run(
@@ -87,7 +85,9 @@ def run(
         return ReportedRun(plan)
     if resume:
         RunFolder.open(out)
-        return _continue(plan, RunFolder(Path(out), echo(plan)))
+        folder = RunFolder(Path(out), echo(plan))
+        with folder.alone():
+            return _continue(plan, folder)
     return _begin(plan, out, echo(plan), checked)
 
 
@@ -105,12 +105,14 @@ def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
     """Return the run of ``folder`` where its last checkpoint, or that of ``from_round``, left it.
 
     Raises:
-        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration.
+        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set or
+            model; or another run writes to it.
         FedloruError: something can no longer be made as configured.
     """
     opened, config = _opened(folder, f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)")
-    opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
-    return _continue(_planned(config), opened, from_round)
+    with opened.alone():
+        opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
+        return _continue(_planned(config), opened, from_round)
 
 
 def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
@@ -119,24 +121,25 @@ def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
     Nothing is trained, and nothing in the folder changes. Round 0 is the start. The plan is on its device.
 
     Raises:
-        RunFolderError: the folder or the checkpoint is missing, damaged, or of another configuration.
+        RunFolderError: the folder or the checkpoint is missing, damaged, or did not begin as configured.
         FedloruError: something can no longer be made as configured.
     """
     opened, config = _opened(folder, "study its Run from Python, with fedloru.analysis")
-    opened.check_unchanged()
+    check_config(opened.path, opened.config)
     kept = [0, *checkpoint.rounds(opened.checkpoints)]
     if round is None and kept == [0]:
         raise RunFolderError(f"{folder} has no checkpoint yet: train it further, or take round 0, its start")
     if (wanted := kept[-1] if round is None else round) not in kept:
         raise RunFolderError(f"{folder} keeps no checkpoint of round {wanted}: take one of {listed(kept)}")
-    plan = on_device(_planned(config))
-    _check_same_rows(plan, opened)
+    plan = _planned(config)
+    _check_start(plan, opened.path)
+    plan = on_device(plan)
     return plan, _kept(opened, wanted, plan.device) if wanted else plan.method.init(plan.net, plan.seed)
 
 
 def finished(folder: str | Path) -> bool:
-    """Say whether the run in ``folder`` has done all its rounds and written what it leaves."""
-    return (Path(folder) / "summary.json").is_file()
+    """Say whether the run in ``folder`` has done all its rounds and written its model and summary."""
+    return all((Path(folder) / name).is_file() for name in (MODEL, SUMMARY))
 
 
 def echo(plan: Plan) -> dict[str, Any]:
@@ -166,12 +169,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
     """Return what ``partition.json`` holds: who has which rows, examples by class, and the audit."""
     least, middle, most = checked.sizes
     return {
-        "scheme": partition.scheme,
-        "seed": partition.seed,
-        "settings": partition.settings,
-        "train": [rows.tolist() for rows in partition.train],
-        "test": [rows.tolist() for rows in partition.test],
-        "hash": checked.hash,
+        **partition_table(partition),
         "classes": list(dataset.classes),
         "counts": checked.counts.tolist(),
         "audit": {
@@ -215,21 +213,22 @@ def _planned(config: Config) -> Plan:
 def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
     begun = ReportedRun(plan)  # whatever it refuses, it refuses before there is a folder
     record = partition_record(plan.data, plan.partition, checked)
-    begun.folder = RunFolder.create(out, config, record)
+    begun.folder = RunFolder.create(out, config, record, origin(plan))
     return begun
 
 
 def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
-    _check_same_rows(plan, folder)
+    _check_start(plan, folder.path)
     return ReportedRun(plan, folder, folder.latest(plan.device, from_round))
 
 
-def _check_same_rows(plan: Plan, folder: RunFolder) -> None:
-    before = load_partition(folder.path / PARTITION)
+def _check_start(plan: Plan, folder: Path) -> None:
+    check_origin(folder, origin(plan))
+    before = load_partition(folder / PARTITION)
     if _rows(before) != _rows(plan.partition):
         raise RunFolderError(
-            f"the data or its partition is no longer the one in {folder.path / PARTITION}, and what is done with "
-            "others would be of another run: restore the data, or start a new run"
+            f"the data or its partition is no longer the one in {folder / PARTITION}: a resumed run must equal "
+            "an uninterrupted one, so restore the data, or start a new run"
         )
 
 

@@ -15,7 +15,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class FedloruError(Exception):
@@ -65,3 +66,15 @@ class MissingExtraError(FedloruError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {library}: install it with `pip install 'fedloru[{extra}]'`")
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a ``name`` that is not ``known``: the nearest one, and all there are."""
+    options = sorted(known)
+    hint = did_you_mean(get_close_matches(name, options, n=1)) or "."
+    return f"{hint} There {'is' if len(options) == 1 else 'are'}: {', '.join(options) or 'none'}"
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """Return the question after a name that is not known; "" where none is ``near``."""
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -18,9 +18,24 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``, a file of the same folder, on the disk when this returns.
+
+    Raises:
+        OSError: there is no ``source``, or the folder cannot be written to.
+    """
+    source.replace(target)
+    _sync_folder(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove ``path`` if it is there, for good when this returns."""
+    path.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

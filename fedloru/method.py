@@ -20,6 +20,11 @@ Profile = tuple[tuple[str, float], ...]
 """What makes clients differ, such as a rank, as sorted pairs; ``()`` for a client like any other."""
 
 
+def words(profile: Profile) -> str:
+    """Return a profile as it is called in records and tables, such as "rank 2"; "usual" where it is ()."""
+    return ", ".join(f"{name} {repr(float(value)).removesuffix('.0')}" for name, value in profile) or "usual"
+
+
 class State(NamedTuple):
     """Everything the server remembers between rounds: tensors and numbers, savable.
 

@@ -106,5 +106,5 @@ def digest(tree: Mapping[str, Tensor]) -> str:
     return h.hexdigest()
 
 
-def _bits(t: Tensor) -> bytes:
-    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _bits(t: Tensor) -> memoryview:
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

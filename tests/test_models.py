@@ -110,7 +110,7 @@ def test_own_functions_get_settings_and_the_shapes_they_name(own_models: None) -
         ("resnet", {}, "did you mean 'resnet[81]"),
         ("cnn", {"widht": 3}, "did you mean 'width'"),
         ("cnn", {"norm": "layer"}, "'group' or 'batch'"),
-        ("mlp", {"in_features": 3}, "no setting 'in_features': There are: hidden"),
+        ("mlp", {"in_features": 3}, r"no setting 'in_features'\. There is: hidden"),
         ("resnet8", {"depth": 9}, "no setting 'depth'"),
         ("python:", {}, "names no function"),
         ("python:torch", {}, "names no function"),

@@ -52,6 +52,11 @@ class Pairs(NamedTuple):
         order = self.values.abs().argsort(descending=True, stable=True)[:k]
         return Pairs(self.values[order], self.vectors[:, order])
 
+    def above(self, size: float) -> Pairs:
+        """Return those of magnitude above ``size``."""
+        kept = self.values.abs() > size
+        return Pairs(self.values[kept], self.vectors[:, kept])
+
     def join(self, other: Pairs) -> Pairs:
         """Return both."""
         return Pairs(torch.cat([self.values, other.values]), torch.cat([self.vectors, other.vectors], 1))
@@ -109,21 +114,22 @@ def largest(matrix: Symmetric, k: int, seed: int) -> Pairs:
 
 def quadrature(matrix: Symmetric, start: Tensor, steps: int) -> Quadrature:
     """Return the Gauss quadrature of vᵀ f(H) v / vᵀv for v = ``start``, by up to ``steps`` products."""
-    basis = (start / start.norm())[None]
+    basis = start.new_zeros(steps, matrix.n)
+    basis[0] = start / start.norm()
     diagonal: list[float] = []
     beside: list[float] = []
     scale = 0.0
-    while True:
-        w = matrix.product(basis[-1])
+    for step in range(steps):
+        w = matrix.product(basis[step])
         scale = max(scale, float(w.norm()))
-        diagonal.append(float(w @ basis[-1]))
+        diagonal.append(float(w @ basis[step]))
         for _ in range(2):  # once leaves what rounding has left of the basis
-            w = w - basis.T @ (basis @ w)
+            w = project(w, basis[: step + 1].T)
         length = float(w.norm())
-        if len(diagonal) == steps or length <= 10 * torch.finfo(matrix.dtype).eps * scale:
+        if step + 1 == steps or length <= 10 * torch.finfo(matrix.dtype).eps * scale:
             break
         beside.append(length)
-        basis = torch.cat([basis, (w / length)[None]])
+        basis[step + 1] = w / length
     nodes, vectors = eigh_tridiagonal(diagonal, beside)
     return Quadrature(torch.from_numpy(nodes), torch.from_numpy(vectors[0] ** 2))
 

@@ -175,7 +175,8 @@ def _deflate(matrix: Symmetric, effort: Effort) -> tuple[Pairs, Quadrature]:
         if float(rest.nodes.abs().max()) <= float(pairs.values[-1].abs()) + rounding:
             break
         again = largest(deflated(matrix, pairs.vectors), effort.top, effort.seed)
-        pairs = pairs.join(again).first(effort.top)
+        # Q's columns are eigenvectors of PHP as well, to 0: they must not come twice.
+        pairs = pairs.join(again.above(rounding)).first(effort.top)
     return pairs, rest
 
 

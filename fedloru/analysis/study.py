@@ -19,7 +19,7 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.analysis.curvature import Kind, curvature
 from fedloru.analysis.lanczos import draw
-from fedloru.analysis.objective import Objective, loss, on, restrict
+from fedloru.analysis.objective import Objective, first, loss, on, restrict
 from fedloru.analysis.spectrum import Effort, Estimate, Spectrum, spectrum
 from fedloru.data import Examples
 from fedloru.errors import ConfigError, FedloruError
@@ -96,10 +96,17 @@ def block(o: Objective, layer: str | None) -> Objective:
 
 
 def seconds(whole: Objective, data: Examples, todo: Sequence[Part], effort: Effort) -> float:
-    """Return about how long ``todo`` takes, from the time of one product of each kind over a batch of examples."""
-    few = on(whole, {key: value[: whole.batch_size] for key, value in data.items()})
-    pace = {kind: _pace(few, kind) for kind in {part.kind for part in todo}}
-    return sum(pace[part.kind] * part.work(effort) for part in todo)
+    """Return about how long ``todo`` takes, from the time of a product of each kind over one example and a batch."""
+    batch = on(whole, {key: value[: whole.batch_size] for key, value in data.items()})
+    total = 0.0
+    for kind in {part.kind for part in todo}:
+        fixed, full = _product_seconds(first(batch, 1), kind), _product_seconds(batch, kind)
+        slope = max(full - fixed, 0.0) / batch.examples
+        for part in (part for part in todo if part.kind == kind):
+            rows = len(part.subject.rows)
+            passes = -(-rows // whole.batch_size)
+            total += effort.products(part.n) * (passes * fixed + rows * slope)
+    return total
 
 
 def study(
@@ -170,11 +177,11 @@ def _estimate(estimate: Estimate) -> Record:
     return dict(estimate._asdict())
 
 
-def _pace(o: Objective, kind: Kind) -> float:
-    """Return the seconds that a product takes for each example, once everything is warm."""
+def _product_seconds(o: Objective, kind: Kind) -> float:
+    """Return the seconds that a product takes, once everything is warm."""
     matrix = curvature(o, kind)
     v = draw(matrix, 0, "rank", "pace")
     matrix.product(v)
     began = time.perf_counter()
     matrix.product(v)
-    return (time.perf_counter() - began) / o.examples
+    return time.perf_counter() - began

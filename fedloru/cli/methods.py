@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedloru import config as configs
@@ -10,11 +11,12 @@ from fedloru.cli.app import Overrides, Source, app
 from fedloru.config import SECTIONS, Config
 from fedloru.config.forms import FedAvg, FlexLoRA, NoServer
 from fedloru.engine.plan import Plan, check
+from fedloru.engine.plan import profile as profile_of
 from fedloru.errors import ConfigError, FedloruError
-from fedloru.method import Method
+from fedloru.method import Method, words
 from fedloru.methods import METHODS
 from fedloru.report import units
-from fedloru.wire import cost
+from fedloru.wire import Traffic, cost_by_profile
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +25,14 @@ WRAPPING = {"name", "prox", "clip", "scaffold"}
 NARROW = {"method", "kB up", "kB down", "aggregate", "arXiv"}
 STEADY = (3, 4)
 """The rounds whose mean is shown: two, for RoLoRA sends one half of the factors in each in turn."""
+
+
+class Sent(NamedTuple):
+    """Bytes of so many clients of one profile in one round."""
+
+    clients: int
+    up: float
+    down: float
 
 
 class Facts(NamedTuple):
@@ -67,13 +77,14 @@ def methods(source: Source = None, overrides: Overrides = None) -> None:
 
     Bytes are those of one client in one round, for the configured model and ranks, if it takes part in every round:
     by the method's formula, with the increments of methods that merge every round. The configured method has its
-    settings, all others their defaults.
+    settings, all others their defaults. Where clients differ (lowrank.capacities), the mean of a cohort with a client
+    of every profile is shown, and then each profile.
     """
     from rich.console import Console
 
     chosen = configs.load(source, overrides or ())
     plans = _plans(chosen)
-    bytes_of: dict[str, tuple[float, float]] = {}
+    bytes_of: dict[str, dict[str, Sent]] = {}
     refused: dict[str, list[str]] = {}
     for name in FACTS:
         try:
@@ -83,12 +94,14 @@ def methods(source: Source = None, overrides: Overrides = None) -> None:
             refused.setdefault(reason.replace(f"{name} ", "this method ", 1), []).append(name)
     console = Console()
     console.print(_table(bytes_of))
+    if any(sent.keys() != {words(())} for sent in bytes_of.values()):
+        console.print(_by_profile(bytes_of))
     console.print(LEGEND, highlight=False)
     for reason, names in refused.items():
         console.print(f"No bytes for {', '.join(names)}: {reason}", highlight=False, markup=False)
 
 
-def _table(bytes_of: Mapping[str, tuple[float, float]]) -> Table:
+def _table(bytes_of: Mapping[str, Mapping[str, Sent]]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -96,9 +109,27 @@ def _table(bytes_of: Mapping[str, tuple[float, float]]) -> Table:
     for name in ("method", "trained", "kB up", "kB down", "aggregate", "rank up to", "kept", "arXiv"):
         table.add_column(name, justify="right" if name.startswith("kB") else "left", no_wrap=name in NARROW)
     for name, facts in FACTS.items():
-        kilobytes = [f"{count / 1e3:,.1f}" for count in bytes_of.get(name, ())] or [units.DASH] * 2
-        table.add_row(name, facts.trained, *kilobytes, *facts[1:])
+        table.add_row(name, facts.trained, *_kilobytes(bytes_of.get(name, {}).values()), *facts[1:])
     return table
+
+
+def _by_profile(bytes_of: Mapping[str, Mapping[str, Sent]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), title="by profile")
+    for name in ("method", "profile", "kB up", "kB down"):
+        table.add_column(name, justify="right" if name.startswith("kB") else "left")
+    for name, sent in bytes_of.items():
+        for number, (profile, one) in enumerate(sent.items()):
+            table.add_row("" if number else name, profile, *_kilobytes([one]))
+    return table
+
+
+def _kilobytes(sent: Iterable[Sent]) -> list[str]:
+    """Return the kB up and down of one client, the mean of all."""
+    together = [sum(counts) for counts in zip(*sent, strict=True)]
+    return [f"{count / together[0] / 1e3:,.1f}" for count in together[1:]] or [units.DASH] * 2
 
 
 def _plans(config: Config) -> tuple[Plan, Plan | FedloruError]:
@@ -112,7 +143,7 @@ def _plans(config: Config) -> tuple[Plan, Plan | FedloruError]:
     return dense._replace(profiles=adapted.profiles), adapted
 
 
-def _bytes(name: str, config: Config, plans: tuple[Plan, Plan | FedloruError]) -> tuple[float, float]:
+def _bytes(name: str, config: Config, plans: tuple[Plan, Plan | FedloruError]) -> dict[str, Sent]:
     form = config.method if config.method.name == name else SECTIONS["method"].by_name[name]()
     method = METHODS[name](**form.model_dump(exclude=WRAPPING))
     dense, adapted = plans
@@ -121,17 +152,22 @@ def _bytes(name: str, config: Config, plans: tuple[Plan, Plan | FedloruError]) -
     return _steady(method, adapted if method.low_rank and isinstance(adapted, Plan) else dense)
 
 
-def _steady(method: Method, plan: Plan) -> tuple[float, float]:
-    """Return the bytes that a client sends and receives in a round, as the mean of a cohort that never changes."""
+def _steady(method: Method, plan: Plan) -> dict[str, Sent]:
+    """Return the bytes of each profile in a round, the mean of some, in a cohort that never changes."""
     check(plan._replace(method=method))
-    each = cost(
-        plan.net,
-        method,
-        [range(plan.cohort)] * STEADY[-1],
-        profiles=plan.profiles,
-        codec=plan.codec,
-        first_download=False,
+    cohort = _cohort(plan)
+    each = cost_by_profile(
+        plan.net, method, [cohort] * STEADY[-1], profiles=plan.profiles, codec=plan.codec, first_download=False
     )
-    shown = [each[round - 1] for round in STEADY]
-    share = len(shown) * plan.cohort
-    return sum(t.total("up") for t in shown) / share, sum(t.total("down") for t in shown) / share
+    sent = {}
+    for profile, clients in sorted(Counter(profile_of(plan, client) for client in cohort).items()):
+        spent = sum((each[round - 1][profile] for round in STEADY), Traffic())
+        sent[words(profile)] = Sent(clients, *(spent.total(way) / len(STEADY) for way in ("up", "down")))
+    return sent
+
+
+def _cohort(plan: Plan) -> list[int]:
+    """Return a cohort with a client of every profile, filled up in the order of clients."""
+    first = {profile_of(plan, client): client for client in reversed(range(plan.clients))}
+    others = [client for client in range(plan.clients) if client not in first.values()]
+    return [*first.values(), *others][: max(plan.cohort, len(first))]

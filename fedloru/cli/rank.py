@@ -54,20 +54,23 @@ def rank(
     ] = "all",
     curvature: Annotated[str, typer.Option(metavar="hessian|ggn|both", help="Which matrix to study.")] = "hessian",
     layers: Annotated[bool, typer.Option("--layers", help="Study the block of each layer as well.")] = False,
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="Find K eigenvalues of largest magnitude.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="K", help="Find K eigenvalues of largest magnitude.")
+    ] = 10,
     tolerance: Annotated[
         float,
         typer.Option(min=0.0, metavar="SHARE", help="Probe until the interval is as narrow as this, either side."),
     ] = 0.1,
     probes: Annotated[int, typer.Option(min=1, metavar="N", help="Probe so often at most.")] = 100,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="Lanczos steps of the spectral density.")] = 30,
+    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos runs that the density is the mean of.")] = 1,
     batch: Annotated[int, typer.Option(min=1, metavar="B", help="Examples that go through the model at once.")] = 250,
     double: Annotated[bool, typer.Option("--double", help="Compute in float64.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws clients, subsets and probes.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write all figures as JSON.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the rank of the loss's curvature, on the server and on clients.
+    """Measure the rank of curvature, on server and clients.
 
     The stable rank of the Hessian, or of the Gauss-Newton matrix, with an interval that holds in 99 % of draws or
     more; its largest eigenvalues, norm and density. Says first how long it will take. Examples: fedloru rank
@@ -75,7 +78,7 @@ def rank(
     """
     from fedloru.analysis.cautions import cautions
     from fedloru.analysis.objective import objective
-    from fedloru.analysis.spectrum import Effort
+    from fedloru.analysis.spectrum import LEVEL, Effort
     from fedloru.analysis.study import parts, seconds, subjects
 
     kinds, counts = _kinds(curvature), _sizes(sizes)
@@ -85,7 +88,7 @@ def rank(
     tensors = shared_model(plan.net, plan.method, state)
     dtype = torch.float64 if double else None
     whole = objective(plan.net, tensors, plan.data.train, batch_size=batch, dtype=dtype)
-    effort = Effort(top, steps, tolerance=tolerance, probes=probes, seed=seed)
+    effort = Effort(top, steps, runs, tolerance, probes, seed)
     effort.check(tree.size(whole.params))
     number = min(SOME, plan.clients) if clients is None else clients
     todo = parts(whole, subjects(plan.partition.train, counts, number, seed), kinds, layers)
@@ -95,7 +98,8 @@ def rank(
             say(f"Note: {note}")
         duration = units.duration(seconds(whole, plan.data.train, todo, effort))
         say(f"Spectra to find: {len(todo)}. This takes about {duration}.")
-    about = _about(source, plan, state, tensors) | {"dtype": _dtype(whole), **effort._asdict(), "notes": notes}
+    asked = {"dtype": _dtype(whole), "level": LEVEL, **effort._asdict()}
+    about = _about(source, plan, state, tensors) | asked | {"notes": notes}
     records = _study(whole, plan, todo, effort, about, out, quiet)
     if not quiet:
         _show(records, out)

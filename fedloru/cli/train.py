@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from fedloru import api, config
+from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.engine import checkpoint
-from fedloru.errors import FedloruError
+from fedloru.engine.folder import CONFIG, REPORT
+from fedloru.errors import FedloruError, TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
 
@@ -50,12 +52,23 @@ def resume(
 ) -> None:
     """Continue a run that was stopped.
 
-    The result is bit for bit that of a run that was not stopped.
+    The result is bit for bit that of a run that was not stopped. With --from-round, a finished run is trained anew
+    from there; without it, only what it should have left and is missing is written.
     """
-    if api.finished(folder):
-        say(f"The run in {folder} is finished: there is nothing left to train.")
+    if from_round is None and api.finished(folder):
+        say(f"The run in {folder} is finished: {_page(folder)}.")
         return
-    _train(api.resume(folder, from_round), quiet)
+    run = api.resume(folder, from_round)
+    assert run.folder is not None
+    if run.state.round == run.plan.rounds and (missing := run.folder.missing):
+        say(f"All {run.plan.rounds} rounds are done; what is missing is written: {', '.join(missing)}.")
+    _train(run, quiet)
+
+
+def _page(folder: Path) -> str:
+    if (folder / REPORT).is_file():
+        return "there is nothing left to train"
+    return f"its report was missing, and is now in {reports.write(folder)}"
 
 
 def _train(run: ReportedRun, quiet: bool) -> None:
@@ -66,7 +79,7 @@ def _train(run: ReportedRun, quiet: bool) -> None:
     try:
         follow(run, quiet)
     except (FedloruError, OSError, KeyboardInterrupt) as error:
-        error.add_note(_way_on(folder))
+        error.add_note(_way_on(folder, error, run.plan.recipe.lr))
         raise
     if not quiet:
         from rich.console import Console
@@ -94,9 +107,13 @@ def follow(run: ReportedRun, quiet: bool) -> None:
                 live.update(row)
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(folder: Path, error: BaseException, lr: float) -> str:
     kept = checkpoint.rounds(folder / "checkpoint")
+    rounds = f"Rounds 1 to {kept[-1]} are kept" if kept else "No round was kept"
+    if isinstance(error, TrainingError):
+        again = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}", "--out", f"{folder}-2"]
+        return (
+            f"{rounds}, but the same settings diverge again. Change them in a new run, such as `{shlex.join(again)}`."
+        )
     command = f"`fedloru resume {shlex.quote(str(folder))}`"
-    if not kept:
-        return f"No round was kept; {command} begins again with the same settings."
-    return f"Rounds 1 to {kept[-1]} are kept: {command} goes on from there with the same settings."
+    return f"{rounds}: {command} {'goes on from there' if kept else 'begins again'} with the same settings."

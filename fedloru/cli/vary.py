@@ -13,8 +13,8 @@ from fedloru import api, config
 from fedloru.cli.app import say
 from fedloru.cli.train import follow
 from fedloru.config import Config
-from fedloru.engine.folder import RunFolder
-from fedloru.errors import ConfigError, FedloruError, RunFolderError
+from fedloru.engine.folder import RunFolder, is_free
+from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
@@ -60,7 +60,10 @@ def make(runs: Sequence[Planned], quiet: bool) -> None:
         try:
             follow(api.resume(run.folder) if begun else api.start(run.config), quiet)
         except (FedloruError, OSError, KeyboardInterrupt) as error:
-            error.add_note(f"This was {run.folder}. What is done is kept: the same command goes on from there.")
+            way_on = "the same command goes on from there"
+            if isinstance(error, TrainingError):
+                way_on = "this run diverges again with the same settings, so change them or leave it out"
+            error.add_note(f"This was {run.folder}. What is done is kept: {way_on}.")
             raise
 
 
@@ -97,7 +100,7 @@ def _slug(key: str, value: str) -> str:
 
 
 def _check_there(run: Planned) -> None:
-    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
+    if is_free(run.folder):
         return
     there, wanted = _flat(RunFolder.open(run.folder).config), _flat(config.dump(run.config))
     changed = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]

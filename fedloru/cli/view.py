@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,13 @@ from fedloru import report as reports
 from fedloru.cli.app import Overrides, Source, app
 from fedloru.config.plan import audited, split
 from fedloru.data import Audit
+from fedloru.engine import profiles
 from fedloru.engine.plan import Plan, cohort
 from fedloru.engine.summary import fedavg_bytes
+from fedloru.method import Profile
 from fedloru.report import units
-from fedloru.wire import KINDS, Traffic
-from fedloru.wire import cost as costs
+from fedloru.report.profiles import CAPTION, table
+from fedloru.wire import KINDS, Traffic, cost_by_profile
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,21 +50,26 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
 def cost(source: Source = None, overrides: Overrides = None) -> None:
     """Show the bytes of a run, without training.
 
-    By the method's formula: by kind and direction, in total and for a round, and against FedAvg.
+    By the method's formula: by kind and direction, in total and for a round, and against FedAvg; where clients differ,
+    by profile too.
     """
     from rich.console import Console
 
     plan = configs.plan(configs.load(source, overrides or ()))
-    each = costs(
+    cohorts = [cohort(plan, round) for round in range(1, plan.rounds + 1)]
+    accounts = cost_by_profile(
         plan.net,
         plan.method,
-        [cohort(plan, round) for round in range(1, plan.rounds + 1)],
+        cohorts,
         profiles=plan.profiles,
         codec=plan.codec,
         first_download=plan.first_download,
     )
     console = Console()
+    each = [sum(account.values(), Traffic()) for account in accounts]
     console.print(_bytes(each, sum(each, Traffic())))
+    for by_profile in _by_profile(plan, cohorts, accounts):
+        console.print(by_profile)
     for line in _compared(plan, each):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -145,6 +153,26 @@ def _bytes(each: list[Traffic], total: Traffic) -> Table:
     count = len(each)
     table.add_row("a round, mean", *_megabytes(total.total("down") / count, total.total("up") / count))
     return table
+
+
+def _by_profile(plan: Plan, cohorts: list[list[int]], accounts: list[dict[Profile, Traffic]]) -> Iterator[Table]:
+    """Yield the table of profiles, where clients differ."""
+    from rich import box
+    from rich.table import Table
+
+    each = [profiles.of_round(plan, chosen, spent) for chosen, spent in zip(cohorts, accounts, strict=True)]
+    told = profiles.of_run(plan, each)
+    if not told:
+        return
+    head, rows = table(told["profiles"])
+    shown = Table(box=box.SIMPLE_HEAD, title="by profile", caption=CAPTION, caption_justify="left")
+    for name in head:
+        shown.add_column(name, justify="left" if name == head[0] else "right")
+    for row in rows[:-1]:
+        shown.add_row(*row)
+    shown.add_section()
+    shown.add_row(*rows[-1], style="bold")
+    yield shown
 
 
 def _megabytes(down: float, up: float) -> list[str]:

@@ -35,9 +35,11 @@ def conflicts(valid: Mapping[str, Section]) -> Iterator[str]:
 
 
 def _cohort_fits(cohort: Cohort, partition: forms.Partition) -> Iterator[str]:
-    clients = getattr(partition, "clients", None)  # a natural partition has as many as the data says
-    if clients is not None and cohort.size > clients:
-        yield f"cohort.size is {cohort.size}, but partition.clients is {clients}: lower the one, or raise the other"
+    if isinstance(partition, forms.Dealt) and cohort.size > partition.clients:
+        yield (
+            f"cohort.size is {cohort.size}, but partition.clients is {partition.clients}: lower the one, or raise the "
+            "other"
+        )
 
 
 def _key_is_kept(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
@@ -61,7 +63,7 @@ def _shares_add_up(lowrank: LowRank) -> Iterator[str]:
 
 
 def _increments_are_exact(method: forms.Method) -> Iterator[str]:
-    if isinstance(method, forms.FedLoRU) and method.accumulate_rank is not None and method.accumulate != "exact":
+    if isinstance(method, forms.Accumulating) and method.accumulate_rank is not None and method.accumulate != "exact":
         yield (
             f"method.accumulate_rank is {method.accumulate_rank}, but method.accumulate is '{method.accumulate}': "
             "only an exact increment is truncated, so set method.accumulate = 'exact', or leave the rank out"
@@ -69,7 +71,7 @@ def _increments_are_exact(method: forms.Method) -> Iterator[str]:
 
 
 def _server_sees_merges(method: forms.Method, server: forms.Server) -> Iterator[str]:
-    if isinstance(method, forms.FedLoRU) and method.accumulate == "exact" and server.rule != "none":
+    if isinstance(method, forms.Accumulating) and method.accumulate == "exact" and server.rule != "none":
         yield (
             f"server.rule is '{server.rule}', but method.accumulate = 'exact' merges what clients sent and not the "
             "optimizer's result: set method.accumulate = 'factors', or server.rule = 'none'"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedloru.config.checks import conflicts
 from fedloru.config.fields import Section, either, expected
 from fedloru.config.schema import OWN_MODEL, SECTIONS, Config, Forms, Top
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, did_you_mean
 
 Table = Mapping[str, Any]
 
@@ -57,9 +57,8 @@ def _section(name: str, table: Any) -> Section | list[str]:
 
 def _no_form(name: str, forms: Forms, asked: Any) -> str:
     names = [option for option in forms.by_name if option != OWN_MODEL]
-    near = get_close_matches(str(asked), names, n=1)
+    hint = did_you_mean(get_close_matches(str(asked), names, n=1))
     own = " (or python:package.module:function)" if OWN_MODEL in forms.by_name else ""
-    hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"{name}.{forms.key} is {_shown(asked)}, expected {either(names)}{own}{hint}"
 
 
@@ -82,9 +81,8 @@ def _unknown(name: str, form: type[Section], key: str, value: Any) -> str:
     path, forms = _path(name, key), _ALL[name]
     if owners := [other for other, fields in forms.by_name.items() if key in fields.model_fields]:
         return f"{path} is set, but only {name}.{forms.key} = {either(owners)} takes it: leave it out"
-    near = list(_nearest(name, form, key, isinstance(value, Mapping)))
-    if near:
-        return f"{path} is not a setting; did you mean {' or '.join(near)}?"
+    if near := list(_nearest(name, form, key, isinstance(value, Mapping))):
+        return f"{path} is not a setting{did_you_mean(near)}"
     what = f"those of [{name}]" if name else "those at the top"
     return f"{path} is not a setting; {what} are {', '.join(_known(name, form))}"
 

@@ -182,38 +182,18 @@ class Forms(NamedTuple):
         return self.by_name.get(OWN_MODEL if name.startswith(OWN_MODEL) else name)
 
 
-def _forms(key: str, *classes: type[Section]) -> Forms:
-    names = {name: form for form in classes for name in get_args(form.model_fields[key].annotation)}
+def _forms(key: str, union: Any) -> Forms:
+    names = {name: form for form in get_args(union) for name in get_args(form.model_fields[key].annotation)}
     return Forms(key, names)
 
 
 SECTIONS: dict[str, Forms] = {
-    "data": _forms("source", forms.EmbeddedData, forms.TableData, forms.ArrayData, forms.FolderData),
-    "partition": _forms(
-        "scheme", forms.IidPartition, forms.DirichletPartition, forms.ShardsPartition, forms.NaturalPartition
-    ),
-    "model": Forms("name", {**_forms("name", forms.Cnn, forms.Mlp, forms.ResNet).by_name, OWN_MODEL: forms.OwnModel}),
+    "data": _forms("source", forms.Data),
+    "partition": _forms("scheme", forms.Partition),
+    "model": Forms("name", {**_forms("name", forms.Model).by_name, OWN_MODEL: forms.OwnModel}),
     "lowrank": Forms("", {"": LowRank}),
-    "method": _forms(
-        "name",
-        forms.FedLoRU,
-        forms.FedLoRA,
-        forms.FedAvg,
-        forms.PFedLoRU,
-        forms.MFedLoRU,
-        forms.FFALoRA,
-        forms.RoLoRA,
-        forms.FedSA,
-        forms.FLoRA,
-        forms.FedEx,
-        forms.FlexLoRA,
-        forms.HetLoRA,
-        forms.FedHM,
-        forms.FedLMT,
-        forms.FedPara,
-        forms.FedMUD,
-    ),
-    "server": _forms("rule", forms.NoServer, forms.ServerRule),
+    "method": _forms("name", forms.Method),
+    "server": _forms("rule", forms.Server),
     "client": Forms("", {"": Client}),
     "cohort": Forms("", {"": Cohort}),
     "wire": Forms("", {"": Wire}),

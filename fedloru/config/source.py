@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import tomli_w
 
 from fedloru.config.parse import parse
 from fedloru.config.schema import SECTIONS, Config
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, choices
 
 DEMO = "demo"
 
@@ -63,11 +62,7 @@ def _read(name: str) -> Table:
     try:
         return tomllib.loads(known[name] if name in known else Path(name).read_text("utf-8"))
     except FileNotFoundError as error:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            [f"there is no such file and no such preset: {hint}The presets are {', '.join(known)}"], name
-        ) from error
+        raise ConfigError([f"there is no such file and no such preset{choices(name, known)}"], name) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"it is not valid TOML: {error}"], name) from error
     except OSError as error:

@@ -11,7 +11,7 @@ from fedloru.data.make import SCHEMES
 from fedloru.data.make import make as make_partition
 from fedloru.data.partition import Partition
 from fedloru.data.partition import load as load_partition
-from fedloru.data.partition import save as save_partition
+from fedloru.data.partition import table as partition_table
 from fedloru.data.schemes import dirichlet, iid, natural, shards
 from fedloru.data.sources import SOURCES, load, synthetic
 
@@ -31,7 +31,7 @@ __all__ = [
     "load_partition",
     "make_partition",
     "natural",
-    "save_partition",
+    "partition_table",
     "schedule",
     "shards",
     "synthetic",

@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.data.dataset import choices
 from fedloru.data.images import decode
 from fedloru.data.raw import Query, Raw, Rows
-from fedloru.errors import DataError
+from fedloru.errors import DataError, choices
 from fedloru.rng import gen
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -130,7 +129,7 @@ def _load_npz(place: Path) -> dict[str, NDArray[Any]]:
 
 def _array(arrays: dict[str, NDArray[Any]], name: str, query: Query) -> NDArray[Any]:
     if name not in arrays:
-        raise DataError(f"{query.name} has no array {name!r}. {choices(name, arrays)}")
+        raise DataError(f"{query.name} has no array {name!r}{choices(name, arrays)}")
     return arrays[name]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,11 +30,3 @@ def labels(dataset: Dataset) -> Tensor | None:
     """Return the class of every training example, (N,) int64, or None where examples have no single class."""
     y = dataset.train.get("y")
     return y if y is not None and y.ndim == 1 and dataset.classes else None
-
-
-def choices(name: str, options: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown ``name``: the nearest options, and all there are."""
-    known = sorted(options)
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}There {'is' if len(known) == 1 else 'are'}: {', '.join(known) or 'none'}"

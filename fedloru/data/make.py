@@ -6,10 +6,10 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
-from fedloru.data.dataset import Dataset, choices
+from fedloru.data.dataset import Dataset
 from fedloru.data.partition import Partition
 from fedloru.data.schemes import dirichlet, iid, natural, shards
-from fedloru.errors import PartitionError
+from fedloru.errors import PartitionError, choices
 
 SCHEMES: dict[str, Callable[..., Partition]] = {
     "iid": iid,
@@ -27,14 +27,14 @@ def make(dataset: Dataset, scheme: str, clients: int | None = None, seed: int = 
         PartitionError: an unknown scheme or setting, a missing setting, or what the scheme itself refuses.
     """
     if scheme not in SCHEMES:
-        raise PartitionError(f"there is no partition scheme {scheme!r}: {choices(scheme, SCHEMES)}")
+        raise PartitionError(f"there is no partition scheme {scheme!r}{choices(scheme, SCHEMES)}")
     known = {name: value for name, value in signature(SCHEMES[scheme]).parameters.items() if name != "dataset"}
     given = {"seed": seed, **settings}
     if clients is not None and "clients" in known:
         given["clients"] = clients
     if unknown := given.keys() - known:
         name = min(unknown)
-        raise PartitionError(f"the partition scheme {scheme!r} has no setting {name!r}: {choices(name, known)}")
+        raise PartitionError(f"the partition scheme {scheme!r} has no setting {name!r}{choices(name, known)}")
     if missing := [n for n, p in known.items() if p.default is Parameter.empty and n not in given]:
         raise PartitionError(f"the partition scheme {scheme!r} needs {', '.join(missing)}: set partition.{missing[0]}")
     partition = SCHEMES[scheme](dataset, **given)

@@ -1,4 +1,4 @@
-"""Who holds which example, as a value and as a file."""
+"""Who holds which example, as a value, as a table for JSON, and read from a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fedloru.errors import PartitionError
-from fedloru.files import write_atomic
 
 
 class Partition(NamedTuple):
@@ -34,19 +33,20 @@ def digest(partition: Partition) -> str:
     return h.hexdigest()
 
 
-def save(partition: Partition, path: Path) -> None:
-    """Write ``partition`` as JSON, whole or not at all, with its hash inside.
-
-    Raises:
-        OSError: the folder is missing, or cannot be written to.
-    """
-    sides = {"train": _lists(partition.train), "test": _lists(partition.test)}
-    document = {**partition._asdict(), **sides, "hash": digest(partition)}
-    write_atomic(path, json.dumps(document).encode())
+def table(partition: Partition) -> dict[str, Any]:
+    """Return ``partition`` as a table for JSON, with its hash inside; ``load`` reads it, whatever stands beside it."""
+    return {
+        "scheme": partition.scheme,
+        "seed": partition.seed,
+        "settings": partition.settings,
+        "train": _lists(partition.train),
+        "test": _lists(partition.test),
+        "hash": digest(partition),
+    }
 
 
 def load(path: Path) -> Partition:
-    """Read what ``save`` wrote.
+    """Read a ``table`` from a JSON file.
 
     Raises:
         PartitionError: the file is missing or damaged, or its rows do not have the hash it names.

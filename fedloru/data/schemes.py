@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedloru.data.dataset import Dataset, choices, labels, size
+from fedloru.data.dataset import Dataset, labels, size
 from fedloru.data.partition import Partition, listed
-from fedloru.errors import PartitionError
+from fedloru.errors import PartitionError, choices
 from fedloru.rng import derive, gen
 
 DRAWS, HOPELESS = 10, 20
@@ -152,7 +152,7 @@ def natural(
     """
     if key not in dataset.columns:
         raise PartitionError(
-            f"the data set {dataset.name!r} has no column {key!r} to part it by: {choices(key, dataset.columns)}. "
+            f"the data set {dataset.name!r} has no column {key!r} to part it by{choices(key, dataset.columns)}. "
             "Columns are kept when data.columns names them"
         )
     from flwr_datasets.partitioner import NaturalIdPartitioner

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fedloru.data import arrays, tables
 from fedloru.data.build import build
-from fedloru.data.dataset import Dataset, choices
+from fedloru.data.dataset import Dataset
 from fedloru.data.raw import Query, Raw, Reader
-from fedloru.errors import DataError
+from fedloru.errors import DataError, choices
 
 SOURCES: dict[str, Reader] = {
     "mnist5k": arrays.mnist5k,
@@ -42,7 +42,7 @@ def load(
         DataError: the source is unknown, or what it holds is missing or malformed.
     """
     if source not in SOURCES:
-        raise DataError(f"there is no data source {source!r}: {choices(source, SOURCES)}")
+        raise DataError(f"there is no data source {source!r}{choices(source, SOURCES)}")
     raw = SOURCES[source](Query(source, path, image, label, tuple(columns), seed))
     return build(Path(path).stem if path else source, raw, test_fraction=test_fraction, seed=seed)
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fedloru.data.dataset import choices
 from fedloru.data.images import decode
 from fedloru.data.raw import Query, Raw, Rows
-from fedloru.errors import DataError
+from fedloru.errors import DataError, choices
 
 
 def parquet(query: Query) -> Raw:
@@ -47,7 +46,7 @@ def hub(query: Query) -> Raw:
             f"the data set {query.name!r} cannot be loaded: {error}. Check the name or folder, and the network"
         ) from error
     if "train" not in splits:
-        raise DataError(f"the data set {query.name!r} has no split 'train'. {choices('train', splits)}")
+        raise DataError(f"the data set {query.name!r} has no split 'train'{choices('train', splits)}")
     train = _hub_rows(splits["train"], query, query.columns, "train")
     test = _hub_rows(splits["test"], query, (), "test") if "test" in splits else None
     names = getattr(splits["train"].features[query.label], "names", None)
@@ -65,7 +64,7 @@ def _hub_rows(split: Any, query: Query, columns: Sequence[str], name: str) -> Ro
 def _rows(table: Any, query: Query, columns: Sequence[str], where: Path | str) -> Rows:
     for name in (query.image, query.label, *columns):
         if name not in table.column_names:
-            raise DataError(f"{where} has no column {name!r}. {choices(name, table.column_names)}")
+            raise DataError(f"{where} has no column {name!r}{choices(name, table.column_names)}")
     for name in (query.image, query.label):
         if empty := table[name].null_count:
             raise DataError(f"{where}: {empty} rows have no {name!r}; drop them, or name another column")

@@ -77,6 +77,8 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
     Raises:
         RunFolderError: the checkpoint is missing or damaged; the message offers the one before it.
     """
+    if round not in rounds(folder):
+        raise RunFolderError(_kept(folder, round))
     path = folder / f"round-{round:06d}.json"
     try:
         about = json.loads(path.read_bytes())
@@ -89,13 +91,17 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
         raise RunFolderError(_offer(folder, round, error)) from error
 
 
+def _kept(folder: Path, round: int) -> str:
+    kept = " and ".join(map(str, rounds(folder))) or "none"
+    return f"{folder} has no checkpoint of round {round}; kept: {kept}. Name one with --from-round, or 0 to begin again"
+
+
 def _offer(folder: Path, round: int, error: Exception) -> str:
-    reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
     others = [other for other in rounds(folder) if other < round]
     way_out = (
         f"add --from-round {others[-1]} to go on from the one before" if others else "add --from-round 0 to begin again"
     )
-    return f"the checkpoint of round {round} in {folder} cannot be used: {reason}. Nothing was changed; {way_out}"
+    return f"the checkpoint of round {round} in {folder} cannot be used: {error}. Nothing was changed; {way_out}"
 
 
 def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:

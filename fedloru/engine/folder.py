@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import tomli_w
 
-from fedloru.engine import checkpoint
+from fedloru.engine import checkpoint, lock, origin
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.errors import RunFolderError
-from fedloru.files import write_atomic
+from fedloru.files import remove, rename, write_atomic
 from fedloru.tree import Params
 
-STARTED_WITH = Path("checkpoint", "config.json")
-"""A second copy of the configuration, which tells an edited config.toml from the run's own."""
+CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
+SUMMARY, REPORT, MODEL = "summary.json", "report.html", "model.safetensors"
+RESULTS = (SUMMARY, REPORT, MODEL)
+"""What a finished run leaves; the summary claims that it is finished, so it comes last and goes first."""
+UNMADE = ".config.toml.new"
+"""The configuration while the folder is being made; it gets its own name when all else is there."""
 
 
 class RunFolder:
@@ -26,26 +32,32 @@ class RunFolder:
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
+        self._known = checkpoint.rounds(self.checkpoints)
 
     @classmethod
-    def create(cls, path: str | Path, config: dict[str, Any], partition: dict[str, Any]) -> RunFolder:
-        """Make the folder and write what is known before training.
+    def create(
+        cls,
+        path: str | Path,
+        config: dict[str, Any],
+        partition: dict[str, Any],
+        hashes: Mapping[str, str] | None = None,
+    ) -> RunFolder:
+        """Make the folder and write what is known before training; killed in between, it can be called again.
 
         Raises:
             RunFolderError: something is there already.
         """
         path = Path(path)
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise RunFolderError(
-                f"{path} exists already, and a run never writes over another: choose another output folder, "
-                f"continue that run with `fedloru resume {path}`, or remove the folder"
-            )
+        _refuse_taken(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomic(path / "config.toml", tomli_w.dumps(config).encode())
-        (path / "checkpoint").mkdir()
-        write_atomic(path / STARTED_WITH, json.dumps(config).encode())
-        write_atomic(path / "partition.json", json.dumps(partition).encode())
-        (path / "rounds.jsonl").touch()
+        with lock.alone(path):
+            _refuse_taken(path)  # another process may have been quicker
+            write_atomic(path / UNMADE, tomli_w.dumps(config).encode())
+            (path / "checkpoint").mkdir(exist_ok=True)
+            origin.save(path, config, hashes or {})
+            write_atomic(path / PARTITION, json.dumps(partition).encode())
+            write_atomic(path / ROUNDS, b"")
+            rename(path / UNMADE, path / CONFIG)
         return cls(path, config)
 
     @classmethod
@@ -57,11 +69,15 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+            config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise RunFolderError(f"{path} is not a run folder: it has no config.toml") from error
+            if (path / UNMADE).is_file():
+                raise RunFolderError(
+                    f"the run in {path} was stopped before its folder was made: start it again, there or elsewhere"
+                ) from error
+            raise RunFolderError(f"{path} is not a run folder: it has no {CONFIG}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"{path / 'config.toml'} cannot be read: {error}. Restore it, then resume") from error
+            raise RunFolderError(f"{path / CONFIG} cannot be read: {error}. Restore it, then resume") from error
         return cls(path, config)
 
     @property
@@ -74,30 +90,63 @@ class RunFolder:
         """The round of the oldest checkpoint; 0 where there is none."""
         return next(iter(checkpoint.rounds(self.checkpoints)), 0)
 
+    @property
+    def missing(self) -> list[str]:
+        """What a finished run leaves and is not there."""
+        return [name for name in RESULTS if not (self.path / name).is_file()]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs from writing to the folder for a while.
+
+        Raises:
+            RunFolderError: another run writes to it, or has done so since this one last looked.
+        """
+        with lock.alone(self.path):
+            # The same plan trains the same rounds, so checkpoints of the same rounds are the same checkpoints.
+            if checkpoint.rounds(self.checkpoints) != self._known:
+                raise RunFolderError(
+                    f"another process has gone on with the run in {self.path} in the meantime: resume it anew"
+                )
+            try:
+                yield
+            finally:
+                self._known = checkpoint.rounds(self.checkpoints)
+
     def append(self, row: dict[str, Any]) -> None:
         """Add the line of one round, on the disk when this returns."""
-        with (self.path / "rounds.jsonl").open("a") as file:
+        with (self.path / ROUNDS).open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
-        """Return the lines of the first ``rounds`` rounds, and drop lines and checkpoints of later ones.
+        """Return the lines of the first ``rounds`` rounds.
 
         Raises:
             RunFolderError: a line is missing or damaged.
         """
-        path = self.path / "rounds.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True)[:rounds] if path.is_file() else []
+        path = self.path / ROUNDS
         try:
-            rows = [json.loads(line) for line in lines]
+            rows = [json.loads(line) for line in self._lines()[:rounds]]
         except ValueError as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):
             raise RunFolderError(f"{path} does not hold rounds 1 to {rounds} in order: restore the file, then resume")
-        checkpoint.forget_after(self.checkpoints, rounds)
-        write_atomic(path, b"".join(lines))
         return rows
+
+    def go_back(self, round: int) -> None:
+        """Drop all that came after ``round``; a folder whose later rounds go never claims to be finished."""
+        lines = self._lines()
+        if len(lines) > round:
+            for name in RESULTS:
+                remove(self.path / name)
+        checkpoint.forget_after(self.checkpoints, round)
+        write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
+
+    def _lines(self) -> list[bytes]:
+        path = self.path / ROUNDS
+        return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""
@@ -107,46 +156,38 @@ class RunFolder:
         """Return the newest checkpoint, or that of ``from_round``; None where the run must begin again.
 
         Raises:
-            RunFolderError: the checkpoint is damaged, or the configuration has changed since.
+            RunFolderError: the checkpoint is missing or damaged, or the configuration has changed since.
         """
-        self.check_unchanged()
+        origin.check_config(self.path, self.config)
         known = checkpoint.rounds(self.checkpoints)
+        if from_round is None and not known and (self.path / SUMMARY).is_file():
+            raise RunFolderError(
+                f"the run in {self.path} is finished, but none of its checkpoints is left to go on from: "
+                "add --from-round 0 to train it anew"
+            )
         if from_round == 0 or (from_round is None and not known):
             return None
         return checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
 
-    def check_unchanged(self) -> None:
-        """Refuse a folder whose configuration is no longer the one that its run started with.
-
-        Raises:
-            RunFolderError: a value has changed, or it cannot be told.
-        """
-        try:
-            started = json.loads((self.path / STARTED_WITH).read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"{self.path / STARTED_WITH} is missing or damaged ({error}), so it cannot be told whether the "
-                "configuration is still the one that the run started with: restore the file, or start a new run"
-            ) from error
-        if changed := _changes(started, json.loads(json.dumps(self.config))):
-            raise RunFolderError(
-                f"the configuration in {self.path} has changed since the run started: {'; '.join(changed)}. "
-                "A resumed run must equal an uninterrupted one: put the values back, or start a new run"
-            )
-
     def finish(self, summary: dict[str, Any], tensors: Params) -> None:
-        """Write the summary and the final model's tensors."""
-        whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        write_atomic(self.path / "model.safetensors", safetensors.torch.save(whole))
-        write_atomic(self.path / "summary.json", json.dumps(summary, indent=2).encode())
+        """Write the final model's tensors and the summary, where they are missing."""
+        if not (self.path / MODEL).is_file():
+            whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            write_atomic(self.path / MODEL, safetensors.torch.save(whole))
+        if not (self.path / SUMMARY).is_file():
+            write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2).encode())
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for key in sorted(old.keys() | new.keys()):
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            changed += _changes(was, now, f"{prefix}{key}.")
-        elif was != now:
-            changed.append(f"{prefix}{key} was {was!r}, is {now!r}")
-    return changed
+def is_free(path: Path) -> bool:
+    """Say whether a run can be made at ``path``: nothing is there, or hidden files, or one killed in its making."""
+    if not path.is_dir():
+        return not path.exists()
+    return (path / UNMADE).is_file() or all(entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _refuse_taken(path: Path) -> None:
+    if not is_free(path):
+        raise RunFolderError(
+            f"{path} exists already, and a run never writes over another: choose another output folder, "
+            f"continue that run with `fedloru resume {path}`, or remove the folder"
+        )

@@ -6,7 +6,7 @@ A round is a function of the state before it, so a run can stop after any round 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import Job
-from fedloru.engine import choose
+from fedloru.engine import choose, profiles
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.own import InMemory, OnDisk, Owns
@@ -35,7 +35,8 @@ class Run:
     """A run of ``plan``: iterate over it to train, one row a round.
 
     With a ``folder``, every row and checkpoint is on the disk before it is yielded, and the summary and the model
-    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first.
+    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first. While it is iterated
+    over, no other run can write to its folder.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
@@ -78,11 +79,27 @@ class Run:
         """Return what the run has come to, as ``summary.json`` holds it."""
         return summarise(self.plan, self.rows, self.last.traffic, self.engine)
 
-    def __iter__(self) -> Iterator[Row]:
-        """Train the rounds that are left."""
-        saved = self.state.round
-        if self.folder:
+    def __iter__(self) -> Generator[Row, None, None]:
+        """Train the rounds that are left.
+
+        Raises:
+            RunFolderError: another run writes to the folder, or has done so since this one was made.
+        """
+        if self.folder is None:
+            yield from self._rounds()
+            return
+        with self.folder.alone():
+            self.folder.go_back(self.state.round)
             self._owns = OnDisk(self.folder.path / "clients", self.plan.device)
+            yield from self._rounds()
+            self.finish(self.folder)
+
+    def finish(self, folder: RunFolder) -> None:
+        """Write what the run has come to, after its last round."""
+        folder.finish(self.summary(), dict(self.model().state_dict()))
+
+    def _rounds(self) -> Generator[Row, None, None]:
+        saved = self.state.round
         try:
             while self.state.round < self.plan.rounds:
                 row, after = self._round()
@@ -99,8 +116,6 @@ class Run:
             if self.folder and saved < self.state.round == len(self.rows):
                 self.folder.save(self.last)
             raise
-        if self.folder:
-            self.folder.finish(self.summary(), dict(self.model().state_dict()))
 
     def _round(self) -> tuple[Row, Snapshot]:
         began = time.perf_counter()
@@ -108,18 +123,19 @@ class Run:
         round = before.state.round + 1
         chosen = cohort(plan, round)
         ledger = before.restore_ledger(plan.net.sites)
-        self._channel.traffic = before.traffic
+        self._channel.accounts.clear()
         for client in chosen:
-            self._channel.sync(ledger.owed(client, before.state), before.state)
+            self._channel.sync(ledger.owed(client, before.state), before.state, profile(plan, client))
             ledger.delivered(client, before.state.version)
         jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
         outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel, plan.diagnostics))
         state = plan.method.server(plan.net, before.state, outcome.total)
         ledger.record(state)
-        after = Snapshot(state, self._channel.traffic, ledger.save())
+        after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
         self._owns.save(round, outcome.own, self.folder.oldest if self.folder else 0)
         row = record(plan, self._first, before, after, chosen, outcome, recipe.lr, self._own)
+        row |= profiles.of_round(plan, chosen, self._channel.accounts)
         row["seconds"] = time.perf_counter() - began
         return row, after
 

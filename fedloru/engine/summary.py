@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fedloru import tree
-from fedloru.engine import Chosen
+from fedloru.engine import Chosen, profiles
 from fedloru.engine.plan import Plan, cohort
 from fedloru.methods import fedavg
 from fedloru.wire import Traffic, cost
@@ -44,6 +44,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "trained_parameters": tree.size(tree.omit(trained, plan.net.buffers)),
         "clients": plan.clients,
         "cohort": plan.cohort,
+        **profiles.of_run(plan, rows),
     }
 
 

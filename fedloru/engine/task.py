@@ -53,7 +53,7 @@ def sessions(net: Net, method: Method, data: Examples, task: Task) -> Iterator[t
     """Yield the jobs of each profile, and what they train with: what the channel delivers to them."""
     for profile, group in groupby(task.jobs, key=lambda job: job.profile):
         jobs = list(group)
-        down = task.channel.down(method.down(net, task.state, profile), task.state, len(jobs))
+        down = task.channel.down(method.down(net, task.state, profile), task.state, len(jobs), profile)
         yield Session(net, method, task.state.base, down, data, task.recipe, task.seed, task.round), jobs
 
 
@@ -71,9 +71,10 @@ class Collector:
         """Send the results of one chunk, in the order of ``jobs``, and join them to the total."""
         weights = [float(len(job.rows)) for job in jobs]
         ups = []
+        round, version = self.task.round, self.task.state.version
         for job, result, weight in zip(jobs, results, weights, strict=True):
             numbers = {"weight": weight, "loss": result.loss}
-            ups.append(self.task.channel.up(result.up, job.client, self.task.round, self.task.state.version, numbers))
+            ups.append(self.task.channel.up(result.up, job.client, round, version, numbers, job.profile))
             if result.own:
                 self.own[job.client] = tree.clone(result.own)  # a view would keep all of its chunk
             self.loss += weight * result.loss

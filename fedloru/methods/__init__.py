@@ -6,12 +6,11 @@ configuration names, so that a method crosses a process as a name and a dictiona
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, choices
 from fedloru.method import Method
 from fedloru.methods.fedavg import fedavg
 from fedloru.methods.fedex import fedex
@@ -76,17 +75,12 @@ def _make(
     table: Mapping[str, Callable[..., Method]], kind: str, name: str, settings: Mapping[str, Any], *inner: Method
 ) -> Method:
     if name not in table:
-        raise ConfigError([_near(kind, name, table)], kind)
+        raise ConfigError([f"there is no {kind} {name!r}{choices(name, table)}"], kind)
     known = [key for key, p in signature(table[name]).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    unknown = [_near("setting", key, known) for key in settings if key not in known]
+    unknown = [f"there is no setting {key!r}{choices(key, known)}" for key in settings if key not in known]
     if unknown:
         raise ConfigError(unknown, name)
     return table[name](*inner, **settings)
-
-
-def _near(kind: str, name: str, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(options)) or list(options)
-    return f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?"
 
 
 __all__ = [

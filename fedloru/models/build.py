@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedloru.errors import ModelError
+from fedloru.errors import ModelError, choices
 from fedloru.models.plain import cnn, mlp
 from fedloru.models.resnet import resnet
 from fedloru.rng import derive
@@ -56,7 +55,7 @@ def build(name: str, *, channels: int, size: int, classes: int, seed: int, **set
 def _function(name: str) -> Callable[..., Any]:
     if not name.startswith(OWN):
         if name not in MODELS:
-            raise ModelError(f"there is no model {name!r}: {_choices(name, MODELS)}, and {OWN}package.module:function")
+            raise ModelError(f"there is no model {name!r}{choices(name, MODELS)}, and {OWN}package.module:function")
         return MODELS[name]
     place, _, attribute = name.removeprefix(OWN).partition(":")
     if not place or not attribute:
@@ -75,13 +74,7 @@ def _check(name: str, parameters: Mapping[str, Parameter], settings: Mapping[str
     known = {key: p for key, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in settings.keys() - known.keys():
-            raise ModelError(f"the model {name} has no setting {key!r}: {_choices(key, known)}")
+            raise ModelError(f"the model {name} has no setting {key!r}{choices(key, known)}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in settings:
             raise ModelError(f"the model {name} needs the setting {key!r}; set model.{key}")
-
-
-def _choices(name: str, options: Iterable[str]) -> str:
-    known = sorted(options)
-    near = get_close_matches(name, known, n=1)
-    return f"{f'did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known) or 'none'}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, units
+from fedloru.report import blocks, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
 
@@ -116,6 +116,9 @@ def _traffic(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
             "Bytes over rounds", plots.bytes_by_kind(records), "All that was sent so far, by what it was for."
         )
     yield blocks.column([blocks.card("Bytes in total", _kinds(told)), *_fedavg(told)])
+    if told.get("profiles"):
+        numbers = blocks.table(*profiles.table(told["profiles"]), total=True)
+        yield blocks.card("Bytes by profile", blocks.scrolled(numbers), profiles.CAPTION, wide=True)
 
 
 def _kinds(told: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,18 +78,30 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "final_loss": losses[-1] if losses else None,
         "up_bytes_total": rows[-1]["up_bytes_total"] if rows else 0,
         "down_bytes_total": rows[-1]["down_bytes_total"] if rows else 0,
-        "bytes": {way: _by_kind(rows, way) for way in ("down", "up")},
+        "bytes": _by_kind([row.get("bytes", {}) for row in rows]),
         "seconds": sum(row["seconds"] for row in rows),
         "merges": sum(bool(row["merged"]) for row in rows),
+        "profiles": _by_profile(rows),
         "personal": personal(rows),
     }
 
 
-def _by_kind(rows: list[dict[str, Any]], way: str) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for row in rows:
-        for kind, count in row.get("bytes", {}).get(way, {}).items():
-            total[kind] = total.get(kind, 0) + count
+def _by_profile(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for name, line in (item for row in rows for item in row.get("profiles", {}).items()):
+        lines.setdefault(name, []).append(line)
+    return {
+        name: {"client_rounds": sum(line["clients"] for line in found), **_by_kind(found)}
+        for name, found in lines.items()
+    }
+
+
+def _by_kind(accounts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {"down": {}, "up": {}}
+    for account in accounts:
+        for way, sums in total.items():
+            for kind, count in account.get(way, {}).items():
+                sums[kind] = sums.get(kind, 0) + count
     return total
 
 

@@ -9,7 +9,7 @@
 
 from fedloru.wire.channel import Channel
 from fedloru.wire.codec import CODECS, pack, payload, width
-from fedloru.wire.cost import cost
+from fedloru.wire.cost import cost, cost_by_profile
 from fedloru.wire.exchange import decode_down, decode_sync, decode_up, encode_down, encode_sync, encode_up
 from fedloru.wire.ledger import Ledger, Sync, catch_up, since
 from fedloru.wire.message import FORMAT, Header, check, decode, encode
@@ -27,6 +27,7 @@ __all__ = [
     "catch_up",
     "check",
     "cost",
+    "cost_by_profile",
     "decode",
     "decode_down",
     "decode_sync",

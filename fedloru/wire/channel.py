@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.method import Down, State, Up
+from fedloru.method import Down, Profile, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.codec import payload
@@ -17,7 +18,7 @@ from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
 class Channel:
-    """A wire between a server and its simulated clients, and the account of what went over it.
+    """A wire between a server and its simulated clients, and for each profile an account of what went over it.
 
     With ``round_trip=False`` nothing is encoded: tensors arrive as they were sent, not even rounded by the
     codec, payload is counted by formula, and the envelope as 0.
@@ -26,33 +27,40 @@ class Channel:
     def __init__(self, net: Net, method: str, run: str, codec: str, round_trip: bool = True) -> None:
         self.net, self.method, self.run, self.codec = net, method, run, codec
         self.measured = round_trip
-        self.traffic = Traffic()
+        self.accounts: defaultdict[Profile, Traffic] = defaultdict(Traffic)
         self._sync_round = 0
         self._sync_lengths: dict[tuple[bool, bool, int], int] = {}
 
-    def down(self, down: Down, state: State, clients: int) -> Down:
-        """Send one message to each of ``clients`` clients, and return it as they receive it.
+    @property
+    def traffic(self) -> Traffic:
+        """All accounts together."""
+        return sum(self.accounts.values(), Traffic())
+
+    def down(self, down: Down, state: State, clients: int, profile: Profile = ()) -> Down:
+        """Send one message to each of ``clients`` clients of a profile, and return it as they receive it.
 
         Raises:
             WireError: a value does not fit into the codec.
         """
         if not self.measured:
-            self._count("down", elide(self.net, down, state)[1], None, clients)
+            self._count(profile, "down", elide(self.net, down, state)[1], None, clients)
             return down
         data = encode_down(self.net, down, state, method=self.method, run=self.run, codec=self.codec)
         header, received = decode_down(self.net, data, method=self.method, run=self.run)
         sent = tree.omit(received.shared, self.net.factors if header.fresh else ())
-        self._count("down", Down(sent, received.aux), len(data), clients)
+        self._count(profile, "down", Down(sent, received.aux), len(data), clients)
         return received._replace(shared=_like(received.shared, down.shared), aux=_like(received.aux, down.aux))
 
-    def up(self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float]) -> Up:
-        """Send one client's reply, and return it as the server receives it.
+    def up(
+        self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float], profile: Profile = ()
+    ) -> Up:
+        """Send the reply of one client of a profile, and return it as the server receives it.
 
         Raises:
             WireError: a value does not fit into the codec, or a number is not finite.
         """
         if not self.measured:
-            self._count("up", up, None)
+            self._count(profile, "up", up, None)
             return up
         data = encode_up(
             up,
@@ -65,17 +73,17 @@ class Channel:
             numbers=numbers,
         )
         _, received = decode_up(data, method=self.method, run=self.run, round=round, version=version)
-        self._count("up", up, len(data))
+        self._count(profile, "up", up, len(data))
         return Up(_like(received.shared, up.shared), _like(received.aux, up.aux))
 
-    def sync(self, sync: Sync, state: State) -> None:
-        """Count what one client is owed; nothing is sent where it lacks nothing."""
+    def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:
+        """Count what one client of a profile is owed; nothing is sent where it lacks nothing."""
         if not sync.increments and not sync.base:
             return
         nbytes = payload(sync_sections(sync), "exact")
         envelope = self._sync_length(sync, state) - nbytes if self.measured else 0
         kind = "first_download" if sync.first else "increments"
-        self.traffic = self.traffic.add("down", kind, nbytes).add("down", "envelope", envelope)
+        self.accounts[profile] += Traffic(down={kind: nbytes, "envelope": envelope})
 
     def _sync_length(self, sync: Sync, state: State) -> int:
         """Encode each distinct content once a round: clients at the same version are owed the same."""
@@ -86,9 +94,12 @@ class Channel:
             self._sync_lengths[content] = len(encode_sync(sync, state, method=self.method, run=self.run))
         return self._sync_lengths[content]
 
-    def _count(self, direction: Direction, sent: Down | Up, length: int | None, copies: int = 1) -> None:
+    def _count(
+        self, profile: Profile, direction: Direction, sent: Down | Up, length: int | None, copies: int = 1
+    ) -> None:
         parts = kinds(self.net, sent.shared, sent.aux)
-        self.traffic = self.traffic.message(direction, parts, self.codec, length=length, copies=copies)
+        account = self.accounts[profile]
+        self.accounts[profile] = account.message(direction, parts, self.codec, length=length, copies=copies)
 
 
 def _like(received: Params, sent: Mapping[str, Tensor]) -> Params:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -24,7 +24,21 @@ def cost(
     codec: str = "fp32",
     first_download: bool = True,
 ) -> list[Traffic]:
-    """Return the payload bytes of every round; the envelope is 0, and what a run measures of it comes on top.
+    """Return the payload bytes of every round, of all profiles together: the sums of ``cost_by_profile``."""
+    each = cost_by_profile(net, method, cohorts, profiles=profiles, codec=codec, first_download=first_download)
+    return [sum(accounts.values(), Traffic()) for accounts in each]
+
+
+def cost_by_profile(
+    net: Net,
+    method: Method,
+    cohorts: Iterable[Sequence[int]],
+    *,
+    profiles: Sequence[Profile] = (),
+    codec: str = "fp32",
+    first_download: bool = True,
+) -> list[dict[Profile, Traffic]]:
+    """Return the payload bytes of every round by profile; the envelope is 0, what a run measures of it comes on top.
 
     ``cohorts`` names the clients of each round, and ``profiles`` what makes each client differ; (): nothing does. A
     kind of values whose tensors differ in type is counted at the widest of them, and one that the first state lacks
@@ -33,16 +47,16 @@ def cost(
     state = method.init(net, 0)
     widths, increment_width = _widths(net, state, codec)
     ledger = Ledger(net.sites, state, first_download=first_download)
-    rounds: list[Traffic] = []
+    rounds: list[dict[Profile, Traffic]] = []
     for round, cohort in enumerate(cohorts, 1):
         present = [profiles[client] if profiles else () for client in cohort]
-        traffic = _catching_up(ledger, cohort, state)
+        accounts = _catching_up(ledger, cohort, present, state)
         increment = 0
         for profile, number in Counter(present).items():
             values = method.values(net, round, present, profile)
-            traffic = traffic + _exchange(values, widths, number)
+            accounts[profile] += _exchange(values, widths, number)
             increment = values.increment
-        rounds.append(traffic)
+        rounds.append(accounts)
         state = _merged(state, increment * increment_width)
         ledger.record(state)
     return rounds
@@ -62,14 +76,16 @@ def _widths(net: Net, state: State, codec: str) -> tuple[dict[str, int], int]:
     return widths, max(dtype.itemsize for dtype in types["factors"] or trained)
 
 
-def _catching_up(ledger: Ledger, cohort: Sequence[int], state: State) -> Traffic:
-    traffic = Traffic()
-    for client in cohort:
+def _catching_up(
+    ledger: Ledger, cohort: Sequence[int], profiles: Sequence[Profile], state: State
+) -> dict[Profile, Traffic]:
+    accounts: dict[Profile, Traffic] = defaultdict(Traffic)
+    for client, profile in zip(cohort, profiles, strict=True):
         sync = ledger.owed(client, state)
         nbytes = tree.nbytes(sync.base) + sum(tree.nbytes(increment) for _, increment in sync.increments)
-        traffic = traffic.add("down", "first_download" if sync.first else "increments", nbytes)
+        accounts[profile] += Traffic(down={"first_download" if sync.first else "increments": nbytes})
         ledger.delivered(client, state.version)
-    return traffic
+    return accounts
 
 
 def _merged(state: State, nbytes: int) -> State:

@@ -1,4 +1,4 @@
-"""The account of bytes, by direction and kind.
+"""The account of bytes, by direction and kind. Each profile of clients has one of its own; their sum is the total.
 
 MB means 10⁶ bytes wherever these numbers are shown.
 """
@@ -37,10 +37,6 @@ class Traffic:
             if unknown := given.keys() - set(KINDS):
                 raise WireError(f"traffic {direction} has the kinds {sorted(unknown)}; expected {', '.join(KINDS)}")
             object.__setattr__(self, direction, {kind: given.get(kind, 0) for kind in KINDS})
-
-    def add(self, direction: Direction, kind: str, nbytes: int) -> Traffic:
-        """Return the account with ``nbytes`` more."""
-        return self + Traffic(**{direction: {kind: nbytes}})
 
     def message(
         self,

@@ -10,6 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from fedloru.analysis.curvature import curvature
+from fedloru.analysis.lanczos import Pairs
 from fedloru.analysis.spectrum import LEVEL, Effort, Estimate, Spectrum, interval, spectrum
 from fedloru.errors import ModelError
 from tests.analysis.matrices import counted, normal, of, rotated, stable_rank, wigner
@@ -98,6 +99,19 @@ def test_every_copy_of_a_multiple_eigenvalue_is_found() -> None:
     found = spectrum(of(h), Effort(top=10, steps=30))
     torch.testing.assert_close(eigenvalues(found), largest(h, 10), rtol=1e-9, atol=0)
     assert holds(found.stable_rank, stable_rank(h))
+
+
+def test_what_was_deflated_is_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second search may come upon what the first has found: eigenvectors of PHP as well, to 0."""
+    h = rotated([3.0, 3.0, 2.0, 2.0] + [0.0] * 200)
+    values, vectors = torch.linalg.eigh(h)
+    first = Pairs(values[[-1, -3]], vectors[:, [-1, -3]])
+    second = Pairs(torch.tensor([3.0, 2.0, 0.0, 0.0]).double(), vectors[:, [-2, -4, -1, -3]])
+    searches = iter([first, second])
+    monkeypatch.setattr("fedloru.analysis.spectrum.largest", lambda *args: next(searches))
+    found = spectrum(of(h), Effort(top=6))
+    assert found.eigenvalues == pytest.approx((3, 3, 2, 2))
+    assert found.squared_norm.value == pytest.approx(26) and holds(found.squared_norm, 26)
 
 
 def test_a_matrix_of_low_rank_is_known_exactly() -> None:

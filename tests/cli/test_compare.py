@@ -66,6 +66,21 @@ def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
     assert rows(cut) == whole and (cut / "summary.json").is_file()
 
 
+def test_a_folder_that_was_killed_in_its_making_is_made(cli: Cli) -> None:
+    half = HERE / "fedloru_seed-0"
+    half.mkdir(parents=True)
+    (half / ".config.toml.new").touch()
+    (half / "partition.json").touch()
+    cli(*MAKE, *METHODS)
+    assert (half / "summary.json").is_file()
+
+
+def test_a_run_that_diverged_is_not_said_to_go_on(cli: Cli) -> None:
+    told = cli(*MAKE, "--vary", "client.lr=0.1,1e9", "-s", "client.clip=1e30", code=2).stderr
+    assert "lr-1e9_seed-0. What is done is kept: this run diverges again with the same settings" in told
+    assert "the same command goes on" not in told
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_of_another_configuration_is_refused_before_training(cli: Cli, finished: bool) -> None:
     cli(*MAKE, "--vary", "method.name=fedavg,fedlora")

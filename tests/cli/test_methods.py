@@ -17,7 +17,7 @@ def kilobytes(told: str, name: str) -> tuple[str, ...]:
     return tuple(word for word in line.removeprefix(name).split() if word.replace(".", "").isdigit())[:2]
 
 
-def kb(values: int) -> str:
+def kb(values: float) -> str:
     return f"{4 * values / 1e3:,.1f}"
 
 
@@ -47,13 +47,34 @@ def test_a_model_that_cannot_be_adapted_leaves_fedavg(cli: Cli) -> None:
     assert told.count("No bytes for") == 1 and "rank 500 was asked for" in " ".join(told.split())
 
 
-def test_a_method_that_needs_ranks_says_so_and_has_bytes_where_there_are_some(cli: Cli) -> None:
+def test_a_method_that_needs_ranks_says_so(cli: Cli) -> None:
     assert "No bytes for hetlora: this method is made for clients of different rank" in " ".join(
         cli("methods", "small").stdout.split()
     )
-    told = cli("methods", "small", "-s", "lowrank.capacities={1=0.5}").stdout
-    up, _ = kilobytes(told, "hetlora")
-    assert 4 * (FACTORS / 4 + HEAD) / 1e3 <= float(up) < 4 * (FACTORS + HEAD) / 1e3
+
+
+def test_profiles_have_their_bytes(cli: Cli) -> None:
+    """With a client of each rank in the cohort of 2, means are halfway; FLoRA's stack has ranks 4 and 1."""
+    settings = ("-s", "lowrank.capacities={1=0.1}", "-s", "cohort.size=2")
+    means, profiles = cli("methods", "small", *settings).stdout.split("by profile")
+    whole, low = FACTORS + HEAD, FACTORS // 4 + HEAD
+    stack = whole + FACTORS // 4
+    for name, usual, ranked in (
+        ("hetlora", (whole, whole), (low, low)),
+        ("flexlora", (whole, whole), (low, low)),
+        ("fedhm", (whole, whole), (low, low)),
+        ("flora", (whole, stack), (low, stack)),
+    ):
+        assert kilobytes(means, name) == tuple(kb((x + y) / 2) for x, y in zip(usual, ranked, strict=True))
+        lines = [line.split() for line in profiles.splitlines()]
+        (at,) = [place for place, line in enumerate(lines) if line[:1] == [name]]
+        assert lines[at] == [name, "usual", *map(kb, usual)]
+        assert lines[at + 1] == ["rank", "1", *map(kb, ranked)]
+
+
+def test_clients_that_are_alike_have_no_table_of_profiles(cli: Cli) -> None:
+    assert "by profile" not in cli("methods", "small").stdout
+    assert "by profile" not in cli("methods", "small", "-s", "lowrank.rank=500").stdout
 
 
 def test_an_unknown_setting_is_refused(cli: Cli) -> None:

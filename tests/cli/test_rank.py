@@ -64,7 +64,7 @@ def test_server_and_clients_are_compared(cli: Cli) -> None:
         (("small", "--sizes", "2000"), "a subset of 2,000 was asked for, expected 1 to 1,438"),
         (("small", "--clients", "11"), "11 clients were asked for, and there are 10"),
         (("small", "--curvature", "fisher"), "--curvature is 'fisher', expected hessian, ggn or both"),
-        (("small", "--top", "5000"), "5000 eigenvalues were asked for, but there are 4,810"),
+        (("small", "--top", "500", "-s", "model.hidden=[4]"), "500 eigenvalues were asked for, but there are 310"),
         (("small", "--rounds", "21"), "--rounds is 21, but the configuration trains for 20"),
         (("small", "--round", "2"), "--round is given, but small is a configuration"),
         (("small", "--out", "no/where.json"), "is in a folder that does not exist"),

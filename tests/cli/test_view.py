@@ -50,6 +50,30 @@ def test_cost_is_what_the_run_measures_but_for_envelopes(cli: Cli) -> None:
     assert "FedAvg" in told
 
 
+def test_cost_tells_profiles_apart_as_the_run_does(cli: Cli) -> None:
+    """Each row is the run's measured profile without envelopes, and the last row is the sum of the others."""
+    ranked = (*QUICK, "-s", "method.name=mfedloru", "-s", "lowrank.capacities={1=0.3,2=0.3}")
+    told = cli("cost", "small", *ranked).stdout.split("by profile")[1].splitlines()
+    cli("run", "small", *ranked, "--quiet")
+    summary = json.loads(Path("runs/small/summary.json").read_text())
+    assert list(summary["profiles"]) == ["usual", "rank 1", "rank 2"]
+    spent = {name: [*map(without_envelope, (one["down"], one["up"]))] for name, one in summary["profiles"].items()}
+    spent["all"] = [sum(counts) for counts in zip(*spent.values(), strict=True)]
+    for name, (down, up) in spent.items():
+        (line,) = [line.split() for line in told if line.strip().startswith(f"{name} ")]
+        assert line[-3:] == [f"{count / 1e6:,.3f}" for count in (down, up, down + up)]
+    rounds = [one["client_rounds"] for one in summary["profiles"].values()]
+    assert sum(rounds) == 6 * 5 and [one["clients"] for one in summary["profiles"].values()] == [4, 3, 3]
+
+
+def without_envelope(kinds: dict[str, int]) -> int:
+    return sum(kinds.values()) - kinds["envelope"]
+
+
+def test_cost_of_clients_that_are_alike_has_no_profiles(cli: Cli) -> None:
+    assert "by profile" not in cli("cost", "small").stdout
+
+
 def test_cost_writes_nothing(cli: Cli) -> None:
     cli("cost", "small")
     assert not Path("runs").exists()

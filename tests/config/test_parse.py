@@ -77,13 +77,13 @@ def test_a_wrong_value_is_told_with_what_is_expected(table: dict[str, Any], told
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"ronds": 3}, "ronds is not a setting; did you mean rounds?"),
-        ({"clints": {"lr": 1}}, "clints is not a setting; did you mean client?"),
-        ({"tau": 3}, "tau is not a setting; did you mean method.tau?"),
-        ({"clients": 3}, "clients is not a setting; did you mean partition.clients"),
-        ({"lr": 3}, "lr is not a setting; did you mean server.lr or client.lr?"),
-        ({"client": {"lrr": 3}}, "client.lrr is not a setting; did you mean client.lr?"),
-        ({"client": {"rank": 3}}, "client.rank is not a setting; did you mean lowrank.rank?"),
+        ({"ronds": 3}, "ronds is not a setting; did you mean 'rounds'?"),
+        ({"clints": {"lr": 1}}, "clints is not a setting; did you mean 'client'?"),
+        ({"tau": 3}, "tau is not a setting; did you mean 'method.tau'?"),
+        ({"clients": 3}, "clients is not a setting; did you mean 'partition.clients'"),
+        ({"lr": 3}, "lr is not a setting; did you mean 'server.lr' or 'client.lr'?"),
+        ({"client": {"lrr": 3}}, "client.lrr is not a setting; did you mean 'client.lr'?"),
+        ({"client": {"rank": 3}}, "client.rank is not a setting; did you mean 'lowrank.rank'?"),
         ({"eval": {"qqq": 3}}, "eval.qqq is not a setting; those of [eval] are every"),
         ({"qqq": 3}, "qqq is not a setting; those at the top are seed, rounds, data"),
         (

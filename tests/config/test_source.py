@@ -132,7 +132,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_not_there_names_the_nearest_preset() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean demo\? The presets are demo, paper, small"):
+    with pytest.raises(ConfigError, match=r"no such preset; did you mean 'demo'\? There are: demo, paper, small"):
         load("dem")
 
 

@@ -86,6 +86,36 @@ def test_bytes_by_formula_are_marked(records: Records) -> None:
     assert "come from the method's formula, not from real messages" in text
 
 
+PROFILES = {
+    "usual": {"clients": 12, "client_rounds": 40, "down": {"factors": 2_000_000, "dense": 400_000}, "up": {"dense": 1}},
+    "rank 2": {"clients": 8, "client_rounds": 10, "down": {"factors": 300_000}, "up": {"factors": 150_000}},
+    "rank 1": {"clients": 1, "client_rounds": 0, "down": {"factors": 0}, "up": {"factors": 0}},
+}
+
+
+def test_profiles_have_their_bytes(records: Records) -> None:
+    text = Parsed(page(records._replace(summary=records.summary | {"profiles": PROFILES}))).text
+    for expected in (
+        "profile clients took part kB down kB up MB down MB up MB both",
+        "usual 12 40 60.0 0.0 2.400 0.000 2.400",
+        "rank 2 8 10 30.0 15.0 0.300 0.150 0.450",
+        "rank 1 1 0 – – 0.000 0.000 0.000",
+        "all 21 50 54.0 3.0 2.700 0.150 2.850",
+    ):
+        assert expected in text
+
+
+def test_profiles_of_an_unfinished_run_are_without_the_number_of_clients(records: Records) -> None:
+    profiles = {"rank 2": {"clients": 2, "down": {"factors": 8_000}, "up": {"dense": 6_000}}}
+    rows = [row | {"profiles": profiles} for row in records.rounds[:3]]
+    text = Parsed(page(records._replace(rounds=rows, summary={}))).text
+    assert "rank 2 – 6 4.0 3.0 0.024 0.018 0.042 all – 6" in text
+
+
+def test_clients_that_are_alike_have_no_profiles(records: Records) -> None:
+    assert "profile" not in Parsed(page(records)).text
+
+
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     text = Parsed(page(read(write_run(tmp_path / "run", rounds=12, planned=40)))).text
     assert "12 of 40 rounds" in text and "Accuracy so far" in text and "Compared with FedAvg" not in text

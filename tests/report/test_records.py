@@ -57,6 +57,17 @@ def test_an_unfinished_run_sums_up_its_rounds(records: Records) -> None:
     assert told["bytes"] == records.summary["bytes"]
 
 
+def test_an_unfinished_run_sums_up_its_profiles(records: Records) -> None:
+    line = {"clients": 2, "down": {"factors": 7}, "up": {"dense": 3}}
+    by_round = [{"rank 2": line}, {"rank 2": line | {"clients": 1, "up": {"factors": 5}}, "usual": line}]
+    rows = [row | {"profiles": told} for row, told in zip(records.rounds, by_round, strict=False)]
+    assert outcome(records._replace(rounds=rows, summary={}))["profiles"] == {
+        "rank 2": {"client_rounds": 3, "down": {"factors": 14}, "up": {"dense": 3, "factors": 5}},
+        "usual": {"client_rounds": 2, "down": {"factors": 7}, "up": {"dense": 3}},
+    }
+    assert outcome(records)["profiles"] == {}
+
+
 def test_evaluations_skip_rounds_without_one(records: Records) -> None:
     assert [row["round"] for row in evaluations(records)] == [1, *range(2, 51, 2)]
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from wire_toy import merged, noise, random_factors, small_net, start
 
 from fedloru import tree
 from fedloru.method import Down, Up
 from fedloru.net import Net
-from fedloru.wire import Channel, Sync, Traffic, encode_down, encode_sync, encode_up, payload
+from fedloru.wire import Channel, Sync, encode_down, encode_sync, encode_up, payload
 
 NET = small_net()
 START = start(NET, seed=5)
@@ -92,8 +93,19 @@ def test_a_net_without_sites_sends_everything_dense() -> None:
     assert wire.traffic.table()["down"]["dense"] == 4 * 30
 
 
-def test_an_account_can_be_put_back() -> None:
-    wire = channel()
-    wire.traffic = Traffic().add("up", "dense", 10)
-    wire.up(Up({"4.weight": torch.zeros(1)}), 0, 1, 0, {})
-    assert wire.traffic.table()["up"]["dense"] == 14
+@pytest.mark.parametrize("round_trip", [True, False])
+def test_each_profile_has_an_account_and_their_sum_is_the_traffic(round_trip: bool) -> None:
+    """What the two accounts hold is what two wires of their own would have counted."""
+    low, small = (("rank", 1.0),), Up({"4.weight": torch.zeros(3)})
+    wire, usual, ranked = (channel(round_trip=round_trip) for _ in range(3))
+    for there, profile in ((wire, {}), (usual, {})):
+        there.sync(Sync(0, (), START.base, first=True), START, **profile)
+        there.down(Down(TRAINED.shared), TRAINED, 2, **profile)
+        there.up(Up(TRAINED.shared), 0, 1, 0, {}, **profile)
+    for there, profile in ((wire, {"profile": low}), (ranked, {})):
+        there.sync(Sync(1, (), {"0.weight": START.base["0.weight"]}), START, **profile)
+        there.down(Down(small.shared), TRAINED, 3, **profile)
+        there.up(small, 1, 1, 0, {}, **profile)
+    assert wire.accounts == {(): usual.traffic, low: ranked.traffic}
+    assert wire.traffic == usual.traffic + ranked.traffic
+    assert usual.traffic.total("up") > ranked.traffic.total("up") > 0

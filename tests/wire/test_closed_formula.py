@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from wire_toy import small_net, toy
 
 from fedloru import tree
-from fedloru.wire import Channel, Ledger, Traffic, cost
+from fedloru.wire import Channel, Ledger, Traffic, cost, cost_by_profile
 
 COHORTS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True), min_size=1, max_size=14)
 
@@ -58,6 +58,22 @@ def test_the_first_rounds_by_hand() -> None:
     assert (two.down["first_download"], two.down["increments"]) == (0, 4 * factors)
     assert (three.down["first_download"], three.down["increments"]) == (weights, 4 * factors)
     assert one.up["factors"] == 4 * factors and one.up["envelope"] == one.down["envelope"] == 0
+
+
+def test_every_profile_by_hand_catching_up_included() -> None:
+    """Clients 0 and 2 are usual, client 1 is new in round 2 and missed the merge of round 3."""
+    net, low = small_net(), (("rank", 1.0),)
+    factors = sum(site.values() for site in net.sites)
+    weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
+    cohorts, profiles = [[0, 2], [0, 1], [0], [1]], [(), low, ()]
+    one, two, three, four = cost_by_profile(net, toy(1), cohorts, profiles=profiles)
+    assert one.keys() == three.keys() == {()} and two.keys() == {(), low} and four.keys() == {low}
+    assert one[()].down["first_download"] == 2 * weights and one[()].up["factors"] == 2 * 4 * factors
+    assert (two[low].down["first_download"], two[()].down["first_download"]) == (weights, 0)
+    assert (two[low].down["increments"], two[()].down["increments"]) == (0, 4 * factors)
+    assert four[low].down["increments"] == 2 * 4 * factors
+    totals = cost(net, toy(1), cohorts, profiles=profiles)
+    assert [sum(accounts.values(), Traffic()) for accounts in (one, two, three, four)] == totals
 
 
 def test_a_client_that_lags_far_gets_dense_weights() -> None:

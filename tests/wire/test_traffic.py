@@ -11,8 +11,8 @@ from fedloru.wire import KINDS, Traffic, kinds
 
 
 def test_an_account_adds_subtracts_and_passes_through_json() -> None:
-    before = Traffic().add("down", "factors", 100).add("up", "envelope", 7)
-    after = before.add("down", "factors", 50).add("down", "dense", 5)
+    before = Traffic(down={"factors": 100}, up={"envelope": 7})
+    after = before + Traffic(down={"factors": 50, "dense": 5})
     assert after.total("down") == 155 and after.total("up") == 7
     assert (after - before).table()["down"] == dict.fromkeys(KINDS, 0) | {"factors": 50, "dense": 5}
     assert before + (after - before) == after == Traffic(**json.loads(json.dumps(after.table())))
@@ -21,7 +21,7 @@ def test_an_account_adds_subtracts_and_passes_through_json() -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(WireError, match=r"'gossip'.*expected factors"):
-        Traffic().add("up", "gossip", 1)
+        Traffic(up={"gossip": 1})
 
 
 def test_a_message_is_counted_by_kind_and_number_of_copies() -> None:

@@ -1,0 +1,30 @@
+"""The sections that come in several forms: one key names the form, and each form has keys of its own.
+
+A data source, a partition scheme, a model, a method and a server rule each take only what they use, so that a
+setting without effect is an error and not a surprise. A file for each section ends with all its forms, in the order in
+which they are told; the first is the default.
+"""
+
+from fedloru.config.forms.data import Data, EmbeddedData, FolderData
+from fedloru.config.forms.method import Accumulating, FedAvg, FlexLoRA, Method, PFedLoRU
+from fedloru.config.forms.model import Model, OwnModel
+from fedloru.config.forms.partition import Dealt, NaturalPartition, Partition
+from fedloru.config.forms.server import NoServer, Server
+
+__all__ = [
+    "Accumulating",
+    "Data",
+    "Dealt",
+    "EmbeddedData",
+    "FedAvg",
+    "FlexLoRA",
+    "FolderData",
+    "Method",
+    "Model",
+    "NaturalPartition",
+    "NoServer",
+    "OwnModel",
+    "PFedLoRU",
+    "Partition",
+    "Server",
+]
