@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "evaluate": TO_METHOD | {"data", "dropout", "client"},
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
     "engine": TO_ENGINE,
-    "analysis": TO_ENGINE,
+    "analysis": TO_ENGINE | {"report"},
     "report": frozenset({"errors", "files"}),
     "config": TO_ENGINE | {"methods", "models", "engine"},
     "api": TO_ENGINE | {"methods", "models", "engine", "config", "report"},

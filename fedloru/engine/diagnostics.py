@@ -2,7 +2,8 @@
 
     aggregation gap    ‖Σ p_k B_k A_k − B̄Ā‖_F a site, in units of s: what averaging factors loses
     update cosine      the mean cosine between the updates of two clients of the cohort
-    ranks              stable ‖M‖_F²/‖M‖₂² and effective exp(−Σ p_i ln p_i), p = σ/Σσ, of an increment and of W_t − W₀
+    ranks              stable and effective, of an increment, of W_t − W₀ and of what one client changed
+    overlap            of the column and row spaces of an increment with those of the one before, beyond chance
     merge loss         the test loss just before and just after a merge
 
 No product of one client is formed: the gap is a norm of concatenated factors, ‖BA‖_F² = tr((AAᵀ)(BᵀB)).
@@ -10,19 +11,22 @@ No product of one client is formed: the gap is a norm of concatenated factors, �
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fedloru import lowrank, tree
-from fedloru.lowrank import Site
+from fedloru.lowrank import Site, spectra
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
 
 LARGEST = 2048
 """The smaller side of a matrix whose spectrum is still cheap."""
+
+Ranks = dict[str, dict[str, float]]
+"""The stable and the effective rank at every site, by its weight."""
 
 
 class Votes:
@@ -33,9 +37,12 @@ class Votes:
         self.clients = 0
         self.direction: Params = {}
         self.parts: list[tuple[float, Params]] = []
+        self.first: tuple[Params, Params] | None = None
+        """What the first client received and sent."""
 
     def add(self, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> None:
         """Count the messages of one chunk."""
+        self.first = self.first or (down.shared, ups[0].shared)
         for up, weight in zip(ups, weights, strict=True):
             keys = [key for key in up.shared if key in down.shared and key not in self.net.buffers]
             keys = [key for key in keys if up.shared[key].shape == down.shared[key].shape]
@@ -61,6 +68,16 @@ class Votes:
         total = sum(weight for weight, _ in self.parts)
         return {site.weight: gap(site, [(w / total, factors) for w, factors in self.parts]) for site in self._even()}
 
+    def client_ranks(self) -> Ranks:
+        """Return the ranks of what the first client of the cohort changed at the sites: s(B_k A_k − BA), or W_k − W."""
+        if self.first is None:
+            return {}
+        before, after = self.first
+        if self.net.factors and self.net.factors <= before.keys() & after.keys():
+            return increment_ranks(self.net, lowrank.stack(self.net.sites, [(1.0, after), (-1.0, before)]))
+        changes = _changes(self.net, before, after)
+        return {site.weight: spectra.ranks(spectra.singular_values(change)) for site, change in changes}
+
     def _even(self) -> list[Site]:
         return [site for site in self.net.sites if len({f[site.a].shape for _, f in self.parts}) == 1]
 
@@ -75,35 +92,44 @@ def gap(site: Site, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> floa
     return site.scale * float(squared.clamp(min=0).sqrt())
 
 
-def increment_ranks(net: Net, increment: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+def increment_ranks(net: Net, increment: Mapping[str, Tensor]) -> Ranks:
     """Return the ranks of the increment at every site; the spectrum is that of the cores of two QR factorisations."""
     found = {}
     for site in net.sites:
         a, b = (factor.double() for factor in lowrank.matrices(site, increment))
         core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
-        found[site.weight] = _ranks(torch.linalg.svdvals(core))
+        found[site.weight] = spectra.ranks(torch.linalg.svdvals(core))
     return found
 
 
-def total_ranks(net: Net, first: Mapping[str, Tensor], state: State) -> dict[str, dict[str, float]]:
-    """Return the ranks of W_t − W₀ at every site, live factors included, by the spectrum of its smaller Gram matrix."""
-    found = {}
+def total_ranks(net: Net, first: State, state: State) -> Ranks:
+    """Return the ranks of W_t − W₀ at every site, live factors included."""
     live = state.shared if net.factors <= state.shared.keys() else {}
-    for site in net.sites:
-        if site.weight not in state.base or min(site.o, site.i) > LARGEST:
-            continue
-        change = (state.base[site.weight].double() - first[site.weight].double()).reshape(site.o, site.i)
-        if live:
-            change = change + lowrank.delta(site, live).double().reshape(site.o, site.i)
-        gram = change @ change.T if site.o <= site.i else change.T @ change
-        found[site.weight] = _ranks(torch.linalg.eigvalsh(gram).clamp(min=0).sqrt())
+    found = {}
+    for site, change in _changes(net, first.base | first.shared, state.base | state.shared):
+        whole = change + lowrank.delta(site, live).double().reshape(site.o, site.i) if live else change
+        found[site.weight] = spectra.ranks(spectra.singular_values(whole))
     return found
 
 
-def _ranks(sigma: Tensor) -> dict[str, float]:
-    largest = float(sigma.max())
-    if largest == 0:
-        return {"stable": 0.0, "effective": 0.0}
-    p = sigma / sigma.sum()
-    entropy = -(p * torch.log(p.clamp(min=1e-300))).sum()
-    return {"stable": float(sigma.square().sum()) / largest**2, "effective": float(entropy.exp())}
+def _changes(net: Net, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Iterator[tuple[Site, Tensor]]:
+    """Yield after − before in float64, (o, i), of every site whose weight both hold and whose spectrum is cheap."""
+    for site in net.sites:
+        if site.weight in before.keys() & after.keys() and min(site.o, site.i) <= LARGEST:
+            change = after[site.weight].double() - before[site.weight].double()
+            yield site, change.reshape(site.o, site.i)
+
+
+def overlaps(net: Net, previous: Mapping[str, Tensor], increment: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return how far the column and row spaces of two increments agree at every site, where they need not."""
+    found: dict[str, dict[str, float]] = {}
+    for site in net.sites:
+        (a, b), (c, d) = (lowrank.matrices(site, factors) for factors in (previous, increment))
+        sides = {"overlap_columns": (b, d), "overlap_rows": (a.T, c.T)}
+        values = {name: _overlap(*pair) for name, pair in sides.items()}
+        found[site.weight] = {name: value for name, value in values.items() if value is not None}
+    return found
+
+
+def _overlap(x: Tensor, y: Tensor) -> float | None:
+    return spectra.overlap_beyond_chance(spectra.basis(x.double()), spectra.basis(y.double()))

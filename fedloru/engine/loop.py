@@ -45,7 +45,7 @@ class Run:
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
         first = plan.method.init(plan.net, plan.seed)
-        self._first = first.base
+        self._first = first
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         ledger = Ledger(plan.net.sites, first, first_download=plan.first_download)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())

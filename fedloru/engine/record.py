@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedloru import tree
 from fedloru.engine.checkpoint import Snapshot
-from fedloru.engine.diagnostics import increment_ranks, total_ranks
+from fedloru.engine.diagnostics import Ranks, increment_ranks, overlaps, total_ranks
 from fedloru.engine.plan import Plan, profile
 from fedloru.engine.task import Outcome
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
+from fedloru.net import Net
 from fedloru.personal import personal_scores
 from fedloru.rng import gen
 from fedloru.tree import Params
@@ -26,7 +26,7 @@ MERGE_SAMPLE = 500
 
 def record(
     plan: Plan,
-    first: Params,
+    first: State,
     before: Snapshot,
     after: Snapshot,
     chosen: list[int],
@@ -34,7 +34,7 @@ def record(
     lr: float,
     own: Callable[[int, int], Params],
 ) -> Row:
-    """Return the line of a round; ``first`` is the first base, ``own(client, round)`` what a client keeps."""
+    """Return the line of a round; ``first`` is the state before any, ``own(client, round)`` what a client keeps."""
     state, spent = after.state, after.traffic - before.traffic
     merged = state.version > before.state.version
     row: Row = {
@@ -55,11 +55,12 @@ def record(
         "sites": {},
         "personal": None,
     }
-    if state.round % plan.eval_every == 0 or state.round == plan.rounds:
+    evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
+    if evaluated:
         score = evaluate(plan.net, shared_model(plan.net, plan.method, state), plan.data.test)
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "personal": _personal(plan, state, own)}
     if plan.diagnostics:
-        row["sites"] = _sites(plan, first, state, outcome, ranks=merged or state.round == plan.rounds)
+        row["sites"] = _sites(plan, first, before, state, outcome, ranks=merged or evaluated)
         row["diagnostics"] |= _numbers(plan, before.state, state, outcome, row["sites"])
     return row
 
@@ -90,22 +91,41 @@ def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> 
     return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in around.items()}
 
 
-def _sites(plan: Plan, first: Params, state: State, outcome: Outcome, *, ranks: bool) -> dict[str, dict[str, float]]:
-    """Return what is known of every site: its gap, and at a merge the ranks of the increment and of W_t − W₀."""
+def _sites(
+    plan: Plan, first: State, before: Snapshot, state: State, outcome: Outcome, *, ranks: bool
+) -> dict[str, dict[str, float]]:
+    """Return what is known of every site: its gap, and at merges and evaluations ranks and overlaps."""
     found: dict[str, dict[str, float]] = {site.weight: {} for site in plan.net.sites}
     for weight, gap in outcome.votes.gaps().items():
         found[weight]["aggregation_gap"] = gap
     if ranks:
-        for name, by_site in _ranks(plan, first, state).items():
+        for name, by_site in _ranks(plan, first, state, outcome).items():
             for weight, values in by_site.items():
                 found[weight] |= {f"{kind}_rank_{name}": value for kind, value in values.items()}
+        for weight, values in _overlaps(plan, before, state).items():
+            found[weight] |= values
     return {weight: values for weight, values in found.items() if values}
 
 
-def _ranks(plan: Plan, first: Params, state: State) -> dict[str, dict[str, dict[str, float]]]:
-    whole: Mapping[str, Tensor] = state.increment if plan.net.factors <= state.increment.keys() else {}
-    increment = increment_ranks(plan.net, whole) if whole else {}
-    return {"increment": increment, "total": total_ranks(plan.net, first, state)}
+def _ranks(plan: Plan, first: State, state: State, outcome: Outcome) -> dict[str, Ranks]:
+    increment = increment_ranks(plan.net, state.increment) if _is_whole(plan.net, state.increment) else {}
+    return {
+        "increment": increment,
+        "total": total_ranks(plan.net, first, state),
+        "client": outcome.votes.client_ranks(),
+    }
+
+
+def _overlaps(plan: Plan, before: Snapshot, state: State) -> dict[str, dict[str, float]]:
+    """Compare the increment with the last one, which the ledger keeps, and so does every checkpoint."""
+    previous = before.restore_ledger(plan.net.sites).latest
+    if _is_whole(plan.net, previous) and _is_whole(plan.net, state.increment):
+        return overlaps(plan.net, previous, state.increment)
+    return {}
+
+
+def _is_whole(net: Net, increment: Params) -> bool:
+    return bool(increment) and net.factors <= increment.keys()
 
 
 def _personal(plan: Plan, state: State, own: Callable[[int, int], Params]) -> dict[str, dict[str, float]] | None:

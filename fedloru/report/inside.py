@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -12,8 +12,12 @@ from fedloru.report import style
 from fedloru.report.plots import column, line, ticks
 from fedloru.report.records import Records
 
-TOTAL, INCREMENT = "effective_rank_total", "effective_rank_increment"
-STRIPS = {TOTAL: "W<sub>t</sub> − W<sub>0</sub>", INCREMENT: "increment"}
+STRIPS = {
+    "effective_rank_total": "W<sub>t</sub> − W<sub>0</sub>",
+    "effective_rank_increment": "increment",
+    "effective_rank_client": "one client",
+}
+OVERLAPS = {"overlap_columns": "columns", "overlap_rows": "rows"}
 BEFORE, AFTER = "loss_before_merge", "loss_after_merge"
 AROUND_MERGES = "loss around a merge"
 
@@ -33,26 +37,41 @@ def caption(records: Records) -> str:
     """Return what ``ranks`` draws, and what it leaves out."""
     sites, most = len(measured(records)), len(style.CLASSES)
     shown = f"The {most} of {sites} sites of the largest rank" if sites > most else "Each site"
-    return f"{shown}: the effective rank, the exponential of the entropy of the singular values."
+    of = "of all that was learned, of each increment, and of what one client of a round changed"
+    return f"{shown}: the effective rank, the exponential of the entropy of the singular values, {of}."
 
 
 def ranks(records: Records) -> go.Figure:
-    """Draw effective ranks, a line a site: of the whole update and of each increment; bars if measured only once."""
+    """Draw effective ranks, a line a site in a strip for each matrix; bars if all were measured only once."""
     sites = measured(records)[: len(style.CLASSES)]
     fields = [field for field in STRIPS if any(_series(records, site, field) for site in sites)]
     if all(len(_series(records, site, field)) < 2 for site in sites for field in fields):
         return _bars(records, sites, fields)
-    figure = make_subplots(rows=len(fields), shared_xaxes=True, vertical_spacing=0.08)
-    figure.update_layout(template=style.TEMPLATE, height=120 + 190 * len(fields))
-    for place, field in enumerate(fields, 1):
+    return _by_site(records, sites, {field: STRIPS[field] for field in fields}).update_yaxes(rangemode="tozero")
+
+
+def compared(records: Records) -> bool:
+    """Say whether increments were compared with those before them."""
+    return any(values.keys() & OVERLAPS.keys() for row in records.rounds for values in row.get("sites", {}).values())
+
+
+def overlaps(records: Records) -> go.Figure:
+    """Draw how far the spaces of an increment are those of the one before: 0 by chance, 1 for equal ones."""
+    return _by_site(records, measured(records)[: len(style.CLASSES)], OVERLAPS)
+
+
+def _by_site(records: Records, sites: Sequence[str], strips: Mapping[str, str]) -> go.Figure:
+    figure = make_subplots(rows=len(strips), shared_xaxes=True, vertical_spacing=0.16 / len(strips))
+    figure.update_layout(template=style.TEMPLATE, height=120 + 190 * len(strips))
+    for place, (field, title) in enumerate(strips.items(), 1):
         for site, colour in zip(sites, style.CLASSES, strict=False):
             found = _series(records, site, field)
-            trace = line([round for round, _ in found], [rank for _, rank in found], _short(site), colour)
+            trace = line([round for round, _ in found], [value for _, value in found], _short(site), colour)
             trace.update(legendgroup=site, showlegend=place == 1, hovertemplate="%{y:.2f}")
             figure.add_trace(trace, row=place, col=1)
-        figure.update_yaxes(title_text=STRIPS[field], rangemode="tozero", row=place, col=1)
+        figure.update_yaxes(title_text=title, row=place, col=1)
     figure.update_xaxes(ticks(column(records.rounds, "round")))
-    return figure.update_xaxes(title_text="round", row=len(fields), col=1)
+    return figure.update_xaxes(title_text="round", row=len(strips), col=1)
 
 
 def diagnostics(records: Records) -> go.Figure:
@@ -96,7 +115,7 @@ def _series(records: Records, site: str, field: str) -> list[tuple[int, float]]:
 def _bars(records: Records, sites: Sequence[str], fields: Sequence[str]) -> go.Figure:
     of = f" of {STRIPS[fields[0]]}" if len(fields) == 1 else ""
     figure = style.figure(f"effective rank{of}", "", height=100 + 24 * len(sites) * len(fields))
-    for field, colour in zip(fields, (style.BLUE, style.VERMILLION), strict=False):
+    for field, colour in zip(fields, (style.BLUE, style.VERMILLION, style.GREEN), strict=False):
         last = {_short(site): found[-1][1] for site in sites if (found := _series(records, site, field))}
         bar = go.Bar(x=list(last.values()), y=list(last), name=STRIPS[field], orientation="h", marker_color=colour)
         figure.add_trace(bar.update(hovertemplate="%{y}: %{x:.2f}"))

@@ -101,6 +101,9 @@ def _inside(records: Records) -> Iterator[str]:
 
     if inside.measured(records):
         yield _figure("Ranks", inside.ranks(records), inside.caption(records), wide=True)
+    if inside.compared(records):
+        caption = "How far the column and row spaces of an increment are those of the one before: 0 by chance, 1 equal."
+        yield _figure("Increments", inside.overlaps(records), caption, wide=True)
     if any(row.get("diagnostics") for row in records.rounds):
         yield _figure("Diagnostics", inside.diagnostics(records), "One number a round for the whole model.", wide=True)
 

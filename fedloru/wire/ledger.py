@@ -63,6 +63,11 @@ class Ledger:
         self._increments[state.version] = state.increment
         self._forget(tree.nbytes(self._site_weights(state)))
 
+    @property
+    def latest(self) -> Params:
+        """The increment merged last; {} if there was none, or dense weights are no larger."""
+        return self._increments.get(self.version, {})
+
     def owed(self, client: int, state: State) -> Sync:
         """Return what brings the base of ``client`` to that of ``state``, in as few bytes as possible."""
         held = self._held.get(client, None if self.first_download else 0)

@@ -9,7 +9,7 @@ import torch
 
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
-from fedloru.engine.diagnostics import Votes, gap, increment_ranks, total_ranks
+from fedloru.engine.diagnostics import Votes, gap, increment_ranks, overlaps, total_ranks
 from fedloru.engine.loop import Run
 from fedloru.method import Down, Up
 from fedloru.net import Net
@@ -92,13 +92,66 @@ def test_total_ranks_grow_from_0_with_merges() -> None:
     n = net()
     _, ups = messages(n)
     state = methods.fedlora().init(n, 0)
-    assert all(ranks == {"stable": 0.0, "effective": 0.0} for ranks in total_ranks(n, state.base, state).values())
+    assert all(ranks == {"stable": 0.0, "effective": 0.0} for ranks in total_ranks(n, state, state).values())
     merged = state._replace(base=lowrank.merge(n.sites, state.base, ups[0].shared), shared=state.shared | ups[1].shared)
-    for site, ranks in zip(n.sites, total_ranks(n, state.base, merged).values(), strict=True):
+    for site, ranks in zip(n.sites, total_ranks(n, state, merged).values(), strict=True):
         both = sum(lowrank.delta(site, up.shared).flatten(1) for up in ups[:2])
         sigma = torch.linalg.svdvals(both)
         assert ranks["stable"] == pytest.approx(float(sigma.square().sum() / sigma[0] ** 2), rel=1e-6)
         assert 2 < ranks["effective"] <= 4
+
+
+def ranks_of(matrix: torch.Tensor, most: int) -> dict[str, float]:
+    sigma = torch.linalg.svdvals(matrix)[:most]
+    p = sigma / sigma.sum()
+    return {"stable": float(sigma.square().sum() / sigma[0] ** 2), "effective": float((-(p * p.log()).sum()).exp())}
+
+
+def test_ranks_of_a_client_are_those_of_what_the_first_one_changed() -> None:
+    n = net()
+    _, (received, *ups) = messages(n)
+    gathered = Votes(n)
+    gathered.add(Down(received.shared), ups[:1], WEIGHTS[:1])
+    gathered.add(Down(received.shared), ups[1:], WEIGHTS[1:3])
+    for site in n.sites:
+        change = lowrank.delta(site, ups[0].shared) - lowrank.delta(site, received.shared)
+        assert gathered.client_ranks()[site.weight] == pytest.approx(ranks_of(change.flatten(1), 2 * site.rank))
+
+
+def test_ranks_where_whole_weights_are_trained() -> None:
+    n = net()
+    state = methods.fedavg().init(n, 0)
+    g = torch.Generator().manual_seed(4)
+    moved = {key: value + torch.randn(value.shape, generator=g).to(value) for key, value in state.shared.items()}
+    gathered = Votes(n)
+    gathered.add(Down(state.shared), [Up(moved)], [1.0])
+    total = total_ranks(n, state, state._replace(shared=moved))
+    for site in n.sites:
+        expected = ranks_of((moved[site.weight] - state.shared[site.weight]).flatten(1), min(site.o, site.i))
+        assert gathered.client_ranks()[site.weight] == pytest.approx(expected)
+        assert total[site.weight] == pytest.approx(expected)
+
+
+def test_increments_overlap_in_the_spaces_they_share() -> None:
+    n = net()
+    _, ups = messages(n)
+    one, other = ups[0].shared, ups[1].shared
+    mixed = {key: one[key] if key in {site.b for site in n.sites} else other[key] for key in n.factors}
+    for site in n.sites:
+        found = overlaps(n, one, mixed)[site.weight]
+        assert found["overlap_columns"] == pytest.approx(1)
+        x, y = (torch.linalg.qr(factors[site.a].flatten(1).T).Q for factors in (one, other))
+        chance = site.rank / site.i
+        assert found["overlap_rows"] == pytest.approx(
+            (float((x.T @ y).norm()) ** 2 / site.rank - chance) / (1 - chance)
+        )
+
+
+def test_increments_that_fill_a_space_have_nothing_to_agree_on() -> None:
+    n = nets.attach(torch.nn.Linear(6, 2).double(), rank=2)
+    g = torch.Generator().manual_seed(1)
+    drawn = [{key: torch.randn(n.params[key].shape, generator=g) for key in n.factors} for _ in range(2)]
+    assert overlaps(n, *drawn)["weight"].keys() == {"overlap_rows"}
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-exact", "pfedloru", "mfedloru"])
@@ -115,4 +168,7 @@ def test_a_run_records_them_and_trains_the_same_without(method: str) -> None:
     if method in ("fedloru", "pfedloru"):
         merges = [row["diagnostics"] for row in rows if row["merged"]]
         assert all(m["loss_after_merge"] == pytest.approx(m["loss_before_merge"], abs=1e-5) for m in merges)
-        assert {"stable_rank_increment", "effective_rank_total"} <= rows[1]["sites"]["conv2.weight"].keys()
+        first, second = (row["sites"]["conv2.weight"] for row in rows if row["merged"] and row["version"] < 3)
+        known = {f"{kind}_rank_{of}" for kind in ("stable", "effective") for of in ("increment", "total", "client")}
+        assert known <= first.keys() and second.keys() - first.keys() == {"overlap_columns", "overlap_rows"}
+        assert all(-1 < second[name] <= 1 for name in ("overlap_columns", "overlap_rows"))

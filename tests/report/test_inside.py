@@ -16,6 +16,22 @@ def test_of_many_sites_the_largest_are_drawn(records: Records) -> None:
     assert "10 of 30 sites" in inside.caption(many)
 
 
+def test_increments_are_compared_in_a_strip_for_each_of_their_spaces(records: Records) -> None:
+    assert not inside.compared(records)
+    overlap = {"overlap_columns": 0.7, "overlap_rows": 0.1}
+    rows = [
+        row | {"sites": {site: values | overlap for site, values in row["sites"].items()}}
+        if row["version"] > 1
+        else row
+        for row in records.rounds
+    ]
+    seen = records._replace(rounds=rows)
+    assert inside.compared(seen)
+    columns, *_, last = inside.overlaps(seen).data
+    assert set(columns.y) == {0.7} and set(last.y) == {0.1} and columns.yaxis != last.yaxis
+    assert min(columns.x) == 20
+
+
 def test_ranks_measured_once_are_bars(records: Records) -> None:
     rows = [row | {"sites": {}} for row in records.rounds[:-1]]
     last = records.rounds[-1] | {"sites": {"fc1.weight": {"effective_rank_total": 4.0}, "fc2.weight": {}}}

@@ -74,6 +74,14 @@ def test_memory_stays_bounded_by_the_dense_weights() -> None:
     assert versions(ledger.owed(3, state)) == [50]
 
 
+def test_the_latest_increment_is_that_of_the_version_or_forgotten() -> None:
+    assert Ledger(NET.sites, START).latest == {}
+    ledger, state = after([1, 1])
+    assert tree.equal(ledger.latest, state.increment)
+    ledger, _ = after([1, DENSE // SMALL + 1])
+    assert ledger.latest == {}
+
+
 def test_a_client_ahead_of_a_restored_server_gets_dense_weights() -> None:
     ledger, state = after([1])
     ledger.delivered(0, 5)

@@ -1,0 +1,184 @@
+"""The pictures of the theory for papers, as functions of what was measured; each returns a matplotlib figure.
+
+Records of spectra are those of ``study`` (and of the file that ``fedloru rank`` writes): plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedloru.analysis import matrices
+from fedloru.analysis.alignment import Agreement
+from fedloru.analysis.along import Curve
+from fedloru.analysis.look import legend, logarithmic, look, panels
+from fedloru.report import style
+
+Record = Mapping[str, Any]
+
+WHO = {"server": style.BLUE, "subset": style.SKY, "client": style.VERMILLION}
+"""Whose loss a spectrum belongs to, and its colour."""
+
+COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY)
+MARKS = ("o", "s", "^", "D", "v", "P")
+
+
+class Modelled(NamedTuple):
+    """What the random-matrix model says of n examples, and what was seen."""
+
+    examples: int
+    told: matrices.Spectrum
+    seen: matrices.Spectrum
+
+
+class Rate(NamedTuple):
+    """A squared gradient norm against rounds, with the slope fitted on log-log axes; one curve a seed, (seeds, T)."""
+
+    label: str
+    rounds: Sequence[int]
+    values: Sequence[Sequence[float]]
+    slope: float
+    factor: float
+
+
+@look()
+def stable_ranks(records: Sequence[Record]) -> Figure:
+    """Draw stable ranks with their intervals against the number of examples of the loss: server, subsets, clients."""
+    figure, (axes,) = panels()
+    for who, colour in WHO.items():
+        known = [r for r in records if r["subject"].startswith(who) and r["stable_rank"] is not None]
+        if known:
+            _intervals(axes, [(r["examples"], r["stable_rank"]) for r in known], who, colour)
+    axes.set(xlabel="examples in the loss", ylabel="stable rank ‖H‖$_F^2$ / ‖H‖$_2^2$")
+    logarithmic(axes, "xy")
+    legend(axes, 3)
+    return figure
+
+
+def _intervals(axes: Axes, points: Sequence[tuple[int, Mapping[str, float]]], label: str, colour: str) -> None:
+    at, found = [n for n, _ in points], [estimate for _, estimate in points]
+    values = [estimate["value"] for estimate in found]
+    below = [estimate["value"] - estimate["low"] for estimate in found]
+    above = [estimate["high"] - estimate["value"] for estimate in found]
+    mark = MARKS[list(WHO).index(label)]
+    axes.errorbar(at, values, (below, above), fmt=mark, color=colour, label=label, elinewidth=0.8, markersize=4)
+
+
+@look()
+def spectra(records: Sequence[Record]) -> Figure:
+    """Draw how many eigenvalues lie beyond each size, of either sign: the density, summed from its tail."""
+    figure, (axes,) = panels()
+    for record, colour in zip(records, COLOURS, strict=False):
+        for sign, dash in ((1, "-"), (-1, ":")):
+            sizes, counts = _beyond(record, sign)
+            label = f"{record['subject']}, n = {record['examples']:,}" if sign == 1 else None
+            axes.step(sizes, counts, dash, where="post", color=colour, label=label)
+    axes.set(xlabel="size of an eigenvalue (dotted: negative)", ylabel="eigenvalues beyond")
+    logarithmic(axes, "xy")
+    axes.set_ylim(bottom=0.5)  # a node of a quadrature may stand for less than one eigenvalue
+    legend(axes, 2)
+    return figure
+
+
+def _beyond(record: Record, sign: int) -> tuple[list[float], list[float]]:
+    """Return sizes, ascending, and how many eigenvalues of this sign are as large or larger."""
+    density = record["density"]
+    pairs = sorted((sign * x, w) for x, w in zip(density["nodes"], density["weights"], strict=True) if sign * x > 0)
+    counts: list[float] = []
+    total = 0.0
+    for _, weight in reversed(pairs):
+        total += weight * record["parameters"]
+        counts.append(total)
+    return [size for size, _ in pairs], counts[::-1]
+
+
+@look()
+def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
+    """Draw the mean cosine of clients' gradients cut to each rank, and whole, with the band that chance allows."""
+    figure, (axes,) = panels()
+    for (label, rows), colour, mark in zip(found.items(), COLOURS, MARKS, strict=False):
+        low = {row.rank: row for row in rows if row.rank is not None}
+        ranks, cosines = list(low), [row.cosine for row in low.values()]
+        errors = [row.error or 0.0 for row in low.values()]
+        axes.errorbar(ranks, cosines, errors, fmt=f"{mark}-", color=colour, label=label, elinewidth=0.8)
+        axes.axhline(rows[-1].cosine, color=colour, linestyle="--", linewidth=0.8)
+        band = [2 * row.chance for row in low.values()]
+        axes.fill_between(ranks, [-width for width in band], band, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="rank (dashed: whole gradients)", ylabel="mean cosine of two clients")
+    logarithmic(axes, "x")
+    axes.axhline(0, color=style.MUTED, linewidth=0.6)
+    legend(axes, 3)
+    return figure
+
+
+@look()
+def modelled(rows: Sequence[Modelled]) -> Figure:
+    """Draw outliers, edge and stable rank against the number of examples: lines as predicted, dots as seen."""
+    figure, (upper, lower) = panels(2, 2.0, sharex=True)
+    examples = [row.examples for row in rows]
+    for sign, label in ((1, "edge, predicted"), (-1, None)):
+        edge = [sign * row.told.edge for row in rows]
+        upper.plot(examples, edge, color=style.MUTED, linestyle="--", label=label)
+    told = [(row.examples, value) for row in rows for value in row.told.outliers]
+    seen = [(row.examples, value) for row in rows for value in row.seen.outliers]
+    upper.plot(*_columns(told), "o", color=style.BLUE, markersize=5, fillstyle="none", label="outlier, predicted")
+    upper.plot(*_columns(seen), ".", color=style.VERMILLION, label="eigenvalue, seen")
+    upper.set_ylabel("eigenvalue")
+    legend(upper, 2)
+    lower.plot(examples, [row.told.stable_rank for row in rows], color=style.BLUE, label="predicted")
+    lower.plot(examples, [row.seen.stable_rank for row in rows], ".", color=style.VERMILLION, label="seen")
+    lower.set(ylabel="stable rank", xlabel="examples n")
+    logarithmic(lower, "xy")
+    legend(lower, 2)
+    return figure
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+@look()
+def compared(rows: Sequence[matrices.Compared]) -> Figure:
+    """Draw measured stable ranks against those that the random-matrix model predicts; on the line they agree."""
+    figure, (axes,) = panels(1, 2.8)
+    told, seen = [row.predicted for row in rows], [row.measured for row in rows]
+    ends = [min(told + seen) / 1.2, max(told + seen) * 1.2]
+    axes.plot(ends, ends, color=style.MUTED, linewidth=0.8, linestyle="--")
+    axes.plot(told, seen, "o", color=style.BLUE)
+    axes.set(xlim=ends, ylim=ends, xlabel="stable rank, predicted", ylabel="stable rank, measured")
+    logarithmic(axes, "xy")
+    return figure
+
+
+@look()
+def rates(found: Sequence[Rate], xlabel: str) -> Figure:
+    """Draw squared gradient norms against rounds, mean and range over seeds, with the fitted power laws."""
+    figure, (axes,) = panels()
+    for rate, colour, mark in zip(found, COLOURS, MARKS, strict=False):
+        over_seeds = list(zip(*rate.values, strict=True))
+        mean = [sum(values) / len(values) for values in over_seeds]
+        low, high = [min(values) for values in over_seeds], [max(values) for values in over_seeds]
+        axes.fill_between(rate.rounds, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            rate.rounds, mean, mark, color=colour, label=f"{rate.label}: slope {rate.slope:.2f}".replace("-", "−")
+        )
+        fitted = [rate.factor * t**rate.slope for t in rate.rounds]
+        axes.plot(rate.rounds, fitted, color=colour, linewidth=0.8)
+    axes.set(xlabel=xlabel, ylabel="mean ‖∇f(W$_t$)‖$^2$")
+    logarithmic(axes, "xy")
+    legend(axes, 2)
+    return figure
+
+
+@look()
+def ranks(found: Mapping[str, Curve], ylabel: str) -> Figure:
+    """Draw ranks over rounds, a labelled line each."""
+    figure, (axes,) = panels()
+    for (label, curve), colour, mark in zip(found.items(), COLOURS, MARKS, strict=False):
+        axes.plot(*_columns(curve), f"{mark}-", color=colour, label=label, markevery=max(1, len(curve) // 12))
+    axes.set(xlabel="round", ylabel=ylabel, ylim=(0, None))
+    legend(axes, 2)
+    return figure
