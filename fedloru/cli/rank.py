@@ -68,6 +68,9 @@ def rank(
     double: Annotated[bool, typer.Option("--double", help="Compute in float64.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws clients, subsets and probes.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write all figures as JSON.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw stable ranks and densities there, as PDF and PNG.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure the rank of curvature, on server and clients.
@@ -101,8 +104,9 @@ def rank(
     asked = {"dtype": _dtype(whole), "level": LEVEL, **effort._asdict()}
     about = _about(source, plan, state, tensors) | asked | {"notes": notes}
     records = _study(whole, plan, todo, effort, about, out, quiet)
+    drawn = _draw(records, pictures) if pictures else []
     if not quiet:
-        _show(records, out)
+        _show(records, [*([out] if out else ()), *drawn])
 
 
 def _kinds(curvature: str) -> tuple[Kind, ...]:
@@ -182,12 +186,26 @@ def _study(
     return records
 
 
-def _show(records: list[Record], out: Path | None) -> None:
+def _draw(records: list[Record], folder: Path) -> list[Path]:
+    """Draw the spectra of the whole model, a picture of each kind for each curvature."""
+    from fedloru.analysis import pictures
+    from fedloru.analysis.look import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in dict.fromkeys(record["curvature"] for record in records):
+        whole = [record for record in records if record["curvature"] == kind and record["layer"] is None]
+        paths += save(pictures.stable_ranks(whole), folder / f"stable-rank-{kind}")
+        paths += save(pictures.spectra(whole), folder / f"spectrum-{kind}")
+    return paths
+
+
+def _show(records: list[Record], written: list[Path]) -> None:
     from rich.console import Console
 
     console = Console()
     console.print(table(records))
     for verdict in verdicts(records):
         console.print(verdict, highlight=False, soft_wrap=True)
-    if out:
-        typer.echo(f"Figures: {out}")
+    for path in written:
+        typer.echo(f"Written: {path}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedloru.analysis.curvature import KINDS
 from fedloru.analysis.study import Record, study
 from tests.cli.conftest import QUICK, Cli
 
@@ -30,7 +31,7 @@ def test_a_run_folder_and_its_configuration_agree(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "run", "--quiet")
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     shown = cli("rank", "run", "--round", "4", *FEW, "--out", "run.json")
-    assert "subset" in shown.stdout and "client" in shown.stdout and "Figures: run.json" in shown.stdout
+    assert "subset" in shown.stdout and "client" in shown.stdout and "Written: run.json" in shown.stdout
     assert "kinks (relu)" in shown.stderr and "Spectra to find: 2. This takes about" in shown.stderr
     cli("rank", "small", *QUICK, "--rounds", "4", *FEW, "--out", "config.json", "--quiet")
     assert figures("run.json") == figures("config.json")
@@ -45,6 +46,15 @@ def test_at_the_start_there_is_nothing_to_train(cli: Cli) -> None:
     cli("rank", "run", "--round", "0", *FEW, "--out", "run.json", "--quiet")
     cli("rank", "small", *QUICK, *FEW, "--out", "config.json", "--quiet")
     assert figures("run.json") == figures("config.json")
+
+
+def test_pictures_are_drawn_of_each_curvature(cli: Cli) -> None:
+    shown = cli("rank", "small", "-s", "model.hidden=[4]", *FEW, "--curvature", "both", "--pictures", "new/pictures")
+    names = {
+        f"{name}-{kind}{end}" for name in ("stable-rank", "spectrum") for kind in KINDS for end in (".pdf", ".png")
+    }
+    assert {path.name for path in Path("new/pictures").iterdir()} == names
+    assert all(f"Written: {Path('new/pictures') / name}" in shown.stdout for name in names)
 
 
 def test_server_and_clients_are_compared(cli: Cli) -> None:
