@@ -1,0 +1,159 @@
+"""Is a client's Hessian of higher stable rank than the server's? Stable rank against the number of examples.
+
+    python benchmarks/stable_rank.py [--seeds 5] [--data-dir DIR] [--out benchmarks/results/stable_rank]
+
+MNIST-5k with the perceptron 784-200-10; with ``--data-dir``, in its place the CIFAR-10 parquet files in that folder, of
+which the first 600 rows train, with a ResNet-8 of width 8. Ten clients, IID and Dirichlet 0.3; at the start, and after
+rounds of FedLoRU. The server's loss, losses over subsets of its examples, and those of two clients. The table gives
+means ± standard deviations over seeds, and the widest interval of a single figure; JSON has all figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fedloru as fl
+from fedloru import models
+from fedloru.analysis.objective import objective
+from fedloru.analysis.spectrum import Effort
+from fedloru.analysis.study import parts, study, subjects
+from fedloru.data import Dataset, Partition
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan
+from fedloru.recipe import Recipe
+
+CLIENTS, STUDIED = 10, 2
+EFFORT = Effort(top=5, steps=15, tolerance=0.15, probes=40)
+
+
+class Task(NamedTuple):
+    """A data set, a model, the sizes of subsets, and how long is trained."""
+
+    name: str
+    data: Dataset
+    model: str
+    settings: dict[str, Any]
+    targets: tuple[str, ...]
+    sizes: tuple[int | None, ...]
+    rounds: int
+
+
+def mnist() -> Task:
+    """Return MNIST-5k, which the package brings along."""
+    sizes = (50, 200, 1000, None)
+    return Task("MNIST-5k", fl.data.load("mnist5k"), "mlp", {}, ("fc1",), sizes, 20)
+
+
+def cifar(folder: Path) -> Task:
+    """Return the first rows of a copy of CIFAR-10."""
+    data = fl.data.load("parquet", path=str(folder / "cifar10"))
+    few = data._replace(
+        train={key: value[:600] for key, value in data.train.items()},
+        test={key: value[:200] for key, value in data.test.items()},
+    )
+    return Task("CIFAR-10 copy", few, "resnet8", {"width": 8}, ("layer*",), (50, 200, None), 20)
+
+
+def partitions(data: Dataset, seed: int) -> Iterator[tuple[str, Partition]]:
+    """Yield the partitions of one seed; ten examples a client at least, as many as there are classes."""
+    yield "IID", fl.data.iid(data, CLIENTS, seed)
+    yield "Dirichlet 0.3", fl.data.dirichlet(data, CLIENTS, 0.3, seed, min_examples=10)
+
+
+def started(task: Task, partition: Partition, seed: int) -> Run:
+    """Return a run of FedLoRU that has not begun."""
+    channels, size = task.data.train["x"].shape[1:3]
+    classes = len(task.data.classes)
+    model = models.build(task.model, channels=channels, size=size, classes=classes, seed=seed, **task.settings)
+    net = fl.attach(model, rank=8, alpha=16, targets=task.targets)
+    recipe = Recipe(lr=0.1, momentum=0.9, batch_size=10, clip=1.0)
+    method = fl.methods.fedloru(tau=5)
+    rounds = task.rounds
+    return Run(
+        Plan(
+            net, method, task.data, partition, rounds, CLIENTS // 2, recipe, seed, eval_every=rounds, diagnostics=False
+        )
+    )
+
+
+def spectra(task: Task, run: Run, partition: Partition, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield a record for the server's loss, each subset's and each client's."""
+    whole = objective(run.plan.net, run.tensors, task.data.train)
+    todo = parts(whole, subjects(partition.train, task.sizes, STUDIED, seed), ("hessian",), layers=False)
+    classes = len(task.data.classes)
+    for part, record in zip(todo, study(whole, task.data.train, todo, EFFORT, classes, lambda _: None), strict=True):
+        del record["density"]
+        yield {**record, "subject": "client" if part.subject.client is not None else part.subject.name}
+
+
+def measure(task: Task, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the records of one seed."""
+    for scheme, partition in partitions(task.data, seed):
+        began = time.perf_counter()
+        run = started(task, partition, seed)
+        about = {"task": task.name, "partition": scheme, "seed": seed}
+        yield from ({**about, "round": 0, **record} for record in spectra(task, run, partition, seed))
+        accuracy = [row["test_accuracy"] for row in islice(run, task.rounds)][-1]
+        trained = spectra(task, run, partition, seed)
+        yield from ({**about, "round": task.rounds, "accuracy": accuracy, **record} for record in trained)
+        print(f"{task.name} {scheme} seed {seed}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return the records as Markdown."""
+    lines = ["| data | partition | round | loss of | examples | stable rank | ‖H‖₂ | ‖H‖_F | widest interval |"]
+    lines.append("|" + "---|" * 9)
+    for cell in dict.fromkeys(map(_cell, records)):
+        mine = [record for record in records if _cell(record) == cell]
+        examples = statistics.mean(record["examples"] for record in mine)
+        columns = [
+            _spread([record["stable_rank"]["value"] for record in mine]),
+            _spread([abs(record["eigenvalues"][0]) for record in mine]),
+            _spread([record["squared_norm"]["value"] ** 0.5 for record in mine]),
+            f"±{max(_width(record['stable_rank']) for record in mine):.0%}",
+        ]
+        lines.append(f"| {' | '.join(map(str, cell[:4]))} | {examples:,.0f} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
+    size = record["examples"] if record["subject"] == "subset" else None
+    return record["task"], record["partition"], record["round"], record["subject"], size
+
+
+def _width(estimate: dict[str, float]) -> float:
+    return max(estimate["high"] - estimate["value"], estimate["value"] - estimate["low"]) / estimate["value"]
+
+
+def _spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description="Stable rank against the number of examples.")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data-dir", type=Path, help="a folder with cifar10_train.parquet and cifar10_test.parquet")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stable_rank"))
+    arguments = parser.parse_args()
+    task = cifar(arguments.data_dir) if arguments.data_dir else mnist()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        records += measure(task, seed)
+        arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
+        arguments.out.with_suffix(".md").write_text(table(records))
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
