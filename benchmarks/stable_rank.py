@@ -1,6 +1,7 @@
 """Is a client's Hessian of higher stable rank than the server's? Stable rank against the number of examples.
 
-    python benchmarks/stable_rank.py [--seeds 5] [--data-dir DIR] [--out benchmarks/results/stable_rank]
+    python benchmarks/stable_rank.py [--seeds 5] [--data-dir DIR] [--pictures DIR]
+        [--out benchmarks/results/stable_rank]
 
 MNIST-5k with the perceptron 784-200-10; with ``--data-dir``, in its place the CIFAR-10 parquet files in that folder, of
 which the first 600 rows train, with a ResNet-8 of width 8. Ten clients, IID and Dirichlet 0.3; at the start, and after
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple
 
 import fedloru as fl
 from fedloru import models
+from fedloru.analysis.look import save
 from fedloru.analysis.objective import objective
+from fedloru.analysis.pictures import stable_ranks
 from fedloru.analysis.spectrum import Effort
 from fedloru.analysis.study import parts, study, subjects
 from fedloru.data import Dataset, Partition
@@ -124,6 +127,13 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(records: list[dict[str, Any]], folder: Path) -> None:
+    """Draw stable ranks against examples, a picture of each partition and round."""
+    for scheme, rounds in dict.fromkeys((record["partition"], record["round"]) for record in records):
+        mine = [record for record in records if (record["partition"], record["round"]) == (scheme, rounds)]
+        save(stable_ranks(mine), folder / f"stable-rank-{scheme.split()[0].lower()}-{rounds}")
+
+
 def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
     size = record["examples"] if record["subject"] == "subset" else None
     return record["task"], record["partition"], record["round"], record["subject"], size
@@ -144,6 +154,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path, help="a folder with cifar10_train.parquet and cifar10_test.parquet")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stable_rank"))
+    parser.add_argument("--pictures", type=Path, help="a folder for pictures, which must exist")
     arguments = parser.parse_args()
     task = cifar(arguments.data_dir) if arguments.data_dir else mnist()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +163,8 @@ def main() -> None:
         records += measure(task, seed)
         arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
         arguments.out.with_suffix(".md").write_text(table(records))
+    if arguments.pictures:
+        draw(records, arguments.pictures)
     print(table(records))
 
 
