@@ -3,7 +3,8 @@
     python benchmarks/engines.py [--repeats 5] [--out benchmarks/results/engines.json]
 
 Engines take turns in every repeat, so that whatever else the machine does falls on all of them; what counts is the
-median of the ratios within a repeat. The message round trip is on, as in any run.
+median of the ratios within a repeat. The message round trip is on, as in any run. A case that seems to miss what it
+must reach is measured again, three times as often; if it still does, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -133,6 +134,22 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     }
 
 
+def settled(case: Case, repeats: int) -> dict[str, Any]:
+    """Return what ``measure`` says, after more repeats where a few seem to miss the target."""
+    row = measure(case, repeats)
+    return row if row["reached"] else measure(case, 3 * repeats)
+
+
+def misses(cases: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence for every case that is slower than it must be."""
+    return [
+        f"{row['case']}: {row['engine']} reached {row['ratio'][row['engine']]:.2f}×, "
+        f"{row['least'] - row['ratio'][row['engine']]:.2f} below the {row['least']}× that it must"
+        for row in cases
+        if not row["reached"]
+    ]
+
+
 SCALE = """
 import json, resource, sys, time
 began = time.perf_counter()
@@ -196,19 +213,25 @@ def show(cases: list[dict[str, Any]], scaling: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure, print and save."""
+    """Measure, print and save.
+
+    Raises:
+        SystemExit: a case missed what it must reach.
+    """
     parser = argparse.ArgumentParser(description="Measure the engines against each other.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"))
     arguments = parser.parse_args()
-    cases = [measure(case, arguments.repeats) for case in CASES]
-    cases += [measure(case, min(3, arguments.repeats)) for case in every_method()]
+    cases = [settled(case, arguments.repeats) for case in CASES]
+    cases += [settled(case, min(3, arguments.repeats)) for case in every_method()]
     scaling = scale()
     show(cases, scaling)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}
     arguments.out.write_text(json.dumps({"machine": machine, "cases": cases, "scale": scaling}, indent=2))
     print(f"saved to {arguments.out}")
+    if missed := misses(cases):
+        sys.exit("missed:\n" + "\n".join(missed))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ the wire, its own examples and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fedloru import tree
 from fedloru.data import Examples, Schedule, fetch, schedule
-from fedloru.dropout import ClientDropout, generators
-from fedloru.errors import TrainingError
+from fedloru.dropout import ClientDropout, backward, generators
+from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.net import Net, losses, mode
+from fedloru.net import Net, constants, held_losses, holding, mode
 from fedloru.recipe import Recipe
-from fedloru.rng import derive
+from fedloru.rng import derive, forked
 from fedloru.tree import Params
 
 
@@ -72,61 +72,135 @@ class Session(NamedTuple):
         return self.recipe if phase.epochs is None else self.recipe._replace(epochs=phase.epochs, steps=None)
 
 
+class _Local(NamedTuple):
+    """One client while it trains: ``state`` is trained and sent, ``frozen`` is neither; ``draws`` are its dropout's."""
+
+    session: Session
+    job: Job
+    state: Params
+    frozen: Params
+    draws: Sequence[torch.Generator]
+
+
 def train(session: Session, job: Job) -> Trained:
     """Train one client on its own examples.
 
     Raises:
-        TrainingError: a loss or a result is not finite; it names the client and the round.
+        TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
+        ModelError: the model writes to a weight that is frozen.
     """
-    device = session.device
-    state = tree.clone(session.begin(job))
+    device, net = session.device, session.net
+    state, frozen = tree.clone(session.begin(job)), constants(net, session.base)
+    local = _Local(session, job, state, frozen, generators(session.seed, session.round, [job.client], device))
+    versions = {key: value._version for key, value in session.base.items()}
     histories, counts = [], []
-    with mode(session.net, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with mode(net, True), forked(device):
         torch.manual_seed(derive(session.seed, "global", session.round, job.client))
-        with ClientDropout(generators(session.seed, session.round, [job.client], device)):
-            for number, phase in enumerate(session.phases(state)):
-                recipe = session.recipe_of(phase)
-                plan = local_schedule(job, recipe, session.seed, session.round, number)
-                histories.append(_train_phase(session, job, state, phase, plan))
-                counts.append(plan.counts)
-    return finish(session, job, state, torch.cat(histories), torch.cat(counts))
+        for number, phase in enumerate(session.phases(state)):
+            plan = local_schedule(job, session.recipe_of(phase), session.seed, session.round, number)
+            histories.append(_train_phase(local, phase, on_device(plan, device)))
+            counts.append(plan.counts)
+    if written := [key for key, value in session.base.items() if value._version != versions[key]]:
+        raise ModelError(
+            f"the model writes to {', '.join(written)}, but what is frozen is the same for all clients: train it "
+            "(name it in dense), or do not write to it"
+        )
+    history, sound = read(torch.cat(histories), all_finite(state))
+    return finish(session, job, state, history, torch.cat(counts), sound=bool(sound))
 
 
-def _train_phase(session: Session, job: Job, state: Params, phase: Phase, plan: Schedule) -> Tensor:
+def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
     """Train the keys of one phase in place, and return the mean loss of every step, (S,)."""
-    net, method, recipe = session.net, session.method, session.recipe
-    leaves = [value.requires_grad_() for key, value in state.items() if key in phase.keys]
-    optimizer = build_optimizer(recipe, leaves)
-    frozen = constants(net, session.base)
+    session, steps = local.session, len(plan.counts)
+    leaves = [value.requires_grad_() for key, value in local.state.items() if key in phase.keys]
+    optimizer = build_optimizer(session.recipe, leaves)
     history = []
-    for step in range(len(plan.counts)):
-        batch = local_batch(session.data, plan, step, recipe)
-        tensors = frozen | (state if method.expand is None else method.expand(net, state, session.down))
-        loss = losses(net, tensors, batch).mean()
-        history.append(loss.detach())
-        if method.penalty is not None:
-            loss = loss + method.penalty(net, state, session.down, job.own)
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
-        if recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(leaves, recipe.clip)
-        optimizer.step()
+    for step in range(steps):
+        with naming(local.job.client, session.round, step, steps):
+            batch = local_batch(session.data, plan, step, session.recipe)
+            optimizer.zero_grad(set_to_none=False)
+            history.append(_add_gradients(local, batch))
+            if session.recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_(leaves, session.recipe.clip)
+            optimizer.step()
     for leaf in leaves:
         leaf.requires_grad_(False)
     return torch.stack(history)
 
 
-def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor) -> Trained:
+def _add_gradients(local: _Local, batch: Examples) -> Tensor:
+    """Go forward and backward on one batch, and return its mean loss, ()."""
+    net, method, down = local.session.net, local.session.method, local.session.down
+    tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
+    with ClientDropout(local.draws), holding(net, tensors):
+        loss = held_losses(net, batch).mean()
+        total = loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.own)
+        backward(total)
+    _keep_buffers(local, tensors)
+    return loss.detach()
+
+
+def _keep_buffers(local: _Local, tensors: Params) -> None:
+    """Take over the ``tensors`` that the model put in the place of its buffers."""
+    for key, _ in local.session.net.model.named_buffers():
+        home = local.state if key in local.state else local.frozen
+        before, now = home[key], tensors[key]
+        if now is before:
+            continue
+        if now.shape != before.shape:
+            raise ModelError(
+                f"the forward pass changed the shape of the buffer {key} from {tuple(before.shape)} to "
+                f"{tuple(now.shape)}, but buffers are averaged over clients: keep its shape"
+            )
+        home[key] = now.detach().to(before.dtype)
+
+
+def all_finite(trained: Params) -> Tensor:
+    """Say whether every tensor is finite, (), without waiting for the device."""
+    # Both ends are NaN where any value is, and finding them takes no temporary of the size of the tensor.
+    ends = [end for value in trained.values() if value.numel() for end in (value.amin(), value.amax())]
+    return torch.stack([end.isfinite() for end in ends]).all()
+
+
+def read(history: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+    """Fetch losses (…, S), and whether what they led to is sound (…), from the device at once."""
+    both = torch.cat([history, sound.to(history).unsqueeze(-1)], -1).cpu()
+    return both[..., :-1], both[..., -1] > 0
+
+
+def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor, *, sound: bool) -> Trained:
     """Check what one client trained, and let the method make its message.
 
-    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) their numbers of examples.
+    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) their numbers of examples, and ``sound`` says
+    whether all that it trained is finite.
 
     Raises:
         TrainingError: a loss or a trained tensor is not finite.
     """
-    loss = check_training(history, counts, trained.values(), job.client, session.round, session.recipe.lr)
+    loss = _mean_loss(session, job, history, counts, sound)
     up, own = session.method.up(session.net, trained, session.down, job.own, len(history))
     return Trained(up, own, loss)
+
+
+def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, sound: bool) -> float:
+    """Return the mean loss per example, or refuse a client that diverged."""
+    cure = f"lower the learning rate (now {session.recipe.lr:g}) or the scale alpha/rank, or clip the gradient norm"
+    bad = (~history.isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise TrainingError(
+            f"the loss became {history[step].item()} at local step {step + 1} of {len(history)}; {cure}",
+            client=job.client,
+            round=session.round,
+        )
+    if not sound:
+        raise TrainingError(
+            f"the trained tensors are not finite after the last local step; {cure}",
+            client=job.client,
+            round=session.round,
+        )
+    weights = counts.to(history)
+    return float((history * weights).sum() / weights.sum())
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:
@@ -137,13 +211,6 @@ def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimiz
         return torch.optim.SGD(leaves, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return adam(leaves, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay)
-
-
-def constants(net: Net, base: Params) -> Params:
-    """Return the base and copies of the counters that layers keep, such as BatchNorm's number of batches."""
-    counters = {key: value.clone() for key, value in net.buffers.items() if key not in net.statistics}
-    device = next(iter(base.values())).device if base else None
-    return base | {key: value.to(device) if device else value for key, value in counters.items()}
 
 
 def local_schedule(job: Job, recipe: Recipe, seed: int, round: int, phase: int = 0) -> Schedule:
@@ -161,34 +228,16 @@ def local_schedule(job: Job, recipe: Recipe, seed: int, round: int, phase: int =
     )
 
 
+def on_device(plan: Schedule, device: torch.device) -> Schedule:
+    """Return ``plan`` with all that a batch is fetched by on ``device``; the counts are asked for on the CPU."""
+    shifts = None if plan.shifts is None else plan.shifts.to(device)
+    flips = None if plan.flips is None else plan.flips.to(device)
+    return Schedule(plan.rows.to(device), plan.counts, shifts, flips)
+
+
 def local_batch(data: Examples, plan: Schedule, step: int, recipe: Recipe) -> Examples:
     """Return the examples of one local step, without padding."""
     valid = int(plan.counts[step])
     shifts = None if plan.shifts is None else plan.shifts[step, :valid]
     flips = None if plan.flips is None else plan.flips[step, :valid]
     return fetch(data, plan.rows[step, :valid], shifts, flips, recipe.crop)
-
-
-def check_training(
-    history: Tensor, counts: Tensor, trained: Iterable[Tensor], client: int, round: int, lr: float
-) -> float:
-    """Return the mean loss per example over the local steps (S,), or refuse a client that diverged.
-
-    Raises:
-        TrainingError: a loss of ``history``, or a trained tensor, is not finite.
-    """
-    cure = f"lower the learning rate (now {lr:g}) or the scale alpha/rank, or clip the gradient norm"
-    bad = (~torch.isfinite(history)).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        raise TrainingError(
-            f"the loss became {history[step].item()} at local step {step + 1} of {len(history)}; {cure}",
-            client=client,
-            round=round,
-        )
-    if not all(bool(torch.isfinite(value).all()) for value in trained):
-        raise TrainingError(
-            f"the trained tensors are not finite after the last local step; {cure}", client=client, round=round
-        )
-    weights = counts.to(history)
-    return float((history * weights).sum() / weights.sum())

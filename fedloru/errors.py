@@ -15,8 +15,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+
+import torch
 
 
 class FedloruError(Exception):
@@ -78,3 +83,35 @@ def choices(name: str, known: Iterable[str]) -> str:
 def did_you_mean(near: Sequence[str]) -> str:
     """Return the question after a name that is not known; "" where none is ``near``."""
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+_NOT_THEIRS = (Path(__file__).parent, Path(torch.__file__).parent)
+
+
+def sentence(error: Exception) -> str:
+    """Return what an exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def traced(error: Exception) -> str:
+    """Return what an exception says, and the last line of a user's own code that it came through, if any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in _NOT_THEIRS)]
+    return sentence(error) + (f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else "")
+
+
+@contextmanager
+def naming(client: int, round: int, step: int, steps: int) -> Iterator[None]:
+    """Name the client, the round and the local step in whatever goes wrong.
+
+    Raises:
+        TrainingError: anything went wrong, except that memory ran out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # the run says what to lower
+    except Exception as error:  # the user's own code may raise anything
+        said = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; mend the model or these examples"
+        raise TrainingError(f"local step {step + 1} of {steps} failed: {said}", client=client, round=round) from error

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from fedloru.client import constants
 from fedloru.data import Examples
 from fedloru.method import Method, State
-from fedloru.net import Net, forward, mode
+from fedloru.net import Net, constants, held_outputs, holding, mode, unshared
 from fedloru.tree import Params
 
 
@@ -34,11 +33,11 @@ def shared_model(net: Net, method: Method, state: State) -> Params:
 def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) -> Score:
     """Score ``tensors`` on all of ``data``, in evaluation mode."""
     total = len(data["y"])
-    loss, right = 0.0, 0
-    with mode(net, False):
+    loss, right = [], []
+    with mode(net, False), holding(net, unshared(net, tensors)):
         for start in range(0, total, batch_size):
             batch = {key: value[start : start + batch_size] for key, value in data.items()}
-            outputs = forward(net, tensors, batch)
-            loss += float(net.losses(outputs, batch).sum())
-            right += int((outputs.argmax(-1) == batch["y"]).sum())
-    return Score(loss / total, right / total, total)
+            outputs = held_outputs(net, batch)
+            loss.append(net.losses(outputs, batch).sum())
+            right.append((outputs.argmax(-1) == batch["y"]).sum())
+    return Score(sum(torch.stack(loss).tolist()) / total, sum(torch.stack(right).tolist()) / total, total)

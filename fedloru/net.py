@@ -1,7 +1,7 @@
 """A model as data: a static module, its sites, and its tensors taken out of it.
 
-The module itself is only a recipe for the forward pass. What it computes with is always handed in, as
-``forward(net, tensors, batch)``: no weight is ever read from, or written to, the module.
+The module itself is only a recipe for the forward pass. What it computes with is always handed in: it holds these
+tensors for a while (``holding``), and its own, which nobody changes, come back.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from fedloru import lowrank
+from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.lowrank import Site
 from fedloru.tree import Params
@@ -71,9 +70,15 @@ def make(
     inputs: Callable[[Batch], dict[str, Tensor]] = images,
     skipped: Mapping[str, str] | None = None,
 ) -> Net:
-    """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``."""
+    """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``.
+
+    Raises:
+        ModelError: ``dense`` is no list of globs, or the model is compiled by TorchScript.
+    """
     if isinstance(dense, str):
         raise ModelError(f"dense is the string {dense!r}, and a list of globs is expected: [{dense!r}]")
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules()):
+        raise ModelError("the model is compiled by TorchScript, and cannot hold other tensors: hand in the plain one")
     found = lowrank.sites(model)
     factors = {key for site in found for key in site.keys}
     params = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -109,28 +114,96 @@ def attach(
 
 def forward(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
     """Run the model on ``batch`` with ``tensors`` (parameters and buffers) in place of its own."""
-    named = net.inputs(batch)
-    args = (named[""],) if "" in named else ()
-    kwargs = {name: value for name, value in named.items() if name}
-    return functional_call(net.model, dict(tensors), args, kwargs)
+    with holding(net, dict(tensors)):
+        return held_outputs(net, batch)
 
 
 def losses(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Return one loss per example, (b,).
+    """Return one loss per example, (b,), with ``tensors`` in place of the model's own; see ``held_losses``."""
+    with holding(net, dict(tensors)):
+        return held_losses(net, batch)
+
+
+@contextmanager
+def holding(net: Net, tensors: Params) -> Iterator[None]:
+    """Let the module compute with ``tensors``; its own come back at the end, whatever happens.
+
+    ``torch.func.functional_call`` gives them back right after the forward pass, but a layer that is checkpointed is
+    computed once more in the backward pass: both passes of a local step belong in here. A tied weight goes by the
+    first of its names. What the module puts in the place of a buffer takes that buffer's place in ``tensors``.
+    """
+    tables = [
+        (f"{name}." if name else "", table)
+        for name, layer in net.model.named_modules()
+        for table in (layer._parameters, layer._buffers)
+    ]
+    own = [dict(table) for _, table in tables]
+    try:
+        _hand_out(tables, tensors)
+        yield
+        held = {prefix + name: tensor for prefix, table in tables for name, tensor in table.items()}
+        tensors.update({key: now for key in tensors if (now := held.get(key)) is not None})
+    finally:
+        for (_, table), was in zip(tables, own, strict=True):
+            table.clear()
+            table.update(was)
+
+
+def _hand_out(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> None:
+    first_names: dict[Tensor, str] = {}
+    for prefix, table in tables:
+        for name, tensor in table.items():
+            if tensor is not None:
+                key = first_names.setdefault(tensor, prefix + name)
+                table[name] = tensors.get(key, tensor)
+
+
+def held_outputs(net: Net, batch: Batch) -> Any:
+    """Run the model on ``batch`` with what it holds now."""
+    named = net.inputs(batch)
+    args = (named[""],) if "" in named else ()
+    return net.model(*args, **{name: value for name, value in named.items() if name})
+
+
+def held_losses(net: Net, batch: Batch) -> Tensor:
+    """Return one loss per example, (b,), with what the model holds now.
 
     Raises:
         ModelError: the model refuses the batch, as BatchNorm does one example, or its loss is not (b,).
     """
     try:
-        each = net.losses(forward(net, tensors, batch), batch)
+        each = net.losses(held_outputs(net, batch), batch)
     except ValueError as error:
-        raise ModelError(f"the model cannot train on a batch: {error}. Choose another batch size, or model") from error
+        count = len(next(iter(batch.values())))
+        raise ModelError(
+            f"the model refuses a batch of {count}: {error}. Choose another batch size, or model"
+        ) from error
     if each.ndim != 1:
         raise ModelError(
             f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is needed: "
             "use reduction='none' and average over everything but the first axis"
         )
     return each
+
+
+def constants(net: Net, base: Params) -> Params:
+    """Return the base and the buffers that no message carries, counters and what is not saved, to compute with."""
+    unsaved = {key: value.detach() for key, value in net.model.named_buffers() if key not in net.buffers}
+    counters = {key: value for key, value in net.buffers.items() if key not in net.statistics}
+    device = next(iter(base.values())).device if base else None
+    moved = {key: value.to(device) if device else value for key, value in (unsaved | counters).items()}
+    return unshared(net, base | moved)
+
+
+def unshared(net: Net, tensors: Params) -> Params:
+    """Return ``tensors`` with copies of what a forward pass may write to: buffers, and embeddings that it renorms."""
+    renormed = [
+        f"{name}.weight" if name else "weight"
+        for name, layer in net.model.named_modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None
+    ]
+    written = [*renormed, *(key for key, _ in net.model.named_buffers())]
+    return tensors | tree.clone({key: tensors[key] for key in written if key in tensors})
 
 
 def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:

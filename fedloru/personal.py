@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedloru.client import constants
 from fedloru.data import Examples
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import Method, Profile, State
-from fedloru.net import Net
+from fedloru.net import Net, constants
 from fedloru.tree import Params
 
 

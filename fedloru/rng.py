@@ -7,6 +7,7 @@ and the engine change nothing: ``gen(seed, "batches", round, client)``.
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -22,3 +23,8 @@ def derive(seed: int, *path: str | int) -> int:
 def gen(seed: int, *path: str | int, device: Device = "cpu") -> torch.Generator:
     """Return a fresh generator for ``path`` under ``seed``, always in the same state."""
     return torch.Generator(device).manual_seed(derive(seed, *path))
+
+
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """Let torch's global generators, which a model may draw from, come back as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

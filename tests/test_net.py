@@ -77,6 +77,54 @@ def test_forward_computes_with_what_is_handed_in_and_writes_nothing() -> None:
     assert tree.equal(twice, dict(expected.state_dict()))  # statistics are updated where they were handed in
 
 
+class Tied(nn.Module):
+    """One weight under two names, in a layer that is itself under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.again = self.second
+
+
+def test_tied_weights_stay_tied_while_others_are_held_and_after() -> None:
+    module = Tied()
+    own, net = module.first.weight, nets.make(module)
+    tensors = tree.map(lambda t: t + 1, net.params)
+    with nets.holding(net, tensors):
+        held = module.first.weight
+        assert held is module.second.weight is module.again.weight is tensors["first.weight"]
+        assert module.second.bias is tensors["second.bias"]
+    assert module.first.weight is module.second.weight is module.again.weight is own
+
+
+def test_what_is_held_is_given_back_after_an_error() -> None:
+    net = nets.make(model())
+    before = [*net.model.parameters(), *net.model.buffers()]
+    with pytest.raises(KeyError), nets.holding(net, net.params | net.buffers):
+        net.model.shift = torch.ones(())
+        net.model.fc1.register_buffer("late", torch.ones(2))
+        raise KeyError
+    after = [*net.model.parameters(), *net.model.buffers()]
+    assert len(before) == len(after) and all(x is y for x, y in zip(before, after, strict=True))
+
+
+def test_what_takes_the_place_of_a_buffer_is_handed_out() -> None:
+    net = nets.make(model())
+    tensors = net.params | net.buffers | {"shift": torch.tensor(5.0)}
+    moved = torch.tensor(7.0)
+    with nets.holding(net, tensors):
+        assert float(net.model.shift) == 5
+        net.model.shift = moved
+    assert tensors["shift"] is moved and float(net.model.shift) == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_refused() -> None:
+    with pytest.raises(ModelError, match="compiled by TorchScript"):
+        nets.make(torch.jit.script(nn.Sequential(nn.Linear(4, 3))))
+
+
 def test_inputs_name_the_arguments() -> None:
     net = nets.make(model(), inputs=lambda batch: {"": batch["x"], "times": batch["y"][:, None]})
     plain = nets.make(model())

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
-
-import torch
 from torch import nn
 
 from fedloru import models
 from fedloru import net as nets
-from fedloru.client import Job, local_batch, local_schedule
 from fedloru.config.forms import NoServer
 from fedloru.config.schema import Config
+from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.engine.capacities import capacities
 from fedloru.engine.plan import Plan, check
-from fedloru.errors import FedloruError, ModelError
+from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.method import Method, Profile
 from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
@@ -33,7 +30,7 @@ def plan(config: Config) -> Plan:
     made = _method(config, len(partition.train))
     recipe = Recipe(**dict(config.client))
     net = _net(config, made, dataset)
-    _try_out(net, dataset, recipe)
+    try_out(net, dataset, partition, recipe)
     whole = Plan(
         net,
         made,
@@ -129,26 +126,4 @@ def _model(config: Config, dataset: Dataset) -> nn.Module:
     except FedloruError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        raise ModelError(f"{name} failed: {_first_line(error)} ({at.filename}, line {at.lineno}); mend it") from error
-
-
-def _try_out(net: Net, dataset: Dataset, recipe: Recipe) -> None:
-    """Hand the model one example as a client would, before anything is written."""
-    first = local_schedule(Job(0, torch.zeros(1, dtype=torch.int64)), recipe, 0, 1)
-    batch = local_batch(dataset.train, first, 0, recipe)
-    about = f"an example of {dataset.name!r}, x of shape {tuple(batch['x'].shape)}"
-    try:
-        with torch.no_grad(), nets.mode(net, False):
-            outputs = nets.forward(net, net.params | net.buffers, batch)
-    except Exception as error:  # the user's own code may raise anything
-        reason = _first_line(error)
-        raise ModelError(f"the model cannot take {about}: {reason}. Choose another model, or other settings") from error
-    wanted = (1, len(dataset.classes))
-    if getattr(outputs, "shape", None) != wanted:
-        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise ModelError(f"the model makes {got} of {about}, but one score for each class is needed, {wanted}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"{name} failed: {traced(error)}; mend it") from error

@@ -12,7 +12,7 @@ import logging
 from typing import Literal, NamedTuple
 
 from fedloru.data import Examples
-from fedloru.engine.fused import Fused, approve, chunk_size, forward_keys, fused
+from fedloru.engine.fused import Fused, approve, chunk_size, fused
 from fedloru.engine.fused.fold import Path
 from fedloru.engine.sequential import sequential
 from fedloru.engine.task import Engine, Outcome, Task
@@ -57,8 +57,6 @@ def choose(
     if name == "sequential":
         return Chosen(slow, "sequential", "asked for")
     size = chunk or chunk_size(net, method, state, data, recipe)
-    if name == "auto" and size == 1 and _composes(net, method, state):
-        return Chosen(slow, "sequential", "one client fills a chunk, and its weights are composed in every step")
     found = approve(net, method, state, data, path)
     if isinstance(found, Fused):
         reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")
@@ -67,12 +65,6 @@ def choose(
         raise ModelError(f"the fused engine cannot run this model: {found}. Use engine 'sequential', or 'auto'")
     log.warning("clients are trained one after another: %s", found)
     return Chosen(slow, "sequential", found)
-
-
-def _composes(net: Net, method: Method, state: State) -> bool:
-    """Say whether clients compute with whole weights made of what they train, so that no low-rank path can save."""
-    weights = {site.weight for site in net.sites}
-    return method.expand is not None and not weights.isdisjoint(forward_keys(net, method, state))
 
 
 __all__ = ["Chosen", "Engine", "EngineName", "Outcome", "Task", "choose"]

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from fedloru import lowrank, tree
+from fedloru import tree
 from fedloru.lowrank.algebra import Init
-from fedloru.method import Down, Method, Profile, State, Total, Up, Values
-from fedloru.methods.fedavg import average, reduce
+from fedloru.method import Method, Profile, State, Total, Values
+from fedloru.methods.accumulate import mean_product, merged, stacked
+from fedloru.methods.fedavg import average
 from fedloru.methods.fedlora import fedlora, values
 from fedloru.methods.settings import one_of, refuse
 from fedloru.net import Net
@@ -36,23 +37,16 @@ def fedex(*, init: Init = "a") -> Method:
         ConfigError: there is no such ``init``.
     """
     refuse("fedex", one_of("init", init, get_args(Init)))
-    return fedlora(init=init)._replace(name="fedex", reduce=_reduce, server=_server, values=_values, stacks=True)
-
-
-def _reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
-    stack = lowrank.stack(net.sites, [(w, up.shared) for w, up in zip(weights, ups, strict=True)])
-    return reduce(net, state, down, ups, weights)._replace(stack=stack)
+    return fedlora(init=init)._replace(name="fedex", reduce=stacked, server=_server, values=_values, stacks=True)
 
 
 def _server(net: Net, state: State, total: Total) -> State:
     after = average(net, state, total)
-    residual = lowrank.stack(net.sites, [(1 / total.weight, total.stack)])
+    residual = mean_product(net, total)
     for site in net.sites:
         mean = after.shared[site.a].repeat(len(residual[site.a]) // site.rank, *(1 for _ in site.shape[1:]))
         residual[site.a] = residual[site.a] - mean
-    increment = tree.cast_like(residual, after.shared)
-    base = lowrank.merge(net.sites, state.base, increment)
-    return after._replace(version=state.version + 1, base=base, increment=increment)
+    return merged(net, after, tree.cast_like(residual, after.shared))
 
 
 def _values(net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:

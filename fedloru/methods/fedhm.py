@@ -29,6 +29,7 @@ from fedloru import lowrank, tree
 from fedloru.lowrank import Site
 from fedloru.method import Down, Method, Profile, State, Total, Up
 from fedloru.methods import ranks
+from fedloru.methods.accumulate import mean_product
 from fedloru.methods.fedavg import average, reduce, start
 from fedloru.methods.fedavg import down as message
 from fedloru.methods.fedlora import fedlora, need_sites
@@ -89,6 +90,6 @@ def _stacked(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Seq
 def server(net: Net, state: State, total: Total) -> State:
     """Average θ, and put the mean of the products in the place of W."""
     after = average(net, state, total)
-    mean = lowrank.stack(net.sites, [(1 / total.weight, total.stack)])
+    mean = mean_product(net, total)
     weights = {site.weight: lowrank.delta(site, mean) for site in net.sites}
     return after._replace(shared=state.shared | after.shared | tree.cast_like(weights, state.shared))

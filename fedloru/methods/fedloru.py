@@ -21,34 +21,45 @@ anew every round, so none of them is affected; ``server_opt`` drops its moments 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 
 from fedloru import lowrank, tree
 from fedloru.lowrank.algebra import Init
-from fedloru.method import Down, Method, State, Total, Up, Values
+from fedloru.method import Down, Method, Profile, State, Total, Up, Values
+from fedloru.methods.accumulate import Tau, check_cycle, is_merge_round, mean_product, merged, stacked, truncated
 from fedloru.methods.fedavg import average, reduce
-from fedloru.methods.fedlora import fedlora, live_factors
-from fedloru.methods.fedlora import start as attach
-from fedloru.methods.fedlora import values as lora_values
+from fedloru.methods.fedlora import fedlora, live_factors, start, values
 from fedloru.methods.settings import expect, one_of, refuse
 from fedloru.net import Net
 from fedloru.tree import Params
 
-Tau = float | Sequence[int]
+Reset = Literal["fresh", "keep"]
+Base = Literal["model", "zero"]
+Accumulate = Literal["factors", "exact"]
+
+
+class Switches(TypedDict, total=False):
+    """The settings of FedLoRU, which its variants pass on."""
+
+    tau: Tau
+    reset: Reset
+    base: Base
+    init: Init
+    accumulate: Accumulate
+    accumulate_rank: int | None
 
 
 def fedloru(
     *,
     tau: Tau = 10,
-    reset: Literal["fresh", "keep"] = "fresh",
-    base: Literal["model", "zero"] = "model",
+    reset: Reset = "fresh",
+    base: Base = "model",
     init: Init = "a",
-    accumulate: Literal["factors", "exact"] = "factors",
+    accumulate: Accumulate = "factors",
     accumulate_rank: int | None = None,
 ) -> Method:
     """Return FedLoRU. Values each way: r(o + i) a site, and θ; fresh factors are drawn, and cost nothing.
@@ -64,107 +75,77 @@ def fedloru(
     Raises:
         ConfigError: a cycle below one round, a truncation without ``accumulate="exact"``, or no such choice.
     """
+    exact, rank = accumulate == "exact", accumulate_rank
+    inexact = "accumulate_rank truncates an exact increment: set accumulate = 'exact', or leave it out"
     refuse(
         "fedloru",
-        *_tau_problems(tau),
-        *_rank_problems(accumulate, accumulate_rank),
-        one_of("reset", reset, ("fresh", "keep")),
-        one_of("base", base, ("model", "zero")),
+        check_cycle("tau", tau),
+        expect(rank is None or rank >= 1, "accumulate_rank", rank, "1 or more"),
+        None if exact or rank is None else inexact,
+        one_of("reset", reset, get_args(Reset)),
+        one_of("base", base, get_args(Base)),
         one_of("init", init, get_args(Init)),
-        one_of("accumulate", accumulate, ("factors", "exact")),
+        one_of("accumulate", accumulate, get_args(Accumulate)),
     )
-    due = partial(is_merge_round, tau)
-    exact = accumulate == "exact"
+    cycle = tau if isinstance(tau, int | float) else list(tau)
+    switches = Switches(tau=cycle, reset=reset, base=base, init=init, accumulate=accumulate, accumulate_rank=rank)
     return fedlora(init=init)._replace(
         name="fedloru",
-        config={
-            "tau": tau if isinstance(tau, int | float) else list(tau),
-            "reset": reset,
-            "base": base,
-            "init": init,
-            "accumulate": accumulate,
-            "accumulate_rank": accumulate_rank,
-        },
-        init=lambda net, seed: _start(net, seed, init, base),
-        reduce=(lambda *args: _reduce(due, *args)) if exact else reduce,
-        server=lambda net, state, total: _server(due, reset, init, accumulate_rank, net, state, total),
-        values=lambda net, round, cohort, profile: _values(due, reset, exact, accumulate_rank, net, round, len(cohort)),
+        config=dict(switches),
+        init=partial(_start, switches),
+        reduce=partial(_reduce, switches),
+        server=partial(_server, switches),
+        values=partial(_values, switches),
         stacks=exact,
     )
 
 
-def is_merge_round(tau: Tau, round: int) -> bool:
-    """Say whether the server accumulates at the end of ``round``, counted from 1."""
-    if isinstance(tau, int | float):
-        return math.isfinite(tau) and round % int(tau) == 0
-    return round in tau
-
-
-def _tau_problems(tau: Tau) -> Iterator[str | None]:
-    cycles: list[Any] = [tau] if isinstance(tau, int | float) else list(tau)
-    whole = all(isinstance(c, int | float) and c >= 1 and (c == math.inf or c == int(c)) for c in cycles)
-    yield expect(bool(cycles) and whole, "tau", tau, "a whole number of rounds from 1, a list of them, or inf")
-
-
-def _rank_problems(accumulate: str, rank: int | None) -> Iterator[str | None]:
-    if rank is None:
-        return
-    yield expect(rank >= 1, "accumulate_rank", rank, "1 or more")
-    if accumulate != "exact":
-        yield "accumulate_rank truncates an exact increment: set accumulate = 'exact', or leave it out"
-
-
-def _start(net: Net, seed: int, init: Init, base: str) -> State:
-    state = attach(net, seed, init)
-    if base == "model":
+def _start(switches: Switches, net: Net, seed: int) -> State:
+    state = start(net, seed, switches["init"])
+    if switches["base"] == "model":
         return state
     zeros = {site.weight: torch.zeros_like(state.base[site.weight]) for site in net.sites}
     return state._replace(base=state.base | zeros)
 
 
 def _reduce(
-    due: partial[bool], net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]
+    switches: Switches, net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]
 ) -> Total:
-    total = reduce(net, state, down, ups, weights)
-    if not due(state.round + 1):
-        return total
-    return total._replace(stack=lowrank.stack(net.sites, [(w, up.shared) for w, up in zip(weights, ups, strict=True)]))
+    exact = switches["accumulate"] == "exact" and is_merge_round(switches["tau"], state.round + 1)
+    return (stacked if exact else reduce)(net, state, down, ups, weights)
 
 
-def _server(
-    due: partial[bool], reset: str, init: Init, rank: int | None, net: Net, state: State, total: Total
-) -> State:
+def _server(switches: Switches, net: Net, state: State, total: Total) -> State:
     state = average(net, state, total)
-    if not due(state.round):
+    if not is_merge_round(switches["tau"], state.round):
         return state
-    increment, notes = _increment(net, state, total, rank)
-    version = state.version + 1
-    renewed = lowrank.fresh(net.sites, state.seed, version, state.shared, init) if reset == "fresh" else {}
-    return state._replace(
-        version=version,
-        base=lowrank.merge(net.sites, state.base, increment),
-        shared=state.shared | renewed,
-        increment=increment,
-        notes=notes,
-    )
+    increment, notes = _increment(net, state, total, switches["accumulate_rank"])
+    state = merged(net, state, increment)._replace(notes=notes)
+    if switches["reset"] == "keep":
+        return state
+    renewed = lowrank.fresh(net.sites, state.seed, state.version, state.shared, switches["init"])
+    return state._replace(shared=state.shared | renewed)
 
 
 def _increment(net: Net, state: State, total: Total, rank: int | None) -> tuple[Params, dict[str, float]]:
     if not total.stack:
         return live_factors(net, state), {}
-    mean = lowrank.stack(net.sites, [(1 / total.weight, total.stack)])
+    mean = mean_product(net, total)
     if rank is None:
         return tree.cast_like(mean, state.shared), {}
-    cut = {site: lowrank.truncate(site, mean, rank) for site in net.sites}
-    increment = {key: value for factors, _ in cut.values() for key, value in factors.items()}
-    return tree.cast_like(increment, state.shared), {"truncation_error": max(error for _, error in cut.values())}
+    increment, error = truncated(net, mean, rank)
+    return tree.cast_like(increment, state.shared), {"truncation_error": error}
 
 
-def _values(due: partial[bool], reset: str, exact: bool, rank: int | None, net: Net, round: int, cohort: int) -> Values:
-    is_fresh = round == 1 or (reset == "fresh" and due(round - 1))
+def _values(switches: Switches, net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:
+    fresh = round == 1 or (switches["reset"] == "fresh" and is_merge_round(switches["tau"], round - 1))
     increment = 0
-    if due(round):
-        for site in net.sites:
-            full = site.rank * (cohort if exact else 1)
-            increment += site.values(full if rank is None else min(rank, full, site.o, site.i))
-    return lora_values(net, factors_down=not is_fresh, increment=increment)
+    if is_merge_round(switches["tau"], round):
+        clients = len(cohort) if switches["accumulate"] == "exact" else 1
+        increment = sum(_increment_values(site, clients, switches["accumulate_rank"]) for site in net.sites)
+    return values(net, factors_down=not fresh, increment=increment)
+
+
+def _increment_values(site: lowrank.Site, clients: int, rank: int | None) -> int:
+    full = site.rank * clients
+    return site.values(full if rank is None else min(rank, full, site.o, site.i))

@@ -10,9 +10,9 @@ Communication-Efficient Federated Learning", ICML 2025, arXiv 2505.23176::
 
 Without AAD this is ``fedloru(tau=interval)``, which draws V and sets U = 0. With AAD, ΔW is linear in what is
 trained, so the mean is exact. R travels as A, L as B; to the layer, and in an increment, they are factors of rank 2r,
-([L̃ L], [R; R̃]). An increment therefore costs a client that catches up 2r(o + i) values. L̃ and R̃ are never sent
-otherwise, while the zeros of a reset are. Different from the paper: s is the site's α/r, with the paper's 1 as
-default, and its block-wise Kronecker form (BKD) is left out.
+([L̃ L], [R; R̃]). An increment therefore costs a client that catches up 2r(o + i) values: the ledger does not know that
+half of it could be drawn. L̃ and R̃ are never sent otherwise, while the zeros of a reset are. Different from the paper:
+s is the site's α/r, with the paper's 1 as default, and its block-wise Kronecker form (BKD) is left out.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import torch
 
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, State, Total, Up, Values
+from fedloru.methods.accumulate import is_merge_round, merged
 from fedloru.methods.fedavg import average
 from fedloru.methods.fedlora import fedlora, live_factors, start
 from fedloru.methods.fedlora import values as lora_values
-from fedloru.methods.fedloru import fedloru, is_merge_round
+from fedloru.methods.fedloru import fedloru
 from fedloru.methods.settings import expect, refuse
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -90,8 +91,7 @@ def _server(interval: float, net: Net, state: State, total: Total) -> State:
         return state
     live = live_factors(net, state)
     increment = _expand(net, live | _fixed(net, state.seed, state.version, live), Down({}))
-    base = lowrank.merge(net.sites, state.base, increment)
-    return _reset(net, state._replace(version=state.version + 1, base=base, increment=increment))
+    return _reset(net, merged(net, state, increment))
 
 
 def _values(interval: float, net: Net, round: int) -> Values:

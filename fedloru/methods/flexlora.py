@@ -23,6 +23,7 @@ from fedloru import lowrank, tree
 from fedloru.lowrank import Site
 from fedloru.method import Down, Method, Profile, State, Total, Up
 from fedloru.methods import ranks
+from fedloru.methods.accumulate import mean_product
 from fedloru.methods.fedavg import average
 from fedloru.methods.fedavg import down as message
 from fedloru.methods.fedavg import reduce as sums
@@ -64,7 +65,7 @@ def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Seque
 def server(net: Net, state: State, total: Total) -> State:
     """Average θ, and sort ΔW by singular values."""
     after = average(net, state, total)
-    mean = lowrank.stack(net.sites, [(1 / total.weight, total.stack)])
+    mean = mean_product(net, total)
     fresh = lowrank.fresh(net.sites, state.seed, 0, state.shared)
     factors = [_sorted(site, mean, fresh) for site in net.sites]
     shared = state.shared | after.shared | tree.cast_like({k: v for f in factors for k, v in f.items()}, state.shared)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
+from fedloru.methods.accumulate import mean_product, merged
 from fedloru.methods.fedavg import average, reduce, whole_counts
 from fedloru.methods.fedavg import down as send
 from fedloru.methods.fedlora import fedlora
@@ -54,15 +55,10 @@ def _reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequ
 
 
 def _server(net: Net, state: State, total: Total) -> State:
-    after = average(net, state, total)
-    version = state.version + 1
-    increment = tree.cast_like(lowrank.stack(net.sites, [(1 / total.weight, total.stack)]), state.shared)
-    return after._replace(
-        version=version,
-        base=lowrank.merge(net.sites, state.base, increment),
-        shared=state.shared | after.shared | lowrank.fresh(net.sites, state.seed, version, state.shared),
-        increment=increment,
-    )
+    mean = tree.cast_like(mean_product(net, total), state.shared)
+    after = merged(net, average(net, state, total), mean)
+    renewed = lowrank.fresh(net.sites, state.seed, after.version, state.shared)
+    return after._replace(shared=state.shared | after.shared | renewed)
 
 
 def _values(net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:

@@ -3,20 +3,22 @@
 Cho, Liu, Xu, Fahrezi, Joshi, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models",
 EMNLP 2024, arXiv 2401.06432::
 
-    clients   receive the first r_k rows of A and columns of B
-              minimise f_k(W + s·B_k A_k; θ) over (A_k, B_k, θ);  W is frozen for ever
-              drop the last ranks j while ‖b_j‖‖a_j‖ < γ·Σ_j ‖b_j‖‖a_j‖  (rank self-pruning)
+    clients   receive the first r_k rows of A and columns of B;  W is frozen for ever
+              minimise f_k(W + s·B_k A_k; θ) + λ·Σ ‖B_k^tail‖_F ‖A_k^tail‖_F over (A_k, B_k, θ),  the tail being the
+              ranks from γ·r_k on, and drop the tail of a site where training made its term smaller (self-pruning)
     server    A ← Σ w_k A_k / Σ w_k and B likewise, padded with zeros to the rank of the site,
               w_k = ‖B_k A_k‖_F of the site (sparsity-weighted);  θ ← Σ p_k θ_k
 
 The mean of factors is inexact, as FedLoRA's is. All clients have the scale s = α/r of the site: padding and cutting
-would change the product under s_k = α/r_k. A site at which all products are 0 keeps its factors. Different from the
-paper, which penalises the norm of the last ranks in the local loss and prunes for good where it shrinks: here γ is a
-threshold, nothing is penalised, and a client has r_k again in the next round, as its profile says.
+would change the product under s_k = α/r_k. A site at which all products are 0 keeps its factors. ``tail`` is 1 − γ,
+with the paper's γ = 0.99, which is the last rank up to r_k = 100; λ = 0.01 is our own default. Different from the
+paper, where a client that prunes has the lower rank for good: here it has r_k again in the next round, as its profile
+says, and one rank is always left.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +27,7 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.lowrank import Site, matrices
 from fedloru.method import Down, Method, State, Total, Up
-from fedloru.methods import ranks
+from fedloru.methods import ranks, tails
 from fedloru.methods.fedavg import average, down
 from fedloru.methods.fedavg import reduce as sums
 from fedloru.methods.fedlora import fedlora
@@ -36,17 +38,27 @@ from fedloru.tree import Params
 WEIGHT = "hetlora.weight."
 
 
-def hetlora(*, prune: float = 0.0) -> Method:
-    """Return HetLoRA. Values each way: r_k(o + i) a site, and θ; up, the least that pruning leaves of it.
+def hetlora(*, tail: float = 0.01, penalty: float = 0.01) -> Method:
+    """Return HetLoRA. Values each way: r_k(o + i) a site, and θ; up, that is the most, and pruning sends less.
 
-    ``prune`` is the threshold γ; 0 prunes nothing.
+    Args:
+        tail: the share 1 − γ of a client's ranks, the last, that is penalised and pruned; 0 does neither.
+        penalty: the weight λ of their norms in a client's loss.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
-    refuse("hetlora", expect(0 <= prune < 1, "prune", prune, "a number from 0 to below 1"))
+    refuse(
+        "hetlora",
+        expect(0 <= tail < 1, "tail", tail, "a number from 0 to below 1"),
+        expect(0 <= penalty < math.inf, "penalty", penalty, "a number from 0"),
+    )
     return fedlora()._replace(
         name="hetlora",
-        config={"prune": prune},
+        config={"tail": tail, "penalty": penalty},
         down=lambda net, state, profile: ranks.cut(net, down(net, state, profile), profile),
-        up=lambda net, train, down, own, steps: (Up(_pruned(net, train, prune)), own),
+        penalty=(lambda net, train, down, own: penalty * tails.norms(net, train, tail)) if tail and penalty else None,
+        up=lambda net, train, down, own, steps: (Up(tails.pruned(net, train, down, tail)), own),
         reduce=reduce,
         server=server,
         values=lambda net, round, cohort, profile: ranks.values(net, profile, drawn=round == 1),
@@ -77,17 +89,6 @@ def server(net: Net, state: State, total: Total) -> State:
         means = {key: total.sum.shared[key] / weight for key in site.keys}
         shared |= tree.cast_like(means, shared) if weight > 0 else tree.select(state.shared, site.keys)
     return after._replace(shared=shared)
-
-
-def _pruned(net: Net, train: Params, threshold: float) -> Params:
-    """Return what was trained without the last ranks that are too small; one rank is always left."""
-    kept = dict(train)
-    for site in net.sites:
-        a, b = matrices(site, train)
-        size = a.norm(dim=1) * b.norm(dim=0)
-        large = (size >= threshold * size.sum()).nonzero()
-        kept |= ranks.first_ranks(site, train, int(large.max()) + 1 if len(large) else 1)
-    return kept
 
 
 def _norm(site: Site, factors: Params) -> Tensor:

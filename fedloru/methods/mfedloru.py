@@ -15,46 +15,34 @@ on a factor: the same algebra serves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
-
-from torch import Tensor
+from typing import Unpack
 
 from fedloru import lowrank, tree
 from fedloru.lowrank import Site
-from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
-from fedloru.methods.fedloru import Tau, fedloru
+from fedloru.methods.fedloru import Switches, fedloru
 from fedloru.methods.ranks import rank_of
-from fedloru.methods.settings import expect, refuse
+from fedloru.methods.settings import expect, extends, refuse
 from fedloru.net import Net
 from fedloru.rng import derive
 from fedloru.tree import Params
 
 
-def mfedloru(
-    *,
-    nested_scale: float = 1.0,
-    tau: Tau = 10,
-    reset: Literal["fresh", "keep"] = "fresh",
-    base: Literal["model", "zero"] = "model",
-    init: Init = "a",
-    accumulate: Literal["factors", "exact"] = "factors",
-    accumulate_rank: int | None = None,
-) -> Method:
+@extends(fedloru)
+def mfedloru(*, nested_scale: float = 1.0, **switches: Unpack[Switches]) -> Method:
     """Return mFedLoRU. Up: r_k(r + i) + r_k(o + r) values a site on a client of rank r_k < r, and θ.
 
     Args:
         nested_scale: the scale s_n of a nested product.
-
-    The other switches are those of ``fedloru``.
+        switches: those of ``fedloru``.
 
     Raises:
         ConfigError: a setting is out of range.
     """
     refuse("mfedloru", expect(nested_scale > 0, "nested_scale", nested_scale, "a number above 0"))
-    inner = fedloru(tau=tau, reset=reset, base=base, init=init, accumulate=accumulate, accumulate_rank=accumulate_rank)
+    inner = fedloru(**switches)
     return inner._replace(
         name="mfedloru",
         ranks="many",
@@ -85,33 +73,27 @@ def _begin(scale: float, net: Net, down: Down, own: Params, profile: Profile) ->
 
 
 def _expand(scale: float, net: Net, train: Params, down: Down) -> Params:
+    """Return A_k, B_k and θ_k, in the order of keys that all messages have."""
     whole = dict(train)
     for site in net.sites:
         for pair in nested(site, 0, scale):
             if pair.a in whole:
                 a, b = whole.pop(pair.a), whole.pop(pair.b)
                 whole[pair.weight] = down.shared[pair.weight] + scale * (b.flatten(1) @ a.flatten(1)).view(pair.shape)
-    return whole
+    return dict(sorted(whole.items()))
 
 
 def _reduce(
     scale: float, inner: Method, net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]
 ) -> Total:
-    rebuilt = [up._replace(shared=_rebuild(scale, net, up.shared, down)) for up in ups]
+    rebuilt = [up._replace(shared=_expand(scale, net, up.shared, down)) for up in ups]
     return inner.reduce(net, state, down, rebuilt, weights)
 
 
-def _rebuild(scale: float, net: Net, sent: Mapping[str, Tensor], down: Down) -> Params:
-    """Return A_k, B_k and θ_k of what a client sent, in the order of keys that all messages have."""
-    return dict(sorted(_expand(scale, net, dict(sent), down).items()))
-
-
 def _values(inner: Method, net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:
+    sent = 0
+    for site in net.sites:
+        rank = rank_of(site, profile)
+        sent += site.values() if rank == site.rank else sum(pair.values() for pair in nested(site, rank, 1.0))
     counted = inner.values(net, round, cohort, profile)
-    return counted._replace(up=counted.up | {"factors": sum(_sent(site, rank_of(site, profile)) for site in net.sites)})
-
-
-def _sent(site: Site, rank: int) -> int:
-    """Count what a client of rank r_k sends of one site."""
-    r, o, i = site.rank, site.o, site.i
-    return r * (o + i) if rank == r else rank * (r + i) + rank * (o + r)
+    return counted._replace(up=counted.up | {"factors": sent})

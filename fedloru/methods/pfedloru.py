@@ -14,32 +14,26 @@ settings, since the paper's text leaves them open.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 
 from fedloru import lowrank, tree
-from fedloru.lowrank import Site
-from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.methods.fedloru import Tau, fedloru
-from fedloru.methods.settings import expect, one_of, refuse
+from fedloru.methods.fedloru import Switches, fedloru
+from fedloru.methods.settings import expect, extends, one_of, refuse
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
+@extends(fedloru)
 def pfedloru(
     *,
     private_rank: int | None = None,
     private_scale: float = 1.0,
     private_epochs: int = 1,
     first: Literal["private", "shared"] = "private",
-    tau: Tau = 10,
-    reset: Literal["fresh", "keep"] = "fresh",
-    base: Literal["model", "zero"] = "model",
-    init: Init = "a",
-    accumulate: Literal["factors", "exact"] = "factors",
-    accumulate_rank: int | None = None,
+    **switches: Unpack[Switches],
 ) -> Method:
     """Return pFedLoRU. Values each way: FedLoRU's; the private pair is never sent.
 
@@ -48,8 +42,7 @@ def pfedloru(
         private_scale: the scale s_p of the private product.
         private_epochs: local epochs of the private phase; the shared phase has those of the recipe.
         first: which phase comes first.
-
-    The other switches are those of ``fedloru``.
+        switches: those of ``fedloru``.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -61,57 +54,44 @@ def pfedloru(
         expect(private_epochs >= 1, "private_epochs", private_epochs, "1 or more"),
         one_of("first", first, ("private", "shared")),
     )
-    inner = fedloru(tau=tau, reset=reset, base=base, init=init, accumulate=accumulate, accumulate_rank=accumulate_rank)
-    pairs = partial(_pairs, private_rank, private_scale)
+    inner = fedloru(**switches)
     own = {"private_rank": private_rank, "private_scale": private_scale, "private_epochs": private_epochs}
     return inner._replace(
         name="pfedloru",
         config=inner.config | own | {"first": first},
-        begin=partial(_begin, pairs),
-        expand=partial(_expand, pairs),
-        up=partial(_up, pairs),
-        phases=partial(_phases, pairs, private_epochs, first == "shared"),
+        begin=partial(_begin, private_rank),
+        expand=partial(_expand, private_scale),
+        up=_up,
+        phases=partial(_phases, private_epochs, first),
     )
 
 
-def _pairs(rank: int | None, scale: float, net: Net) -> tuple[Site, ...]:
-    """Return the private pairs as sites of their own on the same weights."""
-    return tuple(
-        site._replace(
-            a=f"{site.a}.private", b=f"{site.b}.private", rank=min(rank or site.rank, site.o, site.i), scale=scale
-        )
-        for site in net.sites
-    )
+def _private(net: Net) -> list[str]:
+    return [f"{key}.private" for site in net.sites for key in site.keys]
 
 
-def _keys(pairs: partial[tuple[Site, ...]], net: Net) -> list[str]:
-    return [key for pair in pairs(net) for key in pair.keys]
+def _begin(rank: int | None, net: Net, down: Down, own: Params, profile: Profile) -> Params:
+    if not own:
+        pairs = [site._replace(rank=min(rank or site.rank, site.o, site.i)) for site in net.sites]
+        own = {f"{key}.private": value for key, value in lowrank.fresh(pairs, down.seed, 0, down.shared).items()}
+    return dict(sorted((down.shared | own).items()))
 
 
-def _begin(pairs: partial[tuple[Site, ...]], net: Net, down: Down, own: Params, profile: Profile) -> Params:
-    like = {f"{key}.private": down.shared[key] for key in net.factors}
-    pair = own or lowrank.fresh(pairs(net), down.seed, 0, like)
-    return dict(sorted((down.shared | pair).items()))
-
-
-def _expand(pairs: partial[tuple[Site, ...]], net: Net, train: Params, down: Down) -> Params:
-    wide = tree.omit(train, _keys(pairs, net))
-    for site, pair in zip(net.sites, pairs(net), strict=True):
-        wide[site.a] = torch.cat([train[site.a], train[pair.a]], 0)
-        wide[site.b] = torch.cat([train[site.b], train[pair.b] * (pair.scale / site.scale)], 1)
+def _expand(scale: float, net: Net, train: Params, down: Down) -> Params:
+    wide = tree.omit(train, _private(net))
+    for site in net.sites:
+        low, up = train[f"{site.a}.private"], train[f"{site.b}.private"]
+        wide[site.a] = torch.cat([train[site.a], low], 0)
+        wide[site.b] = torch.cat([train[site.b], up * (scale / site.scale)], 1)
     return wide
 
 
-def _up(
-    pairs: partial[tuple[Site, ...]], net: Net, train: Params, down: Down, own: Params, steps: int
-) -> tuple[Up, Params]:
-    private = _keys(pairs, net)
+def _up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
+    private = _private(net)
     return Up(tree.omit(train, private)), tree.select(train, private)
 
 
-def _phases(
-    pairs: partial[tuple[Site, ...]], epochs: int, shared_first: bool, net: Net, train: Params
-) -> tuple[Phase, ...]:
-    private = frozenset(_keys(pairs, net))
+def _phases(epochs: int, first: str, net: Net, train: Params) -> tuple[Phase, ...]:
+    private = frozenset(_private(net))
     phases = (Phase(private, epochs), Phase(frozenset(train.keys() - private - net.buffers.keys())))
-    return phases[::-1] if shared_first else phases
+    return phases if first == "private" else phases[::-1]

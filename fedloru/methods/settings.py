@@ -1,8 +1,14 @@
-"""Settings of methods that are out of range, refused all at once."""
+"""Settings of methods: those out of range are refused all at once, and variants have those of their method too."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any, TypeVar
+
 from fedloru.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def expect(holds: bool, name: str, value: object, expected: str) -> str | None:
@@ -24,3 +30,17 @@ def refuse(source: str, *problems: str | None) -> None:
     found = [problem for problem in problems if problem]
     if found:
         raise ConfigError(found, source)
+
+
+def extends(inner: Callable[..., Any]) -> Callable[[F], F]:
+    """Let the signature of a function name the keyword arguments of ``inner``, which it takes as ``**settings``."""
+
+    def decorate(function: F) -> F:
+        shown = signature(function)
+        own = [p for p in shown.parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+        function.__signature__ = shown.replace(  # type: ignore[attr-defined]
+            parameters=[*own, *signature(inner).parameters.values()]
+        )
+        return function
+
+    return decorate

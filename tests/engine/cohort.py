@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fedloru import methods, tree
 from fedloru import net as nets
-from fedloru.client import Job
+from fedloru.client import Job, local_batch, local_schedule
 from fedloru.data import Examples
 from fedloru.engine import Outcome, Task, choose
 from fedloru.method import Method, State, Up
@@ -102,3 +104,19 @@ def close(x: State, y: State, tolerance: float = 1e-9) -> bool:
 def near(x: tree.Params, y: tree.Params, tolerance: float = 1e-9) -> bool:
     """Say whether two trees agree."""
     return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], rtol=0, atol=tolerance) for k in x)
+
+
+def alone(cohort: Cohort, client: int) -> tree.Params:
+    """Return the state dict of a client's own module after its local steps, by ``torch.optim`` and nothing of ours."""
+    module = copy.deepcopy(cohort.net.model).train()
+    r = cohort.recipe
+    optimizer = torch.optim.SGD(module.parameters(), r.lr, momentum=r.momentum, weight_decay=r.weight_decay)
+    job = jobs()[client]
+    plan = local_schedule(job, r, 3, 1)
+    for step in range(len(plan.counts)):
+        batch = local_batch(cohort.data, plan, step, r)
+        optimizer.zero_grad()
+        F.cross_entropy(module(batch["x"]), batch["y"]).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), r.clip or 0.0)
+        optimizer.step()
+    return {key: value for key, value in module.state_dict().items() if value.is_floating_point()}

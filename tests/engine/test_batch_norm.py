@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from fedloru.client import local_batch, local_schedule
 from fedloru.recipe import Recipe
-from tests.engine.cohort import Cohort, fedavg, jobs, near, vectors
+from tests.engine.cohort import alone, fedavg, near, vectors
 
 # With batches of 5, the clients' last batches hold 4, 4 (the only one), 3 and 1 examples: the last needs pixels.
 RAGGED = Recipe(lr=0.2, momentum=0.9, weight_decay=0.02, batch_size=5, epochs=2, clip=0.7)
@@ -44,22 +40,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "not affine": {"affine": False},
     "no running statistics": {"track_running_stats": False},
 }
-
-
-def alone(cohort: Cohort, client: int) -> dict[str, torch.Tensor]:
-    """Return the state dict of a client's own module after its local steps."""
-    module = copy.deepcopy(cohort.net.model).train()
-    r = cohort.recipe
-    optimizer = torch.optim.SGD(module.parameters(), r.lr, momentum=r.momentum, weight_decay=r.weight_decay)
-    job = jobs()[client]
-    plan = local_schedule(job, r, 3, 1)
-    for step in range(len(plan.counts)):
-        batch = local_batch(cohort.data, plan, step, r)
-        optimizer.zero_grad()
-        F.cross_entropy(module(batch["x"]), batch["y"]).backward()
-        nn.utils.clip_grad_norm_(module.parameters(), r.clip or 0.0)
-        optimizer.step()
-    return {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -69,12 +69,34 @@ def test_steps_rounds_clients_and_seeds_differ() -> None:
     assert torch.equal(others[0], first) and not any(torch.equal(first, other) for other in others[1:])
 
 
-def test_the_global_generator_takes_no_part() -> None:
+def test_masks_do_not_depend_on_the_global_generator() -> None:
+    first = alone(F.dropout, 0, torch.ones(9, 9), 2)
+    torch.rand(7)
+    assert torch.equal(alone(F.dropout, 0, torch.ones(9, 9), 2), first)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_the_global_generator_is_given_back(engine: str) -> None:
     before = torch.get_rng_state()
-    with ClientDropout(generators(1, 2, [0], "cpu")):
-        F.dropout(torch.ones(5), 0.5)
-        nn.Dropout2d(0.5)(torch.ones(2, 3, 4, 4))
+    fedavg(lambda: nn.Sequential(nn.Dropout(0.4), nn.Linear(6, 3)), vectors()).rounds(engine)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_call_from_the_same_place_of_the_global_generator_is_repeated() -> None:
+    """As torch's checkpoints repeat it in the backward pass; what follows is as if nothing had been repeated."""
+    x = torch.ones(3, 20)
+    with ClientDropout(generators(1, 2, [4, 5, 6], "cpu")):
+        place = torch.get_rng_state()
+        first, second = F.dropout(x), F.dropout(x)
+        after = torch.get_rng_state()
+        torch.set_rng_state(place)
+        again = F.dropout(x)
+        torch.set_rng_state(after)
+        third = F.dropout(x)
+    assert torch.equal(again, first) and not torch.equal(again, second)
+    with ClientDropout(generators(1, 2, [4, 5, 6], "cpu")):
+        straight = [F.dropout(x) for _ in range(3)]
+    assert torch.equal(torch.stack(straight), torch.stack([first, second, third]))
 
 
 def test_rates_of_0_and_1_and_evaluation() -> None:

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedloru import methods
+from fedloru import methods, tree
 from fedloru.data import Examples
 from fedloru.engine import choose
-from fedloru.errors import ModelError
+from fedloru.errors import ModelError, TrainingError
+from fedloru.evaluate import evaluate, shared_model
 from fedloru.net import Batch
 from fedloru.recipe import Recipe
-from tests.engine.cohort import RECIPE, Cohort, built, fedavg, sequences, vectors
+from tests.engine.cohort import RECIPE, Cohort, alone, built, fedavg, jobs, near, sequences, vectors
 
 
 class Scale(nn.Module):
@@ -50,6 +51,17 @@ class Sum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.u + self.v)
+
+
+class Stretched(nn.Module):
+    """A parameter whose gradient is one number, expanded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Parameter(torch.full((4,), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.parts.sum()
 
 
 class Whole(nn.Module):
@@ -174,6 +186,7 @@ SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] =
     "own parameters": (lambda: nn.Sequential(Scale(6), nn.Linear(6, 3)), vectors, "fold"),
     "a single number": (lambda: nn.Sequential(nn.Linear(6, 3), Temperature()), vectors, "fold"),
     "one gradient for two": (lambda: nn.Sequential(nn.Linear(6, 6), Sum()), vectors, "fold"),
+    "an expanded gradient": (lambda: nn.Sequential(nn.Linear(6, 3), Stretched()), vectors, "fold"),
     "parameters of the model itself": (Whole, vectors, "fold"),
     "a layer called twice": (Again, vectors, "fold"),
     "functional dropout": (Functional, vectors, "fold"),
@@ -272,12 +285,67 @@ def test_low_rank_embeddings_with_padding(padding: int | None) -> None:
     assert cohort.agree() and cohort.agree(path="weight")
 
 
+def frozen(model: nn.Module, name: str) -> nn.Module:
+    model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def test_a_frozen_embedding_may_be_renormed_by_each_client_for_itself() -> None:
+    cohort = fedavg(lambda: frozen(Renormed(max_norm=0.01), "token.weight"), ids())
+    state = cohort.method.init(cohort.net, 3)
+    before = tree.clone(state.base | state.shared)
+    outcome = cohort.train(state, "auto", jobs())
+    evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
+    assert "token.weight" in state.base and tree.equal(state.base | state.shared, before)
+    assert near(cohort.ups("sequential")[0].shared, tree.omit(alone(cohort, 0), ["token.weight"]))
+    assert outcome.total.weight == 32
+
+
+@slow_vmap
+def test_neither_evaluation_nor_the_choice_of_an_engine_renorms_the_state() -> None:
+    cohort = fedavg(lambda: Renormed(max_norm=0.01), ids())
+    state = cohort.method.init(cohort.net, 3)
+    before = tree.clone(state.shared)
+    choose("auto", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
+    evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
+    assert tree.equal(state.shared, before)
+
+
+class Clamped(nn.Module):
+    """Keeps its weights in bounds as it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.fc.weight.clamp_(-0.1, 0.1)
+        return self.head(torch.tanh(self.fc(x)))
+
+
+def test_a_model_that_writes_to_a_frozen_weight_is_refused() -> None:
+    cohort = fedavg(lambda: frozen(Clamped(), "fc.weight"), vectors())
+    state = cohort.method.init(cohort.net, 3)
+    with pytest.raises(ModelError, match=r"changes fc.weight.*vmap does not serve.*changes fc.weight"):
+        choose("fused", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
+    with pytest.raises(ModelError, match=r"writes to fc.weight.*name it in dense"):
+        cohort.rounds("sequential")
+
+
+def test_a_model_may_write_to_a_weight_that_is_trained() -> None:
+    cohort = fedavg(Clamped, vectors())
+    assert all(near(up.shared, alone(cohort, client)) for client, up in cohort.ups("sequential").items())
+
+
 def test_a_batch_of_one_example_is_a_clear_error_for_batch_norm() -> None:
-    """Client 0 has 9 examples: batches of 4, 4 and 1."""
+    """Clients 0 and 2 have 9 and 13 examples, so a last batch of 1; alone in a chunk, the one with more goes first."""
     cohort = fedavg(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), vectors())
     for engine in ("sequential", "fused"):
         for chunk in (1, 4):
-            with pytest.raises(ModelError, match="more than 1 value per channel"):
+            alone = (engine, chunk) == ("fused", 1)
+            where = "client 2, round 1: local step 4 of 8" if alone else "client 0, round 1: local step 3 of 6"
+            with pytest.raises(TrainingError, match=f"{where} failed: .*more than 1 value per channel"):
                 cohort.rounds(engine, chunk=chunk)
 
 

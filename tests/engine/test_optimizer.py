@@ -119,7 +119,7 @@ def test_batches_of_a_chunk_are_those_each_client_draws_alone(sizes: list[int], 
     assert plan.shifts is not None and plan.flips is not None
     for c, job in enumerate(cohort):
         own = local_schedule(job, recipe, 5, 2)
-        assert plan.steps[c] == len(own.counts) and not plan.counts[c, len(own.counts) :].any()
+        assert int((plan.counts[c] > 0).sum()) == len(own.counts) and not plan.counts[c, len(own.counts) :].any()
         assert set(plan.rows[c].flatten().tolist()) <= set(job.rows.tolist())  # padding is the client's own
         for step, count in enumerate(own.counts.tolist()):
             assert int(plan.counts[c, step]) == count

@@ -61,7 +61,10 @@ def test_pointwise_products_of_clients() -> None:
 def test_linear_products_of_clients(shape: tuple[int, ...]) -> None:
     x, w = seeded(CLIENTS * EXAMPLES, *shape, 6), seeded(CLIENTS, 4, 6, seed=1)
     parts = [F.linear(one, w[c]) for c, one in enumerate(x.chunk(CLIENTS))]
-    same(products.linear(x, w, CLIENTS, stacked=True), torch.cat(parts), x, w)
+    y = products.linear(x, w, CLIENTS, stacked=True)
+    same(y, torch.cat(parts), x, w)
+    (gradient,) = torch.autograd.grad(y.sum(), w)
+    assert gradient.is_contiguous()  # what steps along it walks it as it walks the weight
 
 
 @pytest.mark.parametrize("with_bias", [True, False])

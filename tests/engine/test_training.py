@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fedloru import methods, tree
-from fedloru.client import Job, Session, local_schedule, train
+from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.errors import TrainingError
 from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import Down
 from fedloru.recipe import Recipe, at_round
-from tests.engine.cohort import SIZES, Cohort, built, fedavg, jobs, near, vectors
+from tests.engine.cohort import RECIPE, SIZES, Cohort, built, fedavg, jobs, near, vectors
 
 
 def linear() -> nn.Module:
@@ -58,6 +60,102 @@ def test_a_last_step_that_diverges_is_refused_too(engine: str) -> None:
     """One step: its loss is finite, and what it leaves is not."""
     cohort = fedavg(linear, vectors(), Recipe(lr=1e308, batch_size=40, steps=1, weight_decay=1e3))
     with pytest.raises(TrainingError, match="client 0, round 1: the trained tensors are not finite"):
+        cohort.rounds(engine)
+
+
+class Picky(nn.Module):
+    """Refuses examples of a large number, going forward or backward."""
+
+    def __init__(self, backward: bool = False) -> None:
+        super().__init__()
+        self.fc, self.backward = nn.Linear(6, 3), backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        if not self.backward:
+            refuse(x)
+        elif y.requires_grad:
+            y.register_hook(lambda gradient: refuse(x))
+        return y
+
+
+def refuse(x: Tensor) -> None:
+    if bool((x > 100).any()):
+        raise KeyError("too large")
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("client", "step", "steps"), [(2, 7, 7), (3, 1, 3)])
+def test_an_error_in_a_step_names_client_round_and_step(
+    engine: str, backward: bool, client: int, step: int, steps: int
+) -> None:
+    spoilt = spoiled(client, step, 1000.0)
+    cohort = spoilt._replace(net=built(lambda: Picky(backward)))
+    with pytest.raises(TrainingError) as refused:
+        cohort.rounds(engine)
+    assert (refused.value.client, refused.value.round) == (client, 1)
+    said = (
+        rf"client {client}, round 1: local step {step} of {steps} failed: KeyError: 'too large' \(.*training.py, line"
+    )
+    assert re.match(said, str(refused.value))
+
+
+class Narrow(Picky):
+    """Fails inside a layer of torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x[:, :5])
+
+
+def test_an_error_inside_torch_is_told_with_the_line_that_led_to_it() -> None:
+    line = inspect.getsourcelines(Narrow.forward)[1] + 1
+    with pytest.raises(
+        TrainingError, match=rf"RuntimeError: mat1 and mat2 .* \({re.escape(__file__)}, line {line}\); mend"
+    ):
+        fedavg(Narrow, vectors()).rounds("sequential")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_found(value: float) -> None:
+    tensors = {"x": torch.randn(3, 4), "n": torch.arange(3), "none": torch.empty(3, 0), "y": torch.randn(3, 2, 2)}
+    assert bool(all_finite(tensors))
+    tensors["y"][1, 0, 1] = value
+    assert not all_finite(tensors)
+    assert torch.func.vmap(all_finite)(tensors).tolist() == [True, False, True]
+
+
+class Crowded(nn.Module):
+    """Takes no more rows than the probe has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 6:
+            raise RuntimeError("crowded")
+        return self.fc(x)
+
+
+def test_an_error_of_clients_together_names_them_all() -> None:
+    cohort = fedavg(Crowded, vectors(), RECIPE)
+    said = r"client 0, round 1: clients 0, 1, 2, 3 fail together.*local step 1 of 8 failed: RuntimeError: crowded"
+    with pytest.raises(TrainingError, match=said):
+        cohort.rounds("fused", chunk=4)
+    assert cohort.rounds("fused", chunk=1).round == 2
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_that_memory_ran_out_is_left_for_the_run_to_tell(engine: str) -> None:
+    class Large(Picky):
+        def forward(self, x: Tensor) -> Tensor:
+            if bool((x > 100).any()):
+                raise torch.OutOfMemoryError
+            return super().forward(x)
+
+    cohort = spoiled(2, 7, 1000.0)._replace(net=built(Large))
+    with pytest.raises(torch.OutOfMemoryError):
         cohort.rounds(engine)
 
 

@@ -81,6 +81,9 @@ NOT_MERGING = (
 )
 """The methods whose base never changes."""
 
+PRUNING = ("hetlora",)
+"""The methods whose clients may send less than their formula counts."""
+
 PROFILES: dict[str, Sequence[Profile]] = {
     "flexlora": ((("rank", 1.0),), (), (), ()),
     "hetlora": ((), (("rank", 1.0),), (), (("rank", 1.0),)),

@@ -14,7 +14,7 @@ from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
 from fedloru.method import Profile, State
-from fedloru.methods.fedloru import is_merge_round
+from fedloru.methods.accumulate import is_merge_round
 from tests.methods.cohort import SHARES, answers, close, mean, play, small, step
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from fedloru import methods, tree
+from fedloru.client import Session, train
 from fedloru.data import Dataset, Partition
 from fedloru.engine.plan import Plan, check
 from fedloru.errors import ConfigError
-from fedloru.method import Profile
+from fedloru.method import Down, Profile
 from fedloru.methods.ranks import rank_of, with_rank
+from fedloru.net import Net
+from tests.laws.cases import world
 from tests.methods.ranked import RANKED, SAME, SHARES, dense, play, same, square
 
 
@@ -41,20 +44,73 @@ def test_a_client_receives_the_first_ranks() -> None:
             assert torch.equal(down.shared[site.b], played.before.shared[site.b][:, :rank])
 
 
-def test_pruning_drops_the_last_ranks_that_are_small() -> None:
-    net = square()
-    down = methods.hetlora().down(net, methods.hetlora().init(net, 3), ())
+def with_tails(net: Net, down: Down, b: float) -> tree.Params:
+    """Return factors of ones, with ``b`` in place of the ones in the last column of B."""
     train = dict(down.shared)
-    for site in net.sites:  # shares of the three ranks: 1/1.3, 0.1/1.3, 0.2/1.3 and so on
-        train[site.a] = torch.ones_like(train[site.a])
-        size = torch.tensor([1.0, 0.1, 0.2]).double().view(1, 3, *(1 for _ in site.shape[2:]))
-        train[site.b] = torch.ones_like(train[site.b]) * size
-    for prune, left in ((0.0, 3), (0.15, 3), (0.16, 1), (0.9, 1)):
-        up, _ = methods.hetlora(prune=prune).up(net, train, down, {}, 1)
-        assert {up.shared[site.a].shape[0] for site in net.sites} == {left}
-        assert {up.shared[site.b].shape[1] for site in net.sites} == {left}
-    joined = play(net, methods.hetlora(prune=0.4), 2, RANKED)[1]
-    assert joined.after.shared[net.sites[0].a].shape[0] == 3
+    for site in net.sites:
+        train[site.a], train[site.b] = torch.ones_like(train[site.a]), torch.ones_like(train[site.b])
+        train[site.b][:, -1] = b
+    return train
+
+
+@pytest.mark.parametrize(("tail", "last"), [(0.01, 1), (0.34, 2), (0.9, 2)])
+def test_the_penalty_is_the_norm_of_the_tails_and_has_its_gradient(tail: float, last: int) -> None:
+    """With t = ‖B^tail‖‖A^tail‖: ∂t/∂B^tail = ‖A^tail‖ B^tail/‖B^tail‖, and the same for A; 0 before the tail."""
+    net, method = square(), methods.hetlora(tail=tail, penalty=0.7)
+    played = play(net, method, 2, SAME)[1]
+    train = {key: value.clone().requires_grad_() for key, value in played.downs[0].shared.items()}
+    assert method.penalty is not None
+    term = method.penalty(net, train, played.downs[0], {})
+    term.backward()
+    expected = 0.0
+    for site in net.sites:
+        a, b = train[site.a].detach().flatten(1), train[site.b].detach().flatten(1)
+        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+        norm_a, norm_b = a[-last:].norm(), b[:, -last:].norm()
+        grad_a[-last:] = 0.7 * norm_b / norm_a * a[-last:]
+        grad_b[:, -last:] = 0.7 * norm_a / norm_b * b[:, -last:]
+        assert same(train[site.a].grad.flatten(1), grad_a) and same(train[site.b].grad.flatten(1), grad_b)
+        expected += 0.7 * float(norm_a * norm_b)
+    assert float(term.detach()) == pytest.approx(expected)
+    assert all(train[key].grad is None for key in train.keys() - net.factors)
+
+
+def test_a_tail_of_zeros_has_no_gradient() -> None:
+    net, method = square(), methods.hetlora()
+    down = method.down(net, method.init(net, 3), ())
+    train = {key: value.clone().requires_grad_() for key, value in down.shared.items()}
+    assert method.penalty is not None
+    method.penalty(net, train, down, {}).backward()
+    assert not any(train[key].grad.any() for key in net.factors)  # B = 0 at first
+
+
+def test_tails_that_training_made_smaller_are_pruned() -> None:
+    net, method = square(), methods.hetlora()
+    received = method.down(net, method.init(net, 3), ())
+    received = received._replace(shared=with_tails(net, received, 0.5))
+    for b, left in ((0.49, 2), (0.5, 3), (0.51, 3)):
+        train = with_tails(net, received, b)
+        for tail, rank in ((0.01, left), (0.0, 3)):
+            up, _ = methods.hetlora(tail=tail).up(net, train, received, {}, 1)
+            for site in net.sites:
+                assert torch.equal(up.shared[site.a], train[site.a][:rank])
+                assert torch.equal(up.shared[site.b], train[site.b][:, :rank])
+    up, _ = methods.hetlora(tail=0.99).up(net, with_tails(net, received, 0.0), received, {}, 1)
+    assert {len(up.shared[site.a]) for site in net.sites} == {1}  # one rank is always left
+
+
+def test_a_strong_penalty_shrinks_the_tail_and_the_client_sends_less() -> None:
+    """From a second round on, where B is not 0: the penalty outweighs the loss, and the last rank is dropped."""
+    cell = world("hetlora", "cnn-group")
+    state, job = cell.rounds(1), cell.jobs[0]
+    left = {}
+    for penalty in (0.0, 10.0):
+        method = methods.hetlora(penalty=penalty)
+        down = method.down(cell.net, state, ())
+        recipe = cell.recipe._replace(optimizer="sgd", lr=0.001, steps=5)
+        sent = train(Session(cell.net, method, state.base, down, cell.data, recipe, 3, 2), job).up.shared
+        left[penalty] = {len(sent[site.a]) for site in cell.net.sites}
+    assert left[10.0] == {1} and 2 in left[0.0]
 
 
 def test_nothing_trained_keeps_the_factors() -> None:
@@ -82,8 +138,11 @@ def test_clients_of_one_rank_are_refused_before_training() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    for prune in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ConfigError, match="prune is"):
-            methods.hetlora(prune=prune)
+    for tail in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match="tail is"):
+            methods.hetlora(tail=tail)
+    for penalty in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="penalty is"):
+            methods.hetlora(penalty=penalty)
     with pytest.raises(ConfigError, match="hetlora weighs clients in its own way"):
         methods.server_opt(methods.hetlora())

@@ -19,6 +19,8 @@ MADE: dict[str, Callable[[], Method]] = {
     "fedloru": lambda: methods.fedloru(tau=2, reset="keep", base="zero"),
     "list": lambda: methods.fedloru(tau=(1, 3), accumulate="exact", accumulate_rank=2),
     "inf": lambda: methods.fedloru(tau=math.inf),
+    "pfedloru": lambda: methods.pfedloru(tau=2, first="shared", accumulate="exact"),
+    "mfedloru": lambda: methods.mfedloru(tau=2, nested_scale=0.5, reset="keep"),
     "flora": methods.flora,
     "fedex": lambda: methods.fedex(init="both"),
     "scaffold": lambda: methods.scaffold(methods.fedloru(tau=2), lr=0.1, clients=5),
@@ -59,6 +61,8 @@ def test_names_and_settings_that_do_not_exist_are_met_with_the_nearest() -> None
         methods.rebuild("sgd", {})
     with pytest.raises(ConfigError, match="no setting 'taw'; did you mean 'tau'"):
         methods.rebuild("fedloru", {"taw": 3})
+    with pytest.raises(ConfigError, match="no setting 'taw'; did you mean 'tau'"):  # one that it has from FedLoRU
+        methods.rebuild("pfedloru", {"taw": 3})
     with pytest.raises(ConfigError, match="no wrapper 'proxy'; did you mean 'prox'"):
         methods.rebuild("fedavg", {"wrap": [{"name": "proxy", "mu": 1.0}]})
     with pytest.raises(ConfigError, match=r"no setting 'nu'\. There is: mu"):

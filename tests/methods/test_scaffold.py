@@ -18,7 +18,7 @@ from fedloru.engine import Task, choose
 from fedloru.errors import ConfigError
 from fedloru.method import Down, Method, State
 from fedloru.methods.ranks import with_rank
-from fedloru.methods.wrappers.scaffold import VERSION, C
+from fedloru.methods.wrappers.variates import VERSION, C
 from fedloru.net import Batch, Net
 from fedloru.recipe import Recipe
 from fedloru.wire import Channel
@@ -189,5 +189,5 @@ def test_clients_that_differ_and_several_phases_are_refused() -> None:
     phased = methods.scaffold(methods.pfedloru(tau=2), lr=LR, clients=4)
     down: Down = phased.down(net, phased.init(net, 3), ())
     session = Session(net, phased, {}, down, {}, RECIPE, 3, 1)
-    with pytest.raises(ConfigError, match="2 phases"):
-        session.phases(session.begin(Job(0, torch.arange(1))))
+    with pytest.raises(ConfigError, match="several phases"):
+        session.begin(Job(0, torch.arange(1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedloru.config.fields import Count, Flag, Positive, Section, Share, Tau
+from fedloru.config.fields import Count, Flag, NotNegative, Positive, Section, Share, Tau
 
 
 class _Method(Section):
@@ -129,8 +129,10 @@ class HetLoRA(_Method):
 
     name: Literal["hetlora"] = "hetlora"
     """The method."""
-    prune: Share = 0.0
-    """Share of a site's product below which a client does not send its last ranks; 0 prunes nothing."""
+    tail: Share = 0.01
+    """Share of a client's ranks, the last, that is penalised, and not sent where training shrank it; 0 does neither."""
+    penalty: NotNegative = 0.01
+    """Weight of the norms of these ranks in a client's loss."""
 
 
 class FedHM(_Method):

@@ -9,40 +9,87 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedloru.client import Job, Session, Trained, finish, local_schedule
-from fedloru.data import Examples, fetch
-from fedloru.dropout import ClientDropout, generators
+from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
+from fedloru.data import Examples, Schedule, fetch
+from fedloru.dropout import ClientDropout, generators, gradients
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
+from fedloru.errors import TrainingError, naming
 from fedloru.method import Phase
 from fedloru.recipe import Recipe
+from fedloru.rng import forked
 from fedloru.tree import Params
 
 
-class Batches(NamedTuple):
-    """The batches of C clients: ``rows`` (C, S, b) with padding, ``counts`` (C, S) valid rows, 0 past the end."""
+class _Chunk(NamedTuple):
+    """Clients while they train: ``state`` (C, …) is trained and sent, ``draws`` are the generators of dropout."""
 
-    rows: Tensor
-    counts: Tensor
-    shifts: Tensor | None
-    flips: Tensor | None
-
-    @property
-    def steps(self) -> list[int]:
-        """The number of local steps of each client."""
-        return [int(n) for n in (self.counts > 0).sum(1)]
+    session: Session
+    forward: Forward
+    jobs: Sequence[Job]
+    state: Params
+    draws: Sequence[torch.Generator]
 
 
-def batches(jobs: Sequence[Job], recipe: Recipe, seed: int, round: int, phase: int = 0) -> Batches:
-    """Return the batches of ``jobs``, the very ones that each client alone would draw."""
+def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list[Trained]:
+    """Train ``jobs``, sorted by falling number of steps, together; the results are in the same order.
+
+    Raises:
+        TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
+    """
+    draws = generators(session.seed, session.round, [job.client for job in jobs], session.device)
+    chunk = _Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), draws)
+    try:
+        with forked(session.device):
+            history, counts = _train(chunk)
+    except TrainingError as error:
+        raise _culprit(session, jobs, error) from error
+    losses, sound = read(history, torch.func.vmap(all_finite)(chunk.state))
+    return [
+        finish(session, job, client(chunk.state, c), loss[count > 0], count[count > 0], sound=bool(sound[c]))
+        for c, (job, loss, count) in enumerate(zip(jobs, losses, counts, strict=True))
+    ]
+
+
+def _culprit(session: Session, jobs: Sequence[Job], error: TrainingError) -> TrainingError:
+    """Train the clients of a chunk that failed alone, so that the one at fault is named."""
+    ordered = sorted(jobs, key=lambda job: job.client)
+    try:
+        for job in ordered:
+            train(session, job)
+    except TrainingError as found:
+        return found
+    together = ", ".join(str(job.client) for job in ordered)
+    return TrainingError(
+        f"clients {together} fail together, and none fails alone ({error}); use engine 'sequential'",
+        client=ordered[0].client,
+        round=session.round,
+    )
+
+
+def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
+    """Train the stacked state in place, and return the losses and the numbers of examples of all steps, (C, S)."""
+    session, histories, counts = chunk.session, [], []
+    for number, phase in enumerate(session.phases(client(chunk.state, 0))):
+        plan = batches(chunk.jobs, session.recipe_of(phase), session.seed, session.round, number)
+        histories.append(_train_phase(chunk, phase, on_device(plan, session.device)))
+        counts.append(plan.counts)
+    return torch.cat(histories, 1), torch.cat(counts, 1)
+
+
+def batches(jobs: Sequence[Job], recipe: Recipe, seed: int, round: int, phase: int = 0) -> Schedule:
+    """Return the batches of C jobs, the very ones that each client alone would draw, with a leading axis, (C, S, b).
+
+    Past the end of a client's steps its counts are 0.
+    """
     plans = [local_schedule(job, recipe, seed, round, phase) for job in jobs]
     shape = (max(p.rows.shape[0] for p in plans), max(p.rows.shape[1] for p in plans))
     rows = torch.stack([_pad(plan.rows, shape, int(plan.rows[0, 0])) for plan in plans])
     counts = torch.stack([_pad(plan.counts, shape[:1], 0) for plan in plans])
     shifts = [_pad(plan.shifts, (*shape, 2), 0) for plan in plans if plan.shifts is not None]
     flips = [_pad(plan.flips, shape, 0) for plan in plans if plan.flips is not None]
-    return Batches(rows, counts, torch.stack(shifts) if shifts else None, torch.stack(flips) if flips else None)
+    return Schedule(rows, counts, torch.stack(shifts) if shifts else None, torch.stack(flips) if flips else None)
 
 
 def _pad(values: Tensor, shape: Sequence[int], fill: int) -> Tensor:
@@ -51,85 +98,60 @@ def _pad(values: Tensor, shape: Sequence[int], fill: int) -> Tensor:
     return padded
 
 
-def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list[Trained]:
-    """Train ``jobs``, sorted by falling number of steps, together; the results are in the same order."""
-    state = stack([session.begin(job) for job in jobs])
-    clients = [job.client for job in jobs]
-    draws = generators(session.seed, session.round, clients, session.device)
-    histories, counts = [], []
-    for number, phase in enumerate(session.phases(client(state, 0))):
-        plan = batches(jobs, session.recipe_of(phase), session.seed, session.round, number)
-        histories.append(_train_phase(session, forward, jobs, state, phase, plan, draws))
-        counts.append(plan.counts)
-    return [
-        finish(session, job, client(state, c), *_own_steps([h[c] for h in histories], [n[c] for n in counts]))
-        for c, job in enumerate(jobs)
-    ]
-
-
-def _own_steps(histories: Sequence[Tensor], counts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the losses and counts of the steps that one client took, of all phases."""
-    history, count = torch.cat(list(histories)), torch.cat(list(counts))
-    return history[count > 0], count[count > 0]
-
-
-def _train_phase(
-    session: Session,
-    forward: Forward,
-    jobs: Sequence[Job],
-    state: Params,
-    phase: Phase,
-    plan: Batches,
-    draws: Sequence[torch.Generator],
-) -> Tensor:
+def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
     """Train the keys of one phase in place, and return the mean loss of each client's steps, (C, S)."""
-    values = {key: value for key, value in state.items() if key in phase.keys}
-    optimizer = Optimizer(session.recipe, values)
+    session, steps = chunk.session, plan.counts.shape[1]
+    optimizer = Optimizer(session.recipe, {key: value for key, value in chunk.state.items() if key in phase.keys})
     wide = torch.float32 if session.device.type == "mps" else torch.float64
-    history = torch.zeros(plan.counts.shape, dtype=wide)
-    steps = plan.steps
-    for step in range(plan.counts.shape[1]):
-        m = sum(n > step for n in steps)
-        leaves = {key: value.detach().requires_grad_() for key, value in first(values, m).items()}
-        train = first(state, m) | leaves
-        batch = _batch(session, plan, step, m)
-        each = _losses(session, forward, train, batch, plan.counts[:m, step], plan.rows.shape[2], draws[:m])
-        history[:m, step] = each.detach()
-        total = each.sum()
-        if session.method.penalty is not None:
-            total = total + _penalties(session, train, jobs[:m]).sum()
-        optimizer.step(_gradients(total, leaves), step + 1)
+    history = torch.zeros(plan.counts.shape, dtype=wide, device=session.device)
+    valid = (torch.arange(plan.rows.shape[2]) < plan.counts[..., None]).to(session.device)
+    for step, m in enumerate((plan.counts > 0).sum(0).tolist()):
+        with naming(chunk.jobs[0].client, session.round, step, steps):
+            batch = _batch(session, plan, valid, step, m)
+            history[:m, step] = _step(chunk, optimizer, batch, step + 1)
     return history
 
 
-def _batch(session: Session, plan: Batches, step: int, m: int) -> Examples:
-    """Return the examples of one step of the first m clients, padding included, (m·b, …)."""
+class _Batch(NamedTuple):
+    """A batch of each of m clients, (m·b, …); where some rows only pad it, how many do not, and which, (m, b)."""
+
+    examples: Examples
+    clients: int
+    width: int
+    counts: list[int] | None
+    mask: Tensor | None
+
+
+def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -> _Batch:
     shifts = None if plan.shifts is None else plan.shifts[:m, step].flatten(0, 1)
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
-    return fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop)
+    examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop)
+    counts, width = plan.counts[:m, step], plan.rows.shape[2]
+    if bool((counts == width).all()):
+        return _Batch(examples, m, width, None, None)
+    return _Batch(examples, m, width, counts.tolist(), valid[:m, step])
 
 
-def _losses(
-    session: Session,
-    forward: Forward,
-    train: Params,
-    batch: Examples,
-    counts: Tensor,
-    width: int,
-    draws: Sequence[torch.Generator],
-) -> Tensor:
-    """Return the mean loss of each client on its ``counts`` (m,) valid rows of ``width``, (m,)."""
-    m = len(counts)
-    mask = None
-    if bool((counts < width).any()):
-        mask = (torch.arange(width) < counts[:, None]).to(session.device)
-    if (expand := session.method.expand) is not None:
-        train = torch.func.vmap(lambda one: expand(session.net, one, session.down))(train)
-    with ClientDropout(draws, None if mask is None else counts.tolist(), width):
-        each = forward(train, session.base, batch, m, mask).view(m, width)
-    if mask is None:
-        return each.mean(1)
-    return torch.where(mask, each, 0).sum(1) / counts.to(each)
+def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:
+    """Take one local step of m clients, and return their mean losses before it, (m,)."""
+    session, m, mask = chunk.session, batch.clients, batch.mask
+    leaves = {key: value.detach().requires_grad_() for key, value in first(optimizer.values, m).items()}
+    trained = first(chunk.state, m) | leaves
+    with ClientDropout(chunk.draws[:m], batch.counts, batch.width):
+        each = chunk.forward(_expanded(session, trained), session.base, batch.examples, m, mask).view(m, -1)
+        mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
+        total = mean.sum()
+        if session.method.penalty is not None:
+            total = total + _penalties(session, trained, chunk.jobs[:m]).sum()
+        found = gradients(total, leaves)
+    optimizer.step(_apart(found), step)
+    return mean.detach()
+
+
+def _expanded(session: Session, train: Params) -> Params:
+    if (expand := session.method.expand) is None:
+        return train
+    return torch.func.vmap(lambda one: expand(session.net, one, session.down))(train)
 
 
 def _penalties(session: Session, train: Params, jobs: Sequence[Job]) -> Tensor:
@@ -143,10 +165,9 @@ def _penalties(session: Session, train: Params, jobs: Sequence[Job]) -> Tensor:
     return torch.func.vmap(lambda one, kept: penalty(net, one, down, kept))(train, own)
 
 
-def _gradients(loss: Tensor, leaves: Params) -> Params:
-    """Return the gradients of ``loss``, in memory of their own; that of a parameter which took no part is 0."""
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+def _apart(gradients: Params) -> Params:
+    """Return gradients that share no memory, since the optimizer writes to them."""
     # Autograd may hand out one tensor for two parameters, as for u + v, or an expanded one, as for a sum.
-    holders = Counter(g.untyped_storage().data_ptr() for g in found)
-    alone = [holders[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for g in found]
-    return {key: g if own else g.clone() for key, g, own in zip(leaves, found, alone, strict=True)}
+    holders = Counter(g.untyped_storage().data_ptr() for g in gradients.values())
+    alone = {key: holders[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for key, g in gradients.items()}
+    return {key: g if alone[key] else g.clone() for key, g in gradients.items()}

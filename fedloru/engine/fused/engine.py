@@ -21,7 +21,7 @@ from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import shared_model
 from fedloru.method import Method, State
-from fedloru.net import Net, forward, mode
+from fedloru.net import Net, forward, mode, unshared
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
@@ -87,7 +87,7 @@ def local_steps(examples: int, recipe: Recipe) -> int:
 
 
 def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: Recipe) -> int:
-    """Return how many clients fit the budget: a rule, not a timing, so that runs repeat.
+    """Return how many clients come nearest to the budget: a rule, not a timing, so that runs repeat.
 
     A client keeps its activations busy, of each trained parameter the value, the gradient and the moments, and of
     what a method expands these to, the value and the gradient.
@@ -103,7 +103,7 @@ def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: R
     held = copies * tree.nbytes(begun)
     if method.expand is not None:
         held += 2 * tree.nbytes(method.expand(net, begun, down))
-    return max(1, budget // (recipe.batch_size * activation_bytes(net, tensors, data) + held))
+    return max(1, round(budget / (recipe.batch_size * activation_bytes(net, tensors, data) + held)))
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
     hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
     try:
         with mode(net, False):
-            forward(net, tensors, {key: value[:1] for key, value in data.items()})
+            forward(net, unshared(net, tensors), {key: value[:1] for key, value in data.items()})
     finally:
         for hook in hooks:
             hook.remove()

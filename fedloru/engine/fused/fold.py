@@ -9,7 +9,8 @@ it is. Where the whole model must be vmapped, ``vmapped`` does so behind the sam
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from torch.func import functional_call
 from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
 from fedloru.lowrank.layers import LowRank
-from fedloru.net import Batch, Net, losses
+from fedloru.net import Batch, Net, constants, held_losses, holding
 from fedloru.tree import Params
 
 Path = Literal["auto", "activation", "weight"]
@@ -77,16 +78,20 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
     """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients."""
     call = _Call()
     model = copy.deepcopy(net.model).train()
+    fixed = _unstacked(model, "", stacked)
     done: set[str] = set()
     for name, layer in model.named_modules():
         prefix = f"{name}." if name else ""
-        own = {key for key, _ in _direct(layer, prefix)}
-        if not own & stacked or any(name.startswith(parent) for parent in done):
+        if stacked.isdisjoint(key for key, _ in _direct(layer, prefix)) or any(
+            name.startswith(parent) for parent in done
+        ):
             continue
         leaf = LEAVES.get(type(layer))
         if leaf is None:
             done.add(prefix)
-            leaf = partial(_vmapped_leaf, copy.deepcopy(layer), prefix)
+            template = copy.deepcopy(layer)
+            fixed += _unstacked(template, prefix, stacked)
+            leaf = partial(_vmapped_leaf, template, prefix)
         layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, prefix, path), layer)
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
@@ -98,7 +103,8 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
                 p.data = base[key]
         call.stacked, call.clients, call.mask = tensors, m, mask
         call.rows = len(next(iter(batch.values())))
-        return losses(folded, {}, batch)
+        with _unmoved(fixed):
+            return held_losses(folded, batch)
 
     return forward
 
@@ -106,6 +112,35 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
 def _direct(layer: nn.Module, prefix: str) -> list[tuple[str, Tensor]]:
     own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
     return [(prefix + name, tensor) for name, tensor in own]
+
+
+_Place = tuple[str, dict[str, Any], str]
+"""The key of a tensor, and the table of its module that has it under a name."""
+
+
+def _unstacked(model: nn.Module, prefix: str, stacked: frozenset[str]) -> list[_Place]:
+    places = [
+        (f"{prefix}{layer}.{name}" if layer else prefix + name, table, name)
+        for layer, module in model.named_modules()
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+    return [place for place in places if place[0] not in stacked]
+
+
+@contextmanager
+def _unmoved(places: Sequence[_Place]) -> Iterator[None]:
+    """Refuse a forward pass that writes to what is the same for all clients, or puts another tensor in its place."""
+    before = [(table[name], table[name]._version) for _, table, name in places]
+    yield
+    for (key, table, name), (tensor, version) in zip(places, before, strict=True):
+        _refuse_if(table[name] is not tensor or tensor._version != version, key)
+
+
+def _refuse_if(moved: bool, key: str) -> None:
+    if moved:
+        raise ModelError(f"the forward pass changes {key}, which is not stacked, so that clients would share it")
 
 
 def _run_leaf(leaf: Leaf, tensors: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -139,13 +174,18 @@ def vmapped(net: Net) -> Forward:
     """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
 
     def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
-        counters = {key: value for key, value in net.buffers.items() if key not in net.statistics}
         if mask is not None and net.statistics:
             raise ModelError("BatchNorm under vmap cannot tell padding from examples")
+        shared = {key: value for key, value in constants(net, base).items() if key not in tensors}
+        versions = {key: value._version for key, value in shared.items()}
 
         def one(params: Params, batch: Batch) -> Tensor:
-            frozen = base | {key: value.clone() for key, value in counters.items()}
-            return losses(net, frozen | params, batch)
+            held = shared | params
+            with holding(net, held):
+                each = held_losses(net, batch)
+            for key, value in shared.items():
+                _refuse_if(held[key] is not value or value._version != versions[key], key)
+            return each
 
         split = {key: value.unflatten(0, (m, -1)) for key, value in batch.items()}
         return torch.func.vmap(one, randomness="different")(tensors, split).flatten()

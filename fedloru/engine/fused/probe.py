@@ -9,39 +9,42 @@ statistics are compared, in float64 where the model allows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.client import constants
 from fedloru.data import Examples
-from fedloru.dropout import ClientDropout
+from fedloru.dropout import ClientDropout, backward, gradients
 from fedloru.engine.fused.fold import Forward
-from fedloru.net import Batch, Net, losses, mode
-from fedloru.rng import gen
+from fedloru.errors import sentence
+from fedloru.net import Batch, Net, constants, held_losses, holding, mode
+from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
 COUNTS = (3, 2)
 
 
+class _Found(NamedTuple):
+    """What the fused pass came to: losses (m, b), gradients (m, …), and the state (m, …) with its statistics."""
+
+    losses: Tensor
+    gradients: Params
+    state: Params
+
+
 def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples) -> str | None:
     """Return what is wrong with ``forward``, or None."""
-    double = data["y"].device.type != "mps"
-    try:
-        return _compare(net, forward, stacked, base, data, torch.float64 if double else None, 1e-6 if double else 1e-3)
-    except Exception as error:
-        if not double:
-            return _sentence(error)
-    try:
-        return _compare(net, forward, stacked, base, data, None, 1e-3)
-    except Exception as error:
-        return _sentence(error)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    device = data["y"].device
+    attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
+    for dtype, tolerance in attempts[device.type == "mps" :]:
+        try:
+            with forked(device):
+                return _compare(net, forward, stacked, base, data, dtype, tolerance)
+        except Exception as error:  # the user's own code may raise anything
+            problem = sentence(error)
+    return problem
 
 
 def _compare(
@@ -55,50 +58,44 @@ def _compare(
 ) -> str | None:
     start = {**net.params, **net.buffers, **base}
     clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
-    frozen = _cast({key: value for key, value in base.items() if key not in stacked}, dtype)
+    frozen = tree.clone(_cast({key: value for key, value in base.items() if key not in stacked}, dtype))
     width = max(COUNTS)
     examples = len(data["y"])
     rows = torch.arange(width * len(COUNTS)) % examples
     batch = _cast({key: value[rows] for key, value in data.items()}, dtype)
     together = {key: torch.stack([client[key] for client in clients]) for key in stacked}
-    for key in net.trainable | net.factors:
-        if key in together:
-            together[key].requires_grad_()
+    leaves = {key: together[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(batch["y"].device)
     with mode(net, True), _dropout(net, batch, COUNTS, width):
         each = forward(together, frozen, batch, len(COUNTS), mask).view(len(COUNTS), width)
-        torch.where(mask, each, 0).sum().backward()
+        found = _Found(each, gradients(torch.where(mask, each, 0).sum(), leaves), together)
     for c, count in enumerate(COUNTS):
         own = {key: value[c * width : c * width + count] for key, value in batch.items()}
-        problem = _against_plain(net, clients[c], frozen, own, each[c, :count], together, c, tolerance)
+        problem = _against_plain(net, clients[c], frozen, own, found, c, tolerance)
         if problem:
             return problem
     return None
 
 
 def _against_plain(
-    net: Net, client: Params, frozen: Params, batch: Batch, each: Tensor, together: Params, c: int, tolerance: float
+    net: Net, client: Params, frozen: Params, batch: Batch, found: _Found, c: int, tolerance: float
 ) -> str | None:
-    grads = _grads(together, c)
-    leaves = {key: value.clone().requires_grad_(key in grads) for key, value in client.items()}
-    with mode(net, True), _dropout(net, batch, [0] * c + [len(batch["y"])], len(batch["y"]), only=c):
-        plain = losses(net, constants(net, frozen) | leaves, batch)
-        plain.sum().backward()
-    if not _close(each, plain, tolerance):
+    leaves = {key: value.clone().requires_grad_(key in found.gradients) for key, value in client.items()}
+    tensors, count = constants(net, frozen) | leaves, len(batch["y"])
+    with mode(net, True), _dropout(net, batch, [0] * c + [count], count, only=c), holding(net, tensors):
+        plain = held_losses(net, batch)
+        backward(plain.sum())
+    if not _close(found.losses[c, :count], plain, tolerance):
         return "the losses of two clients differ from those of each alone: something mixes the examples of a batch"
-    for key, grad in grads.items():
+    for key, gradient in found.gradients.items():
         expected = leaves[key].grad
-        if expected is not None and not _close(grad, expected, tolerance):
+        if not _close(gradient[c], torch.zeros_like(leaves[key]) if expected is None else expected, tolerance):
             return f"the gradient of {key} differs from that of a client alone"
     for key in sorted(net.statistics & leaves.keys()):
-        if not _close(together[key][c], leaves[key], tolerance):
+        if not _close(found.state[key][c], tensors[key], tolerance):
             return f"the statistics {key} of two clients differ from those of each alone"
     return None
-
-
-def _grads(together: Params, c: int) -> Params:
-    return {key: value.grad[c] for key, value in together.items() if value.grad is not None}
 
 
 def _dropout(net: Net, batch: Batch, counts: Sequence[int], width: int, only: int | None = None) -> ClientDropout:

@@ -17,8 +17,31 @@ def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
     """Map (m·b, …, i) to (m·b, …, o) by w (m, o, i), or by a shared w (o, i)."""
     if not stacked:
         return F.linear(x, w)
-    y = torch.bmm(x.reshape(m, -1, x.shape[-1]), w.mT)
+    y: Tensor = _Linear.apply(x.reshape(m, -1, x.shape[-1]), w)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], w.shape[1])
+
+
+class _Linear(torch.autograd.Function):
+    """y = x Wᵀ with ∂W = gᵀx laid out as W is.
+
+    Autograd's own ∂W is the transposed view of xᵀg. What reads it next, an optimizer or the product that W was
+    composed by, would walk W by rows and ∂W by columns.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        """Map x (m, n, i) by w (m, o, i) to (m, n, o)."""
+        ctx.save_for_backward(x, w)
+        return torch.bmm(x, w.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of x and w."""
+        (g,) = gradients
+        x, w = ctx.saved_tensors
+        dx = torch.bmm(g, w) if ctx.needs_input_grad[0] else None
+        dw = torch.bmm(g.mT, x) if ctx.needs_input_grad[1] else None
+        return dx, dw
 
 
 def add_bias(y: Tensor, bias: Tensor | None, m: int, axis: int, *, stacked: bool) -> Tensor:

@@ -1,0 +1,100 @@
+"""Try a model out on a client's examples before anything is written: what would fail in a round is told now."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from fedloru import net as nets
+from fedloru import tree
+from fedloru.client import Job, local_batch, local_schedule
+from fedloru.data import Dataset, Examples, Partition
+from fedloru.dropout import backward
+from fedloru.errors import FedloruError, ModelError, traced
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+from fedloru.rng import forked
+
+log = logging.getLogger("fedloru")
+
+
+def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) -> None:
+    """Evaluate one example and train on two, and on one where a client comes to that; the model stays as it is.
+
+    Raises:
+        ModelError: the model fails, its outputs or losses have another shape than is needed, or it cannot learn.
+        DataError: the examples cannot be augmented as asked.
+    """
+    largest = max(partition.train, key=len)
+    _evaluate(net, dataset, _batch(dataset, largest[:1], recipe))
+    if min(recipe.batch_size, len(largest)) > 1:
+        _train(net, dataset, _batch(dataset, largest[:2], recipe), "")
+    for client, rows in enumerate(partition.train):
+        if _ends_with_one(len(rows), recipe):
+            _train(net, dataset, _batch(dataset, rows[:1], recipe), f", which client {client} ends an epoch with")
+            return
+
+
+def _batch(dataset: Dataset, rows: Tensor, recipe: Recipe) -> Examples:
+    plan = local_schedule(Job(0, rows), recipe._replace(batch_size=len(rows), steps=1), 0, 1)
+    return local_batch(dataset.train, plan, 0, recipe)
+
+
+def _ends_with_one(examples: int, recipe: Recipe) -> bool:
+    """Say whether a client with so many examples takes a local step on one of them alone."""
+    batches = -(-examples // recipe.batch_size)
+    alone = examples - (batches - 1) * recipe.batch_size == 1
+    return alone and (recipe.steps is None or recipe.steps >= batches)
+
+
+def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
+    about = f"an example of {dataset.name!r}, x of shape {tuple(batch['x'].shape)}"
+    try:
+        with torch.no_grad(), nets.mode(net, False), forked(batch["y"].device):
+            outputs = nets.forward(net, _copies(net), batch)
+    except Exception as error:  # the user's own code may raise anything
+        reason = _told(error, "Choose another model, or other settings")
+        raise ModelError(f"the model cannot take {about}: {reason}") from error
+    wanted = (1, len(dataset.classes))
+    if getattr(outputs, "shape", None) != wanted:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ModelError(f"the model makes {got} of {about}, but one score for each class is needed, {wanted}")
+
+
+def _train(net: Net, dataset: Dataset, batch: Examples, whose: str) -> None:
+    count = len(batch["y"])
+    about = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
+    tensors = _copies(net)
+    leaves = {key: tensors[key].requires_grad_() for key in sorted(net.trainable)}
+    try:
+        with nets.mode(net, True), forked(batch["y"].device), nets.holding(net, tensors):
+            each = nets.held_losses(net, batch)
+            if each.requires_grad:
+                backward(each.mean())
+    except Exception as error:  # the user's own code may raise anything
+        reason = _told(error, "Mend it, or choose another model")
+        raise ModelError(f"the model cannot train on {about}: {reason}") from error
+    if not bool(each.isfinite().all()):
+        raise ModelError(f"the untrained model has losses of {each.tolist()} on {about}: mend the model, or the data")
+    _check_gradients({key: leaf.grad for key, leaf in leaves.items()})
+
+
+def _check_gradients(gradients: dict[str, Tensor | None]) -> None:
+    without = [key for key, gradient in gradients.items() if gradient is None]
+    if len(without) == len(gradients):
+        raise ModelError(
+            f"no gradient reaches what is trained ({', '.join(without)}): the forward pass detaches it, runs under "
+            "no_grad, or is checkpointed with use_reentrant=True from its first layer on. Mend the model"
+        )
+    if without:
+        log.warning("no gradient reaches %s: they learn nothing from any example", ", ".join(without))
+
+
+def _copies(net: Net) -> tree.Params:
+    return nets.constants(net, tree.clone(net.params | net.buffers))
+
+
+def _told(error: Exception, cure: str) -> str:
+    return str(error) if isinstance(error, FedloruError) else f"{traced(error)}. {cure}"

@@ -1,0 +1,158 @@
+"""What a model is tried out for before a run, and that it is none the worse for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fedloru import data, tree
+from fedloru import net as nets
+from fedloru.config.trial import try_out
+from fedloru.data import Partition
+from fedloru.errors import ModelError
+from fedloru.recipe import Recipe
+
+DATASET = data.synthetic(40, (6,), 3, seed=0)
+CLASSES = len(DATASET.classes)
+
+
+def parted(*sizes: int) -> Partition:
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    rows = tuple(torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    return Partition("iid", 0, rows, (), {})
+
+
+def tried(module: nn.Module, recipe: Recipe = Recipe(batch_size=4), partition: Partition = parted(8, 4)) -> None:  # noqa: B008
+    try_out(nets.make(module), DATASET, partition, recipe)
+
+
+class Odd(nn.Module):
+    """A linear layer that does as ``forward`` says in training, and nothing odd in evaluation."""
+
+    def __init__(self, odd: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.unused, self.odd = nn.Linear(6, CLASSES), nn.Linear(1, 1), odd
+        self.unused.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.odd(self.fc, x) if self.training else self.fc(x)
+
+
+def hooked(fc: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = fc(x)
+    y.register_hook(lambda gradient: gradient[:, :1] @ torch.ones(7))
+    return y
+
+
+def missing(fc: nn.Module, x: Tensor) -> Tensor:
+    return fc(x) + fc.scale
+
+
+ODD: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
+    "fails going forward": (
+        missing,
+        r"cannot train on 2 examples of 'synthetic': AttributeError: 'Linear' object has no attribute 'scale' "
+        rf"\({re.escape(__file__)}, line \d+\)\. Mend it",
+    ),
+    "fails going backward": (hooked, r"cannot train on 2 examples of 'synthetic': RuntimeError: .*\. Mend it"),
+    "two outputs": (lambda fc, x: (fc(x), x), r"cannot train on 2 examples of 'synthetic': \w+: "),
+    "one loss for all": (lambda fc, x: fc(x).sum(0), r"cannot train on 2 examples"),
+    "detached": (lambda fc, x: fc(x).detach(), r"no gradient reaches what is trained \(fc.bias, fc.weight\)"),
+    "not a number": (lambda fc, x: fc(x) / 0, r"untrained model has losses of \[nan, nan\] on 2 examples"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_only_training_shows_is_refused(name: str) -> None:
+    odd, told = ODD[name]
+    with pytest.raises(ModelError, match=told):
+        tried(Odd(odd))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_checkpoint_that_no_gradient_passes_is_refused() -> None:
+    with pytest.raises(ModelError, match="use_reentrant=True from its first layer on"):
+        tried(Odd(lambda fc, x: checkpoint(fc, x, use_reentrant=True)))
+    tried(Odd(lambda fc, x: checkpoint(fc, x, use_reentrant=False)))
+
+
+def test_what_learns_nothing_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fedloru"):
+        tried(nn.Sequential(nn.Linear(6, CLASSES)))
+        assert not caplog.records
+        beside = Odd(lambda fc, x: fc(x))
+        beside.unused.requires_grad_(True)
+        tried(beside)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no gradient reaches unused.bias, unused.weight: they learn nothing from any example"
+    ]
+
+
+def norm() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes", "client"),
+    [
+        (Recipe(batch_size=4), (8, 9, 5), 1),
+        (Recipe(batch_size=4, steps=3), (8, 6, 9), 2),
+        (Recipe(batch_size=32), (8, 1), 1),
+        (Recipe(batch_size=1), (8, 2), 0),
+    ],
+)
+def test_a_step_on_one_example_is_tried_where_a_client_comes_to_it(
+    recipe: Recipe, sizes: tuple[int, ...], client: int
+) -> None:
+    with pytest.raises(ModelError, match=rf"1 example of .*client {client} ends an epoch with: .*batch size"):
+        tried(norm(), recipe, parted(*sizes))
+    tried(nn.Sequential(nn.Linear(6, CLASSES)), recipe, parted(*sizes))
+
+
+@pytest.mark.parametrize("recipe", [Recipe(batch_size=3), Recipe(batch_size=4, steps=1), Recipe(batch_size=32)])
+def test_a_step_on_one_example_is_not_tried_where_no_client_comes_to_it(recipe: Recipe) -> None:
+    tried(norm(), recipe, parted(9, 5, 8))
+
+
+def test_two_examples_are_not_tried_where_all_steps_are_on_one() -> None:
+    def lonely(fc: nn.Module, x: Tensor) -> Tensor:
+        assert len(x) == 1
+        return fc(x)
+
+    tried(Odd(lonely), Recipe(batch_size=1))
+    with pytest.raises(ModelError, match=r"2 examples .*AssertionError"):
+        tried(Odd(lonely))
+
+
+class Restless(nn.Module):
+    """Moves all it can: statistics, a counter, a buffer that is not saved, and the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc, self.drop = nn.BatchNorm1d(6), nn.Linear(6, CLASSES), nn.Dropout(0.5)
+        self.register_buffer("seen", torch.zeros(6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += x.sum(0)
+        return self.fc(self.drop(self.norm(x) + torch.randn_like(x)))
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    module = Restless().eval()
+    net = nets.make(module)
+    objects = [*module.parameters(), *module.buffers()]
+    values, handed = [t.detach().clone() for t in objects], tree.clone(net.params | net.buffers)
+    place = torch.get_rng_state()
+    try_out(net, DATASET, parted(8, 4), Recipe(batch_size=4))
+    assert torch.equal(torch.get_rng_state(), place)
+    assert all(x is y for x, y in zip(objects, [*module.parameters(), *module.buffers()], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(objects, values, strict=True))
+    assert all(x.grad is None and not layer.training for x in module.parameters() for layer in module.modules())
+    assert tree.equal(net.params | net.buffers, handed)
+    assert not any(value.requires_grad for value in net.params.values())
