@@ -35,7 +35,7 @@ class Modelled(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A squared gradient norm against rounds, with the slope fitted on log-log axes; one curve a seed, (seeds, T)."""
+    """A squared gradient norm against rounds, one curve a seed, (seeds, T); and factor · rounds^slope fitted to it."""
 
     label: str
     rounds: Sequence[int]
@@ -155,16 +155,14 @@ def compared(rows: Sequence[matrices.Compared]) -> Figure:
 
 @look()
 def rates(found: Sequence[Rate], xlabel: str) -> Figure:
-    """Draw squared gradient norms against rounds, mean and range over seeds, with the fitted power laws."""
+    """Draw squared gradient norms against rounds, mean and range over seeds, with the power laws fitted to them."""
     figure, (axes,) = panels()
     for rate, colour, mark in zip(found, COLOURS, MARKS, strict=False):
         over_seeds = list(zip(*rate.values, strict=True))
         mean = [sum(values) / len(values) for values in over_seeds]
         low, high = [min(values) for values in over_seeds], [max(values) for values in over_seeds]
         axes.fill_between(rate.rounds, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(
-            rate.rounds, mean, mark, color=colour, label=f"{rate.label}: slope {rate.slope:.2f}".replace("-", "−")
-        )
+        axes.plot(rate.rounds, mean, mark, color=colour, label=f"{rate.label}: {rate.slope:.2f}".replace("-", "−"))
         fitted = [rate.factor * t**rate.slope for t in rate.rounds]
         axes.plot(rate.rounds, fitted, color=colour, linewidth=0.8)
     axes.set(xlabel=xlabel, ylabel="mean ‖∇f(W$_t$)‖$^2$")
