@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fedloru import methods, tree
 from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.engine import Task, choose
-from fedloru.errors import TrainingError
+from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import Down
 from fedloru.recipe import Recipe, at_round
@@ -240,6 +240,14 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
     score = evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data, batch_size)
     assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32)
     assert cohort.net.model.training  # as it was
+
+
+def test_an_error_in_evaluation_names_the_examples() -> None:
+    cohort = fedavg(Crowded, vectors())
+    tensors = cohort.net.params | cohort.net.buffers
+    with pytest.raises(ModelError, match=r"evaluated on test examples 0 to 6: RuntimeError: crowded \(.*line \d+\)"):
+        evaluate(cohort.net, tensors, cohort.data, 7)
+    assert evaluate(cohort.net, tensors, cohort.data, 6).examples == 32
 
 
 def test_learning_rates_over_rounds() -> None:
