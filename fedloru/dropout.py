@@ -5,8 +5,8 @@ torch draws dropout masks from one global generator, so that two engines could n
 the forward pass. Rows of a folded batch that only pad a client's short batch draw nothing.
 
 A checkpointed layer is computed again in the backward pass, and must draw the same masks again. Before it is, torch
-sets its global generator back to where the forward pass was. So each call takes a number from there: a number that
-has come before is a call repeated, and the clients' generators are set back as well, for that call.
+sets its global generator, that of the CPU, back to where the forward pass was. So each call takes a number from there:
+a number that has come before is a call repeated, and the clients' generators are set back as well, for that call.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ClientDropout(TorchFunctionMode):
         return input * (self._mask(torch.Size(shape), keep, input) / (keep or 1.0))
 
     def _mask(self, shape: torch.Size, keep: float, like: Tensor) -> Tensor:
-        number = int(torch.randint(2**62, ()))
+        number = int(torch.randint(2**62, (), device="cpu"))
         now = [generator.get_state() for generator in self.generators]
         if number not in self.before:
             self.before[number] = now

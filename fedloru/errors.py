@@ -7,7 +7,7 @@
     ├─ DataError            a data source that is missing or malformed
     │  └─ PartitionError    a partition that cannot be made, or fails its audit
     ├─ ModelError           a model that cannot be adapted, or folded
-    ├─ TrainingError        a client that diverged: names the client and the round
+    ├─ TrainingError        a client that failed or diverged: names the client and the round
     ├─ WireError            a message that cannot be read, or belongs to another run
     ├─ RunFolderError       a run folder or checkpoint that is in the way, damaged or changed
     └─ MissingExtraError    an optional library that is not installed

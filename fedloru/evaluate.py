@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
 from fedloru.data import Examples
+from fedloru.errors import ModelError, traced
 from fedloru.method import Method, State
 from fedloru.net import Net, constants, held_outputs, holding, mode, unshared
 from fedloru.tree import Params
@@ -31,13 +34,29 @@ def shared_model(net: Net, method: Method, state: State) -> Params:
 
 @torch.no_grad()
 def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) -> Score:
-    """Score ``tensors`` on all of ``data``, in evaluation mode."""
+    """Score ``tensors`` on all of ``data``, in evaluation mode.
+
+    Raises:
+        ModelError: the model fails.
+    """
     total = len(data["y"])
     loss, right = [], []
     with mode(net, False), holding(net, unshared(net, tensors)):
         for start in range(0, total, batch_size):
             batch = {key: value[start : start + batch_size] for key, value in data.items()}
-            outputs = held_outputs(net, batch)
-            loss.append(net.losses(outputs, batch).sum())
-            right.append((outputs.argmax(-1) == batch["y"]).sum())
+            with _naming(start, min(start + batch_size, total)):
+                outputs = held_outputs(net, batch)
+                loss.append(net.losses(outputs, batch).sum())
+                right.append((outputs.argmax(-1) == batch["y"]).sum())
     return Score(sum(torch.stack(loss).tolist()) / total, sum(torch.stack(right).tolist()) / total, total)
+
+
+@contextmanager
+def _naming(start: int, end: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        told = f"the model cannot be evaluated on test examples {start} to {end - 1}: {traced(error)}; mend it"
+        raise ModelError(told) from error

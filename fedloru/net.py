@@ -187,12 +187,11 @@ def held_losses(net: Net, batch: Batch) -> Tensor:
 
 
 def constants(net: Net, base: Params) -> Params:
-    """Return the base and the buffers that no message carries, counters and what is not saved, to compute with."""
-    unsaved = {key: value.detach() for key, value in net.model.named_buffers() if key not in net.buffers}
-    counters = {key: value for key, value in net.buffers.items() if key not in net.statistics}
-    device = next(iter(base.values())).device if base else None
-    moved = {key: value.to(device) if device else value for key, value in (unsaved | counters).items()}
-    return unshared(net, base | moved)
+    """Return the base, and all buffers as they are at the start, for a forward pass to compute with and write to."""
+    buffers = {key: value.detach() for key, value in net.model.named_buffers()} | net.buffers
+    if base:
+        buffers = tree.to(buffers, next(iter(base.values())).device)
+    return unshared(net, base | buffers)
 
 
 def unshared(net: Net, tensors: Params) -> Params:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from fedloru.kinds import Betas, Count, Flag, NotNegative, Positive, Share, Whole
+
 
 class Recipe(NamedTuple):
     """The settings of local training, the same for every client of a round.
@@ -14,20 +16,20 @@ class Recipe(NamedTuple):
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    epochs: int = 1
-    steps: int | None = None
-    batch_size: int = 32
-    clip: float | None = None
+    lr: NotNegative = 0.1
+    momentum: Share = 0.0
+    weight_decay: NotNegative = 0.0
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+    epochs: Count = 1
+    steps: Count | None = None
+    batch_size: Count = 32
+    clip: Positive | None = None
     schedule: Literal["constant", "cosine", "step"] = "constant"
-    decay_every: int = 10
-    decay: float = 0.1
-    crop: int = 0
-    flip: bool = False
+    decay_every: Count = 10
+    decay: Positive = 0.1
+    crop: Whole = 0
+    flip: Flag = False
 
 
 def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
-GROUND: frozenset[str] = frozenset({"errors", "files", "recipe", "rng", "tree"})
+GROUND: frozenset[str] = frozenset({"errors", "files", "kinds", "recipe", "rng", "tree"})
 TO_METHOD = GROUND | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(GROUND, frozenset()),
+    "recipe": frozenset({"kinds"}),
     "lowrank": GROUND,
     "net": GROUND | {"lowrank"},
     "method": GROUND | {"lowrank", "net"},

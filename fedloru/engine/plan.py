@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from itertools import chain
-from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from fedloru import tree
+from fedloru import kinds, tree
 from fedloru.data import Dataset, Partition
 from fedloru.engine import EngineName
 from fedloru.engine.fused.fold import Path
 from fedloru.errors import ConfigError
+from fedloru.kinds import Count
 from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -36,23 +36,23 @@ class Plan(NamedTuple):
     method: Method
     data: Dataset
     partition: Partition
-    rounds: int
-    cohort: int
+    rounds: Count
+    cohort: Count
     recipe: Recipe = Recipe()
     seed: int = 0
     cohort_seed: int | None = None
     engine: EngineName = "auto"
-    chunk: int | None = None
+    chunk: Count | None = None
     path: Path = "auto"
     device: str = "cpu"
     codec: str = "fp32"
     round_trip: bool = True
     first_download: bool = True
     profiles: tuple[Profile, ...] = ()
-    eval_every: int = 1
-    eval_clients: int = 100
+    eval_every: Count = 1
+    eval_clients: Count = 100
     diagnostics: bool = True
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
 
     @property
     def clients(self) -> int:
@@ -66,7 +66,7 @@ def check(plan: Plan) -> None:
     Raises:
         ConfigError: numbers out of range, choices that are none, or a device that is not there.
     """
-    problems = [*_numbers(plan), *_choices(plan), *_choices(plan.recipe)]
+    problems = [*kinds.problems(plan), *kinds.problems(plan.recipe), *_no_images(plan)]
     if plan.codec not in CODECS:
         problems.append(f"codec is {plan.codec!r}, expected {' or '.join(map(repr, CODECS))}")
     if not len(next(iter(plan.data.test.values()), ())):
@@ -92,32 +92,14 @@ def check(plan: Plan) -> None:
         raise ConfigError(problems, "the run")
 
 
-def _numbers(plan: Plan) -> Iterator[str]:
-    recipe = plan.recipe
-    counts = {
-        "rounds": plan.rounds,
-        "cohort": plan.cohort,
-        "eval_every": plan.eval_every,
-        "checkpoint_every": plan.checkpoint_every,
-        "chunk": plan.chunk,
-        "batch_size": recipe.batch_size,
-        "epochs": recipe.epochs,
-        "steps": recipe.steps,
-    }
-    for name, count in counts.items():
-        if count is not None and not count >= 1:
-            yield f"{name} is {count}, expected 1 or more"
-    if not 0 <= recipe.lr < math.inf:
-        yield f"lr is {recipe.lr}, expected a number from 0"
-    if recipe.clip is not None and not recipe.clip > 0:
-        yield f"clip is {recipe.clip}, expected a number above 0, or None"
-
-
-def _choices(settings: Plan | Recipe) -> Iterator[str]:
-    for name, hint in get_type_hints(type(settings)).items():
-        options, value = get_args(hint), getattr(settings, name)
-        if get_origin(hint) is Literal and value not in options:
-            yield f"{name} is {value!r}, expected {' or '.join(map(repr, options))}"
+def _no_images(plan: Plan) -> Iterator[str]:
+    shape = tuple(plan.data.train["x"].shape[1:]) if "x" in plan.data.train else None
+    asked = [name for name in ("crop", "flip") if getattr(plan.recipe, name)]
+    if asked and (shape is None or len(shape) != 3):
+        yield (
+            f"{' and '.join(asked)} need images (channels, height, width), but the examples of {plan.data.name!r} are "
+            f"{shape}: leave {'it' if len(asked) == 1 else 'them'} out"
+        )
 
 
 def cohort(plan: Plan, round: int) -> list[int]:

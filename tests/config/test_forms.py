@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from fedloru.config import SECTIONS
-from fedloru.config.fields import Section
+from fedloru.config.fields import Section, expected
 from fedloru.config.schema import Client, LowRank
 from fedloru.data import SCHEMES, SOURCES, load
+from fedloru.kinds import spoken
 from fedloru.methods import METHODS, server_opt
 from fedloru.models import MODELS
 from fedloru.net import attach
@@ -60,7 +61,12 @@ def test_low_rank() -> None:
 
 
 def test_recipe() -> None:
+    """The same settings, of the same kinds, with the same defaults."""
+    kinds = get_type_hints(Recipe, include_extras=True)
     assert {name: field.default for name, field in Client.model_fields.items()} == Recipe._field_defaults
+    assert {name: expected(field) for name, field in Client.model_fields.items()} == {
+        name: spoken(kind) for name, kind in kinds.items()
+    }
 
 
 def test_names() -> None:

@@ -139,6 +139,22 @@ def test_client_test_sets_follow_seed_and_client(data: Dataset) -> None:
     assert all(len(rows) == 1 for rows in alone.train) and not any(len(rows) for rows in alone.test)
 
 
+def drawn(partition: Partition) -> list[tuple[int, ...]]:
+    """Return where in its own rows, sorted, each client's test rows are."""
+    return [
+        tuple(torch.searchsorted(torch.cat(pair).sort().values, pair[1]).tolist())
+        for pair in zip(partition.train, partition.test, strict=True)
+    ]
+
+
+def test_client_test_sets_are_random_draws(data: Dataset) -> None:
+    """Each client of 20 rows draws its own five, anew with every seed, and no place is left out or always in."""
+    first, second = (drawn(iid(data, 35, seed, test_fraction=0.25)) for seed in (0, 1))
+    assert len(set(first)) == 35 and not set(first) & set(second)
+    assert {place for places in first for place in places} == set(range(20))
+    assert not set.intersection(*map(set, first))
+
+
 def test_dirichlet_out_of_reach_is_refused_at_once(data: Dataset) -> None:
     with pytest.raises(PartitionError, match=r"draw 1 of .* leaves \d\d of 100 clients .* raise alpha, or lower"):
         dirichlet(data, 100, 0.01, min_examples=5)

@@ -89,20 +89,51 @@ def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"engine": "fast"}, "engine is 'fast', expected 'auto' or 'sequential' or 'fused'"),
+        ({"engine": "fast"}, "engine is 'fast', expected 'auto', 'sequential' or 'fused'"),
         ({"path": "both"}, "path is 'both'"),
         ({"codec": "fp8"}, "codec is 'fp8', expected 'exact' or"),
-        ({"recipe": Recipe(optimizer="sgdd")}, "optimizer is 'sgdd', expected 'sgd' or 'adam' or 'adamw'"),
-        ({"recipe": Recipe(schedule="cosin")}, "schedule is 'cosin'"),
-        ({"recipe": Recipe(lr=-0.1)}, "lr is -0.1"),
-        ({"recipe": Recipe(lr=float("nan"))}, "lr is nan"),
-        ({"recipe": Recipe(clip=-1.0)}, "clip is -1.0"),
-        ({"recipe": Recipe(epochs=0, steps=0)}, "epochs is 0"),
+        (
+            {"recipe": Recipe(crop=1, flip=True)},
+            r"crop and flip need images .* examples of 'vectors' are \(6,\): leave them",
+        ),
     ],
 )
 def test_what_python_callers_mistype_is_refused_and_not_guessed(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Run(plan(**settings))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "optimizer": ("sgdd", "'sgd', 'adam' or 'adamw'"),
+    "lr": (float("nan"), "a number from 0"),
+    "momentum": (1.0, "a number from 0 to below 1"),
+    "weight_decay": (-1e-4, "a number from 0"),
+    "betas": ((0.9, 1.0), "two numbers from 0 to below 1"),
+    "eps": (0.0, "a number above 0"),
+    "epochs": (0, "a whole number from 1"),
+    "steps": (2.5, "a whole number from 1 or None"),
+    "batch_size": (True, "a whole number from 1"),
+    "clip": (-1.0, "a number above 0 or None"),
+    "schedule": ("cosin", "'constant', 'cosine' or 'step'"),
+    "decay_every": (0, "a whole number from 1"),
+    "decay": (float("inf"), "a number above 0"),
+    "crop": (-1, "a whole number from 0"),
+    "flip": ("yes", "true or false"),
+}
+
+
+def test_all_that_is_wrong_with_a_recipe_is_told_at_once() -> None:
+    assert BAD.keys() == Recipe()._asdict().keys()
+    wrong = Recipe(**{name: value for name, (value, _) in BAD.items()})
+    with pytest.raises(ConfigError) as refused:
+        check(plan(recipe=wrong))
+    expected = [f"{name} is {value!r}, expected {wanted}" for name, (value, wanted) in BAD.items()]
+    assert list(refused.value.problems[:15]) == expected
+
+
+def test_a_recipe_at_the_ends_of_its_ranges_is_sound() -> None:
+    ends = {"lr": 0, "momentum": 0.0, "betas": [0, 0.5], "steps": 1, "clip": 1e-9, "crop": 0}
+    check(plan(recipe=Recipe(batch_size=1, epochs=1, decay_every=1, **ends)))
 
 
 class Positions(nn.Module):

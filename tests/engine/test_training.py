@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedloru import methods, tree
 from fedloru.client import Job, Session, all_finite, local_schedule, train
-from fedloru.errors import TrainingError
+from fedloru.engine import Task, choose
+from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import Down
 from fedloru.recipe import Recipe, at_round
+from fedloru.wire import Channel
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, fedavg, jobs, near, vectors
 
 
@@ -125,6 +129,35 @@ def test_one_value_that_is_not_finite_is_found(value: float) -> None:
     assert torch.func.vmap(all_finite)(tensors).tolist() == [True, False, True]
 
 
+class Reads(TorchDispatchMode):
+    """Counts numbers and truths that are read from tensors; on a GPU, each would wait until all work is done.
+
+    Whole numbers are not counted: those are the schedule's, which stays on the CPU.
+    """
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype != torch.int64:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("engine", ["sequential", "fused"])
+def test_what_is_read_from_the_device_does_not_grow_with_the_steps(engine: str) -> None:
+    def read(steps: int) -> int:
+        recipe = Recipe(lr=0.1, momentum=0.9, batch_size=4, steps=steps, clip=1.0)
+        cohort = fedavg(lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), vectors(), recipe)
+        state = cohort.method.init(cohort.net, 3)
+        chosen = choose(engine, cohort.net, cohort.method, state, cohort.data, recipe)
+        task = Task(state, jobs(), recipe, 3, Channel(cohort.net, "fedavg", "run", "exact"))
+        with Reads() as reads:
+            chosen.run(task)
+        return reads.count
+
+    assert read(3) == read(12) <= 4 * len(jobs())
+
+
 class Crowded(nn.Module):
     """Takes no more rows than the probe has."""
 
@@ -207,6 +240,14 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
     score = evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data, batch_size)
     assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32)
     assert cohort.net.model.training  # as it was
+
+
+def test_an_error_in_evaluation_names_the_examples() -> None:
+    cohort = fedavg(Crowded, vectors())
+    tensors = cohort.net.params | cohort.net.buffers
+    with pytest.raises(ModelError, match=r"evaluated on test examples 0 to 6: RuntimeError: crowded \(.*line \d+\)"):
+        evaluate(cohort.net, tensors, cohort.data, 7)
+    assert evaluate(cohort.net, tensors, cohort.data, 6).examples == 32
 
 
 def test_learning_rates_over_rounds() -> None:

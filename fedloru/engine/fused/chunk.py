@@ -126,10 +126,10 @@ def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -
     shifts = None if plan.shifts is None else plan.shifts[:m, step].flatten(0, 1)
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
     examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop)
-    counts, width = plan.counts[:m, step], plan.rows.shape[2]
-    if bool((counts == width).all()):
+    counts, width = plan.counts[:m, step].tolist(), plan.rows.shape[2]
+    if counts == [width] * m:
         return _Batch(examples, m, width, None, None)
-    return _Batch(examples, m, width, counts.tolist(), valid[:m, step])
+    return _Batch(examples, m, width, counts, valid[:m, step])
 
 
 def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:

@@ -82,9 +82,8 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
     done: set[str] = set()
     for name, layer in model.named_modules():
         prefix = f"{name}." if name else ""
-        if stacked.isdisjoint(key for key, _ in _direct(layer, prefix)) or any(
-            name.startswith(parent) for parent in done
-        ):
+        inside = any(name.startswith(parent) for parent in done)
+        if inside or stacked.isdisjoint(key for key, _ in _direct(layer, prefix)):
             continue
         leaf = LEAVES.get(type(layer))
         if leaf is None:
