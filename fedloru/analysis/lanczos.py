@@ -99,9 +99,9 @@ def largest(matrix: Symmetric, k: int, seed: int) -> Pairs:
     kind = _numpy(start).dtype
     operator = LinearOperator((matrix.n, matrix.n), matvec=lambda v: _product(matrix, v), dtype=kind)
     rng = np.random.default_rng(derive(seed, "rank", "restart"))
-    tolerance = float(np.sqrt(np.finfo(kind).eps))
+    tolerance, basis = float(np.sqrt(np.finfo(kind).eps)), min(matrix.n, max(20, 3 * k))
     try:
-        values, vectors = eigsh(operator, k, v0=_numpy(start), tol=tolerance, maxiter=RESTARTS, rng=rng)
+        values, vectors = eigsh(operator, k, v0=_numpy(start), ncv=basis, tol=tolerance, maxiter=RESTARTS, rng=rng)
     except ArpackNoConvergence as partial:
         values, vectors = partial.eigenvalues, partial.eigenvectors
         if not len(values):
