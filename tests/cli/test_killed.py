@@ -22,7 +22,9 @@ LONG = ("-s", f"rounds={ROUNDS}", "-s", "method.tau=3", "-s", "output.checkpoint
 def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fedloru", *args]
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE)
+    # Where the tests run in the background of a shell, SIGINT is ignored, and a child would inherit that.
+    heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, preexec_fn=heard)
 
 
 def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
