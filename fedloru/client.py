@@ -57,6 +57,11 @@ class Session(NamedTuple):
         """Where the examples are, and all work is done."""
         return next(iter(self.data.values())).device
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """The lengths of all examples, (N,), where batches are to be of like length."""
+        return self.data["length"] if self.recipe.bucket else None
+
     def begin(self, job: Job) -> Params:
         """Return the tree that a client begins with."""
         return self.method.begin(self.net, self.down, job.own, job.profile)
@@ -97,7 +102,8 @@ def train(session: Session, job: Job) -> Trained:
     with mode(net, True), forked(device):
         torch.manual_seed(derive(session.seed, "global", session.round, job.client))
         for number, phase in enumerate(session.phases(state)):
-            plan = local_schedule(job, session.recipe_of(phase), session.seed, session.round, number)
+            recipe = session.recipe_of(phase)
+            plan = local_schedule(job, recipe, session.seed, session.round, number, session.lengths)
             histories.append(_train_phase(local, phase, on_device(plan, device)))
             counts.append(plan.counts)
     if written := [key for key, value in session.base.items() if value._version != versions[key]]:
@@ -213,13 +219,19 @@ def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimiz
     return adam(leaves, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay)
 
 
-def local_schedule(job: Job, recipe: Recipe, seed: int, round: int, phase: int = 0) -> Schedule:
-    """Return the batches of one client in a phase of a round; every phase draws its own."""
+def local_schedule(
+    job: Job, recipe: Recipe, seed: int, round: int, phase: int = 0, lengths: Tensor | None = None
+) -> Schedule:
+    """Return the batches of one client in a phase of a round; every phase draws its own.
+
+    With the ``lengths`` (N,) of all examples, batches are of like length.
+    """
     return schedule(
         job.rows,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         steps=recipe.steps,
+        lengths=None if lengths is None else lengths[job.rows.to(lengths.device)],
         crop=recipe.crop,
         flip=recipe.flip,
         seed=derive(seed, "phase", phase) if phase else seed,

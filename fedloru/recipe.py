@@ -12,7 +12,8 @@ class Recipe(NamedTuple):
     """The settings of local training, the same for every client of a round.
 
     ``steps``, where given, replaces ``epochs``. ``clip`` bounds the norm of each step's gradient (None: no bound).
-    ``crop`` pads images by so many pixels and crops back at random; ``flip`` mirrors half of them.
+    ``crop`` pads images by so many pixels and crops back at random; ``flip`` mirrors half of them. ``bucket`` puts
+    texts of like length into one batch.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -30,6 +31,7 @@ class Recipe(NamedTuple):
     decay: Positive = 0.1
     crop: Whole = 0
     flip: Flag = False
+    bucket: Flag = False
 
 
 def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:

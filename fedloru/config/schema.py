@@ -88,6 +88,8 @@ class Client(Section):
     """Pixels by which images are padded, and cropped back at random."""
     flip: Flag = False
     """Whether half of the images are mirrored."""
+    bucket: Flag = False
+    """Whether texts of like length come into one batch, so that less is padded."""
 
 
 class Cohort(Section):

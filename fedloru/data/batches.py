@@ -1,4 +1,9 @@
-"""Deterministic local batches: which examples a client sees at each of its steps, and how they are augmented."""
+"""Deterministic local batches: which examples a client sees at each of its steps, and how they are augmented.
+
+Texts differ in length, and a batch is as long as its longest. So ``fetch`` leaves out the padding that no example of a
+batch needs, and ``schedule`` can put examples of like length into one batch: of every ``WINDOW`` batches of an epoch's
+order the examples are sorted by length, and then the batches are shuffled.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,12 @@ from torch import Tensor
 from fedloru.data.dataset import Examples
 from fedloru.errors import DataError
 from fedloru.rng import gen
+
+WINDOW = 8
+"""Batches whose examples are sorted by length together: more would pad less, and mix less."""
+
+PADDED = ("input_ids", "labels")
+"""Tensors (N, T) of tokens, whose padding beyond the longest example of a batch is left out."""
 
 
 class Schedule(NamedTuple):
@@ -33,6 +44,7 @@ def schedule(
     batch_size: int,
     epochs: int = 1,
     steps: int | None = None,
+    lengths: Tensor | None = None,
     crop: int = 0,
     flip: bool = False,
     seed: int,
@@ -42,7 +54,8 @@ def schedule(
     """Return the batches of a client that holds ``rows`` (n,): every row once an epoch, in a fresh order each.
 
     The last batch of an epoch is short where b = min(batch_size, n) does not divide n. ``steps``, where given,
-    replaces ``epochs``: epochs follow each other until there are that many batches.
+    replaces ``epochs``: epochs follow each other until there are that many batches. With the ``lengths`` (n,) of the
+    rows, batches are of like length, and the short one may come anywhere in the epoch.
 
     Raises:
         DataError: there are no rows, or a setting is below 1 (``crop``: below 0).
@@ -55,13 +68,14 @@ def schedule(
     g = gen(seed, "batches", round, client)
     # One randperm an epoch costs 3 µs and less than sorting random numbers for all epochs at once.
     order = torch.stack([torch.randperm(len(rows), generator=g) for _ in range(-(-steps // each))])
-    last = (each - 1) * b
-    padding = order[:, last : last + 1].expand(-1, each * b - len(rows))
-    batches = torch.cat([order, padding], 1).view(-1, b)[:steps]
-    counts = torch.full((len(order), each), b)
-    counts[:, -1] = len(rows) - last
+    if lengths is not None:
+        order = _by_length(order, lengths.cpu(), WINDOW * b)
+    batches, counts = _cut(order, b)
+    if lengths is not None:
+        shuffled = torch.cat([torch.randperm(each, generator=g) + start for start in range(0, len(counts), each)])
+        batches, counts = batches[shuffled], counts[shuffled]
     shifts, flips = _draw((steps, b), crop, flip, gen(seed, "augment", round, client))
-    return Schedule(rows.cpu()[batches], counts.flatten()[:steps], shifts, flips)
+    return Schedule(rows.cpu()[batches[:steps]], counts[:steps], shifts, flips)
 
 
 def fetch(
@@ -70,16 +84,38 @@ def fetch(
     """Return the examples at ``rows``, of any shape, as one batch of M = rows.numel() on the device of ``data``.
 
     With ``shifts`` (…, 2), "x" is padded by ``crop`` pixels of 0, which is the mean after normalisation, and the
-    window at that offset is kept; with ``flips`` (…), that window is mirrored left to right where true.
+    window at that offset is kept; with ``flips`` (…), that window is mirrored left to right where true. Tokens
+    (N, T) with a "length" (N,) are cut to the longest of the batch.
 
     Raises:
         DataError: "x" is not images (N, C, H, W), but should be shifted or mirrored.
     """
     index = rows.flatten().to(next(iter(data.values())).device)
-    batch = {key: value[index] for key, value in data.items()}
+    longest = int(data["length"][index].max()) if "length" in data else None
+    batch = {key: (value[:, :longest] if key in PADDED else value)[index] for key, value in data.items()}
     if shifts is not None or flips is not None:
+        if "x" not in batch:
+            raise DataError(f"crop and flip need images, but an example is {' and '.join(batch)}; turn them off")
         batch["x"] = _augment(batch["x"], shifts, flips, crop)
     return batch
+
+
+def _by_length(order: Tensor, lengths: Tensor, window: int) -> Tensor:
+    """Sort each epoch of ``order`` (epochs, n) by length within windows of so many rows."""
+    where = torch.arange(order.shape[1]) // window
+    key = where * (lengths.max() + 1) + lengths[order]
+    return order.gather(1, key.argsort(dim=1, stable=True))
+
+
+def _cut(order: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """Cut each epoch of ``order`` (epochs, n) into batches of ``b``, and return them with their numbers of rows."""
+    epochs, n = order.shape
+    each = -(-n // b)
+    last = (each - 1) * b
+    padding = order[:, last : last + 1].expand(-1, each * b - n)
+    counts = torch.full((epochs, each), b)
+    counts[:, -1] = n - last
+    return torch.cat([order, padding], 1).view(-1, b), counts.flatten()
 
 
 def _augment(x: Tensor, shifts: Tensor | None, flips: Tensor | None, crop: int) -> Tensor:

@@ -71,6 +71,10 @@ def check(plan: Plan) -> None:
         problems.append(f"codec is {plan.codec!r}, expected {' or '.join(map(repr, CODECS))}")
     if not len(next(iter(plan.data.test.values()), ())):
         problems.append(f"the data set {plan.data.name!r} has no test examples: hold some out, or give a test set")
+    if plan.recipe.bucket and "length" not in plan.data.train:
+        problems.append(
+            f"bucket is set, but the examples of {plan.data.name!r} have no length to sort by: leave it out"
+        )
     if plan.cohort > plan.clients:
         problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
     if plan.profiles and len(plan.profiles) != plan.clients:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedloru.data import Schedule, fetch, schedule
+from fedloru.data.batches import WINDOW
 from fedloru.errors import DataError
 
 counts = st.integers(1, 40)
@@ -48,6 +49,48 @@ def test_short_batches_are_padded_with_their_own_first_row() -> None:
     assert made.counts.tolist() == [4, 4, 2] * 3
     for batch in made.rows[2::3]:
         assert batch[2:].tolist() == [int(batch[0])] * 2
+
+
+@given(n=counts, batch_size=st.integers(1, 10), epochs=st.integers(1, 3), seed=st.integers(0, 1000))
+def test_batches_of_like_length_visit_every_row_once(n: int, batch_size: int, epochs: int, seed: int) -> None:
+    lengths = torch.randint(1, 9, (n,), generator=torch.Generator().manual_seed(seed))
+    made = plan(torch.arange(50, 50 + n), batch_size=batch_size, epochs=epochs, lengths=lengths)
+    b = min(batch_size, n)
+    each = -(-n // b)
+    for epoch in range(epochs):
+        batches = valid(made)[epoch * each : (epoch + 1) * each]
+        assert sorted(row for batch in batches for row in batch) == list(range(50, 50 + n))
+        assert sorted(map(len, batches)) == sorted([b] * (each - 1) + [n - (each - 1) * b])
+        assert [batch[0] for batch in batches] == made.rows[epoch * each : (epoch + 1) * each, 0].tolist()
+
+
+def test_within_a_window_batches_are_runs_of_the_sorted_lengths_in_random_order() -> None:
+    lengths = torch.randperm(WINDOW * 4, generator=torch.Generator().manual_seed(0))
+    made = plan(torch.arange(len(lengths)), lengths=lengths)
+    runs = lengths[made.rows].tolist()
+    assert sorted(runs) == torch.arange(len(lengths)).view(-1, 4).tolist()
+    assert runs != sorted(runs)
+    again, later = plan(torch.arange(len(lengths)), lengths=lengths), plan(torch.arange(32), lengths=lengths, round=2)
+    assert torch.equal(made.rows, again.rows) and not torch.equal(made.rows, later.rows)
+
+
+def test_windows_are_drawn_anew_in_every_epoch() -> None:
+    lengths = torch.arange(200) % 7
+    first, second = plan(torch.arange(200), epochs=2, lengths=lengths).rows.chunk(2)
+    assert {tuple(sorted(rows)) for rows in first.tolist()} != {tuple(sorted(rows)) for rows in second.tolist()}
+
+
+def test_batches_of_like_length_pad_less() -> None:
+    g = torch.Generator().manual_seed(1)
+    lengths = (torch.rand(300, generator=g) ** 3 * 500).long() + 1
+
+    def padding(made: Schedule) -> int:
+        return sum(
+            len(rows) * int(lengths[rows].max()) - int(lengths[rows].sum()) for rows in map(torch.tensor, valid(made))
+        )
+
+    rows = torch.arange(300)
+    assert padding(plan(rows, lengths=lengths)) < 0.2 * padding(plan(rows))
 
 
 def test_draws_belong_to_seed_round_and_client() -> None:
@@ -137,6 +180,17 @@ def test_fetch_flattens_rows_of_any_shape() -> None:
         assert torch.equal(one["x"], folded["x"].view(-1, *made.rows.shape[1:], 1, 4, 4)[step])
 
 
+def test_tokens_are_cut_to_the_longest_of_the_batch() -> None:
+    tokens, length = torch.arange(24).view(4, 6), torch.tensor([2, 5, 3, 1])
+    data = {"input_ids": tokens, "labels": -tokens, "length": length, "x": torch.randn(4, 6), "y": length}
+    batch = fetch(data, torch.tensor([2, 0]))
+    assert torch.equal(batch["input_ids"], tokens[[2, 0], :3]) and torch.equal(batch["labels"], -tokens[[2, 0], :3])
+    assert torch.equal(batch["x"], data["x"][[2, 0]]) and batch["length"].tolist() == [3, 2]
+    assert fetch(data, torch.tensor([[3, 0], [1, 3]]))["input_ids"].shape == (4, 5)
+    del data["length"]
+    assert fetch(data, torch.tensor([2, 0]))["input_ids"].shape == (2, 6)
+
+
 def test_fetch_copies() -> None:
     data = {"x": torch.zeros(3, 2), "y": torch.arange(3)}
     fetch(data, torch.arange(3))["x"].add_(1)
@@ -151,5 +205,6 @@ def test_rows_and_draws_go_to_the_device_of_the_data() -> None:
 
 
 def test_vectors_cannot_be_flipped() -> None:
-    with pytest.raises(DataError, match="need images"):
-        fetch({"x": torch.zeros(3, 2)}, torch.arange(3), flips=torch.ones(3, dtype=torch.bool))
+    for data in ({"x": torch.zeros(3, 2)}, {"input_ids": torch.zeros(3, 2)}):
+        with pytest.raises(DataError, match="need images"):
+            fetch(data, torch.arange(3), flips=torch.ones(3, dtype=torch.bool))

@@ -72,18 +72,21 @@ def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     """Train the stacked state in place, and return the losses and the numbers of examples of all steps, (C, S)."""
     session, histories, counts = chunk.session, [], []
     for number, phase in enumerate(session.phases(client(chunk.state, 0))):
-        plan = batches(chunk.jobs, session.recipe_of(phase), session.seed, session.round, number)
+        recipe = session.recipe_of(phase)
+        plan = batches(chunk.jobs, recipe, session.seed, session.round, number, session.lengths)
         histories.append(_train_phase(chunk, phase, on_device(plan, session.device)))
         counts.append(plan.counts)
     return torch.cat(histories, 1), torch.cat(counts, 1)
 
 
-def batches(jobs: Sequence[Job], recipe: Recipe, seed: int, round: int, phase: int = 0) -> Schedule:
+def batches(
+    jobs: Sequence[Job], recipe: Recipe, seed: int, round: int, phase: int = 0, lengths: Tensor | None = None
+) -> Schedule:
     """Return the batches of C jobs, the very ones that each client alone would draw, with a leading axis, (C, S, b).
 
     Past the end of a client's steps its counts are 0.
     """
-    plans = [local_schedule(job, recipe, seed, round, phase) for job in jobs]
+    plans = [local_schedule(job, recipe, seed, round, phase, lengths) for job in jobs]
     shape = (max(p.rows.shape[0] for p in plans), max(p.rows.shape[1] for p in plans))
     rows = torch.stack([_pad(plan.rows, shape, int(plan.rows[0, 0])) for plan in plans])
     counts = torch.stack([_pad(plan.counts, shape[:1], 0) for plan in plans])

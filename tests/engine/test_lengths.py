@@ -1,0 +1,80 @@
+"""Texts of different length: both engines draw the same batches, and cut each to its longest text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedloru import methods
+from fedloru.data import Examples
+from fedloru.engine.fused.chunk import batches
+from fedloru.net import Batch
+from tests.engine.cohort import RECIPE, SIZES, Cohort, built, jobs, vectors
+
+T, TOKENS = 12, 7
+
+
+class Bag(nn.Module):
+    """A layer on every token, and the mean over the real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc, self.head = nn.Embedding(TOKENS, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        each = torch.tanh(self.fc(self.embed(ids))) * mask[..., None]
+        return self.head(each.sum(1) / mask.sum(1, keepdim=True))
+
+
+def texts(filler: int = 0) -> Examples:
+    g = torch.Generator().manual_seed(2)
+    n = sum(SIZES)
+    length = torch.randint(1, T, (n,), generator=g)  # none is as long as the tensor is wide
+    ids = torch.randint(0, TOKENS, (n, T), generator=g)
+    ids[torch.arange(T) >= length[:, None]] = filler
+    return {"input_ids": ids, "length": length, "y": vectors()["y"]}
+
+
+def cohort(bucket: bool, data: Examples, widths: list[int] | None = None) -> Cohort:
+    def inputs(batch: Batch) -> dict[str, Tensor]:
+        ids = batch["input_ids"]
+        if widths is not None:
+            widths.append(ids.shape[1])
+        return {"ids": ids, "mask": (torch.arange(ids.shape[1]) < batch["length"][:, None]).double()}
+
+    net = built(Bag, rank=2, targets=["fc"], inputs=inputs)
+    return Cohort(net, methods.fedlora(), data, RECIPE._replace(bucket=bucket))
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_engines_agree_on_texts(bucket: bool, chunk: int | None) -> None:
+    assert cohort(bucket, texts()).agree(chunk=chunk)
+
+
+def test_padding_changes_nothing() -> None:
+    first, second = (cohort(True, texts(filler)).rounds("fused") for filler in (0, 1))
+    assert all(torch.equal(value, second.shared[key]) for key, value in first.shared.items())
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_both_engines_draw_the_same_batches_and_cut_them(bucket: bool) -> None:
+    data, widths = texts(), list[int]()
+    chosen = cohort(bucket, data, widths)
+    lengths = data["length"] if bucket else None
+    plan = batches(jobs(), chosen.recipe, 3, 1, lengths=lengths)
+    of_clients = [[int(lengths_.max()) for lengths_ in _lengths(data, plan.rows[c], plan.counts[c])] for c in range(4)]
+    state = chosen.method.init(chosen.net, 3)
+    chosen.train(state, "sequential", jobs())
+    assert widths == [width for client in of_clients for width in client]
+    widths.clear()
+    chosen.train(state, "fused", jobs(), chunk=4)
+    assert widths[-plan.counts.shape[1] :] == [
+        int(data["length"][plan.rows[plan.counts[:, step] > 0, step]].max()) for step in range(plan.counts.shape[1])
+    ]
+    assert max(widths[-plan.counts.shape[1] :]) < T
+
+
+def _lengths(data: Examples, rows: Tensor, counts: Tensor) -> list[Tensor]:
+    return [data["length"][row[:count]] for row, count in zip(rows, counts.tolist(), strict=True) if count]
