@@ -181,6 +181,8 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
             "max": most,
             "skew": checked.skew,
             "mean_classes": checked.classes,
+            **dict(zip(("min_tokens", "median_tokens", "max_tokens"), checked.tokens or (), strict=False)),
+            **dataset.notes,
         },
     }
 

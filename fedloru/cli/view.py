@@ -12,7 +12,7 @@ from fedloru import config as configs
 from fedloru import report as reports
 from fedloru.cli.app import Overrides, Source, app
 from fedloru.config.plan import audited, split
-from fedloru.data import Audit
+from fedloru.data import Audit, Dataset
 from fedloru.engine import profiles
 from fedloru.engine.plan import Plan, cohort
 from fedloru.engine.summary import fedavg_bytes
@@ -41,7 +41,7 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
     dataset, partition = split(chosen)
     checked = audited(dataset, partition)
     console = Console()
-    console.print(_facts(_audit_facts(dataset.name, partition.scheme, checked)))
+    console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), ("hash", checked.hash)]))
     if len(dataset.classes) == checked.counts.shape[1]:
         console.print(_labels(dataset.classes, checked))
 
@@ -98,19 +98,20 @@ def presets() -> None:
         typer.echo(f"{name:<{max(map(len, known))}}  {about}")
 
 
-def _audit_facts(name: str, scheme: str, checked: Audit) -> list[tuple[str, str]]:
-    least, middle, most = checked.sizes
-    return [
-        ("data", name),
-        ("scheme", scheme),
-        ("clients", f"{checked.clients:,}"),
-        ("training examples", f"{checked.examples:,}"),
-        ("examples on no client", f"{checked.unused:,}"),
-        ("examples of a client", f"{least:,} to {most:,}, median {middle:g}"),
-        ("label skew", f"{checked.skew:.3f} (0: all alike, 1: nothing in common)"),
-        ("classes of a client", f"{checked.classes:.1f} on average"),
-        ("hash", checked.hash),
-    ]
+def _audit_facts(dataset: Dataset, scheme: str, checked: Audit) -> Iterator[tuple[str, str]]:
+    yield "data", dataset.name
+    yield "scheme", scheme
+    yield "clients", f"{checked.clients:,}"
+    yield "training examples", f"{checked.examples:,}"
+    yield "examples on no client", f"{checked.unused:,}"
+    for name, spread in (("examples of a client", checked.sizes), ("tokens of a client", checked.tokens)):
+        if spread is not None:
+            least, middle, most = spread
+            yield name, f"{least:,} to {most:,}, median {middle:,g}"
+    if dataset.classes:
+        yield "label skew", f"{checked.skew:.3f} (0: all alike, 1: nothing in common)"
+        yield "classes of a client", f"{checked.classes:.1f} on average"
+    yield from ((name, f"{count:,}") for name, count in dataset.notes.items())
 
 
 def _facts(facts: list[tuple[str, str]]) -> Table:

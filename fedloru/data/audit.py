@@ -30,6 +30,8 @@ class Audit(NamedTuple):
     hash: str
     counts: Tensor
     """(K, classes) int64: examples of each class on each client; one column where examples have no class."""
+    tokens: tuple[int, float, int] | None = None
+    """Tokens of a client's texts: the least, the median, the most."""
 
 
 def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_unused: bool = False) -> Audit:
@@ -47,17 +49,23 @@ def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_u
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise PartitionError(f"the {partition.scheme} partition of {dataset.name!r} is not sound:\n{lines}")
     sizes = [len(own) for own in partition.train]
+    length = dataset.train.get("length")
     counts = _counts(dataset, partition.train)
     return Audit(
         clients=len(sizes),
         examples=sum(sizes),
         unused=rows - sum(len(own) for own in partition.train + partition.test),
-        sizes=(min(sizes), float(median(sizes)), max(sizes)),
+        sizes=_spread(sizes),
         skew=_skew(dataset, counts),
         classes=float((counts > 0).sum(1).double().mean()),
         hash=digest(partition),
         counts=counts,
+        tokens=None if length is None else _spread([int(length[own].sum()) for own in partition.train]),
     )
+
+
+def _spread(sizes: list[int]) -> tuple[int, float, int]:
+    return min(sizes), float(median(sizes)), max(sizes)
 
 
 def _problems(partition: Partition, rows: int, min_examples: int, allow_unused: bool) -> Iterator[str]:

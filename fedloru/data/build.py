@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.dataset import Dataset
@@ -34,13 +35,25 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{name}: a training example has shape {tuple(train.x.shape[1:])}, a test example "
             f"{tuple(test.x.shape[1:])}; both must be the same: resize one of them"
         )
-    y, y_test, classes = _numbers(name, train, test, raw.classes)
+    y, y_test, classes = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
     return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Hold out ``fraction`` of each class, drawn by (seed, "split"); every class keeps a training example.
+    """Hold out ``fraction`` of each class.
+
+    Raises:
+        DataError: the fraction is not between 0 and 1, or so small that nothing is held out.
+    """
+    held = held_out(rows.labels, fraction, seed)
+    return _take(rows, ~held), _take(rows, held)
+
+
+def held_out(groups: NDArray[Any], fraction: float, seed: int) -> Tensor:
+    """Return which of N rows to hold out, (N,) bool: ``fraction`` of each group, drawn by (seed, "split").
+
+    ``groups`` (N,) are integers or strings; every group keeps a row.
 
     Raises:
         DataError: the fraction is not between 0 and 1, or so small that nothing is held out.
@@ -49,7 +62,7 @@ def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
         raise DataError(
             f"test_fraction is {fraction}, but must be between 0 and 1: there is no test set to use instead"
         )
-    _, group = np.unique(rows.labels, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
     order = torch.randperm(len(group), generator=gen(seed, "split"))
     drawn = torch.from_numpy(group)[order]
     held = torch.zeros(len(group), dtype=torch.bool)
@@ -60,7 +73,7 @@ def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
         raise DataError(
             f"test_fraction {fraction} holds out none of {len(group)} examples: raise it, or give a test set"
         )
-    return _take(rows, ~held), _take(rows, held)
+    return held
 
 
 def normalise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +104,7 @@ def _check(name: str, rows: Rows) -> None:
         raise DataError(f"{name} has no examples")
     if len(rows.x) != len(rows.labels):
         raise DataError(f"{name} has {len(rows.x)} examples, but {len(rows.labels)} labels; give one label an example")
-    if rows.labels.dtype.kind not in "iubU":
-        raise DataError(f"{name}: the labels are {rows.labels.dtype}, but must be integers or strings")
+    check_labels(name, rows.labels)
     if rows.x.is_floating_point() and not torch.isfinite(rows.x).all():
         bad = (~torch.isfinite(rows.x.flatten(1)).all(1)).nonzero()
         raise DataError(
@@ -100,22 +112,39 @@ def _check(name: str, rows: Rows) -> None:
         )
 
 
-def _numbers(
-    name: str, train: Rows, test: Rows, classes: tuple[str, ...] | None
+def check_labels(name: str, labels: NDArray[Any]) -> None:
+    """Refuse labels (N,) that are neither integers nor strings.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if labels.dtype.kind not in "iubU":
+        raise DataError(f"{name}: the labels are {labels.dtype}, but must be integers or strings")
+
+
+def numbers(
+    name: str, train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...] | None
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return the places in ``classes`` of both sides' labels (N,), and the names of the classes.
+
+    Labels that are integers are places already; without ``classes``, those of ``train`` are sorted.
+
+    Raises:
+        DataError: labels that are not among the classes, or on test examples alone.
+    """
     if classes is None:
-        values = np.unique(train.labels).tolist()
+        values = np.unique(train).tolist()
     else:
-        values = list(range(len(classes))) if train.labels.dtype.kind in "iu" else list(classes)
+        values = list(range(len(classes))) if train.dtype.kind in "iu" else list(classes)
     number = {value: position for position, value in enumerate(values)}
     _refuse(f"{name}: labels that are not among its {len(values)} classes", train, number.keys())
-    _refuse(f"{name}: labels of test examples that no training example has", test, set(train.labels.tolist()))
-    y, y_test = (torch.tensor([number[label] for label in rows.labels.tolist()]) for rows in (train, test))
+    _refuse(f"{name}: labels of test examples that no training example has", test, set(train.tolist()))
+    y, y_test = (torch.tensor([number[label] for label in labels.tolist()]) for labels in (train, test))
     return y, y_test, classes or tuple(str(value) for value in values)
 
 
-def _refuse(what: str, rows: Rows, known: Container[Any]) -> None:
-    unknown = sorted({label for label in rows.labels.tolist() if label not in known}, key=str)
+def _refuse(what: str, labels: NDArray[Any], known: Container[Any]) -> None:
+    unknown = sorted({label for label in labels.tolist() if label not in known}, key=str)
     if unknown:
         shown = ", ".join(repr(label) for label in unknown[:10]) + (", …" if len(unknown) > 10 else "")
         raise DataError(f"{what}: {shown}; check the label column, or drop these examples")

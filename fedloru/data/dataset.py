@@ -8,17 +8,23 @@ from torch import Tensor
 
 Examples = dict[str, Tensor]
 """Tensors with one row an example. Images: ``x`` (N, C, H, W) float32, normalised, and ``y`` (N,) int64.
-Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64."""
+Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64. Texts: ``input_ids`` (N, T) int64, padded on the right, of which
+the first ``length`` (N,) int64 are real; for a causal model ``labels`` (N, T) int64, not shifted, −100 where there is
+no loss, and for a classifier ``y`` (N,) int64."""
 
 
 class Dataset(NamedTuple):
-    """A data set in memory; ``columns`` are natural keys of the training examples, such as speaker or hospital."""
+    """A data set in memory; ``columns`` are natural keys of the training examples, such as speaker or hospital.
+
+    ``notes`` count what reading it came to, such as the tokens of texts that were cut.
+    """
 
     name: str
     train: Examples
     test: Examples
     classes: tuple[str, ...]
     columns: dict[str, tuple[str, ...]] = {}
+    notes: dict[str, int] = {}
 
 
 def size(examples: Examples) -> int:

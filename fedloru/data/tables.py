@@ -23,10 +23,9 @@ def parquet(query: Query) -> Raw:
         DataError: a file or a column that is missing, or a column of another kind.
     """
     train, test = _files(query.place)
-    tables = [_read(files) for files in (train, test) if files]
-    names = (tables[0].schema.metadata or {}).get(b"classes")
+    tables = [read(files) for files in (train, test) if files]
     held_out = _rows(tables[1], query, (), test[0]) if test else None
-    return Raw(_rows(tables[0], query, query.columns, train[0]), held_out, _names(names, train[0]) if names else None)
+    return Raw(_rows(tables[0], query, query.columns, train[0]), held_out, class_names(tables[0], train[0]))
 
 
 def hub(query: Query) -> Raw:
@@ -37,20 +36,70 @@ def hub(query: Query) -> Raw:
     Raises:
         DataError: it cannot be reached or read, or a split or column is missing.
     """
+    found = splits(query.name)
+    train = _hub_rows(found["train"], query, query.columns, "train")
+    test = _hub_rows(found["test"], query, (), "test") if "test" in found else None
+    names = getattr(found["train"].features[query.label], "names", None)
+    return Raw(train, test, tuple(names) if names else None)
+
+
+def splits(name: str, subset: str | None = None) -> Any:
+    """Load all splits of a data set of the Hugging Face hub, or of a folder in its layout.
+
+    Raises:
+        DataError: it cannot be reached or read, or has no split ``train``.
+    """
     import datasets
 
     try:
-        splits = datasets.load_dataset(query.name)
+        found = datasets.load_dataset(name, subset)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"the data set {query.name!r} cannot be loaded: {error}. Check the name or folder, and the network"
+            f"the data set {name!r} cannot be loaded: {error}. Check the name or folder, and the network"
         ) from error
-    if "train" not in splits:
-        raise DataError(f"the data set {query.name!r} has no split 'train'{choices('train', splits)}")
-    train = _hub_rows(splits["train"], query, query.columns, "train")
-    test = _hub_rows(splits["test"], query, (), "test") if "test" in splits else None
-    names = getattr(splits["train"].features[query.label], "names", None)
-    return Raw(train, test, tuple(names) if names else None)
+    if "train" not in found:
+        raise DataError(f"the data set {name!r} has no split 'train'{choices('train', found)}")
+    return found
+
+
+def read(files: Sequence[Path]) -> Any:
+    """Read parquet files of the same columns as one table.
+
+    Raises:
+        DataError: one cannot be read, or has other columns.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    tables = []
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as opened:
+                tables.append(opened.read())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{file} is not a parquet file that can be read: {error}") from error
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{', '.join(map(str, files))} do not have the same columns: {error}") from error
+
+
+def class_names(table: Any, where: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes that the metadata of ``table`` lists, if any.
+
+    Raises:
+        DataError: what is there is no JSON list.
+    """
+    metadata = (table.schema.metadata or {}).get(b"classes")
+    if not metadata:
+        return None
+    try:
+        names = json.loads(metadata)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise DataError(f"{where}: its metadata 'classes' is not a JSON list of names; mend or remove it")
+    return tuple(str(name) for name in names)
 
 
 def _hub_rows(split: Any, query: Query, columns: Sequence[str], name: str) -> Rows:
@@ -91,33 +140,6 @@ def _bytes(value: dict[str, Any]) -> bytes:
     data, path = value["bytes"], value.get("path")
     # A data set in the hub's layout may refer to files in place of holding their bytes.
     return Path(str(path)).read_bytes() if data is None and path else data or b""
-
-
-def _names(metadata: bytes, where: Path) -> tuple[str, ...]:
-    try:
-        names = json.loads(metadata)
-    except ValueError:
-        names = None
-    if not isinstance(names, list):
-        raise DataError(f"{where}: its metadata 'classes' is not a JSON list of names; mend or remove it")
-    return tuple(str(name) for name in names)
-
-
-def _read(files: Sequence[Path]) -> Any:
-    import pyarrow as pa
-    from pyarrow import parquet as pq
-
-    tables = []
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as opened:
-                tables.append(opened.read())
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{file} is not a parquet file that can be read: {error}") from error
-    try:
-        return pa.concat_tables(tables)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{', '.join(map(str, files))} do not have the same columns: {error}") from error
 
 
 def _files(place: Path) -> tuple[list[Path], list[Path]]:

@@ -27,6 +27,9 @@ AUDIT = {
     "max": "examples on the largest client",
     "skew": "label skew, 0 (none) to 1",
     "mean_classes": "classes on a client, mean",
+    "min_tokens": "tokens on the smallest client",
+    "median_tokens": "tokens on the median client",
+    "max_tokens": "tokens on the largest client",
 }
 
 

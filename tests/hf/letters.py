@@ -1,0 +1,50 @@
+"""Tokenizers whose tokens are single letters, so that every expected number can be counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LETTERS = [chr(code) for code in range(32, 127)] + ["\n"]
+UNK, BOS, EOS = 0, 1, 2
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def letters(**changes: Any) -> Any:
+    """Return a tokenizer that begins a text with <s>, and knows </s>, but nothing to pad with."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *LETTERS])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    both = changes.pop("closed", False)  # as an encoder's, which ends every text as well
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if both else "<s> $A", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    known = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | changes
+    return PreTrainedTokenizerFast(tokenizer_object=made, **known)
+
+
+def ids(text: str) -> list[int]:
+    """Return the tokens of the letters of ``text``."""
+    return [3 + LETTERS.index(letter) for letter in text]
+
+
+def spelled(tokens: list[int]) -> str:
+    """Return what tokens say, ^ for the begin and $ for the end of a text."""
+    return "".join("?^$"[token] if token < 3 else LETTERS[token - 3] for token in tokens)
+
+
+def write(path: Path, columns: dict[str, list[Any]], metadata: dict[str, str] | None = None) -> str:
+    """Write columns as parquet, and return where."""
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata(metadata) if metadata else table, path)
+    return str(path)

@@ -1,0 +1,299 @@
+"""Texts become tokens: what is learnt of them, what is cut, and who shares a block."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedloru.data import Dataset, Examples, audit, natural
+from fedloru.errors import DataError
+from fedloru.hf.encode import Classify, Instruct, Plain
+from fedloru.hf.templates import ALPACA, ALPACA_WITH_CONTEXT
+from fedloru.hf.text import load
+from tests.hf.letters import BOS, CHAT, EOS, ids, letters, spelled, write
+
+pytestmark = pytest.mark.hf
+
+ASK = Instruct(response="answer", template="Q:{question}\nA:")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return letters()
+
+
+def texts(examples: Examples, key: str = "input_ids") -> list[str]:
+    """Return what the real tokens of each example say; tokens without a loss are dots."""
+    rows = zip(examples[key].tolist(), examples["length"].tolist(), strict=True)
+    return ["".join("." if token == -100 else spelled([token]) for token in row[:length]) for row, length in rows]
+
+
+def pairs(tmp_path: Path, count: int = 6, **more: list[Any]) -> str:
+    questions = [f"what is {n}?" for n in range(count)]
+    return write(
+        tmp_path / "qa.parquet", {"question": questions, "answer": ["x" * n for n in range(1, count + 1)], **more}
+    )
+
+
+def loaded(tokenizer: Any, path: str, kind: Any, **settings: Any) -> Dataset:
+    return load(tokenizer, path, kind, **{"test_fraction": 0.2, "max_length": 100, **settings})
+
+
+def test_a_loss_is_on_the_response_and_its_end_alone(tokenizer: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "qa.parquet", {"question": ["why?", "how?"], "answer": ["so", "with care"]})
+    data = loaded(tokenizer, path, ASK, test=path).train
+    first, second = (ids(f"Q:{question}\nA:") for question in ("why?", "how?"))
+    rows = [[BOS, *first, *ids("so"), EOS], [BOS, *second, *ids("with care"), EOS]]
+    asked = [1 + len(first), 1 + len(second)]
+    assert data["length"].tolist() == [len(row) for row in rows]
+    for row, (tokens, prompt) in enumerate(zip(rows, asked, strict=True)):
+        padding = data["input_ids"].shape[1] - len(tokens)
+        assert data["input_ids"][row].tolist() == tokens + [0] * padding
+        assert data["labels"][row].tolist() == [-100] * prompt + tokens[prompt:] + [-100] * padding
+    assert data.keys() == {"input_ids", "labels", "length"}
+
+
+def test_templates_write_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
+    columns = {"do": ["add {}", "list"], "with": ["1, 2", ""], "say": ["3", "a"]}
+    path = write(tmp_path / "a.parquet", columns)
+    kind = Instruct("do", "with", "say")
+    alpaca = [ALPACA_WITH_CONTEXT.format(prompt="add {}", context="1, 2"), ALPACA.format(prompt="list")]
+    chat = ["<user>add {}\n\n1, 2<assistant>", "<user>list<assistant>"]
+    own = ["add {}{1, 2}:", "list{}:"]
+    for template, prompts in (("alpaca", alpaca), ("chat", chat), ("{do}{{{with}}}:", own)):
+        made = letters(chat_template=CHAT) if template == "chat" else tokenizer
+        given = kind._replace(template=template)
+        data = loaded(made, path, given, test=path, max_length=500).train
+        begin, end = ("", "$\n") if template == "chat" else ("^", "$")
+        want = [f"{begin}{prompt}{answer}{end}" for prompt, answer in zip(prompts, ("3", "a"), strict=True)]
+        assert texts(data) == want
+        assert [said.strip(".") for said in texts(data, "labels")] == [f"3{end}", f"a{end}"]
+
+
+def test_what_does_not_fit_is_cut_counted_and_told(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions, answers = ["a", "a", "a" * 40, "a" * 5], ["b", "b" * 20, "b", "b" * 4]
+    path = write(tmp_path / "qa.parquet", {"question": questions, "answer": answers})
+    with caplog.at_level(logging.WARNING, "fedloru"):
+        data = loaded(tokenizer, path, ASK, test=path, max_length=16)
+    assert texts(data.train) == ["^Q:a\nA:b$", "^Q:a\nA:bbbbbbbbb", "^Q:aaaaa\nA:bbbb$"]
+    whole = sum(1 + len(f"Q:{q}\nA:{a}") + 1 for q, a in zip(questions, answers, strict=True))
+    kept = int(data.train["length"].sum())
+    assert data.notes == {
+        "tokens": 2 * kept,
+        "tokens cut": 2 * (whole - kept),
+        "examples cut": 2,
+        "examples dropped": 2,
+        "empty texts": 0,
+    }
+    (told,) = caplog.messages
+    assert "2 examples are longer than data.max_length = 16" in told and "2 more were dropped" in told
+    caplog.clear()
+    assert loaded(tokenizer, path, ASK, test=path).notes["tokens cut"] == 0 and not caplog.messages
+
+
+def test_a_response_that_begins_just_within_is_kept(tokenizer: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "qa.parquet", {"question": ["aa", "aaa"], "answer": ["bb", "bb"]})
+    data = loaded(tokenizer, path, ASK, test=path, max_length=9)
+    assert texts(data.train) == ["^Q:aa\nA:b"] and data.notes["examples dropped"] == 2
+
+
+def test_plain_texts_come_in_blocks(tokenizer: Any, tmp_path: Path) -> None:
+    lines = ["to be, or not to be", "that", "  ", "is the question", "aye"]
+    path = write(tmp_path / "play.parquet", {"text": lines})
+    data = loaded(tokenizer, path, Plain(), test=path, max_length=8)
+    assert texts(data.train) == ["^to be, ", "or not t", "o be$", "^that$", "^is the ", "question", "^aye$"]
+    assert texts(data.train, "labels") == texts(data.train)
+    assert (data.train["labels"][2, 5:] == -100).all()
+    assert data.notes["empty texts"] == 2 and data.notes["tokens cut"] == 2, "'$' alone has nothing to predict"
+
+
+def play(tmp_path: Path) -> tuple[str, dict[str, list[str]]]:
+    g = torch.Generator().manual_seed(0)
+    who = [("Ann", "Bob", "Cy")[n] for n in torch.randint(0, 3, (40,), generator=g)]
+    said = ["abcdefghijklmnop"[: int(n)] for n in torch.randint(1, 16, (40,), generator=g)]
+    lines: dict[str, list[str]] = {}
+    for name, line in zip(who, said, strict=True):
+        lines.setdefault(name, []).append(line)
+    return write(tmp_path / "play.parquet", {"text": said, "speaker": who, "turn": list(range(40))}), lines
+
+
+def test_packed_plain_texts_are_one_stream_a_speaker(tokenizer: Any, tmp_path: Path) -> None:
+    path, lines = play(tmp_path)
+    data = loaded(tokenizer, path, Plain(), test=path, max_length=20, pack=True, columns=["speaker"])
+    for speaker, own in lines.items():
+        blocks = [
+            block for block, name in zip(texts(data.train), data.columns["speaker"], strict=True) if name == speaker
+        ]
+        stream = "".join(f"^{line}$" for line in own)
+        assert "".join(blocks) == stream[: sum(map(len, blocks))] and len(stream) - sum(map(len, blocks)) <= 1
+        assert all(len(block) == 20 for block in blocks[:-1])
+    assert len(data.test["length"]) == -(-int(data.test["length"].sum()) // 20), "without columns all is one stream"
+
+
+def test_packed_instructions_stay_whole_and_with_their_own(tokenizer: Any, tmp_path: Path) -> None:
+    path, _ = play(tmp_path)
+    kind = Instruct(response="text", template="{speaker}:")
+    loose = loaded(tokenizer, path, kind, test=path, columns=["speaker"])
+    data = loaded(tokenizer, path, kind, test=path, columns=["speaker"], max_length=40, pack=True)
+    blocks = [block.split("$")[:-1] for block in texts(data.train)]
+    assert Counter(f"{text}$" for block in blocks for text in block) == Counter(texts(loose.train))
+    for block, speaker in zip(blocks, data.columns["speaker"], strict=True):
+        assert all(text.startswith(f"^{speaker}:") for text in block)
+    for whole, learnt in zip(texts(data.train), texts(data.train, "labels"), strict=True):
+        answers = [text.split(":")[1] for text in whole.split("$")[:-1]]
+        assert [said for said in learnt.replace("$", "$.").split(".") if said] == [f"{answer}$" for answer in answers]
+    fullness = float(data.train["length"].sum()) / data.train["input_ids"].numel()
+    assert len(blocks) < len(loose.train["length"]) / 2 and data.train["input_ids"].shape[1] <= 40 and fullness > 0.8
+
+
+def test_a_class_is_its_place_in_the_list(tokenizer: Any, tmp_path: Path) -> None:
+    columns = {"text": ["a", "b", "c", "d"], "label": ["spam", "ham", "ham", "eggs"], "number": [2, 0, 0, 1]}
+    path = write(tmp_path / "mail.parquet", columns)
+    for kind, classes, y in (
+        (Classify(), ("eggs", "ham", "spam"), [2, 1, 1, 0]),
+        (Classify(labels=("spam", "ham", "eggs")), ("spam", "ham", "eggs"), [0, 1, 1, 2]),
+        (Classify(label="number"), ("0", "1", "2"), [2, 0, 0, 1]),
+        (Classify(label="number", labels=("no", "perhaps", "yes")), ("no", "perhaps", "yes"), [2, 0, 0, 1]),
+    ):
+        data = loaded(tokenizer, path, kind, test=path)
+        assert data.classes == classes and data.train["y"].tolist() == data.test["y"].tolist() == y
+        assert data.train.keys() == {"input_ids", "length", "y"} and texts(data.train) == ["^a", "^b", "^c", "^d"]
+    named = write(tmp_path / "named.parquet", columns, {"classes": json.dumps(["x", "y", "z"])})
+    assert loaded(tokenizer, named, Classify(label="number"), test=named).classes == ("x", "y", "z")
+
+
+def test_a_text_with_a_class_keeps_the_tokens_around_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "mail.parquet", {"text": ["abc", "abcdefgh"], "label": [0, 1]})
+    data = loaded(letters(closed=True), path, Classify(), test=path, max_length=6)
+    assert texts(data.train) == ["^abc$", "^abcd$"]
+    assert (data.notes["examples cut"], data.notes["tokens cut"]) == (2, 8)
+
+
+def test_unseen_classes_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "mail.parquet", {"text": ["a", "b", "c"], "label": ["spam", "ham", "egg"]})
+    other = write(tmp_path / "other.parquet", {"text": ["a", "b"], "label": ["spam", "ham"]})
+    with pytest.raises(DataError, match=r"not among its 2 classes: 'egg'"):
+        loaded(tokenizer, path, Classify(labels=("spam", "ham")), test=path)
+    with pytest.raises(DataError, match=r"no training example has: 'egg'"):
+        loaded(tokenizer, other, Classify(), test=path)
+
+
+def test_a_part_of_each_class_or_speaker_is_held_out(tokenizer: Any, tmp_path: Path) -> None:
+    path, lines = play(tmp_path)
+    data = loaded(tokenizer, path, Plain(), columns=["speaker"], test_fraction=0.3)
+    for speaker, own in lines.items():
+        assert data.columns["speaker"].count(speaker) == len(own) - round(0.3 * len(own))
+    assert Counter(texts(data.train) + texts(data.test)) == Counter(
+        f"^{line}$" for own in lines.values() for line in own
+    )
+    again = loaded(tokenizer, path, Plain(), columns=["speaker"], test_fraction=0.3, seed=1)
+    assert texts(again.test) != texts(data.test)
+    mail = write(tmp_path / "mail.parquet", {"text": list("abcdefghij") * 2, "label": [0, 0, 0, 1] * 5})
+    assert loaded(tokenizer, mail, Classify()).test["y"].bincount().tolist() == [3, 1]
+
+
+def test_clients_are_natural_and_their_tokens_are_audited(tokenizer: Any, tmp_path: Path) -> None:
+    path, lines = play(tmp_path)
+    data = loaded(tokenizer, path, Plain(), test=path, columns=["speaker"])
+    partition = natural(data, "speaker")
+    checked = audit(data, partition)
+    tokens = sorted(sum(len(line) + 2 for line in own) for own in lines.values())
+    assert checked.clients == 3 and checked.tokens == (tokens[0], tokens[1], tokens[2])
+    assert checked.counts.shape == (3, 1)
+
+
+def test_files_folders_and_splits(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"text": f"text {n}", "when": "2020-01-01"} for n in range(6)]
+    folder = tmp_path / "play"
+    folder.mkdir()
+    for name, part in (("train", rows[:3]), ("test", rows[3:5]), ("validation", rows[5:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    train = folder / "train.jsonl"
+    for path, test, counts in (
+        (train, str(folder / "test.jsonl"), (3, 2)),
+        (train, None, (2, 1)),
+        (folder, None, (3, 2)),
+        (folder, "validation", (3, 1)),
+    ):
+        data = loaded(tokenizer, str(path), Plain(), test=test, test_fraction=0.3)
+        assert (len(data.train["length"]), len(data.test["length"])) == counts
+    assert texts(loaded(tokenizer, str(folder), Plain()).train) == ["^text 0$", "^text 1$", "^text 2$"]
+    with pytest.raises(DataError, match=r"no split 'valid'; did you mean 'validation'"):
+        loaded(tokenizer, str(folder), Plain(), test="valid")
+
+
+BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
+    "no such column": ({}, ASK._replace(response="anwser"), {}, "no column 'anwser'; did you mean 'answer'"),
+    "no column of the template": ({}, ASK._replace(template="{qestion}"), {}, "no column 'qestion'; did you mean"),
+    "no such key": ({}, ASK, {"columns": ["speaker"]}, "no column 'speaker'"),
+    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds int64, not text"),
+    "empty response": ({"answer": ["a", " \n"]}, ASK, {}, r"1 of 2 rows have an empty 'answer' \(rows 1"),
+    "missing prompt": ({"question": [None, "b"]}, Instruct("question", None, "answer"), {}, "empty 'question'"),
+    "empty prompt": ({"question": ["", "b"]}, ASK._replace(template="{question}"), {}, "1 of 2 rows have an empty"),
+    "a template without a column": ({}, ASK._replace(template="alpacca"), {}, "names no column"),
+    "an open brace": ({}, ASK._replace(template="{question"), {}, "cannot be read"),
+    "no chat template": ({}, Instruct("question", None, "answer", "chat"), {}, "has no chat template"),
+    "too long for the tokenizer": ({}, ASK, {"max_length": 201}, "from 2 to 200, which is what the model takes"),
+    "too long for the model": ({}, ASK, {"positions": 50}, "from 2 to 50"),
+    "too short": ({}, ASK, {"max_length": 1}, "max_length is 1"),
+    "nothing fits": ({}, ASK, {"max_length": 3}, "nothing is left to learn within 3 tokens"),
+    "packed classes": ({}, Classify("question", "answer"), {"pack": True}, "cannot be packed"),
+    "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 rows have no 'answer'"),
+    "no rows": ({"question": [], "answer": []}, ASK, {}, "has no rows"),
+    "a class of fractions": ({"answer": [0.5, 1.5]}, Classify("question", "answer"), {}, "must be integers or strings"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    changes, kind, settings, message = BAD[name]
+    path = write(tmp_path / "qa.parquet", {"question": ["why?", "how?"], "answer": ["so", "thus"], **changes})
+    with pytest.raises(DataError, match=message):
+        loaded(letters(model_max_length=200), path, kind, test=path, **settings)
+
+
+def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no token for the end of a text"):
+        loaded(letters(eos_token=None), pairs(tmp_path), ASK)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('no user') }}", "chat template fails"),
+        ("{{ messages | length }}{{ messages[0]['content'] }}", "writes a prompt otherwise"),
+    ],
+)
+def test_a_chat_template_that_does_not_serve_is_refused(template: str, message: str, tmp_path: Path) -> None:
+    kind = Instruct("question", None, "answer", "chat")
+    with pytest.raises(DataError, match=message):
+        loaded(letters(chat_template=template), pairs(tmp_path), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "{\n", "not a file of JSON objects, one a line"),
+        ("a.csv", "a,b\n", "not a file of texts by its name"),
+        ("a.parquet", "nothing", "not a parquet file"),
+    ],
+)
+def test_files_that_are_none_are_refused(tokenizer: Any, name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        loaded(tokenizer, str(tmp_path / name), Plain())
+    with pytest.raises(DataError, match=r"there is no file or folder nowhere\.jsonl"):
+        loaded(tokenizer, "nowhere.jsonl", Plain())
+    with pytest.raises(DataError, match="no file nowhere to test on"):
+        loaded(tokenizer, pairs(tmp_path), ASK, test="nowhere")
