@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fedloru.cli import app
 from fedloru.config import SECTIONS, Forms, Top, parse
 from fedloru.config.fields import Section, either, expected
-from fedloru.config.schema import OWN_MODEL
+from fedloru.config.schema import PREFIXES
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -132,7 +132,7 @@ def taken(names: list[str]) -> str:
 
 
 def shown(name: str) -> str:
-    return "python:…" if name == OWN_MODEL else name
+    return f"{name}…" if name in PREFIXES else name
 
 
 def default(field: FieldInfo) -> str:

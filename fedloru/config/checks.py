@@ -25,6 +25,13 @@ USED_BY: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """The settings that only count where another of their section has one of these values."""
 
+USED_BY_KIND: dict[str, frozenset[str]] = {
+    "instruct": frozenset({"prompt", "context", "response", "template"}),
+    "classify": frozenset({"text", "label", "labels"}),
+    "plain": frozenset({"text"}),
+}
+"""The settings of data that only count for these kinds of text."""
+
 
 def conflicts(valid: Mapping[str, Section]) -> Iterator[str]:
     """Yield what cannot be together among the sections that are ``valid`` by themselves."""
@@ -52,6 +59,44 @@ def _key_is_kept(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
             f"partition.key is '{partition.key}', but data.columns is {data.columns}: "
             f"set data.columns = ['{partition.key}']"
         )
+
+
+def _texts_are_read(data: forms.Data, model: forms.Model) -> Iterator[str]:
+    if isinstance(data, forms.TextData) and not isinstance(model, forms.LanguageModel):
+        yield f"data.source is 'text', but model.name = '{model.name}' reads no texts: set model.name = 'hf:FOLDER'"
+    if isinstance(model, forms.LanguageModel) and not isinstance(data, forms.TextData):
+        yield f"model.name is '{model.name}', but data.source = '{data.source}' has no texts: set data.source = 'text'"
+
+
+def _kind_uses(data: forms.Data) -> Iterator[str]:
+    if not isinstance(data, forms.TextData):
+        return
+    for key in sorted(frozenset().union(*USED_BY_KIND.values()) - USED_BY_KIND[data.kind]):
+        if _is_set(data, key):
+            kinds = either(kind for kind, keys in USED_BY_KIND.items() if key in keys)
+            yield f"data.{key} is set, but data.kind = '{data.kind}' does not use it: leave it out, or take {kinds}"
+    if data.kind == "classify" and data.pack:
+        yield "data.pack is true, but data.kind = 'classify' has a class for every text: leave it out"
+    if twice := [label for label in data.labels if data.labels.count(label) > 1]:
+        yield f"data.labels names '{twice[0]}' more than once: leave the others out"
+
+
+def _template_uses(data: forms.Data) -> Iterator[str]:
+    if isinstance(data, forms.TextData) and data.kind == "instruct" and data.template not in ("alpaca", "chat"):
+        for key in ("prompt", "context"):
+            if _is_set(data, key):
+                yield f"data.{key} is set, but data.template is your own, which names its columns: leave it out"
+
+
+def _is_set(section: Section, key: str) -> bool:
+    return bool(getattr(section, key) != type(section).model_fields[key].default)
+
+
+def _texts_are_no_images(data: forms.Data, client: Client) -> Iterator[str]:
+    if not isinstance(data, forms.TextData) and client.bucket:
+        yield f"client.bucket sorts texts by length, but data.source = '{data.source}' has none: leave it out"
+    if isinstance(data, forms.TextData) and (client.crop or client.flip):
+        yield "client.crop and client.flip change images, but data.source = 'text' has none: leave them out"
 
 
 def _shares_add_up(lowrank: LowRank) -> Iterator[str]:
@@ -122,6 +167,10 @@ def _unused(name: str, section: Section) -> Iterator[str]:
 CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _cohort_fits,
     _key_is_kept,
+    _texts_are_read,
+    _kind_uses,
+    _template_uses,
+    _texts_are_no_images,
     _shares_add_up,
     _increments_are_exact,
     _server_sees_merges,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fedloru.config.checks import conflicts
 from fedloru.config.fields import Section, either, expected
-from fedloru.config.schema import OWN_MODEL, SECTIONS, Config, Forms, Top
+from fedloru.config.schema import OWN_MODEL, PREFIXES, SECTIONS, Config, Forms, Top
 from fedloru.errors import ConfigError, did_you_mean
 
 Table = Mapping[str, Any]
@@ -56,9 +56,9 @@ def _section(name: str, table: Any) -> Section | list[str]:
 
 
 def _no_form(name: str, forms: Forms, asked: Any) -> str:
-    names = [option for option in forms.by_name if option != OWN_MODEL]
+    names = [option for option in forms.by_name if option not in PREFIXES]
     hint = did_you_mean(get_close_matches(str(asked), names, n=1))
-    own = " (or python:package.module:function)" if OWN_MODEL in forms.by_name else ""
+    own = " (or python:package.module:function, or hf:FOLDER)" if OWN_MODEL in forms.by_name else ""
     return f"{name}.{forms.key} is {_shown(asked)}, expected {either(names)}{own}{hint}"
 
 

@@ -6,8 +6,9 @@ from torch import nn
 
 from fedloru import models
 from fedloru import net as nets
-from fedloru.config.forms import NoServer
+from fedloru.config.forms import LanguageModel, NoServer, TextData
 from fedloru.config.schema import Config
+from fedloru.config.text import texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.engine.capacities import capacities
@@ -64,7 +65,7 @@ def split(config: Config) -> tuple[Dataset, Partition]:
     Raises:
         DataError: the data is missing or malformed, or cannot be parted as configured.
     """
-    dataset = load(**config.data.model_dump())
+    dataset = _dataset(config)
     settings = config.partition.model_dump(exclude={"seed"})
     return dataset, make_partition(dataset, seed=_seed(config, config.partition.seed), **settings)
 
@@ -77,6 +78,12 @@ def audited(dataset: Dataset, partition: Partition) -> Audit:
     """
     asked = {key: partition.settings[key] for key in ("min_examples", "allow_unused") if key in partition.settings}
     return audit(dataset, partition, **asked)
+
+
+def _dataset(config: Config) -> Dataset:
+    if isinstance(config.data, TextData) and isinstance(config.model, LanguageModel):
+        return texts(config.data, config.model)
+    return load(**config.data.model_dump())
 
 
 def _seed(config: Config, own: int | None) -> int:

@@ -22,7 +22,9 @@ from fedloru.config.fields import (
     Whole,
 )
 
-OWN_MODEL = "python:"
+OWN_MODEL, LANGUAGE_MODEL = "python:", "hf:"
+PREFIXES = (OWN_MODEL, LANGUAGE_MODEL)
+"""What names of models begin with that are no names of ours."""
 
 
 class Top(Section):
@@ -181,7 +183,7 @@ class Forms(NamedTuple):
         """Return the form of this name."""
         if not isinstance(name, str):
             return None
-        return self.by_name.get(OWN_MODEL if name.startswith(OWN_MODEL) else name)
+        return self.by_name.get(next((prefix for prefix in PREFIXES if name.startswith(prefix)), name))
 
 
 def _forms(key: str, union: Any) -> Forms:
@@ -192,7 +194,10 @@ def _forms(key: str, union: Any) -> Forms:
 SECTIONS: dict[str, Forms] = {
     "data": _forms("source", forms.Data),
     "partition": _forms("scheme", forms.Partition),
-    "model": Forms("name", {**_forms("name", forms.Model).by_name, OWN_MODEL: forms.OwnModel}),
+    "model": Forms(
+        "name",
+        {**_forms("name", forms.Model).by_name, OWN_MODEL: forms.OwnModel, LANGUAGE_MODEL: forms.LanguageModel},
+    ),
     "lowrank": Forms("", {"": LowRank}),
     "method": _forms("name", forms.Method),
     "server": _forms("rule", forms.Server),

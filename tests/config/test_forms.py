@@ -9,9 +9,12 @@ from typing import Any, get_type_hints
 import pytest
 
 from fedloru.config import SECTIONS
+from fedloru.config.checks import USED_BY_KIND
 from fedloru.config.fields import Section, expected
 from fedloru.config.schema import Client, LowRank
 from fedloru.data import SCHEMES, SOURCES, load
+from fedloru.hf.encode import Classify, Instruct, Plain
+from fedloru.hf.text import load as load_texts
 from fedloru.kinds import spoken
 from fedloru.methods import METHODS, server_opt
 from fedloru.models import MODELS
@@ -69,10 +72,19 @@ def test_recipe() -> None:
     }
 
 
+def test_texts() -> None:
+    form, kinds = SECTIONS["data"].by_name["text"], (Instruct, Classify, Plain)
+    of_kinds = {name for kind in kinds for name in kind._fields}
+    compare(form, load_texts, beside={"source", "kind", "tokenizer", "positions"} | of_kinds)
+    for kind in kinds:
+        compare(form, kind, beside=form.model_fields.keys() - set(kind._fields))
+        assert USED_BY_KIND[kind.__name__.lower()] == set(kind._fields)
+
+
 def test_names() -> None:
-    assert SECTIONS["data"].by_name.keys() == SOURCES.keys()
+    assert SECTIONS["data"].by_name.keys() == SOURCES.keys() | {"text"}
     assert SECTIONS["partition"].by_name.keys() == SCHEMES.keys()
     assert SECTIONS["method"].by_name.keys() == METHODS.keys()
-    assert SECTIONS["model"].by_name.keys() - {"python:"} == MODELS.keys()
+    assert SECTIONS["model"].by_name.keys() - {"python:", "hf:"} == MODELS.keys()
     assert all(codec in str(SECTIONS["wire"].by_name[""].model_fields["codec"].annotation) for codec in CODECS)
     assert signature(load).parameters["test_fraction"].default == 0.2

@@ -91,7 +91,10 @@ def test_a_wrong_value_is_told_with_what_is_expected(table: dict[str, Any], told
             "method.tau is set, but only method.name = 'fedloru', 'pfedloru' or 'mfedloru' takes it: leave it out",
         ),
         ({"server": {"lr": 1.0}}, "server.lr is set, but only server.rule = 'momentum', 'adagrad', 'adam' or 'yogi'"),
-        ({"data": {"path": "x"}}, "data.path is set, but only data.source = 'parquet', 'hub', 'npz' or 'folder'"),
+        (
+            {"data": {"path": "x"}},
+            "data.path is set, but only data.source = 'parquet', 'hub', 'text', 'npz' or 'folder'",
+        ),
         ({"partition": {"alpha": 1.0}}, "partition.alpha is set, but only partition.scheme = 'dirichlet' takes it"),
         ({"model": {"hidden": [3]}}, "model.hidden is set, but only model.name = 'mlp' takes it"),
     ],

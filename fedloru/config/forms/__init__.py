@@ -5,9 +5,9 @@ setting without effect is an error and not a surprise. A file for each section e
 which they are told; the first is the default.
 """
 
-from fedloru.config.forms.data import Data, EmbeddedData, FolderData
+from fedloru.config.forms.data import Data, EmbeddedData, FolderData, TextData
 from fedloru.config.forms.method import Accumulating, FedAvg, FlexLoRA, Method, PFedLoRU
-from fedloru.config.forms.model import Model, OwnModel
+from fedloru.config.forms.model import LanguageModel, Model, OwnModel
 from fedloru.config.forms.partition import Dealt, NaturalPartition, Partition
 from fedloru.config.forms.server import NoServer, Server
 
@@ -19,6 +19,7 @@ __all__ = [
     "FedAvg",
     "FlexLoRA",
     "FolderData",
+    "LanguageModel",
     "Method",
     "Model",
     "NaturalPartition",
@@ -27,4 +28,5 @@ __all__ = [
     "PFedLoRU",
     "Partition",
     "Server",
+    "TextData",
 ]

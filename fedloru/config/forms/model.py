@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedloru.config.fields import Count, Counts, Section, Whole, Words
+from fedloru.config.fields import Count, Counts, Section, Text, Whole, Words
 
 
 class _Model(Section):
@@ -52,4 +52,13 @@ class OwnModel(_Model, extra="allow"):
     """The model; `python:package.module:function` calls a function of your own."""
 
 
-Model = Cnn | Mlp | ResNet | OwnModel
+class LanguageModel(_Model):
+    """A language model of transformers, from a folder or the hub."""
+
+    name: Annotated[str, Field(pattern=r"^hf:.+$"), Words("'hf:FOLDER' or 'hf:OWNER/NAME'")]
+    """The model; `python:package.module:function` calls a function of your own."""
+    revision: Text | None = None
+    """The commit that a name on the hub is taken at."""
+
+
+Model = Cnn | Mlp | ResNet | OwnModel | LanguageModel

@@ -1,0 +1,57 @@
+"""A configuration of texts is loaded with the tokenizer of its model, and audited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fedloru.cli import app
+from tests.hf.letters import letters, write
+
+pytestmark = pytest.mark.hf
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    from transformers import LlamaConfig
+
+    folder = tmp_path / "tiny"
+    letters().save_pretrained(folder)
+    LlamaConfig(max_position_embeddings=64).save_pretrained(folder)
+    return folder
+
+
+def audit(tmp_path: Path, model: Path | str, *changes: str) -> Result:
+    path = write(tmp_path / "play.parquet", {"text": ["to be " * n for n in range(6)], "who": ["Ann", "Bob"] * 3})
+    file = tmp_path / "play.toml"
+    file.write_text(
+        f"data = {{source = 'text', kind = 'plain', path = '{path}', columns = ['who'], max_length = 64}}\n"
+        f"partition = {{scheme = 'natural', key = 'who'}}\nmodel = {{name = 'hf:{model}'}}\ncohort = {{size = 1}}"
+    )
+    return CliRunner().invoke(app, ["audit", str(file), *(word for change in changes for word in ("-s", change))])
+
+
+def test_an_audit_tells_tokens_and_what_was_left_out(tmp_path: Path, model: Path) -> None:
+    said = audit(tmp_path, model, "data.max_length=11")
+    assert said.exit_code == 0, said.stderr
+    facts = {line[:24].strip(): line[24:].strip() for line in said.stdout.splitlines()}
+    assert facts["clients"] == "2" and facts["empty texts"] == "1" and "label skew" not in facts
+    least, most = (int(number) for number in facts["tokens of a client"].split(",")[0].split(" to "))
+    assert int(facts["tokens"]) + int(facts["tokens cut"]) == sum(6 * n + 2 for n in range(1, 6)) > least + most
+    assert "Note: play: 1 texts are empty and were left out" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("data.max_length=65", "must be from 2 to 64, which is what the model takes"),
+        ("data.text=txet", "no column 'txet'. did you mean 'text'"),
+        ("data.kind=instruct", "no column 'response'"),
+        ("data.path=nowhere.parquet", "there is no file or folder nowhere.parquet"),
+    ],
+)
+def test_bad_input_is_told_before_training(change: str, told: str, tmp_path: Path, model: Path) -> None:
+    said = audit(tmp_path, model, change)
+    assert said.exit_code == 2 and told in said.stderr and said.stderr.startswith("Error: ")
