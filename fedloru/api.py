@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -24,6 +24,7 @@ from fedloru.errors import RunFolderError
 from fedloru.method import Method, Profile, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.tree import Params
 
 PYTHON = "python"
 
@@ -42,6 +43,7 @@ class Settings(TypedDict, total=False):
     eval_every: int
     eval_clients: int
     diagnostics: bool
+    look: Callable[[Net, Params], dict[str, Any]] | None
     profiles: tuple[Profile, ...]
     checkpoint_every: int
 

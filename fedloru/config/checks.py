@@ -8,7 +8,7 @@ from typing import Any
 
 from fedloru.config import forms
 from fedloru.config.fields import Section, either
-from fedloru.config.schema import Client, Cohort, LowRank
+from fedloru.config.schema import Client, Cohort, Eval, LowRank
 
 USED_BY: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "client": {
@@ -92,6 +92,16 @@ def _is_set(section: Section, key: str) -> bool:
     return bool(getattr(section, key) != type(section).model_fields[key].default)
 
 
+def _models_write(data: forms.Data, eval: Eval) -> Iterator[str]:
+    if eval.generations and (not isinstance(data, forms.TextData) or data.kind == "classify"):
+        yield (
+            f"eval.generations is {eval.generations}, but only models of instructions and plain texts write: "
+            "leave it out, or set data.source = 'text' and data.kind = 'instruct' or 'plain'"
+        )
+    if not eval.generations and _is_set(eval, "max_new_tokens"):
+        yield f"eval.max_new_tokens is {eval.max_new_tokens}, but nothing is written: set eval.generations too"
+
+
 def _texts_are_no_images(data: forms.Data, client: Client) -> Iterator[str]:
     if not isinstance(data, forms.TextData) and client.bucket:
         yield f"client.bucket sorts texts by length, but data.source = '{data.source}' has none: leave it out"
@@ -171,6 +181,7 @@ CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _kind_uses,
     _template_uses,
     _texts_are_no_images,
+    _models_write,
     _shares_add_up,
     _increments_are_exact,
     _server_sees_merges,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
 from fedloru import models
 from fedloru import net as nets
 from fedloru.config.forms import LanguageModel, NoServer, TextData
 from fedloru.config.schema import Config
-from fedloru.config.text import texts
+from fedloru.config.text import texts, writing
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.engine.capacities import capacities
@@ -18,6 +21,7 @@ from fedloru.method import Method, Profile
 from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.tree import Params
 
 
 def plan(config: Config) -> Plan:
@@ -53,6 +57,7 @@ def plan(config: Config) -> Plan:
         eval_every=config.eval.every,
         eval_clients=config.eval.clients,
         diagnostics=config.eval.diagnostics,
+        look=_look(config, dataset),
         checkpoint_every=config.output.checkpoint_every,
     )
     check(whole)
@@ -84,6 +89,12 @@ def _dataset(config: Config) -> Dataset:
     if isinstance(config.data, TextData) and isinstance(config.model, LanguageModel):
         return texts(config.data, config.model)
     return load(**config.data.model_dump())
+
+
+def _look(config: Config, dataset: Dataset) -> Callable[[Net, Params], dict[str, Any]] | None:
+    if isinstance(config.model, LanguageModel) and config.eval.generations:
+        return writing(config.eval, config.model, dataset, config.data.seed)
+    return None
 
 
 def _seed(config: Config, own: int | None) -> int:

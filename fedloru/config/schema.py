@@ -138,6 +138,10 @@ class Eval(Section):
     """Clients that are scored on test examples of their own, where the partition holds some out."""
     diagnostics: Flag = True
     """Whether gaps, ranks and agreement are recorded with every round."""
+    generations: Whole = 0
+    """Test prompts that a language model writes on after at every evaluation, kept in generations.jsonl."""
+    max_new_tokens: Count = 64
+    """Tokens that it writes after each at most."""
 
 
 class Output(Section):

@@ -25,6 +25,8 @@ RESULTS = (SUMMARY, REPORT, MODEL)
 """What a finished run leaves; the summary claims that it is finished, so it comes last and goes first."""
 UNMADE = ".config.toml.new"
 """The configuration while the folder is being made; it gets its own name when all else is there."""
+GENERATIONS = "generations"
+"""What a model wrote at evaluations: a key of a row in memory, and a file of the folder."""
 
 
 class RunFolder:
@@ -114,11 +116,11 @@ class RunFolder:
                 self._known = checkpoint.rounds(self.checkpoints)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add the line of one round, on the disk when this returns."""
-        with (self.path / ROUNDS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add the line of one round, on the disk when this returns; what the model wrote goes to a file of its own."""
+        written = [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]
+        if written:
+            _append(self.path / f"{GENERATIONS}.jsonl", written)
+        _append(self.path / ROUNDS, [{key: value for key, value in row.items() if key != GENERATIONS}])
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
         """Return the lines of the first ``rounds`` rounds.
@@ -136,13 +138,30 @@ class RunFolder:
         return rows
 
     def go_back(self, round: int) -> None:
-        """Drop all that came after ``round``; a folder whose later rounds go never claims to be finished."""
+        """Drop all that came after ``round``; a folder whose later rounds go never claims to be finished.
+
+        Raises:
+            RunFolderError: what the model wrote is damaged.
+        """
         lines = self._lines()
         if len(lines) > round:
             for name in RESULTS:
                 remove(self.path / name)
         checkpoint.forget_after(self.checkpoints, round)
+        self._forget_generations(round)
         write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
+
+    def _forget_generations(self, round: int) -> None:
+        """Drop what the model wrote after ``round``, and half a line that a killed run may leave."""
+        path = self.path / f"{GENERATIONS}.jsonl"
+        if not path.is_file():
+            return
+        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        try:
+            kept = [line for line in whole if json.loads(line)["round"] <= round]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path} has a damaged line: {error}. Restore or remove it, then resume") from error
+        write_atomic(path, b"".join(kept))
 
     def _lines(self) -> list[bytes]:
         path = self.path / ROUNDS
@@ -176,6 +195,13 @@ class RunFolder:
             write_atomic(self.path / MODEL, safetensors.torch.save(whole))
         if not (self.path / SUMMARY).is_file():
             write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2).encode())
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_free(path: Path) -> bool:

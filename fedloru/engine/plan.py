@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.tree import Params
 from fedloru.wire import CODECS
 
 
@@ -29,7 +30,8 @@ class Plan(NamedTuple):
     ``seed`` draws the factors and the local batches, ``cohort_seed`` the cohorts (None: ``seed``). ``codec`` is
     how values travel; with ``round_trip=False`` nothing is encoded and bytes come from the formula.
     ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself. ``profiles``
-    has what makes each client differ, such as its rank; (): nothing does.
+    has what makes each client differ, such as its rank; (): nothing does. ``look`` is called with the shared model at
+    every evaluation, and what it returns joins the row of the round; its "generations" have a file of their own.
     """
 
     net: Net
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     eval_every: Count = 1
     eval_clients: Count = 100
     diagnostics: bool = True
+    look: Callable[[Net, Params], dict[str, Any]] | None = None
     checkpoint_every: Count = 10
 
     @property

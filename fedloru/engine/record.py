@@ -57,8 +57,11 @@ def record(
     }
     evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
     if evaluated:
-        score = evaluate(plan.net, shared_model(plan.net, plan.method, state), plan.data.test)
+        model = shared_model(plan.net, plan.method, state)
+        score = evaluate(plan.net, model, plan.data.test)
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "personal": _personal(plan, state, own)}
+        if plan.look is not None:
+            row |= plan.look(plan.net, model)
     if plan.diagnostics:
         row["sites"] = _sites(plan, first, before, state, outcome, ranks=merged or evaluated)
         row["diagnostics"] |= _numbers(plan, before.state, state, outcome, row["sites"])

@@ -32,6 +32,8 @@ def test_texts_are_a_configuration_that_is_read_back() -> None:
         ({"template": "{q}", "prompt": "q"}, {}, "data.prompt is set, but data.template is your own"),
         ({"kind": "classify", "pack": True}, {}, "data.pack is true, but data.kind = 'classify'"),
         ({"kind": "classify", "labels": ["a", "b", "a"]}, {}, "data.labels names 'a' more than once"),
+        ({"kind": "classify"}, {"eval": {"generations": 2}}, "only models of instructions and plain texts write"),
+        ({}, {"eval": {"max_new_tokens": 9}}, "eval.max_new_tokens is 9, but nothing is written"),
         ({}, {"client": {"crop": 2}}, "client.crop and client.flip change images"),
         ({}, {"partition": {"scheme": "natural", "key": "who"}}, "set data.columns = ['who']"),
     ],
