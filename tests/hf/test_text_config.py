@@ -47,7 +47,7 @@ def test_an_audit_tells_tokens_and_what_was_left_out(tmp_path: Path, model: Path
     ("change", "told"),
     [
         ("data.max_length=65", "must be from 2 to 64, which is what the model takes"),
-        ("data.text=txet", "no column 'txet'. did you mean 'text'"),
+        ("data.text=txet", "no column 'txet'; did you mean 'text'"),
         ("data.kind=instruct", "no column 'response'"),
         ("data.path=nowhere.parquet", "there is no file or folder nowhere.parquet"),
     ],
