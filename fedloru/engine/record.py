@@ -44,6 +44,7 @@ def record(
         "train_loss": outcome.loss,
         "test_loss": None,
         "test_accuracy": None,
+        "test_f1": None,
         "lr": lr,
         "cohort": chosen,
         "up_bytes": spent.total("up"),
@@ -59,7 +60,8 @@ def record(
     if evaluated:
         model = shared_model(plan.net, plan.method, state)
         score = evaluate(plan.net, model, plan.data.test)
-        row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "personal": _personal(plan, state, own)}
+        row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
+        row["personal"] = _personal(plan, state, own)
         if plan.look is not None:
             row |= plan.look(plan.net, model)
     if plan.diagnostics:

@@ -26,6 +26,7 @@ def look(net: Net, tensors: Params) -> dict[str, Any]:
 def test_a_look_joins_the_rows_of_evaluations() -> None:
     rows = list(Run(plan(look=look, eval_every=4)))
     assert ["digest" in row for row in rows] == [False, False, False, True, False, True]
+    assert [row["test_f1"] is None for row in rows] == [row["test_accuracy"] is None for row in rows]
     assert rows[3]["digest"] != rows[5]["digest"] and len(rows[3]["generations"]) == 2
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,7 +18,7 @@ from fedloru import methods, tree
 from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
-from fedloru.evaluate import Score, evaluate, shared_model
+from fedloru.evaluate import Score, confused, evaluate, macro_f1, shared_model
 from fedloru.method import Down
 from fedloru.recipe import Recipe, at_round
 from fedloru.wire import Channel
@@ -238,7 +239,8 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
         right = (logits.argmax(1) == cohort.data["y"]).double().mean()
         loss = F.cross_entropy(logits, cohort.data["y"])
     score = evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data, batch_size)
-    assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32)
+    f1 = f1_score(cohort.data["y"], logits.argmax(1), average="macro")
+    assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32, pytest.approx(f1))
     assert cohort.net.model.training  # as it was
 
 
@@ -248,6 +250,13 @@ def test_an_error_in_evaluation_names_the_examples() -> None:
     with pytest.raises(ModelError, match=r"evaluated on test examples 0 to 6: RuntimeError: crowded \(.*line \d+\)"):
         evaluate(cohort.net, tensors, cohort.data, 7)
     assert evaluate(cohort.net, tensors, cohort.data, 6).examples == 32
+
+
+def test_macro_f1_leaves_out_classes_that_are_neither_there_nor_predicted() -> None:
+    y, predicted = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([0, 1, 1, 3, 4, 0])
+    confusion = confused(y, F.one_hot(predicted, 6).double())
+    assert confusion.sum() == 6 and confusion[3, 4] == confusion[0, 0] == 1
+    assert macro_f1(confusion) == pytest.approx(f1_score(y, predicted, average="macro"))
 
 
 def test_learning_rates_over_rounds() -> None:
