@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,3 +53,9 @@ def test_images_are_not_read_by_language_models_nor_sorted_by_length() -> None:
         parse({"model": MODEL, "client": {"bucket": True}})
     first, second = caught.value.problems
     assert "data.source = 'mnist5k' has no texts" in first and "client.bucket sorts texts by length" in second
+
+
+def test_the_configurations_on_the_page_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "texts.md").read_text()
+    kinds = [parse(tomllib.loads(block)).data for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+    assert [getattr(data, "kind", None) for data in kinds] == ["instruct", "plain"]
