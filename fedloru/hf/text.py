@@ -128,11 +128,10 @@ def _notes(name: str, max_length: int, sides: Sequence[_Side], counts: Counts) -
     kept = sum(len(example.ids) for side in sides for example in side.examples)
     lost = counts.tokens - kept
     if counts.cut or counts.dropped:
-        log.warning(
-            "%s: %s examples are longer than data.max_length = %s and were cut, %s more were dropped since their whole "
-            "response is beyond it; %s of %s tokens were lost",
-            *(name, f"{counts.cut:,}", max_length, f"{counts.dropped:,}", f"{lost:,}", f"{counts.tokens:,}"),
-        )
+        more = f", {counts.dropped:,} more were dropped since their whole response is beyond it"
+        told = f"{counts.cut:,} examples are longer than data.max_length = {max_length} and were cut"
+        told += more if counts.dropped else ""
+        log.warning("%s: %s; %s of %s tokens were lost", name, told, f"{lost:,}", f"{counts.tokens:,}")
     if counts.empty:
         log.warning("%s: %s texts are empty and were left out", name, f"{counts.empty:,}")
     return {

@@ -170,11 +170,14 @@ def test_a_class_is_its_place_in_the_list(tokenizer: Any, tmp_path: Path) -> Non
     assert loaded(tokenizer, named, Classify(label="number"), test=named).classes == ("x", "y", "z")
 
 
-def test_a_text_with_a_class_keeps_the_tokens_around_it(tmp_path: Path) -> None:
+def test_a_text_with_a_class_keeps_the_tokens_around_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "mail.parquet", {"text": ["abc", "abcdefgh"], "label": [0, 1]})
     data = loaded(letters(closed=True), path, Classify(), test=path, max_length=6)
     assert texts(data.train) == ["^abc$", "^abcd$"]
     assert (data.notes["examples cut"], data.notes["tokens cut"]) == (2, 8)
+    assert caplog.messages == [
+        "mail: 2 examples are longer than data.max_length = 6 and were cut; 8 of 30 tokens were lost"
+    ]
 
 
 def test_unseen_classes_are_refused(tokenizer: Any, tmp_path: Path) -> None:
