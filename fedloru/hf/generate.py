@@ -12,13 +12,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from fedloru.data.dataset import Examples, size
 from fedloru.errors import DataError, MissingExtraError
 from fedloru.hf.blocks import IGNORED
-from fedloru.net import Net, mode
+from fedloru.net import Net, holding, mode, unshared
 from fedloru.rng import gen
 from fedloru.tree import Params
 
@@ -106,28 +105,14 @@ def write(net: Net, tensors: Params, prompts: Sequence[list[int]], max_new_token
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end, use_cache=True
     )
-    named = {f"model.{key}": value for key, value in tensors.items()}
+    model: Any = net.model
     device = next(iter(tensors.values())).device
     written: list[list[int]] = []
-    with mode(net, False):
+    with mode(net, False), holding(net, unshared(net, tensors)):
         for ids, mask in _padded(prompts, end, device):
-            inputs = {"input_ids": ids, "attention_mask": mask, "generation_config": settings}
-            made = functional_call(_Writer(net.model), named, (), inputs)
+            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
             written += made[:, ids.shape[1] :].tolist()
     return written
-
-
-class _Writer(nn.Module):
-    """A model that is called to write, so that its tensors can be handed in."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs: Any) -> Tensor:
-        """Return prompts and what follows them, (b, T)."""
-        made: Tensor = self.model.generate(**inputs)
-        return made
 
 
 def _padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
