@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from fedloru import methods
 from fedloru.data import Examples
 from fedloru.engine.fused.chunk import batches
+from fedloru.engine.plan import check
+from fedloru.errors import ConfigError
 from fedloru.net import Batch
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, jobs, vectors
+from tests.engine.test_run import plan
 
 T, TOKENS = 12, 7
 
@@ -63,17 +66,24 @@ def test_both_engines_draw_the_same_batches_and_cut_them(bucket: bool) -> None:
     data, widths = texts(), list[int]()
     chosen = cohort(bucket, data, widths)
     lengths = data["length"] if bucket else None
-    plan = batches(jobs(), chosen.recipe, 3, 1, lengths=lengths)
-    of_clients = [[int(lengths_.max()) for lengths_ in _lengths(data, plan.rows[c], plan.counts[c])] for c in range(4)]
+    drawn = batches(jobs(), chosen.recipe, 3, 1, lengths=lengths)
+    of_clients = [
+        [int(lengths_.max()) for lengths_ in _lengths(data, drawn.rows[c], drawn.counts[c])] for c in range(4)
+    ]
     state = chosen.method.init(chosen.net, 3)
     chosen.train(state, "sequential", jobs())
     assert widths == [width for client in of_clients for width in client]
     widths.clear()
     chosen.train(state, "fused", jobs(), chunk=4)
-    assert widths[-plan.counts.shape[1] :] == [
-        int(data["length"][plan.rows[plan.counts[:, step] > 0, step]].max()) for step in range(plan.counts.shape[1])
+    assert widths[-drawn.counts.shape[1] :] == [
+        int(data["length"][drawn.rows[drawn.counts[:, step] > 0, step]].max()) for step in range(drawn.counts.shape[1])
     ]
-    assert max(widths[-plan.counts.shape[1] :]) < T
+    assert max(widths[-drawn.counts.shape[1] :]) < T
+
+
+def test_examples_without_a_length_are_not_sorted_by_it() -> None:
+    with pytest.raises(ConfigError, match="the examples of 'vectors' have no length to sort by"):
+        check(plan(recipe=RECIPE._replace(bucket=True)))
 
 
 def _lengths(data: Examples, rows: Tensor, counts: Tensor) -> list[Tensor]:

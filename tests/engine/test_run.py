@@ -119,6 +119,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "decay": (float("inf"), "a number above 0"),
     "crop": (-1, "a whole number from 0"),
     "flip": ("yes", "true or false"),
+    "bucket": (0, "true or false"),
 }
 
 
