@@ -96,7 +96,7 @@ def train(session: Session, job: Job) -> Trained:
     """
     device, net = session.device, session.net
     state, frozen = tree.clone(session.begin(job)), constants(net, session.base)
-    local = _Local(session, job, state, frozen, generators(session.seed, session.round, [job.client], device))
+    local = _Local(session, job, state, frozen, generators(session.seed, session.round, [job.client]))
     versions = {key: value._version for key, value in session.base.items()}
     histories, counts = [], []
     with mode(net, True), forked(device):

@@ -6,11 +6,10 @@ tensors for a while (``holding``), and its own, which nobody changes, come back.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +33,26 @@ def images(batch: Batch) -> dict[str, Tensor]:
     return {"": batch["x"]}
 
 
+class Tally(NamedTuple):
+    """What a batch scores, summed over its units: their losses in nats, how many are right, and how many there are.
+
+    Where units are examples with a class, ``confusion`` (C, C) counts those of each class that are given each class.
+    """
+
+    loss: Tensor
+    right: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple's own count is of no use here
+    confusion: Tensor | None = None
+
+
 class Net(NamedTuple):
     """A model as data: static, never traced.
 
     ``params`` and ``buffers`` are the tensors at the start; ``trainable`` names the parameters that a method
     may train. ``losses`` maps (outputs, batch) to (b,), one loss per example; ``inputs`` maps a batch to the
-    model's keyword arguments, an empty name being the first positional one.
+    model's keyword arguments, an empty name being the first positional one. ``score`` maps (outputs, batch) to sums
+    over the units in which the model is evaluated (None: its losses, and the class of the highest output).
+    ``local_base`` says that every client loads the frozen weights itself, so that they never travel.
     """
 
     model: nn.Module
@@ -50,6 +63,9 @@ class Net(NamedTuple):
     losses: Callable[[Any, Batch], Tensor] = cross_entropy
     inputs: Callable[[Batch], dict[str, Tensor]] = images
     skipped: Mapping[str, str] = {}
+    score: Callable[[Any, Batch], Tally] | None = None
+    unit: Literal["example", "token"] = "example"
+    local_base: bool = False
 
     @property
     def factors(self) -> frozenset[str]:
@@ -72,6 +88,8 @@ def make(
 ) -> Net:
     """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``.
 
+    What is frozen in ``model`` is not copied, so nobody may write into it.
+
     Raises:
         ModelError: ``dense`` is no list of globs, or the model is compiled by TorchScript.
     """
@@ -81,7 +99,8 @@ def make(
         raise ModelError("the model is compiled by TorchScript, and cannot hold other tensors: hand in the plain one")
     found = lowrank.sites(model)
     factors = {key for site in found for key in site.keys}
-    params = {name: p.detach().clone() for name, p in model.named_parameters()}
+    # Nothing here ever writes into frozen weights, and those of a language model should be held once.
+    params = {name: p.detach().clone() if p.requires_grad else p.detach() for name, p in model.named_parameters()}
     persistent = model.state_dict().keys()
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in persistent}
     trainable = frozenset(
@@ -186,6 +205,21 @@ def held_losses(net: Net, batch: Batch) -> Tensor:
     return each
 
 
+def tally(net: Net, outputs: Any, batch: Batch) -> Tally:
+    """Return what ``outputs`` score on ``batch``."""
+    if net.score is not None:
+        return net.score(outputs, batch)
+    return classified(net.losses(outputs, batch), outputs, batch["y"])
+
+
+def classified(losses: Tensor, scores: Tensor, y: Tensor) -> Tally:
+    """Return the tally of examples of the classes ``y`` (b,), by their ``losses`` (b,) and ``scores`` (b, C)."""
+    classes = scores.shape[-1]
+    pairs = torch.bincount(y * classes + scores.argmax(-1), minlength=classes**2)
+    confusion = pairs.view(classes, classes)
+    return Tally(losses.sum(), confusion.trace(), confusion.sum(), confusion)
+
+
 def constants(net: Net, base: Params) -> Params:
     """Return the base, and all buffers as they are at the start, for a forward pass to compute with and write to."""
     buffers = {key: value.detach() for key, value in net.model.named_buffers()} | net.buffers
@@ -207,7 +241,7 @@ def unshared(net: Net, tensors: Params) -> Params:
 
 def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a plain copy of the module that holds ``tensors``, with the factors merged into the weights."""
-    model = copy.deepcopy(net.model)
+    model = lowrank.twin(net.model, trained=False)
     with torch.no_grad():
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, value in tensors.items():

@@ -6,7 +6,7 @@ a client's rows into the batches of a round, and ``fetch`` reads one.
 
 from fedloru.data.audit import Audit, audit
 from fedloru.data.batches import Schedule, fetch, schedule
-from fedloru.data.dataset import Dataset, Examples
+from fedloru.data.dataset import Dataset, Examples, by_length, size
 from fedloru.data.make import SCHEMES
 from fedloru.data.make import make as make_partition
 from fedloru.data.partition import Partition
@@ -24,6 +24,7 @@ __all__ = [
     "Partition",
     "Schedule",
     "audit",
+    "by_length",
     "dirichlet",
     "fetch",
     "iid",
@@ -34,5 +35,6 @@ __all__ = [
     "partition_table",
     "schedule",
     "shards",
+    "size",
     "synthetic",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Examples = dict[str, Tensor]
@@ -30,6 +31,13 @@ class Dataset(NamedTuple):
 def size(examples: Examples) -> int:
     """Return the number of examples."""
     return len(next(iter(examples.values())))
+
+
+def by_length(examples: Examples, *, longest_first: bool = True) -> Tensor:
+    """Return all rows, (N,), in the order of their lengths; in their own where examples have none."""
+    if "length" in examples:
+        return examples["length"].argsort(descending=longest_first, stable=True)
+    return torch.arange(size(examples))
 
 
 def labels(dataset: Dataset) -> Tensor | None:

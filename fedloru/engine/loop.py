@@ -47,7 +47,7 @@ class Run:
         first = plan.method.init(plan.net, plan.seed)
         self._first = first
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
-        ledger = Ledger(plan.net.sites, first, first_download=plan.first_download)
+        ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
         self._owns: Owns = InMemory()
         self.engine = choose(

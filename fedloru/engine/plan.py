@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fedloru import kinds, tree
+from fedloru import kinds, lowrank, tree
 from fedloru.data import Dataset, Partition
 from fedloru.engine import EngineName
 from fedloru.engine.fused.fold import Path
@@ -29,9 +28,10 @@ class Plan(NamedTuple):
 
     ``seed`` draws the factors and the local batches, ``cohort_seed`` the cohorts (None: ``seed``). ``codec`` is
     how values travel; with ``round_trip=False`` nothing is encoded and bytes come from the formula.
-    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself. ``profiles``
-    has what makes each client differ, such as its rank; (): nothing does. ``look`` is called with the shared model at
-    every evaluation, and what it returns joins the row of the round; its "generations" have a file of their own.
+    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself, as it always
+    does where the net says so. ``profiles`` has what makes each client differ, such as its rank; (): nothing does.
+    ``look`` is called with the shared model at every evaluation, and what it returns joins the row of the round; its
+    "generations" have a file of their own.
     """
 
     net: Net
@@ -61,6 +61,11 @@ class Plan(NamedTuple):
     def clients(self) -> int:
         """How many clients there are."""
         return len(self.partition.train)
+
+    @property
+    def sends_base(self) -> bool:
+        """Whether a client's first contact costs it the base; never where it loads that itself."""
+        return self.first_download and not self.net.local_base
 
 
 def check(plan: Plan) -> None:
@@ -136,7 +141,7 @@ def _on_device(model: nn.Module, device: str) -> nn.Module:
     """Return ``model``, or a copy where it holds a tensor elsewhere: buffers that are not saved are in no tree."""
     if all(t.device.type == torch.device(device).type for t in chain(model.parameters(), model.buffers())):
         return model
-    return copy.deepcopy(model).to(device)
+    return lowrank.twin(model, trained=False).to(device)
 
 
 def _device_problem(device: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,12 +64,19 @@ def record(
         score = evaluate(plan.net, model, plan.data.test)
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
         row["personal"] = _personal(plan, state, own)
+        if plan.net.unit == "token":
+            row["test_perplexity"] = perplexity(score.loss)
         if plan.look is not None:
             row |= plan.look(plan.net, model)
     if plan.diagnostics:
         row["sites"] = _sites(plan, first, before, state, outcome, ranks=merged or evaluated)
         row["diagnostics"] |= _numbers(plan, before.state, state, outcome, row["sites"])
     return row
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the loss per token in nats, or the largest number there is."""
+    return math.exp(min(loss, math.log(sys.float_info.max)))
 
 
 def _numbers(

@@ -20,6 +20,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
     """Return the summary of a run so far; bytes, seconds, nats."""
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
+    perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
     last5 = accuracies[-5:]
     trained = plan.method.init(plan.net, plan.seed).shared
     return {
@@ -28,6 +29,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "final_accuracy": accuracies[-1] if accuracies else None,
         "last5_accuracy": sum(last5) / len(last5) if last5 else None,
         "final_loss": losses[-1] if losses else None,
+        **({"final_perplexity": perplexities[-1]} if perplexities else {}),
         "up_bytes_total": traffic.total("up"),
         "down_bytes_total": traffic.total("down"),
         "bytes": traffic.table(),

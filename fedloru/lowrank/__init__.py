@@ -4,6 +4,7 @@ from fedloru.lowrank.algebra import concatenate, delta, fresh, matrices, merge, 
 from fedloru.lowrank.attach import Attached, attach, detach, sites
 from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.site import Site
+from fedloru.lowrank.twin import twin
 
 __all__ = [
     "Attached",
@@ -21,4 +22,5 @@ __all__ = [
     "sites",
     "stack",
     "truncate",
+    "twin",
 ]

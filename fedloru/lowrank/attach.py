@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar, get_args
@@ -21,6 +20,7 @@ from fedloru.lowrank.layers import (
     restore,
 )
 from fedloru.lowrank.site import Site, check_rank, refuse_ranks
+from fedloru.lowrank.twin import twin
 
 Number = TypeVar("Number", int, float)
 
@@ -45,14 +45,15 @@ def attach(
     """Replace the linear, convolution and embedding layers whose name matches a glob in ``targets``.
 
     ``ranks`` and ``alphas`` map globs to settings of single sites; the last glob that matches wins. The scale
-    is α/r, and α is the rank where not given. The model itself is left as it was.
+    is α/r, and α is the rank where not given. The model itself is left as it was; weights that are frozen in it
+    (``requires_grad=False``) lie in the same memory in the copy.
 
     Raises:
         ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
     """
     if isinstance(targets, str):
         raise ModelError(f"targets is the string {targets!r}, and a list of globs is expected: [{targets!r}]")
-    copied = copy.deepcopy(model)
+    copied = twin(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
     _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, chosen)
@@ -96,7 +97,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
 
 def detach(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` with plain layers, whose weights are W + s·BA."""
-    copied = copy.deepcopy(model)
+    copied = twin(model)
     params: dict[str, Tensor] = {name: p.detach() for name, p in copied.named_parameters()}
     for site in sites(copied):
         name = site.weight.removesuffix("weight").removesuffix(".")

@@ -2,7 +2,8 @@
 
 Each is a subclass of the torch layer it stands in for, and keeps that layer's state-dict keys: ``weight`` and
 ``bias`` stay where they were, ``a`` and ``b`` are added. With B = 0 the output is the original layer's, exactly.
-Dropout, where asked for, acts on the rank-space activation, as the published code of FedLoRU does.
+Dropout, where asked for, acts on the rank-space activation, as the published code of FedLoRU does. Factors are float32
+or wider, also of weights that are narrower: a step in bfloat16 would lose most of what is learnt.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class LowRankLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, i) to (…, o)."""
-        h = F.dropout(F.linear(input, self.a), self.drop, self.training and self.drop > 0)
-        return super().forward(input) + self.scale * F.linear(h, self.b)
+        h = F.dropout(F.linear(input.to(self.a.dtype), self.a), self.drop, self.training and self.drop > 0)
+        return super().forward(input) + (self.scale * F.linear(h, self.b)).to(input.dtype)
 
 
 class LowRankConv2d(nn.Conv2d):
@@ -36,9 +37,9 @@ class LowRankConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (b, i, h, w) to (b, o, h', w')."""
-        h = self._conv_forward(input, self.a, None)
+        h = self._conv_forward(input.to(self.a.dtype), self.a, None)
         h = F.dropout(h, self.drop, self.training and self.drop > 0)
-        return super().forward(input) + self.scale * F.conv2d(h, self.b)
+        return super().forward(input) + (self.scale * F.conv2d(h, self.b)).to(input.dtype)
 
 
 class LowRankEmbedding(nn.Embedding):
@@ -55,7 +56,8 @@ class LowRankEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Map token ids (…) to vectors (…, d)."""
         h = F.dropout(F.embedding(input, self.b), self.drop, self.training and self.drop > 0)
-        return super().forward(input) + still_padding(self.scale * (h @ self.a), input, self.padding_idx)
+        change = still_padding(self.scale * (h @ self.a), input, self.padding_idx)
+        return super().forward(input) + change.to(self.weight.dtype)
 
 
 def still_padding(change: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
@@ -83,8 +85,9 @@ def adapt(layer: Adaptable, rank: int, scale: float, drop: float = 0.0) -> LowRa
     if not isinstance(layer, nn.Embedding) and layer.bias is not None:
         new.bias = layer.bias
     o, *inner = weight.shape
-    new.a = nn.Parameter(torch.zeros(rank, *inner, dtype=weight.dtype, device=weight.device))
-    new.b = nn.Parameter(torch.zeros(o, rank, *(1 for _ in inner[1:]), dtype=weight.dtype, device=weight.device))
+    dtype, device = torch.promote_types(weight.dtype, torch.float32), weight.device
+    new.a = nn.Parameter(torch.zeros(rank, *inner, dtype=dtype, device=device))
+    new.b = nn.Parameter(torch.zeros(o, rank, *(1 for _ in inner[1:]), dtype=dtype, device=device))
     new.scale, new.drop = scale, drop
     return new.train(layer.training)
 

@@ -82,6 +82,7 @@ class Live:
             f"loss {units.decimal(row['train_loss'])}",
         ]
         parts += [f"acc {units.decimal(row['test_accuracy'])}"] if row["test_accuracy"] is not None else []
+        parts += [f"ppl {units.decimal(row['test_perplexity'])}"] if "test_perplexity" in row else []
         parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
         parts += [f"merged v{row['version']}"] if row["merged"] else []
         return "  ".join([*parts, units.duration(row["seconds"]), f"left {units.duration(self.left)}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru import methods, tree
+from fedloru import net as nets
 from fedloru.data import Examples
-from fedloru.engine import choose
+from fedloru.engine import Chosen, choose
 from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.net import Batch
@@ -198,7 +200,7 @@ SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] =
         "fold",
     ),
     "a norm of groups": (lambda: nn.Sequential(nn.Linear(6, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)), vectors, "fold"),
-    "a tied weight": (Tied, vectors, "vmap"),
+    "a tied weight": (Tied, vectors, "fold"),
     "a renormed embedding": (lambda: Renormed(max_norm=0.3), ids, "vmap"),
     "attention with a mask": (Attention, sequences, "vmap"),
 }
@@ -245,6 +247,26 @@ def test_what_does_not_fuse_is_refused_with_a_reason(name: str, caplog: pytest.L
         chosen = choose("auto", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
     assert chosen.name == "sequential" and reason in chosen.reason
     assert [record.getMessage().count("one after another") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("values", [0, 32 * 2**20])
+def test_a_large_model_is_probed_without_a_wider_copy(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, where no more than ``values`` frozen ones would be copied; what mixes examples is still found."""
+    monkeypatch.setattr(sys.modules["fedloru.engine.fused.probe"], "LARGE", values)
+    kinds: set[torch.dtype] = set()
+
+    def made(*layers: nn.Module) -> Cohort:
+        model = nn.Sequential(*layers, nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).float()
+        model[-2].register_forward_hook(lambda layer, inputs, output: kinds.add(output.dtype))
+        net = nets.attach(model, rank=2, targets=["*"], dense=[])
+        return Cohort(net, methods.fedlora(), tree.map(lambda t: t.float() if t.is_floating_point() else t, vectors()))
+
+    def chosen(cohort: Cohort) -> Chosen:
+        state = cohort.method.init(cohort.net, 3)
+        return choose("auto", cohort.net, cohort.method, state, cohort.data, RECIPE, chunk=2)
+
+    assert chosen(made()).name == "fused" and "mixes the examples" in chosen(made(Centre())).reason
+    assert kinds == {torch.float64 if values else torch.float32}
 
 
 def test_a_loss_that_mixes_examples_is_refused() -> None:

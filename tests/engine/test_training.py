@@ -18,8 +18,9 @@ from fedloru import methods, tree
 from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
-from fedloru.evaluate import Score, confused, evaluate, macro_f1, shared_model
+from fedloru.evaluate import Score, activation_bytes, evaluate, macro_f1, shared_model
 from fedloru.method import Down
+from fedloru.net import classified
 from fedloru.recipe import Recipe, at_round
 from fedloru.wire import Channel
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, fedavg, jobs, near, vectors
@@ -247,15 +248,17 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
 def test_an_error_in_evaluation_names_the_examples() -> None:
     cohort = fedavg(Crowded, vectors())
     tensors = cohort.net.params | cohort.net.buffers
-    with pytest.raises(ModelError, match=r"evaluated on test examples 0 to 6: RuntimeError: crowded \(.*line \d+\)"):
+    with pytest.raises(
+        ModelError, match=r"evaluated on test examples 0, 1, 2, 3, 4, 5, 6: RuntimeError: crowded \(.*line \d+\)"
+    ):
         evaluate(cohort.net, tensors, cohort.data, 7)
-    assert evaluate(cohort.net, tensors, cohort.data, 6).examples == 32
+    assert evaluate(cohort.net, tensors, cohort.data, 6).units == 32
 
 
 def test_macro_f1_leaves_out_classes_that_are_neither_there_nor_predicted() -> None:
     y, predicted = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([0, 1, 1, 3, 4, 0])
-    confusion = confused(y, F.one_hot(predicted, 6).double())
-    assert confusion.sum() == 6 and confusion[3, 4] == confusion[0, 0] == 1
+    confusion = classified(torch.zeros(6), F.one_hot(predicted, 6).double(), y).confusion
+    assert confusion is not None and confusion.sum() == 6 and confusion[3, 4] == confusion[0, 0] == 1
     assert macro_f1(confusion) == pytest.approx(f1_score(y, predicted, average="macro"))
 
 
@@ -268,3 +271,22 @@ def test_learning_rates_over_rounds() -> None:
     )
     steps = constant._replace(schedule="step", decay_every=2, decay=0.1)
     assert [at_round(steps, t, 9).lr for t in (1, 2, 3, 4, 5)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
+
+
+def test_activations_are_what_the_layers_put_out() -> None:
+    """Linear 6 → 5, ReLU, linear 5 → 3 in float64: 5 + 5 + 3 numbers, and twice more the 3 that come out."""
+    net = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    assert activation_bytes(net, net.params, vectors()) == 8 * (5 + 5 + 3 + 2 * 3)
+    assert not any(layer._forward_hooks for layer in net.model.modules())
+
+
+def test_what_is_evaluated_at_once_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six examples take 6 · 152 bytes of activations; the scores are the same."""
+    net, data = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))), vectors()
+    whole = evaluate(net, net.params, data)
+    sizes: list[int] = []
+    net.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
+    monkeypatch.setattr("fedloru.evaluate.CPU_ROOM", 6 * 152 + 151)
+    parts = evaluate(net, net.params, data)
+    assert sizes == [1, 6, 6, 6, 6, 6, 2]
+    assert parts == Score(pytest.approx(whole.loss), whole.accuracy, 32, whole.f1)

@@ -115,8 +115,14 @@ def test_dropout_acts_on_the_rank_space_in_training_alone(layer: nn.Module) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layers_keep_the_dtype(dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 4)).to(dtype)
-    new = lowrank.attach(model, rank=2).model
-    assert {p.dtype for p in new.parameters()} == {dtype}
-    assert new(torch.tensor([1, 2])).dtype == dtype
+def test_layers_keep_the_dtype_and_their_factors_are_float32(dtype: torch.dtype) -> None:
+    words = nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2))
+    new = lowrank.attach(words.to(dtype), rank=1).model
+    kinds = {name: p.dtype for name, p in new.named_parameters()}
+    assert {kinds[name] for name in kinds if name.endswith((".a", ".b"))} == {torch.float32}
+    assert {kinds[name] for name in kinds if not name.endswith((".a", ".b"))} == {dtype}
+    out = new(torch.tensor([1, 2]))
+    out.sum().backward()
+    assert out.dtype == dtype
+    assert all(p.grad.dtype == torch.float32 for name, p in new.named_parameters() if name.endswith(".b"))
+    assert lowrank.detach(new)(torch.tensor([1, 2])).dtype == dtype

@@ -68,3 +68,9 @@ def mean(ups: list[Up]) -> tree.Params:
 def close(x: tree.Params, y: tree.Params, tolerance: float = 1e-10) -> bool:
     """Say whether two trees agree."""
     return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], rtol=0, atol=tolerance) for k in x)
+
+
+def keeps_types(net: Net, tensors: tree.Params) -> bool:
+    """Say whether each tensor has the type that it has in the model."""
+    own = net.params | net.buffers
+    return all(tensor.dtype == own[key].dtype for key, tensor in tensors.items())

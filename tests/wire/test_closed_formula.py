@@ -44,9 +44,13 @@ def test_law_6_measured_payload_equals_the_formula(tau: int, cohorts: list[list[
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_widths_follow_the_types_of_the_model(dtype: torch.dtype) -> None:
+    """Factors of bfloat16 weights are float32, and so is by formula what the first state lacks: the toy's moment."""
     cohorts = [[0, 1], [1], [2], [0], [0, 1, 2]]
     formula = cost(small_net(dtype), toy(1), cohorts, codec="fp32")
-    assert formula == measured(1, cohorts, "fp32", True, dtype)
+    for one, other in zip(formula, measured(1, cohorts, "fp32", True, dtype), strict=True):
+        wider = 2 if dtype == torch.bfloat16 else 1
+        for way, kinds in other.table().items():
+            assert one.table()[way] == kinds | {"aux": wider * kinds["aux"]}
 
 
 def test_the_first_rounds_by_hand() -> None:

@@ -38,7 +38,7 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
     Raises:
         TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
     """
-    draws = generators(session.seed, session.round, [job.client for job in jobs], session.device)
+    draws = generators(session.seed, session.round, [job.client for job in jobs])
     chunk = _Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), draws)
     try:
         with forked(session.device):
@@ -116,12 +116,10 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
 
 
 class _Batch(NamedTuple):
-    """A batch of each of m clients, (m·b, …); where some rows only pad it, how many do not, and which, (m, b)."""
+    """A batch of each of m clients, (m·b, …); where some rows only pad it, ``mask`` (m, b) marks the others."""
 
     examples: Examples
     clients: int
-    width: int
-    counts: list[int] | None
     mask: Tensor | None
 
 
@@ -129,10 +127,8 @@ def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -
     shifts = None if plan.shifts is None else plan.shifts[:m, step].flatten(0, 1)
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
     examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop)
-    counts, width = plan.counts[:m, step].tolist(), plan.rows.shape[2]
-    if counts == [width] * m:
-        return _Batch(examples, m, width, None, None)
-    return _Batch(examples, m, width, counts, valid[:m, step])
+    whole = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
+    return _Batch(examples, m, None if whole else valid[:m, step])
 
 
 def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:
@@ -140,7 +136,7 @@ def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tens
     session, m, mask = chunk.session, batch.clients, batch.mask
     leaves = {key: value.detach().requires_grad_() for key, value in first(optimizer.values, m).items()}
     trained = first(chunk.state, m) | leaves
-    with ClientDropout(chunk.draws[:m], batch.counts, batch.width):
+    with ClientDropout(chunk.draws[:m]):
         each = chunk.forward(_expanded(session, trained), session.base, batch.examples, m, mask).view(m, -1)
         mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
         total = mean.sum()

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
 from fedloru import tree
 from fedloru.client import Job
 from fedloru.data import Examples
@@ -19,11 +16,10 @@ from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, Path, fold, vmapped
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
-from fedloru.evaluate import shared_model
+from fedloru.evaluate import activation_bytes, room, shared_model
 from fedloru.method import Method, State
-from fedloru.net import Net, forward, mode, unshared
+from fedloru.net import Net
 from fedloru.recipe import Recipe
-from fedloru.tree import Params
 
 CPU_BUDGET = 32 * 2**20
 """Bytes that a chunk may keep busy on a CPU: what stays near the cores, about the size of a cache."""
@@ -92,10 +88,7 @@ def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: R
     A client keeps its activations busy, of each trained parameter the value, the gradient and the moments, and of
     what a method expands these to, the value and the gradient.
     """
-    device = data["y"].device
-    budget = CPU_BUDGET
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[1] // 8
+    budget = room(next(iter(data.values())).device, CPU_BUDGET)
     tensors = shared_model(net, method, state)
     down = method.down(net, state, ())
     begun = method.begin(net, down, {}, ())
@@ -104,22 +97,3 @@ def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: R
     if method.expand is not None:
         held += 2 * tree.nbytes(method.expand(net, begun, down))
     return max(1, round(budget / (recipe.batch_size * activation_bytes(net, tensors, data) + held)))
-
-
-@torch.no_grad()
-def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
-    """Return the bytes that the layers of the model put out for one example."""
-    found = [0]
-
-    def count(layer: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            found[0] += output.numel() * output.element_size()
-
-    hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
-    try:
-        with mode(net, False):
-            forward(net, unshared(net, tensors), {key: value[:1] for key, value in data.items()})
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return max(1, found[0])

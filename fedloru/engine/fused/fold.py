@@ -8,7 +8,6 @@ it is. Where the whole model must be vmapped, ``vmapped`` does so behind the sam
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from torch.func import functional_call
 
 from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
+from fedloru.lowrank import twin
 from fedloru.lowrank.layers import LowRank
 from fedloru.net import Batch, Net, constants, held_losses, holding
 from fedloru.tree import Params
@@ -42,8 +42,8 @@ class _Call:
 class _Tensors:
     """A leaf's view of the call: names are those of its own module."""
 
-    def __init__(self, call: _Call, layer: nn.Module, prefix: str, path: Path) -> None:
-        self.call, self.layer, self.prefix, self.path = call, layer, prefix, path
+    def __init__(self, call: _Call, layer: nn.Module, keys: dict[str, str], path: Path) -> None:
+        self.call, self.layer, self.keys, self.path = call, layer, keys, path
 
     @property
     def clients(self) -> int:
@@ -58,9 +58,8 @@ class _Tensors:
         return self.call.rows
 
     def get(self, name: str) -> tuple[Tensor | None, bool]:
-        key = self.prefix + name
-        if key in self.call.stacked:
-            stacked = self.call.stacked[key]
+        stacked = self.call.stacked.get(self.keys.get(name, ""))
+        if stacked is not None:
             # One client is no different from a shared parameter, and the plain layers are faster than the folded.
             alone = self.call.clients == 1 and not isinstance(self.layer, LowRank)
             return (stacked.squeeze(0), False) if alone else (stacked, True)
@@ -77,21 +76,24 @@ class _Tensors:
 def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
     """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients."""
     call = _Call()
-    model = copy.deepcopy(net.model).train()
-    fixed = _unstacked(model, "", stacked)
+    model = twin(net.model, trained=False).train()
+    keys = _keys(model)
+    fixed = _unstacked(model, "", keys, stacked)
     done: set[str] = set()
     for name, layer in model.named_modules():
         prefix = f"{name}." if name else ""
+        own = {part: keys[prefix + part] for part in (*layer._parameters, *layer._buffers) if prefix + part in keys}
         inside = any(name.startswith(parent) for parent in done)
-        if inside or stacked.isdisjoint(key for key, _ in _direct(layer, prefix)):
+        if inside or stacked.isdisjoint(own.values()):
             continue
         leaf = LEAVES.get(type(layer))
         if leaf is None:
             done.add(prefix)
-            template = copy.deepcopy(layer)
-            fixed += _unstacked(template, prefix, stacked)
-            leaf = partial(_vmapped_leaf, template, prefix)
-        layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, prefix, path), layer)
+            template = twin(layer, trained=False)
+            fixed += _unstacked(template, prefix, keys, stacked)
+            below = {key.removeprefix(prefix): first for key, first in keys.items() if key.startswith(prefix)}
+            leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})
+        layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, own, path), layer)
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
@@ -108,18 +110,20 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
     return forward
 
 
-def _direct(layer: nn.Module, prefix: str) -> list[tuple[str, Tensor]]:
-    own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
-    return [(prefix + name, tensor) for name, tensor in own]
+def _keys(model: nn.Module) -> dict[str, str]:
+    """Return the key of every tensor by each of its names: the first of them, which a tied weight goes by."""
+    first: dict[Tensor, str] = {}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(tensor, name) for name, tensor in every}
 
 
 _Place = tuple[str, dict[str, Any], str]
 """The key of a tensor, and the table of its module that has it under a name."""
 
 
-def _unstacked(model: nn.Module, prefix: str, stacked: frozenset[str]) -> list[_Place]:
+def _unstacked(model: nn.Module, prefix: str, keys: dict[str, str], stacked: frozenset[str]) -> list[_Place]:
     places = [
-        (f"{prefix}{layer}.{name}" if layer else prefix + name, table, name)
+        (keys[f"{prefix}{layer}.{name}" if layer else prefix + name], table, name)
         for layer, module in model.named_modules()
         for table in (module._parameters, module._buffers)
         for name, tensor in table.items()
@@ -146,10 +150,12 @@ def _run_leaf(leaf: Leaf, tensors: _Tensors, layer: nn.Module, *args: Any, **kwa
     return leaf(tensors, layer, *args, **kwargs)
 
 
-def _vmapped_leaf(template: nn.Module, prefix: str, t: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Run one layer, and all below it, under vmap over clients."""
+def _vmapped_leaf(
+    template: nn.Module, keys: dict[str, str], t: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any
+) -> Any:
+    """Run one layer, and all below it, under vmap over clients; ``keys`` are those of its stacked tensors."""
     m = t.clients
-    own = {key.removeprefix(prefix): value for key, value in t.call.stacked.items() if key.startswith(prefix)}
+    own = {name: t.call.stacked[key] for name, key in keys.items()}
     shared = {key: p for key, p in layer.named_parameters() if key not in own}
     split = torch.utils._pytree.tree_map(lambda v: _split(v, m), (args, kwargs))
     axes = torch.utils._pytree.tree_map(lambda v: 0 if isinstance(v, Tensor) and v.ndim else None, split)

@@ -100,7 +100,7 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     bias, bias_stacked = t.get("bias")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop:
+    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
         rows = x.reshape(m, -1, x.shape[-1])
         if t.weight_space(rows.shape[1], w.shape[0], w.shape[1], a.shape[1]):
             merged = torch.baddbmm(w.unsqueeze(0), b, a, alpha=layer.scale)
@@ -108,8 +108,9 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
         y = products.lowrank_linear(rows, w, a, b, bias if bias_stacked else None, layer.scale)
         y = y.view(*x.shape[:-1], w.shape[0])
         return y if bias_stacked else products.add_bias(y, bias, m, -1, stacked=False)
-    h = F.dropout(products.linear(x, a, m, stacked=a_stacked), drop, drop > 0)
-    y = products.linear(x, w, m, stacked=w_stacked) + layer.scale * products.linear(h, b, m, stacked=b_stacked)
+    h = F.dropout(products.linear(x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
+    up = layer.scale * products.linear(h, b, m, stacked=b_stacked)
+    y = products.linear(x, w, m, stacked=w_stacked) + up.to(x.dtype)
     return products.add_bias(y, bias, m, -1, stacked=bias_stacked)
 
 
@@ -118,13 +119,13 @@ def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
     w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop:
+    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
         rows = x.shape[0] // m * x.shape[2] * x.shape[3]
         if t.weight_space(rows, w.shape[0], w[0].numel(), a.shape[1]):
             change = torch.bmm(b.flatten(2), a.flatten(2)).view(m, *w.shape)
             return _bias(t, products.conv(layer, x, w + layer.scale * change, m, stacked=True), 1)
-    h = F.dropout(products.conv(layer, x, a, m, stacked=a_stacked), drop, drop > 0)
-    up = products.pointwise(h, b, m, stacked=b_stacked)
+    h = F.dropout(products.conv(layer, x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
+    up = products.pointwise(h, b, m, stacked=b_stacked).to(x.dtype)
     return _bias(t, torch.add(products.conv(layer, x, w, m, stacked=w_stacked), up, alpha=layer.scale), 1)
 
 
@@ -136,7 +137,7 @@ def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tenso
     drop = layer.drop if layer.training else 0.0
     h = F.dropout(_lookup(t, plain, ids, b, b_stacked), drop, drop > 0)
     up = layer.scale * products.linear(h, a.mT, t.clients, stacked=a_stacked)
-    return _lookup(t, layer, ids, w, w_stacked) + still_padding(up, ids, layer.padding_idx)
+    return _lookup(t, layer, ids, w, w_stacked) + still_padding(up, ids, layer.padding_idx).to(w.dtype)
 
 
 def layer_norm(t: Tensors, layer: nn.LayerNorm, x: Tensor) -> Tensor:
