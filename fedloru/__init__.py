@@ -11,10 +11,10 @@ Ten lines train a model over simulated clients::
     for row in fl.run(net, fl.fedloru(tau=10), digits, clients, rounds=30, cohort=5):
         print(row["round"], row["test_accuracy"])
 
-``attach`` gives a model low-rank factors, and ``make`` takes it as it is. A method (``fedavg``, ``fedlora``,
-``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``, ``clip``) change; ``Recipe`` says how
-clients train. ``run`` makes a run of these, ``start`` one of a configuration, and ``resume`` continues one from its
-folder.
+``attach`` gives a model low-rank factors, and ``make`` takes it as it is; ``hf`` does both with language models. A
+method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``,
+``clip``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a configuration, and
+``resume`` continues one from its folder.
 """
 
 import os
@@ -24,7 +24,7 @@ from importlib.metadata import version
 # reads this when torch is loaded, so it is said before; whoever sets it otherwise is left alone.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from fedloru import config, data, models
+from fedloru import config, data, hf, models
 from fedloru.api import resume, run, start
 from fedloru.engine.loop import Run
 from fedloru.errors import FedloruError
@@ -76,6 +76,7 @@ __all__ = [
     "flexlora",
     "flora",
     "hetlora",
+    "hf",
     "make",
     "models",
     "prox",

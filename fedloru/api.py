@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from fedloru import report, tree
-from fedloru.config import Config, dump, parse
+from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
@@ -100,7 +100,8 @@ def start(config: Config) -> ReportedRun:
         FedloruError: something cannot be made as configured, or the folder exists.
     """
     plan = _planned(config)
-    return _begin(plan, config.output.dir, dump(config), audited(plan.data, plan.partition))
+    whole = dump(completed(config, plan))
+    return _begin(plan, config.output.dir, whole, audited(plan.data, plan.partition))
 
 
 def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
@@ -159,7 +160,7 @@ def echo(plan: Plan) -> dict[str, Any]:
         "method": {"name": plan.method.name, **plan.method.config},
         "client": plan.recipe._asdict(),
         "cohort": {"size": plan.cohort, "seed": plan.cohort_seed},
-        "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.first_download},
+        "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.sends_base},
         "engine": {"name": plan.engine, "chunk": plan.chunk, "path": plan.path, "device": plan.device},
         "eval": {"every": plan.eval_every, "clients": plan.eval_clients, "diagnostics": plan.diagnostics},
         "output": {"checkpoint_every": plan.checkpoint_every},

@@ -103,7 +103,8 @@ def _check_there(run: Planned) -> None:
     if is_free(run.folder):
         return
     there, wanted = _flat(RunFolder.open(run.folder).config), _flat(config.dump(run.config))
-    changed = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
+    compared = (there.keys() | wanted.keys()) - (config.OPEN - wanted.keys())
+    changed = [key for key in sorted(compared) if there.get(key) != wanted.get(key)]
     if changed:
         told = "; ".join(f"{key} is {there.get(key)!r} there, {wanted.get(key)!r} here" for key in changed[:5])
         raise RunFolderError(

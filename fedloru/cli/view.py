@@ -63,7 +63,7 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
         cohorts,
         profiles=plan.profiles,
         codec=plan.codec,
-        first_download=plan.first_download,
+        first_download=plan.sends_base,
     )
     console = Console()
     each = [sum(account.values(), Traffic()) for account in accounts]

@@ -9,8 +9,22 @@
 """
 
 from fedloru.config.parse import parse
-from fedloru.config.plan import plan
+from fedloru.config.plan import OPEN, completed, plan
 from fedloru.config.schema import SECTIONS, Config, Forms, Top
 from fedloru.config.source import DEMO, dump, load, presets, text
 
-__all__ = ["DEMO", "SECTIONS", "Config", "Forms", "Top", "dump", "load", "parse", "plan", "presets", "text"]
+__all__ = [
+    "DEMO",
+    "OPEN",
+    "SECTIONS",
+    "Config",
+    "Forms",
+    "Top",
+    "completed",
+    "dump",
+    "load",
+    "parse",
+    "plan",
+    "presets",
+    "text",
+]

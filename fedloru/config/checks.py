@@ -8,7 +8,7 @@ from typing import Any
 
 from fedloru.config import forms
 from fedloru.config.fields import Section, either
-from fedloru.config.schema import Client, Cohort, Eval, LowRank
+from fedloru.config.schema import Client, Cohort, Eval, LowRank, Wire
 
 USED_BY: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "client": {
@@ -66,6 +66,14 @@ def _texts_are_read(data: forms.Data, model: forms.Model) -> Iterator[str]:
         yield f"data.source is 'text', but model.name = '{model.name}' reads no texts: set model.name = 'hf:FOLDER'"
     if isinstance(model, forms.LanguageModel) and not isinstance(data, forms.TextData):
         yield f"model.name is '{model.name}', but data.source = '{data.source}' has no texts: set data.source = 'text'"
+
+
+def _weights_are_loaded(model: forms.Model, wire: Wire) -> Iterator[str]:
+    if isinstance(model, forms.LanguageModel) and wire.first_download:
+        yield (
+            f"wire.first_download is true, but model.name = '{model.name}' is loaded by every client itself, and its "
+            "frozen weights never travel: leave it out"
+        )
 
 
 def _kind_uses(data: forms.Data) -> Iterator[str]:
@@ -178,6 +186,7 @@ CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _cohort_fits,
     _key_is_kept,
     _texts_are_read,
+    _weights_are_loaded,
     _kind_uses,
     _template_uses,
     _texts_are_no_images,

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from fedloru import models
+from fedloru import hf, models
 from fedloru import net as nets
 from fedloru.config.forms import LanguageModel, NoServer, TextData
 from fedloru.config.schema import Config
-from fedloru.config.text import texts, writing
+from fedloru.config.text import language_net, texts, writing
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.engine.capacities import capacities
@@ -22,6 +22,11 @@ from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
+
+EVERY = ["*"]
+"""The layers that get factors where nobody says."""
+OPEN = frozenset({"lowrank.targets", "wire.first_download"})
+"""The settings that depend on the model where they are left out."""
 
 
 def plan(config: Config) -> Plan:
@@ -52,7 +57,7 @@ def plan(config: Config) -> Plan:
         device=config.engine.device,
         codec=config.wire.codec,
         round_trip=config.wire.round_trip,
-        first_download=config.wire.first_download,
+        first_download=config.wire.first_download is not False,
         profiles=_profiles(config, partition),
         eval_every=config.eval.every,
         eval_clients=config.eval.clients,
@@ -62,6 +67,15 @@ def plan(config: Config) -> Plan:
     )
     check(whole)
     return whole
+
+
+def completed(config: Config, plan: Plan) -> Config:
+    """Return ``config`` with the settings of ``OPEN``, where it leaves them to the model, as ``plan`` has them."""
+    lowrank, wire = config.lowrank, config.wire.model_copy(update={"first_download": plan.sends_base})
+    if lowrank.targets is None and plan.method.low_rank:
+        usual = hf.usual_targets(plan.net.model) if isinstance(config.model, LanguageModel) else EVERY
+        lowrank = lowrank.model_copy(update={"targets": usual})
+    return config._replace(lowrank=lowrank, wire=wire)
 
 
 def split(config: Config) -> tuple[Dataset, Partition]:
@@ -116,9 +130,13 @@ def _method(config: Config, clients: int) -> Method:
 
 
 def _net(config: Config, made: Method, dataset: Dataset) -> Net:
+    if isinstance(config.model, LanguageModel):
+        lowrank, seed = config.lowrank if made.low_rank else None, _seed(config, config.model.seed)
+        return language_net(config.model, lowrank, dataset.classes, seed)
     model = _model(config, dataset)
     if made.low_rank:
-        return nets.attach(model, **config.lowrank.model_dump(exclude={"capacities"}))
+        settings = config.lowrank.model_dump(exclude={"capacities"}) | {"targets": config.lowrank.targets or EVERY}
+        return nets.attach(model, **settings)
     return nets.make(model)
 
 

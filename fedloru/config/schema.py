@@ -43,8 +43,9 @@ class LowRank(Section):
     """The rank r of the factors."""
     alpha: Positive | None = None
     """The scale of BA is alpha/r; where left out, alpha is the rank and the scale 1."""
-    targets: Texts = ["*"]
-    """Globs of the linear, convolution and embedding layers that get factors."""
+    targets: Texts | None = None
+    """Globs of the linear, convolution and embedding layers that get factors; where left out, all of them, and in a
+    language model the projections that are usual for its type."""
     ranks: Ranks = {}
     """Ranks of single layers; the last glob that matches wins."""
     alphas: Alphas = {}
@@ -110,8 +111,9 @@ class Wire(Section):
     """The type that values are narrowed to; exact never narrows."""
     round_trip: Flag = True
     """Whether every message is really encoded and decoded; if not, bytes come from the formula."""
-    first_download: Flag = True
-    """Whether a client's first contact costs it the frozen weights, or it builds them itself."""
+    first_download: Flag | None = None
+    """Whether a client's first contact costs it the frozen weights, or it builds them itself; where left out, it does,
+    except for a language model, which every client loads."""
 
 
 class Engine(Section):

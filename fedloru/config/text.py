@@ -1,16 +1,19 @@
-"""From the sections of a configuration to texts as data."""
+"""From the sections of a configuration to texts as data, and to the language model that reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from fedloru import hf
 from fedloru.config.forms import LanguageModel, TextData
-from fedloru.config.schema import Eval
+from fedloru.config.schema import Eval, LowRank
 from fedloru.data import Dataset
 from fedloru.hf.encode import Classify, Instruct, Kind, Plain
 from fedloru.hf.generate import generations
-from fedloru.hf.pretrained import positions, tokenizer
+from fedloru.hf.models import positions, tokenizer
 from fedloru.hf.text import load
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -23,9 +26,8 @@ def texts(data: TextData, model: LanguageModel) -> Dataset:
         DataError: the texts, or the tokenizer, do not serve.
         ModelError: the model has no tokenizer.
     """
-    name = model.name.removeprefix("hf:")
     return load(
-        tokenizer(name, revision=model.revision),
+        tokenizer(**_place(model)),
         data.path,
         _kind(data),
         test=data.test,
@@ -35,7 +37,7 @@ def texts(data: TextData, model: LanguageModel) -> Dataset:
         pack=data.pack,
         test_fraction=data.test_fraction,
         seed=data.seed,
-        positions=positions(name, revision=model.revision),
+        positions=positions(**_place(model)),
     )
 
 
@@ -46,15 +48,39 @@ def writing(eval: Eval, model: LanguageModel, dataset: Dataset, seed: int) -> Ca
         DataError: no prompt leaves room to write.
         ModelError: the model has no tokenizer.
     """
-    name = model.name.removeprefix("hf:")
     return generations(
-        tokenizer(name, revision=model.revision),
+        tokenizer(**_place(model)),
         dataset.test,
         eval.generations,
         eval.max_new_tokens,
         seed=seed,
-        positions=positions(name, revision=model.revision),
+        positions=positions(**_place(model)),
     )
+
+
+def language_net(model: LanguageModel, lowrank: LowRank | None, classes: Sequence[str], seed: int) -> Net:
+    """Load the model of a configuration as a net: with factors, or without ``lowrank`` to train every weight.
+
+    It classifies texts where there are ``classes``; a fresh head is drawn by ``seed``.
+
+    Raises:
+        ModelError: the model cannot be loaded, does not serve the task, or has no such layers.
+    """
+    loaded = hf.load(
+        **_place(model),
+        task="classify" if classes else "causal",
+        classes=classes,
+        dtype=getattr(torch, model.dtype),
+        attention=model.attention,
+        checkpointing=model.checkpointing,
+        seed=seed,
+    )
+    return hf.make(loaded) if lowrank is None else hf.attach(loaded, **lowrank.model_dump(exclude={"capacities"}))
+
+
+def _place(model: LanguageModel) -> dict[str, Any]:
+    name = model.name.removeprefix("hf:")
+    return {"name": name, "revision": model.revision, "trust_remote_code": model.trust_remote_code}
 
 
 def _kind(data: TextData) -> Kind:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import Job, local_batch, local_schedule
-from fedloru.data import Dataset, Examples, Partition
+from fedloru.data import Dataset, Examples, Partition, by_length, size
 from fedloru.dropout import backward
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.net import Net
@@ -23,12 +23,15 @@ log = logging.getLogger("fedloru")
 def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) -> None:
     """Evaluate one example and train on two, and on one where a client comes to that; the model stays as it is.
 
+    A language model is tried out on the longest text, and on texts of a client.
+
     Raises:
         ModelError: the model fails, its outputs or losses have another shape than is needed, or it cannot learn.
         DataError: the examples cannot be augmented as asked.
     """
     largest = max(partition.train, key=len)
-    _evaluate(net, dataset, _batch(dataset, largest[:1], recipe))
+    first = by_length(dataset.train)[:1] if "length" in dataset.train else largest[:1]
+    _evaluate(net, dataset, _batch(dataset, first, recipe))
     if min(recipe.batch_size, len(largest)) > 1:
         _train(net, dataset, _batch(dataset, largest[:2], recipe), "")
     for client, rows in enumerate(partition.train):
@@ -50,26 +53,27 @@ def _ends_with_one(examples: int, recipe: Recipe) -> bool:
 
 
 def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
-    about = f"an example of {dataset.name!r}, x of shape {tuple(batch['x'].shape)}"
+    name, first = next(iter(batch.items()))
+    about = f"an example of {dataset.name!r}, {name} of shape {tuple(first.shape)}"
     try:
-        with torch.no_grad(), nets.mode(net, False), forked(batch["y"].device):
+        with torch.no_grad(), nets.mode(net, False), forked(first.device):
             outputs = nets.forward(net, _copies(net), batch)
     except Exception as error:  # the user's own code may raise anything
         reason = _told(error, "Choose another model, or other settings")
         raise ModelError(f"the model cannot take {about}: {reason}") from error
     wanted = (1, len(dataset.classes))
-    if getattr(outputs, "shape", None) != wanted:
+    if net.score is None and getattr(outputs, "shape", None) != wanted:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ModelError(f"the model makes {got} of {about}, but one score for each class is needed, {wanted}")
 
 
 def _train(net: Net, dataset: Dataset, batch: Examples, whose: str) -> None:
-    count = len(batch["y"])
+    count = size(batch)
     about = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
     tensors = _copies(net)
     leaves = {key: tensors[key].requires_grad_() for key in sorted(net.trainable)}
     try:
-        with nets.mode(net, True), forked(batch["y"].device), nets.holding(net, tensors):
+        with nets.mode(net, True), forked(next(iter(batch.values())).device), nets.holding(net, tensors):
             each = nets.held_losses(net, batch)
             if each.requires_grad:
                 backward(each.mean())
@@ -93,7 +97,8 @@ def _check_gradients(gradients: dict[str, Tensor | None]) -> None:
 
 
 def _copies(net: Net) -> tree.Params:
-    return nets.constants(net, tree.clone(net.params | net.buffers))
+    trained = tree.clone(tree.select(net.params, net.trainable))
+    return nets.constants(net, nets.unshared(net, net.params | net.buffers | trained))
 
 
 def _told(error: Exception, cure: str) -> str:

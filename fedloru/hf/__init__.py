@@ -1,4 +1,37 @@
-"""Language models: texts made of tokens, and what a model writes.
+"""Language models: models of transformers, texts made of their tokens, and what a model writes.
 
-The libraries of the extra ``hf`` are imported when they are used.
+::
+
+    import fedloru as fl
+
+    texts = fl.hf.texts(fl.hf.tokenizer(folder), "said.parquet", fl.hf.Classify("text", "label"))
+    clients = fl.data.iid(texts, clients=3)
+    net = fl.hf.attach(fl.hf.load(folder, task="classify", classes=texts.classes), rank=8)
+    for row in fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=3, cohort=2):
+        print(row["round"], row["test_accuracy"])
+
+``attach`` gives a model factors where the PEFT library would, ``make`` trains every weight of it. Examples are
+``input_ids`` (N, T), padded on the right, and ``length`` (N,), with ``labels`` (N, T) for a causal model (−100 where
+there is no loss) or ``y`` (N,) for a classifier. The libraries of the extra ``hf`` are imported when they are used.
 """
+
+from fedloru.hf.encode import Classify, Instruct, Plain
+from fedloru.hf.models import load, positions, prepare, tokenizer, transposed
+from fedloru.hf.nets import attach, make
+from fedloru.hf.targets import usual_targets
+from fedloru.hf.text import load as texts
+
+__all__ = [
+    "Classify",
+    "Instruct",
+    "Plain",
+    "attach",
+    "load",
+    "make",
+    "positions",
+    "prepare",
+    "texts",
+    "tokenizer",
+    "transposed",
+    "usual_targets",
+]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedloru.config.fields import Count, Counts, Section, Text, Whole, Words
+from fedloru.config.fields import Count, Counts, Flag, Section, Text, Whole, Words
 
 
 class _Model(Section):
@@ -53,12 +53,20 @@ class OwnModel(_Model, extra="allow"):
 
 
 class LanguageModel(_Model):
-    """A language model of transformers, from a folder or the hub."""
+    """A language model of transformers, from a folder or the hub; it classifies texts where these have classes."""
 
     name: Annotated[str, Field(pattern=r"^hf:.+$"), Words("'hf:FOLDER' or 'hf:OWNER/NAME'")]
     """The model; `python:package.module:function` calls a function of your own."""
     revision: Text | None = None
-    """The commit that a name on the hub is taken at."""
+    """The commit, 40 digits, that a name on the hub is taken at; it needs one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The type of the weights; factors are float32 in any case."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """How attention is computed; where left out, as transformers chooses."""
+    checkpointing: Flag = False
+    """Whether layers are computed anew in the backward pass: less memory, a third more time."""
+    trust_remote_code: Flag = False
+    """Whether code that comes with the model may run here."""
 
 
 Model = Cnn | Mlp | ResNet | OwnModel | LanguageModel

@@ -1,0 +1,224 @@
+"""Models come from folders of safetensors, whole and pinned, and are made ready to be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedloru import hf
+from fedloru.errors import ConfigError, ModelError
+from fedloru.hf import targets
+from tests.hf.tiny import FAMILIES, WORDS, model, texts
+
+pytestmark = pytest.mark.hf
+
+COMMIT = "0123456789" * 4
+CLASSES = ("ham", "spam", "eggs")
+
+
+def saved(family: str, folder: Path, *, body: bool = False) -> Path:
+    """Save a model that nobody has made ready; ``body`` leaves out what is above its encoder."""
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        made: Any = FAMILIES[family](transformers)
+    (made.base_model if body else made).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_a_loaded_model_scores_what_the_librarys_does(family: str, tmp_path: Path) -> None:
+    """Conv1D or not, tied head or not; nothing of it is trained, and it keeps no cache."""
+    import transformers
+
+    folder = saved(family, tmp_path)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    loaded: Any = hf.load(str(folder), attention="eager")
+    assert not any("Conv1D" in type(layer).__name__ for layer in loaded.modules())
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert loaded.config._attn_implementation == "eager"
+    ids = texts(family)["input_ids"]
+    with torch.no_grad():
+        out = loaded(ids)
+        torch.testing.assert_close(out.logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
+    assert getattr(out, "past_key_values", None) is None
+    assert loaded.state_dict().keys() == plain.state_dict().keys()
+    turned = hf.transposed(loaded)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.T if key in turned else value)
+    assert len(turned) == (8 if family == "gpt2" else 0)
+
+
+def test_types_of_weights(tmp_path: Path) -> None:
+    """Halves stay halves, and their factors are float32, in which small steps are not lost."""
+    folder = saved("llama", tmp_path)
+    net = hf.attach(hf.load(str(folder), dtype=torch.bfloat16), rank=2)
+    assert {str(t.dtype) for key, t in net.params.items() if key not in net.factors} == {"torch.bfloat16"}
+    assert {str(net.params[key].dtype) for key in net.factors} == {"torch.float32"}
+
+
+def test_a_body_gets_a_head_that_is_a_function_of_the_seed_alone(tmp_path: Path) -> None:
+    folder = str(saved("bert", tmp_path, body=True))
+    first = hf.load(folder, task="classify", classes=CLASSES, seed=1)
+    torch.rand(3)
+    place = torch.get_rng_state()
+    again, other = (hf.load(folder, task="classify", classes=CLASSES, seed=seed) for seed in (1, 2))
+    assert torch.equal(torch.get_rng_state(), place)
+    heads: list[Any] = [m.get_submodule("classifier") for m in (first, again, other)]
+    assert torch.equal(heads[0].weight, heads[1].weight) and not torch.equal(heads[0].weight, heads[2].weight)
+    assert heads[0].weight.shape == (3, 16) and not heads[0].bias.any()
+    assert float(heads[0].weight.detach().std()) == pytest.approx(0.02, rel=0.3)
+    trained = {name for name, p in first.named_parameters() if p.requires_grad}
+    assert trained == {"classifier.weight", "classifier.bias"}
+    assert first.config.id2label == dict(enumerate(CLASSES))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_a_causal_model_becomes_a_classifier(family: str, tmp_path: Path) -> None:
+    made = hf.load(str(saved(family, tmp_path)), task="classify", classes=CLASSES)
+    assert [name for name, p in made.named_parameters() if p.requires_grad] == ["score.weight"]
+    net = hf.attach(made, rank=2)
+    assert net.trainable - net.factors == {"score.weight"} and net.unit == "example"
+
+
+def test_a_head_for_the_same_classes_is_kept(tmp_path: Path) -> None:
+    import transformers
+
+    config = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
+    size = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    made = transformers.BertForSequenceClassification(transformers.BertConfig(**size, num_attention_heads=2, **config))
+    made.save_pretrained(tmp_path)
+    kept, turned = (hf.load(str(tmp_path), task="classify", classes=names) for names in (CLASSES, CLASSES[::-1]))
+    assert torch.equal(kept.get_parameter("classifier.weight"), made.classifier.weight)
+    assert not any(p.requires_grad for p in kept.parameters())
+    assert not torch.equal(turned.get_parameter("classifier.weight"), made.classifier.weight)
+    assert turned.get_parameter("classifier.weight").requires_grad
+
+
+def test_pickled_weights_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "config.json").write_text("not read")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle, which can run any code"):
+        hf.load(str(tmp_path))
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    own = '"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}, "model_type": "own"'
+    (tmp_path / "config.json").write_text(config.replace('"model_type": "llama"', own))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        hf.load(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("bert", {}, "lacks the weights cls.predictions"),
+        ("llama", {"task": "classify", "classes": ["one"]}, "1 classes are given, but a classifier needs 2"),
+        ("llama", {"classes": ["a", "b"]}, "a causal model has none"),
+        ("llama", {"task": "translate"}, "expected 'causal' or 'classify'"),
+        ("llama", {"revision": COMMIT}, "is a folder and has no revision"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(family: str, settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises((ModelError, ConfigError), match=told):
+        hf.load(str(saved(family, tmp_path)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "told"),
+    [
+        ("owner/name", None, "set revision to the 40 digits of a commit"),
+        ("owner/name", "main", r"now 'main'"),
+        ("./nowhere", None, "there is no folder"),
+        ("a/b/c", COMMIT, "there is no folder"),
+    ],
+)
+def test_a_name_on_the_hub_is_pinned(name: str, revision: str | None, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        hf.load(name, revision=revision)
+
+
+def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        hf.load(str(tmp_path))
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ModelError, match="holds an adapter and no model"):
+        hf.load(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
+        hf.load(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        hf.tokenizer(str(tmp_path))
+
+
+def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
+    """BERT with its output head scores tokens, but knows the next one."""
+    import transformers
+
+    size = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    transformers.BertForMaskedLM(transformers.BertConfig(**size, num_attention_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="reads the tokens after the one it predicts"):
+        hf.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("llama", ["*.q_proj", "*.v_proj"]), ("gpt2", ["*.c_attn"]), ("bert", ["*.query", "*.value"])],
+)
+def test_the_usual_targets_are_pefts(family: str, expected: list[str]) -> None:
+    made = model(family)
+    assert hf.usual_targets(made) == expected
+    sites = hf.attach(made, rank=1).sites
+    assert len(sites) == 2 * len(expected) and all(site.weight.split(".")[-2] in str(expected) for site in sites)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_an_unknown_type_gets_factors_in_all_linear_layers_but_the_head(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Empty:
+        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: dict[str, list[str]] = {}
+
+    monkeypatch.setattr(targets, "library", lambda name: Empty)
+    made = model(family)
+    linear = {name for name, layer in made.named_modules() if isinstance(layer, torch.nn.Linear)}
+    adapted = {site.weight.removesuffix(".weight") for site in hf.attach(made, rank=1).sites}
+    assert linear - adapted == ({"lm_head"} if family == "llama" else {"classifier"})
+
+
+def test_a_net_of_every_weight_is_a_copy() -> None:
+    made = model("llama")
+    net = hf.make(made)
+    assert net.trainable == net.params.keys()
+    assert not any(p.requires_grad for p in made.parameters())
+
+
+def test_frozen_weights_are_held_once() -> None:
+    made = model("llama")
+    net = hf.attach(made, rank=2)
+    held = {name: p.data_ptr() for name, p in made.named_parameters()}
+    assert all(net.params[name].data_ptr() == place for name, place in held.items())
+    assert all(p.data_ptr() == held[name] for name, p in net.model.named_parameters() if name in held)
+
+
+def test_a_model_that_scores_nothing_is_refused() -> None:
+    with pytest.raises(ModelError, match="neither the next token nor a whole text"):
+        hf.attach(model("llama").model, rank=1)  # type: ignore[arg-type]
