@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all check lint types bench clean
+.PHONY: demo test test-marked test-all check lint types bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ demo: $(READY)  ## train the built-in demo; its report is in runs/demo (or demo-
 
 test: $(READY)  ## the default tests, under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
+
+test-marked: $(READY)  ## the tests that the default leaves out and that need no GPU: slow ones and language models
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m '(slow or hf) and not gpu'
 
 test-all: $(READY)  ## every test that needs no GPU
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m 'not gpu'
