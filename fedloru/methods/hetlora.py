@@ -10,10 +10,10 @@ EMNLP 2024, arXiv 2401.06432::
               w_k = ‖B_k A_k‖_F of the site (sparsity-weighted);  θ ← Σ p_k θ_k
 
 The mean of factors is inexact, as FedLoRA's is. All clients have the scale s = α/r of the site: padding and cutting
-would change the product under s_k = α/r_k. A site at which all products are 0 keeps its factors. ``tail`` is 1 − γ,
-with the paper's γ = 0.99, which is the last rank up to r_k = 100; λ = 0.01 is our own default. Different from the
-paper, where a client that prunes has the lower rank for good: here it has r_k again in the next round, as its profile
-says, and one rank is always left.
+would change the product under s_k = α/r_k. A site at which all products are 0 keeps its factors. ``tail`` is 1 − γ;
+γ = 0.99, which is the last rank up to r_k = 100, is what reimplementations of the method take, and λ = 0.01 is our own
+default. The paper's text was not at hand to check either. It prunes for good: a client keeps the lower rank. Here the
+client has r_k again in the next round, as its profile says, and one rank is always left.
 """
 
 from __future__ import annotations
