@@ -5,7 +5,7 @@ plotly and rich are imported when something is drawn, not before. ::
     records  a run folder, read        page, headline    one run            plots, inside, skew   its figures
     profiles clients that differ       live              progress           blocks, css           pages of HTML
     groups   runs by configuration     versus, tally     many compared      race                  their figures
-    style, units                       looks and words
+    writing  what a model wrote        style, units      looks and words
 """
 
 from fedloru.report.groups import Group, cautions, grouped

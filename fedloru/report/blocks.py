@@ -104,6 +104,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = F
     return f"<table{kind}>{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>\n{body}{last}</tbody></table>"
 
 
+def prose(rows: Iterable[tuple[str, str]]) -> str:
+    """Return texts with their lines as they are, each beside its name."""
+    lines = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>\n' for name, text in rows)
+    return f'<table class="prose"><tbody>\n{lines}</tbody></table>'
+
+
 def scrolled(inside: str) -> str:
     """Return ``inside``, which is HTML, so that it scrolls sideways where it is wider than its place."""
     return f'<div class="scroll">{inside}</div>'

@@ -41,6 +41,8 @@ td { overflow-wrap: anywhere; }
 .scroll th:first-child { padding-left: 0; }
 .scroll thead th { white-space: normal; min-width: 4.5rem; }
 .scroll tbody th { white-space: normal; min-width: 8rem; }
+.prose th { white-space: nowrap; vertical-align: top; color: var(--muted); padding-right: 1rem; }
+.prose td { width: 100%; text-align: left; white-space: pre-wrap; }
 .numbers td { white-space: nowrap; }
 .bar { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; margin-top: .6rem; align-items: end;
   font-variant-numeric: tabular-nums; }

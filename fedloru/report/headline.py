@@ -19,7 +19,8 @@ def headline(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     )
     if "final_perplexity" in told:
         yield "Perplexity", units.decimal(told["final_perplexity"]), "of the test tokens"
-    yield "Mean of the last five", units.percent(told["last5_accuracy"]), "evaluations"
+    else:
+        yield "Mean of the last five", units.percent(told["last5_accuracy"]), "evaluations"
     yield "Sent up", units.megabytes(told["up_bytes_total"]), "clients to server"
     yield "Sent down", units.megabytes(told["down_bytes_total"]), "server to clients"
     yield "Of FedAvg's bytes", units.percent(share), f"{units.times(share)} (by formula)" if share else "not known yet"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, profiles, units
+from fedloru.report import blocks, profiles, units, writing
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
 
@@ -78,6 +78,7 @@ def _results(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
     if records.rounds:
         yield blocks.tiles(headline(told))
         yield blocks.section("Learning", _learning(records))
+        yield blocks.section("Writing", writing.cards(records.written))
         yield blocks.section("Inside", _inside(records))
         yield blocks.section("Traffic", _traffic(records, told))
 
@@ -86,6 +87,8 @@ def _learning(records: Records) -> Iterator[str]:
     from fedloru.report import plots
 
     merged = "Dotted lines: factors merged into the base." if any(row["merged"] for row in records.rounds) else ""
+    if evaluations(records, "test_perplexity"):
+        yield _figure("Perplexity over rounds", plots.perplexity(records), merged)
     if evaluations(records):
         yield _figure("Accuracy over rounds", plots.accuracy(records), merged)
     yield _figure("Loss over rounds", plots.loss(records), merged)
@@ -93,6 +96,8 @@ def _learning(records: Records) -> Iterator[str]:
         yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.")
     if evaluations(records, "test_loss"):
         yield _figure("Loss over bytes", plots.loss_over_bytes(records), "MB are 10⁶ bytes.")
+    if any(evaluations(records, field) for field in plots.SHARES):
+        yield _figure("Other scores", plots.shares(records), merged)
     if spreads := personal(records.rounds):
         clients = spreads["shared"]["clients"]
         caption = f"Mean of {clients:,} clients, the same in every evaluation; dotted: the mean of their worst tenth."

@@ -16,6 +16,9 @@ from fedloru.report.records import Records, evaluations
 MEGA = 1e6
 DOTS = 60
 """Up to so many points, each is a dot on its line."""
+SHARES = {"test_f1": ("macro-F1", style.BLUE), "exact_match": ("exact match", style.VERMILLION)}
+WIDE = 20
+"""Perplexities that differ by more than this factor are drawn on a logarithmic axis."""
 
 
 def accuracy(records: Records) -> go.Figure:
@@ -25,6 +28,30 @@ def accuracy(records: Records) -> go.Figure:
     figure.add_trace(line(column(rows, "round"), column(rows, "test_accuracy"), "test accuracy", style.BLUE))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
     return _over_rounds(figure, records)
+
+
+def perplexity(records: Records) -> go.Figure:
+    """Draw the perplexity of the test tokens over rounds, and where factors were merged."""
+    rows = evaluations(records, "test_perplexity")
+    figure = style.figure("round", "test perplexity")
+    figure.add_trace(line(column(rows, "round"), column(rows, "test_perplexity"), "test perplexity", style.BLUE))
+    figure.update_traces(hovertemplate="%{y:,.3f}").update_yaxes(type="log" if _is_wide(rows) else "linear")
+    return _over_rounds(figure, records)
+
+
+def shares(records: Records) -> go.Figure:
+    """Draw, over rounds, what else is a share of 1: macro-F1 and exact matches, and where factors were merged."""
+    figure = style.figure("round", "share of 1")
+    for field, (name, colour) in SHARES.items():
+        if rows := evaluations(records, field):
+            figure.add_trace(line(column(rows, "round"), column(rows, field), name, colour))
+    figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
+    return _over_rounds(figure, records)
+
+
+def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
+    values = column(rows, "test_perplexity")
+    return bool(max(values) > WIDE * min(values))
 
 
 def loss(records: Records) -> go.Figure:

@@ -15,22 +15,29 @@ from typing import Any, NamedTuple
 from fedloru.errors import RunFolderError
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
+WRITTEN = "generations.jsonl"
 
 FIELDS = frozenset(
     {"round", "version", "merged", "seconds", "train_loss", "test_loss", "test_accuracy"}
     | {f"{way}_{what}" for way in ("up", "down") for what in ("bytes", "bytes_total")}
 )
 """What every line of ``rounds.jsonl`` has; others may be there too."""
+TEXTS = frozenset({"round", "prompt", "reference", "generated"})
+"""What every line of ``generations.jsonl`` has."""
 
 
 class Records(NamedTuple):
-    """A run folder as data; ``partition`` is {} where none was saved, ``summary`` {} while the run goes on."""
+    """A run folder as data; ``partition`` is {} where none was saved, ``summary`` {} while the run goes on.
+
+    ``written`` has what a language model wrote after each test prompt, evaluation by evaluation.
+    """
 
     folder: Path
     config: dict[str, Any]
     partition: dict[str, Any]
     rounds: list[dict[str, Any]]
     summary: dict[str, Any]
+    written: Sequence[dict[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -46,10 +53,11 @@ def read(folder: str | Path) -> Records:
     """
     folder = Path(folder)
     _check(folder)
-    rows, summary = _rows(folder / ROUNDS), _object(folder / SUMMARY)
+    rows, summary = _rows(folder / ROUNDS, FIELDS, "the record of a round"), _object(folder / SUMMARY)
     if summary.get("rounds") != len(rows):  # it tells of an earlier session, and this one is still going
         summary = {}
-    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary)
+    written = _rows(folder / WRITTEN, TEXTS, "a text that a model wrote") if (folder / WRITTEN).is_file() else []
+    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary, written)
 
 
 def outcome(records: Records) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def outcome(records: Records) -> dict[str, Any]:
 
 def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str, Any]]:
     """Return the rounds in which ``field`` was measured."""
-    return [row for row in records.rounds if row[field] is not None]
+    return [row for row in records.rounds if row.get(field) is not None]
 
 
 def personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
@@ -70,12 +78,14 @@ def personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] |
 def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
+    perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
     last = accuracies[-5:]
     return {
         "rounds": len(rows),
         "final_accuracy": accuracies[-1] if accuracies else None,
         "last5_accuracy": sum(last) / len(last) if last else None,
         "final_loss": losses[-1] if losses else None,
+        **({"final_perplexity": perplexities[-1]} if perplexities else {}),
         "up_bytes_total": rows[-1]["up_bytes_total"] if rows else 0,
         "down_bytes_total": rows[-1]["down_bytes_total"] if rows else 0,
         "bytes": _by_kind([row.get("bytes", {}) for row in rows]),
@@ -136,22 +146,23 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path, fields: frozenset[str], what: str) -> list[dict[str, Any]]:
+    """Return the lines of a file, of which each is ``what`` and has ``fields``."""
     *lines, torn = path.read_bytes().split(b"\n")
-    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(path, number, line, fields, what) for number, line in enumerate(lines, 1) if line.strip()]
     try:
-        return [*rows, _row(path, len(lines) + 1, torn)]
+        return [*rows, _row(path, len(lines) + 1, torn, fields, what)]
     except RunFolderError:  # a run that is killed while it writes leaves half a line, and never its newline
         return rows
 
 
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _row(path: Path, number: int, line: bytes, fields: frozenset[str], what: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise RunFolderError(f"{path}, line {number}, is not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise RunFolderError(f"{path}, line {number}, holds a {type(row).__name__}, but a JSON object was expected")
-    if missing := sorted(FIELDS - row.keys()):
-        raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not the record of a round")
+    if missing := sorted(fields - row.keys()):
+        raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not {what}")
     return row
