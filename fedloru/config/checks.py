@@ -49,16 +49,10 @@ def _cohort_fits(cohort: Cohort, partition: forms.Partition) -> Iterator[str]:
         )
 
 
-def _key_is_kept(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
-    if not isinstance(partition, forms.NaturalPartition):
-        return
-    if isinstance(data, forms.EmbeddedData | forms.FolderData):
+def _data_has_columns(data: forms.Data, partition: forms.Partition) -> Iterator[str]:
+    natural = isinstance(partition, forms.NaturalPartition)
+    if natural and isinstance(data, forms.EmbeddedData | forms.FolderData):
         yield f"partition.scheme is 'natural', but data.source = '{data.source}' has no columns to part it by"
-    elif partition.key not in data.columns:
-        yield (
-            f"partition.key is '{partition.key}', but data.columns is {data.columns}: "
-            f"set data.columns = ['{partition.key}']"
-        )
 
 
 def _texts_are_read(data: forms.Data, model: forms.Model) -> Iterator[str]:
@@ -184,7 +178,7 @@ def _unused(name: str, section: Section) -> Iterator[str]:
 
 CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _cohort_fits,
-    _key_is_kept,
+    _data_has_columns,
     _texts_are_read,
     _weights_are_loaded,
     _kind_uses,

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from fedloru.config.checks import conflicts
 from fedloru.config.fields import Section, either, expected
+from fedloru.config.forms import NaturalPartition
 from fedloru.config.schema import OWN_MODEL, PREFIXES, SECTIONS, Config, Forms, Top
 from fedloru.errors import ConfigError, did_you_mean
 
@@ -38,7 +39,17 @@ def parse(table: Table, source: str = "the configuration") -> Config:
     problems += conflicts(valid)
     if problems:
         raise ConfigError(problems, source)
-    return Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section was made by its own form
+    config = Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section was made by its own form
+    return _with_key(config)
+
+
+def _with_key(config: Config) -> Config:
+    """Keep the column that tells clients apart, where the data does not name it among its columns."""
+    data, partition = config.data, config.partition
+    kept: list[str] = getattr(data, "columns", [])
+    if not isinstance(partition, NaturalPartition) or partition.key in kept:
+        return config
+    return config._replace(data=data.model_copy(update={"columns": [*kept, partition.key]}))
 
 
 def _section(name: str, table: Any) -> Section | list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedloru.config import parse
+from fedloru.config import dump, parse
 from fedloru.errors import ConfigError
 
 
@@ -124,10 +124,6 @@ def test_an_unknown_key_names_the_nearest(table: dict[str, Any], told: str) -> N
         ({"client": {"decay": 0.5}}, "leave it out, or set client.schedule = 'step'"),
         ({"server": {"rule": "momentum", "beta2": 0.5}}, "server.rule = 'momentum' does not use it"),
         ({"partition": {"scheme": "natural", "key": "who"}}, "data.source = 'mnist5k' has no columns"),
-        (
-            {"data": {"source": "npz", "path": "x"}, "partition": {"scheme": "natural", "key": "who"}},
-            "set data.columns = ['who']",
-        ),
     ],
 )
 def test_settings_that_cannot_be_together_are_told(table: dict[str, Any], told: str) -> None:
@@ -152,3 +148,11 @@ def test_a_long_value_is_cut() -> None:
 def test_an_own_model_takes_any_setting() -> None:
     config = parse({"model": {"name": "python:my.models:wide", "depth": 3, "act": "relu"}})
     assert config.model.model_dump(exclude={"name", "seed"}) == {"depth": 3, "act": "relu"}
+
+
+@pytest.mark.parametrize("columns", [[], ["where"], ["who", "where"]])
+def test_the_column_that_tells_clients_apart_is_kept(columns: list[str]) -> None:
+    table = {"source": "npz", "path": "x", "columns": columns}
+    config = parse({"data": table, "partition": {"scheme": "natural", "key": "who"}})
+    assert config.data.columns == (columns if "who" in columns else [*columns, "who"])
+    assert parse(dump(config)) == config

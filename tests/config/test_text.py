@@ -38,7 +38,6 @@ def test_texts_are_a_configuration_that_is_read_back() -> None:
         ({"kind": "classify"}, {"eval": {"generations": 2}}, "only models of instructions and plain texts write"),
         ({}, {"eval": {"max_new_tokens": 9}}, "eval.max_new_tokens is 9, but nothing is written"),
         ({}, {"client": {"crop": 2}}, "client.crop and client.flip change images"),
-        ({}, {"partition": {"scheme": "natural", "key": "who"}}, "set data.columns = ['who']"),
     ],
 )
 def test_what_cannot_be_together_is_told(data: dict[str, Any], more: dict[str, Any], told: str) -> None:

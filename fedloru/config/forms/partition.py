@@ -58,7 +58,7 @@ class NaturalPartition(_Partition):
     scheme: Literal["natural"] = "natural"
     """How examples come to clients."""
     key: Text
-    """The column that tells clients apart; `data.columns` must name it too."""
+    """The column that tells clients apart; it is one of `data.columns` without being named there."""
     allow_unused: Flag = False
     """Whether clients with fewer than min_examples examples are left out."""
 
