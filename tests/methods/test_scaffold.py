@@ -191,3 +191,8 @@ def test_clients_that_differ_and_several_phases_are_refused() -> None:
     session = Session(net, phased, {}, down, {}, RECIPE, 3, 1)
     with pytest.raises(ConfigError, match="several phases"):
         session.begin(Job(0, torch.arange(1)))
+
+
+def test_what_clients_send_must_be_what_the_server_has() -> None:
+    with pytest.raises(ConfigError, match=r"fedhm's clients send 0\.a, which the server does not have"):
+        methods.scaffold(methods.fedhm(), lr=LR, clients=4).init(small(), 3)

@@ -47,6 +47,7 @@ def scaffold(method: Method, *, lr: float, clients: int) -> Method:
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
+        refuse("scaffold", _of_other_tensors(method, net, state))
         return state._replace(aux=state.aux | zeros(net, state.shared))
 
     def down(net: Net, state: State, profile: Profile) -> Down:
@@ -97,3 +98,11 @@ def scaffold(method: Method, *, lr: float, clients: int) -> Method:
     made = wrapped(method, "scaffold", {"lr": lr, "clients": clients})
     made = made._replace(init=init, down=down, begin=begin, penalty=penalty, up=up)
     return made._replace(reduce=reduce, server=server, values=values)
+
+
+def _of_other_tensors(method: Method, net: Net, state: State) -> str | None:
+    """Say whether clients send other tensors than the server has, such as factors for a dense weight."""
+    down = method.down(net, state, ())
+    sent, _ = method.up(net, method.begin(net, down, {}, ()), down, {}, 1)
+    others = sorted(sent.shared.keys() - state.shared.keys())
+    return f"{method.name}'s clients send {others[0]}, which the server does not have to correct" if others else None
