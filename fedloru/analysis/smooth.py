@@ -22,18 +22,12 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Compute what is called inside in functions that can be differentiated twice, also forward."""
-    mha = torch.backends.mha
-    before = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), _Elementary():
-            yield
-    finally:
-        mha.set_fastpath_enabled(before)
+    with sdpa_kernel(SDPBackend.MATH), _Elementary():
+        yield
 
 
 class _Elementary(TorchFunctionMode):
-    """Puts the functions of ``INSTEAD`` in the place of torch's."""
+    """Puts the functions of ``INSTEAD`` in the place of torch's; in any such mode, attention avoids its fast path."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return INSTEAD.get(func, func)(*args, **(kwargs or {}))
