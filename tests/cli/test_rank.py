@@ -84,6 +84,7 @@ def test_server_and_clients_are_compared(cli: Cli) -> None:
 def test_bad_input(cli: Cli, args: tuple[str, ...], told: str) -> None:
     result = cli("rank", *args, code=2)
     assert told in result.stderr and result.stdout == ""
+    assert "Spectra to find" not in result.stderr, "it is refused before time is spent"
 
 
 def test_what_a_run_folder_cannot_do_is_told(cli: Cli) -> None:
@@ -95,6 +96,9 @@ def test_what_a_run_folder_cannot_do_is_told(cli: Cli) -> None:
         ((".",), "is not a run folder"),
     ):
         assert told in cli("rank", *args, code=2).stderr
+    settings = Path("run/config.toml")
+    settings.write_text(settings.read_text().replace("lr = 0.1", "lr = 0.2"))
+    assert "client.lr was 0.1, is 0.2" in cli("rank", "run", code=2).stderr
 
 
 def test_a_run_without_a_whole_checkpoint_is_told(cli: Cli) -> None:
