@@ -4,9 +4,10 @@
         [--out benchmarks/results/stable_rank]
 
 MNIST-5k with the perceptron 784-200-10; with ``--data-dir``, in its place the CIFAR-10 parquet files in that folder, of
-which the first 600 rows train, with a ResNet-8 of width 8. Ten clients, IID and Dirichlet 0.3; at the start, and after
-rounds of FedLoRU. The server's loss, losses over subsets of its examples, and those of two clients. The table gives
-means ± standard deviations over seeds, and the widest interval of a single figure; JSON has all figures.
+which the first 2,000 rows train, with the convolutional net of width 8. Ten clients, IID and Dirichlet 0.3; at the
+start, and after rounds of FedLoRU. The server's loss, losses over subsets of its examples, and those of two clients.
+One table gives means ± standard deviations over seeds, and the widest interval of a single figure; another holds every
+client against the server of its seed; JSON has all figures.
 """
 
 from __future__ import annotations
@@ -56,13 +57,16 @@ def mnist() -> Task:
 
 
 def cifar(folder: Path) -> Task:
-    """Return the first rows of a copy of CIFAR-10."""
+    """Return the first rows of a copy of CIFAR-10, for a net without normalisation.
+
+    A product of the Hessian takes a quarter of the time that it takes for a ResNet-8 of width 8 with GroupNorm.
+    """
     data = fl.data.load("parquet", path=str(folder / "cifar10"))
     few = data._replace(
-        train={key: value[:600] for key, value in data.train.items()},
-        test={key: value[:200] for key, value in data.test.items()},
+        train={key: value[:2000] for key, value in data.train.items()},
+        test={key: value[:500] for key, value in data.test.items()},
     )
-    return Task("CIFAR-10 copy", few, "resnet8", {"width": 8}, ("layer*",), (50, 200, None), 20)
+    return Task("CIFAR-10 copy", few, "cnn", {"width": 8}, ("conv2", "fc1"), (50, 200, None), 40)
 
 
 def partitions(data: Dataset, seed: int) -> Iterator[tuple[str, Partition]]:
@@ -127,11 +131,42 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def against(records: list[dict[str, Any]]) -> str:
+    """Return as Markdown how the stable ranks of clients compare with those of the servers of their seeds."""
+    heads = ("data", "partition", "round", "above", "intervals apart, above", "apart, below", "ratio", "least", "most")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for cell in dict.fromkeys(_cell(record)[:3] for record in records):
+        pairs = _pairs([record for record in records if _cell(record)[:3] == cell])
+        ratios = [client["value"] / server["value"] for client, server in pairs]
+        columns = [
+            f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}",
+            sum(client["low"] > server["high"] for client, server in pairs),
+            sum(client["high"] < server["low"] for client, server in pairs),
+            _spread(ratios),
+            f"{min(ratios):.2f}",
+            f"{max(ratios):.2f}",
+        ]
+        lines.append(f"| {' | '.join(map(str, (*cell, *columns)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def told(records: list[dict[str, Any]]) -> str:
+    """Return both tables."""
+    return f"{table(records)}\n{against(records)}"
+
+
+def _pairs(records: list[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return the stable rank of every client with that of the server of its seed."""
+    servers = {record["seed"]: record["stable_rank"] for record in records if record["subject"] == "server"}
+    return [(record["stable_rank"], servers[record["seed"]]) for record in records if record["subject"] == "client"]
+
+
 def draw(records: list[dict[str, Any]], folder: Path) -> None:
-    """Draw stable ranks against examples, a picture of each partition and round."""
-    for scheme, rounds in dict.fromkeys((record["partition"], record["round"]) for record in records):
-        mine = [record for record in records if (record["partition"], record["round"]) == (scheme, rounds)]
-        save(stable_ranks(mine), folder / f"stable-rank-{scheme.split()[0].lower()}-{rounds}")
+    """Draw stable ranks against examples, a picture of each data set, partition and round."""
+    for task, scheme, rounds in dict.fromkeys(_cell(record)[:3] for record in records):
+        mine = [record for record in records if _cell(record)[:3] == (task, scheme, rounds)]
+        names = [name.split()[0].lower() for name in (task, scheme)]
+        save(stable_ranks(mine), folder / "-".join(["stable-rank", *names, str(rounds)]))
 
 
 def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -162,10 +197,10 @@ def main() -> None:
     for seed in range(arguments.seeds):
         records += measure(task, seed)
         arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
-        arguments.out.with_suffix(".md").write_text(table(records))
+        arguments.out.with_suffix(".md").write_text(told(records))
     if arguments.pictures:
         draw(records, arguments.pictures)
-    print(table(records))
+    print(told(records))
 
 
 if __name__ == "__main__":
