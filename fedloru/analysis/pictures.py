@@ -16,11 +16,9 @@ from fedloru.analysis.alignment import Agreement
 from fedloru.analysis.along import Curve
 from fedloru.analysis.look import legend, logarithmic, look, panels
 from fedloru.report import style
+from fedloru.report.studies import WHO, beyond
 
 Record = Mapping[str, Any]
-
-WHO = {"server": style.BLUE, "subset": style.SKY, "client": style.VERMILLION}
-"""Whose loss a spectrum belongs to, and its colour."""
 
 COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY)
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -73,26 +71,14 @@ def spectra(records: Sequence[Record]) -> Figure:
     figure, (axes,) = panels()
     for record, colour in zip(records, COLOURS, strict=False):
         for sign, dash in ((1, "-"), (-1, ":")):
-            sizes, counts = _beyond(record, sign)
+            sizes, counts = beyond(record, sign)
             label = f"{record['subject']}, n = {record['examples']:,}" if sign == 1 else None
-            axes.step(sizes, counts, dash, where="post", color=colour, label=label)
+            axes.step(sizes, counts, dash, where="pre", color=colour, label=label)
     axes.set(xlabel="size of an eigenvalue (dotted: negative)", ylabel="eigenvalues beyond")
     logarithmic(axes, "xy")
     axes.set_ylim(bottom=0.5)  # a node of a quadrature may stand for less than one eigenvalue
     legend(axes, 2)
     return figure
-
-
-def _beyond(record: Record, sign: int) -> tuple[list[float], list[float]]:
-    """Return sizes, ascending, and how many eigenvalues of this sign are as large or larger."""
-    density = record["density"]
-    pairs = sorted((sign * x, w) for x, w in zip(density["nodes"], density["weights"], strict=True) if sign * x > 0)
-    counts: list[float] = []
-    total = 0.0
-    for _, weight in reversed(pairs):
-        total += weight * record["parameters"]
-        counts.append(total)
-    return [size for size, _ in pairs], counts[::-1]
 
 
 @look()

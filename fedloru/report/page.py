@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,13 @@ def page(records: Records) -> str:
     from plotly.offline import get_plotlyjs
 
     told = outcome(records)
-    parts = [_header(records, told), *_results(records, told), *_data(records), *_setup(records, told)]
+    parts = [
+        _header(records, told),
+        *_results(records, told),
+        *_studied(records),
+        *_data(records),
+        *_setup(records, told),
+    ]
     return blocks.document(f"{records.name} · fedloru", parts, get_plotlyjs())
 
 
@@ -114,6 +121,33 @@ def _inside(records: Records) -> Iterator[str]:
         yield _figure("Increments", inside.overlaps(records), caption, wide=True)
     if any(row.get("diagnostics") for row in records.rounds):
         yield _figure("Diagnostics", inside.diagnostics(records), "One number a round for the whole model.", wide=True)
+
+
+def _studied(records: Records) -> Iterator[str]:
+    if records.ranks:
+        yield blocks.section("Ranks of curvature", chain.from_iterable(map(_curvature, records.ranks)))
+    if records.alignment:
+        yield blocks.section("Agreement of gradients", chain.from_iterable(map(_agreement, records.alignment)))
+
+
+def _curvature(study: Mapping[str, Any]) -> Iterator[str]:
+    from fedloru.report import studies
+
+    after = f"after round {study['of']['round']}"
+    for kind, found in studies.by_kind(study).items():
+        yield _figure(f"Stable rank of the {kind} {after}", studies.stable_ranks(found), studies.caption(study))
+        yield _figure(f"Spectrum of the {kind} {after}", studies.spectra(found), studies.spectra_caption(found))
+
+
+def _agreement(study: Mapping[str, Any]) -> Iterator[str]:
+    from fedloru.report import studies
+
+    after = f"after round {study['of']['round']}"
+    yield _figure(f"Gradients cut to low rank {after}", studies.alignment(study), studies.alignment_caption(study))
+    if "eigenspace" in study:
+        yield _figure(
+            f"Gradients in the top of curvature {after}", studies.shares(study), studies.shares_caption(study)
+        )
 
 
 def _traffic(records: Records, told: Mapping[str, Any]) -> Iterator[str]:

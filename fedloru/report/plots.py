@@ -116,7 +116,7 @@ def personal(records: Records) -> go.Figure:
     return figure.update_xaxes(ticks(column(records.rounds, "round")))
 
 
-def line(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> go.Scatter:
+def line(x: Sequence[float | str], y: Sequence[float], name: str, colour: str) -> go.Scatter:
     """Return a line, with a dot for each of its points where they are few."""
     mode = "lines+markers" if len(x) <= DOTS else "lines"
     return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": colour, "width": 2}, marker={"size": 5})

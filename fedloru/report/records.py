@@ -17,6 +17,12 @@ from fedloru.errors import RunFolderError
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
 WRITTEN = "generations.jsonl"
 
+STUDIES = "studies"
+"""A folder in a run's, with what was studied of it afterwards: ``NAME-ROUND.json``."""
+RANKS, ALIGNMENT = "ranks", "alignment"
+ALL = "all"
+"""What an alignment calls all weights, taken together as one vector."""
+
 FIELDS = frozenset(
     {"round", "version", "merged", "seconds", "train_loss", "test_loss", "test_accuracy"}
     | {f"{way}_{what}" for way in ("up", "down") for what in ("bytes", "bytes_total")}
@@ -30,6 +36,7 @@ class Records(NamedTuple):
     """A run folder as data; ``partition`` is {} where none was saved, ``summary`` {} while the run goes on.
 
     ``written`` has what a language model wrote after each test prompt, evaluation by evaluation.
+    ``ranks`` and ``alignment`` are what was studied of it afterwards, one entry a checkpoint, in their order.
     """
 
     folder: Path
@@ -38,6 +45,8 @@ class Records(NamedTuple):
     rounds: list[dict[str, Any]]
     summary: dict[str, Any]
     written: Sequence[dict[str, Any]] = ()
+    ranks: Sequence[dict[str, Any]] = ()
+    alignment: Sequence[dict[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -57,7 +66,8 @@ def read(folder: str | Path) -> Records:
     if summary.get("rounds") != len(rows):  # it tells of an earlier session, and this one is still going
         summary = {}
     written = _rows(folder / WRITTEN, TEXTS, "a text that a model wrote") if (folder / WRITTEN).is_file() else []
-    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary, written)
+    studies = (_studies(folder / STUDIES, *kind) for kind in ((RANKS, "records"), (ALIGNMENT, "agreement")))
+    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary, written, *studies)
 
 
 def outcome(records: Records) -> dict[str, Any]:
@@ -144,6 +154,15 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} holds a {type(value).__name__}, but a JSON object was expected")
     return value
+
+
+def _studies(folder: Path, name: str, field: str) -> list[dict[str, Any]]:
+    found = []
+    for path in folder.glob(f"{name}-*.json"):
+        found.append(study := _object(path))
+        if missing := [key for key in ("of", field) if key not in study]:
+            raise RunFolderError(f"{path} has no {' and no '.join(missing)}: make it anew, or remove it")
+    return sorted(found, key=lambda study: study["of"]["round"])
 
 
 def _rows(path: Path, fields: frozenset[str], what: str) -> list[dict[str, Any]]:

@@ -152,3 +152,44 @@ def write_run(
     if made and planned in (None, rounds):
         (folder / "summary.json").write_text(json.dumps(summary(made, clients, cohort)))
     return folder
+
+
+def ranks(round: int) -> dict[str, Any]:
+    """Return what ``rank`` writes of a checkpoint."""
+    whose = (("server", 4000, 3.0), ("subset", 100, 6.0), ("client 3", 40, 9.0), ("client 7", 5, 1.0))
+    records = [spectrum(*who, curvature, layer) for curvature in ("hessian", "ggn") for who in whose
+               for layer in (None, "fc1")]  # fmt: skip
+    return {"of": {"round": round, "level": 0.99, "notes": ["The model has kinks."]}, "records": records}
+
+
+def spectrum(subject: str, examples: int, rank: float, curvature: str, layer: str | None) -> dict[str, Any]:
+    return {
+        "subject": subject,
+        "examples": examples,
+        "few": examples < 10,
+        "curvature": curvature,
+        "layer": layer,
+        "parameters": 10,
+        "stable_rank": {"value": rank, "low": 0.9 * rank, "high": 1.2 * rank},
+        "density": {"nodes": [-0.2, 0.1, 0.5, 3.0], "weights": [0.2, 0.5, 0.2, 0.1]},
+    }
+
+
+def alignment(round: int, weights: int = 2) -> dict[str, Any]:
+    """Return what ``align`` writes of a checkpoint."""
+    rows = [{"rank": r, "cosine": 0.1 * (r or 9), "error": 0.02, "gain": 0.0, "gain_error": 0.01, "chance": 0.03}
+            for r in (1, 4, None)]  # fmt: skip
+    return {
+        "of": {"round": round},
+        "clients": [{"client": client, "examples": 40, "few": False} for client in (2, 5)],
+        "agreement": dict.fromkeys(("all", *(f"fc{number}.weight" for number in range(1, weights + 1))), rows),
+        "eigenspace": {"eigenvalues": [2.0, -1.0], "shares": [0.25, 0.75], "share_by_chance": 0.0002},
+    }
+
+
+def write_study(folder: Path, name: str, study: dict[str, Any]) -> Path:
+    """Write a study into a run folder and return its path."""
+    path = folder / "studies" / f"{name}-{study['of']['round']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(study))
+    return path
