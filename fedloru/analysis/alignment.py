@@ -182,6 +182,7 @@ def flat(gradients: Sequence[Params], keys: Iterable[str]) -> Tensor:
 def shares(gradients: Tensor, eigenvectors: Tensor) -> list[float]:
     """Return the share ‖Vᵀg‖²/‖g‖² of each row g of (K, n) in the span of orthonormal ``eigenvectors`` (n, k).
 
-    By chance it is ``overlap_by_chance(n, 1, k)``: k/n.
+    By chance it is ``overlap_by_chance(n, 1, k)``: k/n. A gradient of 0 has none.
     """
-    return [overlap(each[:, None] / each.norm(), eigenvectors) for each in gradients]
+    tiny = torch.finfo(gradients.dtype).tiny
+    return [overlap(each[:, None] / each.norm().clamp(min=tiny), eigenvectors) for each in gradients]

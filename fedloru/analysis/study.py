@@ -82,6 +82,11 @@ def parts(whole: Objective, chosen: Sequence[Subject], kinds: Sequence[Kind], la
     return [Part(subject, kind, name, n) for kind in kinds for name, n in each for subject in chosen]
 
 
+def held(whole: Objective, data: Examples, subject: Subject) -> Objective:
+    """Return the mean loss over the rows of ``data`` that ``subject`` holds."""
+    return on(whole, {key: value[subject.rows.to(value.device)] for key, value in data.items()})
+
+
 def layer_keys(o: Objective) -> dict[str, list[str]]:
     """Return the parameters of each layer, in the model's order; a layer is what a parameter's name begins with."""
     found: dict[str, list[str]] = {}
@@ -128,8 +133,7 @@ def study(
     """
     for part in todo:
         began = time.perf_counter()
-        rows = part.subject.rows
-        o = on(whole, {key: value[rows.to(value.device)] for key, value in data.items()})
+        o = held(whole, data, part.subject)
         matrix = curvature(block(o, part.layer), part.kind)
         counted = _Counted(matrix.product, partial(tell, part))
         top = effort.top if part.layer is None else min(effort.top, part.n)
@@ -138,7 +142,7 @@ def study(
         except FedloruError as error:
             error.add_note(f"This was the {part.kind} of {part.layer or 'the whole model'} for {part.subject.name}.")
             raise
-        about = {"examples": len(rows), "few": len(rows) < classes, "loss": loss(o)}
+        about = {"examples": o.examples, "few": o.examples < classes, "loss": loss(o)}
         cost = {"products": counted.calls, "seconds": time.perf_counter() - began}
         yield _of(part) | about | _figures(found) | cost
 

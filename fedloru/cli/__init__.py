@@ -6,13 +6,15 @@
     train    run, resume                        view    audit, cost, report, config, presets
     compare  compare                            vary    the runs that compare makes
     methods  methods                            rank    rank
-    spectra  how rank shows what it found
+    align    align                              studied what rank and align share
+    spectra  how rank shows what it found       agreed  how align does
+    bar      the progress of both
 """
 
 import sys
 from pathlib import Path
 
-from fedloru.cli import compare, methods, rank, train, view
+from fedloru.cli import align, compare, methods, rank, train, view
 from fedloru.cli.app import app
 
 
@@ -26,4 +28,4 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["app", "compare", "main", "methods", "rank", "train", "view"]
+__all__ = ["align", "app", "compare", "main", "methods", "rank", "train", "view"]

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from fedloru import api, tree
-from fedloru import config as configs
+from fedloru import tree
 from fedloru.cli.app import THE_LINE, Overrides, app, check_place, say
-from fedloru.cli.spectra import Bar, table, verdicts
+from fedloru.cli.bar import Bar
+from fedloru.cli.spectra import table, verdicts
+from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, place, studied
 from fedloru.cli.train import Quiet
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan, on_device
 from fedloru.errors import ConfigError
-from fedloru.evaluate import shared_model
-from fedloru.files import write_atomic
-from fedloru.method import State
 from fedloru.report import units
-from fedloru.tree import Params
+from fedloru.report.records import RANKS
 
 if TYPE_CHECKING:
     from fedloru.analysis.curvature import Kind
-    from fedloru.analysis.objective import Objective
     from fedloru.analysis.spectrum import Effort
     from fedloru.analysis.study import Part, Record
 
 SOME = 5
 """So many clients are studied where nobody says how many."""
 
-HELP = "A run folder, a TOML file, or the name of a preset; without it, the demo."
-
 
 @app.command()
 def rank(
-    source: Annotated[str | None, typer.Argument(metavar="RUN|CONFIG", help=HELP)] = None,
+    source: Source = None,
     overrides: Overrides = None,
-    round: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Of a run: the checkpoint of round N; without it, the last.")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Of a configuration: train N rounds first; without it, none.")
-    ] = None,
+    round: Round = None,
+    rounds: Rounds = None,
     clients: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Study the losses of K clients; without it, of 5 at most.")
     ] = None,
@@ -64,10 +50,10 @@ def rank(
     probes: Annotated[int, typer.Option(min=1, metavar="N", help="Probe so often at most.")] = 100,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="Lanczos steps of the spectral density.")] = 30,
     runs: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos runs that the density is the mean of.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, metavar="B", help="Examples that go through the model at once.")] = 250,
-    double: Annotated[bool, typer.Option("--double", help="Compute in float64.")] = False,
+    batch: Batch = 250,
+    double: Double = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws clients, subsets and probes.")] = 0,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write all figures as JSON.")] = None,
+    out: Out = None,
     pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw stable ranks and densities there, as PDF and PNG.")
     ] = None,
@@ -80,17 +66,14 @@ def rank(
     runs/demo --clients 3; fedloru rank small --rounds 5 --curvature both --sizes 50,200,all --out ranks.json.
     """
     from fedloru.analysis.cautions import cautions
-    from fedloru.analysis.objective import objective
     from fedloru.analysis.spectrum import LEVEL, Effort
     from fedloru.analysis.study import parts, seconds, subjects
 
     kinds, counts = _kinds(curvature), _sizes(sizes)
     if out:
         check_place(out)
-    plan, state = _looked_at(source, overrides or [], round, rounds)
-    tensors = shared_model(plan.net, plan.method, state)
-    dtype = torch.float64 if double else None
-    whole = objective(plan.net, tensors, plan.data.train, batch_size=batch, dtype=dtype)
+    looked = studied(source, overrides or [], round, rounds, batch, double)
+    plan, whole, about = looked
     effort = Effort(top, steps, runs, tolerance, probes, seed)
     effort.check(tree.size(whole.params))
     number = min(SOME, plan.clients) if clients is None else clients
@@ -101,12 +84,12 @@ def rank(
             say(f"Note: {note}")
         duration = units.duration(seconds(whole, plan.data.train, todo, effort))
         say(f"Spectra to find: {len(todo)}. This takes about {duration}.")
-    asked = {"dtype": _dtype(whole), "level": LEVEL, **effort._asdict()}
-    about = _about(source, plan, state, tensors) | asked | {"notes": notes}
-    records = _study(whole, plan, todo, effort, about, out, quiet)
-    drawn = _draw(records, pictures) if pictures else []
+    looked = looked._replace(about=about | {"level": LEVEL, **effort._asdict(), "notes": notes})
+    to = place(source, out, RANKS, about["round"])
+    records = _study(looked, todo, effort, to, quiet)
+    written = [*(_draw(records, pictures) if pictures else ()), *to.finish()]
     if not quiet:
-        _show(records, [*([out] if out else ()), *drawn])
+        _show(records, written)
 
 
 def _kinds(curvature: str) -> tuple[Kind, ...]:
@@ -125,63 +108,27 @@ def _sizes(text: str) -> list[int | None]:
     return list(dict.fromkeys(None if part == "all" else int(part) for part in parts))
 
 
-def _looked_at(source: str | None, overrides: list[str], round: int | None, rounds: int | None) -> tuple[Plan, State]:
-    """Return what is studied, and the server's state there."""
-    folder = source is not None and Path(source).is_dir()
-    misplaced = {"-s": folder and overrides, "--rounds": folder and rounds is not None}
-    misplaced |= {"--round": not folder and round is not None}
-    if wrong := [option for option, given in misplaced.items() if given]:
-        what = "run folder, which is taken as it is" if folder else "configuration; --rounds says how long to train it"
-        raise ConfigError([f"{wrong[0]} is given, but {source or configs.DEMO} is a {what}"], THE_LINE)
-    if source is not None and folder:
-        return api.look(source, round)
-    return _trained(configs.plan(configs.load(source, overrides)), rounds or 0)
-
-
-def _trained(plan: Plan, rounds: int) -> tuple[Plan, State]:
-    if rounds > plan.rounds:
-        problem = f"--rounds is {rounds}, but the configuration trains for {plan.rounds}; set rounds with -s rounds=…"
-        raise ConfigError([problem], THE_LINE)
-    if not rounds:
-        return on_device(plan), plan.method.init(on_device(plan).net, plan.seed)
-    run = Run(plan)
-    for _ in islice(run, rounds):
-        pass
-    return run.plan, run.state
-
-
-def _about(source: str | None, plan: Plan, state: State, tensors: Params) -> Record:
-    return {
-        "source": source or configs.DEMO,
-        "round": state.round,
-        "method": plan.method.name,
-        "data": plan.data.name,
-        "model": tree.digest(tensors),
-    }
-
-
-def _dtype(o: Objective) -> str:
-    return str(next(iter(o.params.values())).dtype).removeprefix("torch.")
-
-
-def _study(
-    whole: Objective, plan: Plan, todo: list[Part], effort: Effort, about: Record, out: Path | None, quiet: bool
-) -> list[Record]:
+def _study(looked: Studied, todo: list[Part], effort: Effort, to: Place, quiet: bool) -> list[Record]:
     """Find all spectra; after each, what there is so far is written."""
     from fedloru.analysis.study import study
 
     records: list[Record] = []
+    behind, data = 0, looked.plan.data
     try:
-        with Bar(todo, effort, quiet) as bar:
-            found = study(whole, plan.data.train, todo, effort, len(plan.data.classes), bar.product)
+        with Bar(sum(part.work(effort) for part in todo), quiet) as bar:
+
+            def tell(part: Part) -> None:
+                bar.step(len(part.subject.rows), f"{part.kind} of {part.layer or 'the model'}, {part.subject.name}")
+
+            found = study(looked.whole, data.train, todo, effort, len(data.classes), tell)
             for part, record in zip(todo, found, strict=True):
-                bar.done(part)
+                behind += part.work(effort)
+                bar.reach(behind)
                 records.append(record)
-                if out:
-                    write_atomic(out, json.dumps({"of": about, "records": records}, allow_nan=False).encode())
+                to.write({"of": looked.about, "records": records})
     except KeyboardInterrupt as error:
-        if out and records:
-            error.add_note(f"{out} holds {len(records)} of {len(todo)} spectra.")
+        if to.file and records:
+            error.add_note(f"{to.file} holds {len(records)} of {len(todo)} spectra.")
         raise
     return records
 

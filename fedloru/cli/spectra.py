@@ -1,52 +1,18 @@
-"""Spectra on the terminal: the progress of a study, its table, and whether the theory is borne out."""
+"""Spectra on the terminal: their table, and whether the theory is borne out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from fedloru.report import units
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedloru.analysis.spectrum import Effort
-    from fedloru.analysis.study import Part
-
 Record = Mapping[str, Any]
 
 LEFT = ("loss of", "matrix", "layer")
-
-
-class Bar:
-    """A progress bar on stderr, if that is a terminal and not ``quiet``; a context manager."""
-
-    def __init__(self, todo: Sequence[Part], effort: Effort, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.effort, self.finished = effort, 0
-        self._bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
-        self._task = self._bar.add_task("", total=sum(part.work(effort) for part in todo))
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def product(self, part: Part) -> None:
-        """Take note of one product for ``part``."""
-        said = f"{part.kind} of {part.layer or 'the model'}, {part.subject.name}"
-        self._bar.update(self._task, advance=len(part.subject.rows), description=said)
-
-    def done(self, part: Part) -> None:
-        """Take note that ``part`` is finished, by whatever number of products."""
-        self.finished += part.work(self.effort)
-        self._bar.update(self._task, completed=self.finished)
 
 
 def table(records: Sequence[Record]) -> Table:

@@ -41,6 +41,23 @@ def test_a_run_folder_and_its_configuration_agree(cli: Cli) -> None:
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
+def test_figures_of_a_run_go_onto_its_page(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--out", "run", "--quiet")
+    shown = cli("rank", "run", *FEW).stdout
+    assert "Written: run/studies/ranks-6.json" in shown and "Written: run/report.html" in shown
+    assert "Stable rank of the Hessian after round 6" in Path("run/report.html").read_text()
+
+
+def test_a_run_that_goes_on_has_no_page_yet(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--out", "run", "--quiet")
+    for name in ("report.html", "summary.json"):
+        Path("run", name).unlink()
+    shown = cli("rank", "run", *FEW).stdout
+    assert "Written: run/studies/ranks-6.json" in shown and not Path("run/report.html").exists()
+    cli("report", "run")
+    assert "Stable rank of the Hessian after round 6" in Path("run/report.html").read_text()
+
+
 def test_at_the_start_there_is_nothing_to_train(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "run", "--quiet")
     cli("rank", "run", "--round", "0", *FEW, "--out", "run.json", "--quiet")
