@@ -20,14 +20,34 @@ KINKED = frozenset(
 )
 """Functions of torch, by name, whose derivative jumps."""
 
+FEW = 8
+"""So many examples, and half of them, show whether examples change each other's losses."""
+
 
 def cautions(o: Objective) -> list[str]:
     """Return what to keep in mind about the figures of ``o``, a sentence each.
 
     Raises:
-        ModelError: its BatchNorm has no statistics, or untrained ones.
+        ModelError: its BatchNorm has no statistics, or untrained ones, or examples change each other's losses.
     """
-    return [*_normalisation(o.model), *_dropout(o.model), *_kinks(o)]
+    found = [*_normalisation(o.model), *_dropout(o.model), *_kinks(o)]
+    _check_alone(o)
+    return found
+
+
+@torch.no_grad()
+def _check_alone(o: Objective) -> None:
+    """Refuse a model that makes something else of examples when there are fewer of them."""
+    batch = next(batches(o._replace(batch_size=FEW)))
+    half = {key: value[: FEW // 2] for key, value in batch.items()}
+    together, fewer = losses(o, o.params, batch)[: FEW // 2], losses(o, o.params, half)
+    rounding = 100 * torch.finfo(together.dtype).eps
+    if not torch.allclose(together, fewer, rtol=rounding, atol=rounding, equal_nan=True):
+        raise ModelError(
+            "the loss of an example changes with the others in its batch, as under BatchNorm in training mode: the "
+            "figures would be of the batches, and of no one's data. Let the model normalise by running statistics in "
+            "evaluation mode, or use GroupNorm"
+        )
 
 
 def _normalisation(model: nn.Module) -> Iterator[str]:
@@ -49,7 +69,7 @@ def _normalisation(model: nn.Module) -> Iterator[str]:
 
 def _dropout(model: nn.Module) -> Iterator[str]:
     if any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in model.modules()):
-        yield "Dropout is switched off here: this is the curvature of the model that is evaluated."
+        yield "Dropout is switched off here: the figures are of the model that is evaluated, not of what clients train."
 
 
 def _kinks(o: Objective) -> Iterator[str]:

@@ -35,7 +35,10 @@ def gradients(whole: Objective, data: Examples, chosen: Iterable[Subject]) -> It
     for subject in chosen:
         found = gradient(study.held(whole, data, subject))
         if not all(bool(part.isfinite().all()) for part in found.values()):
-            raise ModelError(f"the gradient of {subject.name} is not finite: the model has diverged")
+            raise ModelError(
+                f"the gradient of {subject.name} is not finite: the model has diverged, or a function in it has no "
+                "derivative where it is used, such as a square root of 0"
+            )
         yield found
 
 

@@ -143,11 +143,12 @@ def loss(o: Objective) -> float:
 
 
 def gradient(o: Objective) -> Params:
-    """Return the gradient of the mean loss."""
+    """Return the gradient of the mean loss; that of a parameter without effect is 0."""
     total = tree.map(torch.zeros_like, o.params)
     for batch in batches(o):
-        each = torch.func.grad(lambda params, batch=batch: losses(o, params, batch).sum())(o.params)
-        total = tree.add(total, each)
+        params = {key: value.detach().requires_grad_() for key, value in o.params.items()}
+        found = torch.autograd.grad(losses(o, params, batch).sum(), list(params.values()), materialize_grads=True)
+        total = tree.add(total, dict(zip(params, found, strict=True)))
     return tree.scale(total, 1 / o.examples)
 
 

@@ -48,8 +48,12 @@ def _cells(row: Record) -> tuple[str, ...]:
     cosine, chance = f"{row['cosine']:.3f}{_error(row['error'])}", f"±{units.digits(row['chance'])}"
     if row["rank"] is None:
         return "whole", cosine, units.DASH, chance, units.DASH, units.DASH
-    gain = f"{row['gain']:+.3f}{_error(row['gain_error'])}"
+    gain = f"{_signed(row['gain'])}{_error(row['gain_error'])}"
     return str(row["rank"]), cosine, gain, chance, units.percent(row["energy"]), units.percent(row["shared"])
+
+
+def _signed(gain: float) -> str:
+    return f"{round(gain, 3) + 0.0:+.3f}"  # + 0.0 makes +0 of −0
 
 
 def _error(error: float | None) -> str:
@@ -79,7 +83,7 @@ def _claim(rows: Sequence[Record]) -> str:
 
 def _sure(rows: Sequence[Record], sign: int) -> list[str]:
     sure = [row for row in rows if sign * row["gain"] > SURE * row["gain_error"]]
-    return [f"{row['rank']} ({row['gain']:+.3f})" for row in sure]
+    return [f"{row['rank']} ({_signed(row['gain'])})" for row in sure]
 
 
 def _curvature(space: Record, clients: int) -> Iterator[str]:

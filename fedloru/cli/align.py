@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedloru.cli.agreed import shown, table, verdicts
-from fedloru.cli.app import THE_LINE, Overrides, app, check_place, say
+from fedloru.cli.app import THE_LINE, Overrides, app, say
 from fedloru.cli.bar import Bar
-from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, place, studied
+from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
 from fedloru.cli.train import Quiet
 from fedloru.errors import ConfigError
 from fedloru.report import units
@@ -62,8 +62,7 @@ def align(
     from fedloru.analysis.study import subjects
 
     grid = _ranks(ranks)
-    if out:
-        check_place(out)
+    check_written(out, pictures)
     looked = studied(source, overrides or [], round, rounds, batch, double)
     plan, whole, about = looked
     check(whole, plan.clients, top)

@@ -73,6 +73,16 @@ def check_place(path: Path) -> None:
         raise ConfigError([f"{path} {what}: name a file to write to"], THE_LINE)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse to put files into a file.
+
+    Raises:
+        ConfigError: ``path`` is no place for a folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError([f"{path} is a file: name a folder to write to"], THE_LINE)
+
+
 @contextmanager
 def _words() -> Iterator[None]:
     try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedloru import tree
-from fedloru.cli.app import THE_LINE, Overrides, app, check_place, say
+from fedloru.cli.app import THE_LINE, Overrides, app, say
 from fedloru.cli.bar import Bar
 from fedloru.cli.spectra import table, verdicts
-from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, place, studied
+from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
 from fedloru.cli.train import Quiet
 from fedloru.errors import ConfigError
 from fedloru.report import units
@@ -70,8 +70,7 @@ def rank(
     from fedloru.analysis.study import parts, seconds, subjects
 
     kinds, counts = _kinds(curvature), _sizes(sizes)
-    if out:
-        check_place(out)
+    check_written(out, pictures)
     looked = studied(source, overrides or [], round, rounds, batch, double)
     plan, whole, about = looked
     effort = Effort(top, steps, runs, tolerance, probes, seed)

@@ -12,7 +12,7 @@ import typer
 
 from fedloru import api, report, tree
 from fedloru import config as configs
-from fedloru.cli.app import THE_LINE
+from fedloru.cli.app import THE_LINE, check_folder, check_place
 from fedloru.engine.folder import REPORT
 from fedloru.engine.loop import Run
 from fedloru.engine.plan import Plan, on_device
@@ -102,6 +102,18 @@ def studied(
     return Studied(plan, whole, about)
 
 
+def check_written(out: Path | None, pictures: Path | None) -> None:
+    """Refuse places where nothing can be written, before time is spent.
+
+    Raises:
+        ConfigError: there is no folder for ``out``, or ``pictures`` is a file.
+    """
+    if out:
+        check_place(out)
+    if pictures:
+        check_folder(pictures)
+
+
 def place(source: str | None, out: Path | None, name: str, round: int) -> Place:
     """Return where the figures called ``name`` of ``source`` after ``round`` are written."""
     if out or not _is_folder(source):
@@ -124,7 +136,16 @@ def _looked_at(source: str | None, overrides: list[str], round: int | None, roun
         raise ConfigError([f"{wrong[0]} is given, but {source or configs.DEMO} is a {what}"], THE_LINE)
     if source is not None and folder:
         return api.look(source, round)
-    return _trained(configs.plan(configs.load(source, overrides)), rounds or 0)
+    return _trained(configs.plan(_loaded(source, overrides)), rounds or 0)
+
+
+def _loaded(source: str | None, overrides: list[str]) -> configs.Config:
+    try:
+        return configs.load(source, overrides)
+    except ConfigError as error:
+        if source and not Path(source).exists() and source not in configs.presets():
+            error.add_note("Nor is there a run folder of that name.")
+        raise
 
 
 def _trained(plan: Plan, rounds: int) -> tuple[Plan, State]:

@@ -57,3 +57,26 @@ def test_dropout_that_drops_nothing_needs_none() -> None:
 def test_batch_norm_that_evaluates_another_model_is_refused(norm: nn.Module, told: str) -> None:
     with pytest.raises(ModelError, match=told):
         said(conv(norm))
+
+
+class Training(nn.BatchNorm2d):
+    """Stays in training mode."""
+
+    def train(self, mode: bool = True) -> Training:
+        return super().train()
+
+
+class Centred(nn.Module):
+    """Has its batch in a function, not in a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("between", [Training(4), Centred()])
+def test_examples_that_change_each_other_are_refused(between: nn.Module) -> None:
+    if isinstance(between, Training):
+        assert between.running_mean is not None
+        between.running_mean.fill_(0.5)
+    with pytest.raises(ModelError, match="the loss of an example changes with the others in its batch"):
+        said(conv(between))

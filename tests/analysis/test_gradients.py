@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from fedloru import net as nets
 from fedloru.analysis.gradients import agreement, check, eigenspace, gradients, seconds
@@ -12,7 +15,7 @@ from fedloru.analysis.study import Subject, held
 from fedloru.errors import ModelError
 from fedloru.report.records import ALL
 from fedloru.tree import Params
-from tests.analysis.nets import build, data, dense_hessian, flat, mlp, small
+from tests.analysis.nets import CLASSES, build, data, dense_hessian, flat, mlp, small
 
 CLIENTS = [
     Subject("client 0", torch.tensor([0, 5, 7, 11]), 0),
@@ -89,3 +92,25 @@ def test_the_hessian_is_in_the_estimate_where_it_is_asked_for(monkeypatch: pytes
 def test_what_a_subject_holds_are_its_rows() -> None:
     o = small("mlp, tanh")
     assert torch.equal(held(o, o.data, CLIENTS[0]).data["x"], o.data["x"][CLIENTS[0].rows])
+
+
+def test_a_function_that_only_autograd_knows_has_its_gradient() -> None:
+    class Sign(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.sign()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 2 * g
+
+    class Layer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Sign.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+
+    net = nets.make(nn.Sequential(build(mlp), Layer()))
+    o = objective(net, net.params, data())
+    last = taken(o)[0]["0.3.bias"]
+    p = torch.softmax(o.model(o.data["x"][CLIENTS[0].rows]), 1)
+    wanted = p - nn.functional.one_hot(o.data["y"][CLIENTS[0].rows], CLASSES)
+    torch.testing.assert_close(last, 2 * wanted.mean(0))

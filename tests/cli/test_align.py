@@ -68,6 +68,7 @@ def test_clients_with_fewer_examples_than_classes_are_told(cli: Cli) -> None:
     ("args", "told"),
     [
         (("nowhere",), "there is no such file and no such preset"),
+        (("nowhere",), "Nor is there a run folder of that name."),
         (("small", "--ranks", "1,x"), "--ranks has 'x', expected ranks from 1"),
         (("small", "--ranks", "0"), "--ranks has '0', expected ranks from 1"),
         (("small", "--clients", "11"), "11 clients were asked for, and there are 10"),
@@ -76,6 +77,7 @@ def test_clients_with_fewer_examples_than_classes_are_told(cli: Cli) -> None:
         (("small", "--top", "310", "-s", "model.hidden=[4]"), "310 eigenvectors were asked for"),
         (("small", "--round", "2"), "--round is given, but small is a configuration"),
         (("small", "--out", "no/where.json"), "is in a folder that does not exist"),
+        (("small", "--pictures", __file__), "is a file: name a folder to write to"),
         (("small", "-s", "model.name=cnn", "-s", "model.norm=batch"), "statistics are untrained"),
     ],
 )

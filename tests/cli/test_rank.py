@@ -87,6 +87,7 @@ def test_server_and_clients_are_compared(cli: Cli) -> None:
     ("args", "told"),
     [
         (("nowhere",), "there is no such file and no such preset"),
+        (("nowhere",), "Nor is there a run folder of that name."),
         (("small", "--sizes", "50,x"), "--sizes has 'x', expected numbers of examples and all"),
         (("small", "--sizes", "2000"), "a subset of 2,000 was asked for, expected 1 to 1,438"),
         (("small", "--clients", "11"), "11 clients were asked for, and there are 10"),
@@ -95,6 +96,7 @@ def test_server_and_clients_are_compared(cli: Cli) -> None:
         (("small", "--rounds", "21"), "--rounds is 21, but the configuration trains for 20"),
         (("small", "--round", "2"), "--round is given, but small is a configuration"),
         (("small", "--out", "no/where.json"), "is in a folder that does not exist"),
+        (("small", "--pictures", __file__), "is a file: name a folder to write to"),
         (("small", "-s", "model.name=cnn", "-s", "model.norm=batch"), "statistics are untrained"),
     ],
 )
