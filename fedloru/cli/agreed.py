@@ -45,11 +45,15 @@ def table(agreement: Rows) -> Table:
 
 
 def _cells(row: Record) -> tuple[str, ...]:
-    cosine, chance = f"{row['cosine']:.3f}{_error(row['error'])}", f"±{units.digits(row['chance'])}"
+    cosine, chance = f"{row['cosine']:.3f}{_error(row['error'])}", f"±{row['chance']:.2g}"
     if row["rank"] is None:
         return "whole", cosine, units.DASH, chance, units.DASH, units.DASH
     gain = f"{_signed(row['gain'])}{_error(row['gain_error'])}"
-    return str(row["rank"]), cosine, gain, chance, units.percent(row["energy"]), units.percent(row["shared"])
+    return str(row["rank"]), cosine, gain, chance, _whole(row["energy"]), _whole(row["shared"])
+
+
+def _whole(share: float | None) -> str:
+    return units.DASH if share is None else f"{share:.0%}"
 
 
 def _signed(gain: float) -> str:
@@ -82,7 +86,8 @@ def _claim(rows: Sequence[Record]) -> str:
 
 
 def _sure(rows: Sequence[Record], sign: int) -> list[str]:
-    sure = [row for row in rows if sign * row["gain"] > SURE * row["gain_error"]]
+    seen = [row for row in rows if round(row["gain"], 3)]
+    sure = [row for row in seen if sign * row["gain"] > SURE * row["gain_error"]]
     return [f"{row['rank']} ({_signed(row['gain'])})" for row in sure]
 
 
