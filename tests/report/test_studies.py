@@ -110,5 +110,7 @@ def test_names_in_a_study_are_escaped(run: Path) -> None:
     for record in spectra["records"]:
         record["subject"] = evil
     write_study(run, "ranks", spectra)
+    traces = (studies.spectra(spectra["records"]).data[0], studies.alignment(study).data[-1])
+    assert all(trace.name.startswith("&lt;/script&gt;") for trace in traces)
     text = page(read(run))
     assert "<img" not in text.replace(max(Parsed(text).scripts, key=len), "")
