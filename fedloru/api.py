@@ -46,6 +46,7 @@ class Settings(TypedDict, total=False):
     look: Callable[[Net, Params], dict[str, Any]] | None
     profiles: tuple[Profile, ...]
     checkpoint_every: int
+    increments: bool | None
 
 
 class ReportedRun(Run):
@@ -163,7 +164,7 @@ def echo(plan: Plan) -> dict[str, Any]:
         "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.sends_base},
         "engine": {"name": plan.engine, "chunk": plan.chunk, "path": plan.path, "device": plan.device},
         "eval": {"every": plan.eval_every, "clients": plan.eval_clients, "diagnostics": plan.diagnostics},
-        "output": {"checkpoint_every": plan.checkpoint_every},
+        "output": {"checkpoint_every": plan.checkpoint_every, "increments": plan.keeps_increments},
     }
     return {key: _without_none(value) for key, value in table.items()}
 
@@ -218,7 +219,7 @@ def _planned(config: Config) -> Plan:
 def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
     begun = ReportedRun(plan)  # whatever it refuses, it refuses before there is a folder
     record = partition_record(plan.data, plan.partition, checked)
-    begun.folder = RunFolder.create(out, config, record, origin(plan))
+    begun.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported)
     return begun
 
 

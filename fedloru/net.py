@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
-from fedloru.lowrank import Site
+from fedloru.lowrank import Increment, Site
 from fedloru.tree import Params
 
 Batch = dict[str, Tensor]
@@ -52,7 +52,8 @@ class Net(NamedTuple):
     may train. ``losses`` maps (outputs, batch) to (b,), one loss per example; ``inputs`` maps a batch to the
     model's keyword arguments, an empty name being the first positional one. ``score`` maps (outputs, batch) to sums
     over the units in which the model is evaluated (None: its losses, and the class of the highest output).
-    ``local_base`` says that every client loads the frozen weights itself, so that they never travel.
+    ``local_base`` says that every client loads the frozen weights itself, so that they never travel. ``imported`` is
+    what is merged into ``params`` already, such as an adapter.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Net(NamedTuple):
     score: Callable[[Any, Batch], Tally] | None = None
     unit: Literal["example", "token"] = "example"
     local_base: bool = False
+    imported: Increment | None = None
 
     @property
     def factors(self) -> frozenset[str]:

@@ -25,7 +25,7 @@ from fedloru.tree import Params
 
 EVERY = ["*"]
 """The layers that get factors where nobody says."""
-OPEN = frozenset({"lowrank.targets", "wire.first_download"})
+OPEN = frozenset({"lowrank.targets", "wire.first_download", "output.increments"})
 """The settings that depend on the model where they are left out."""
 
 
@@ -64,6 +64,7 @@ def plan(config: Config) -> Plan:
         diagnostics=config.eval.diagnostics,
         look=_look(config, dataset),
         checkpoint_every=config.output.checkpoint_every,
+        increments=config.output.increments,
     )
     check(whole)
     return whole
@@ -75,7 +76,8 @@ def completed(config: Config, plan: Plan) -> Config:
     if lowrank.targets is None and plan.method.low_rank:
         usual = hf.usual_targets(plan.net.model) if isinstance(config.model, LanguageModel) else EVERY
         lowrank = lowrank.model_copy(update={"targets": usual})
-    return config._replace(lowrank=lowrank, wire=wire)
+    output = config.output.model_copy(update={"increments": plan.keeps_increments})
+    return config._replace(lowrank=lowrank, wire=wire, output=output)
 
 
 def split(config: Config) -> tuple[Dataset, Partition]:

@@ -153,6 +153,9 @@ class Output(Section):
     """The run folder, which must not exist; where left out, runs/ and the name of the configuration."""
     checkpoint_every: Count = 10
     """Rounds from one checkpoint to the next."""
+    increments: Flag | None = None
+    """Whether the factors of every merge are kept, so that all cycles can be exported as one adapter; where left out,
+    those of a language model are."""
 
 
 class Config(NamedTuple):

@@ -13,10 +13,11 @@ from typing import Any
 import safetensors.torch
 import tomli_w
 
-from fedloru.engine import checkpoint, lock, origin
+from fedloru.engine import checkpoint, increments, lock, origin
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
+from fedloru.lowrank import Increment
 from fedloru.tree import Params
 
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
@@ -43,8 +44,11 @@ class RunFolder:
         config: dict[str, Any],
         partition: dict[str, Any],
         hashes: Mapping[str, str] | None = None,
+        imported: Increment | None = None,
     ) -> RunFolder:
         """Make the folder and write what is known before training; killed in between, it can be called again.
+
+        ``imported`` is what was merged into the model beforehand.
 
         Raises:
             RunFolderError: something is there already.
@@ -59,6 +63,8 @@ class RunFolder:
             origin.save(path, config, hashes or {})
             write_atomic(path / PARTITION, json.dumps(partition).encode())
             write_atomic(path / ROUNDS, b"")
+            if imported is not None:
+                increments.save(path / "increments", 0, imported)
             rename(path / UNMADE, path / CONFIG)
         return cls(path, config)
 
@@ -86,6 +92,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where checkpoints are."""
         return self.path / "checkpoint"
+
+    @property
+    def increments(self) -> Path:
+        """Where increments are."""
+        return self.path / "increments"
 
     @property
     def oldest(self) -> int:
@@ -137,8 +148,10 @@ class RunFolder:
             raise RunFolderError(f"{path} does not hold rounds 1 to {rounds} in order: restore the file, then resume")
         return rows
 
-    def go_back(self, round: int) -> None:
-        """Drop all that came after ``round``; a folder whose later rounds go never claims to be finished.
+    def go_back(self, round: int, version: int) -> None:
+        """Drop all that came after ``round``, when so many increments were merged.
+
+        A folder whose later rounds go never claims to be finished, and none of its checkpoints lacks an increment.
 
         Raises:
             RunFolderError: what the model wrote is damaged.
@@ -148,6 +161,7 @@ class RunFolder:
             for name in RESULTS:
                 remove(self.path / name)
         checkpoint.forget_after(self.checkpoints, round)
+        increments.forget_after(self.increments, version)
         self._forget_generations(round)
         write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
 
@@ -166,6 +180,10 @@ class RunFolder:
     def _lines(self) -> list[bytes]:
         path = self.path / ROUNDS
         return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+
+    def keep(self, version: int, increment: Increment) -> None:
+        """Write what was merged as ``version``, on the disk when this returns."""
+        increments.save(self.increments, version, increment)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedloru import lowrank, tree
 from fedloru import net as nets
-from fedloru import tree
 from fedloru.client import Job
 from fedloru.engine import choose, profiles
 from fedloru.engine.checkpoint import Snapshot
@@ -89,7 +89,7 @@ class Run:
             yield from self._rounds()
             return
         with self.folder.alone():
-            self.folder.go_back(self.state.round)
+            self.folder.go_back(self.state.round, self.state.version)
             self._owns = OnDisk(self.folder.path / "clients", self.plan.device)
             yield from self._rounds()
             self.finish(self.folder)
@@ -104,6 +104,7 @@ class Run:
             while self.state.round < self.plan.rounds:
                 row, after = self._round()
                 if self.folder:
+                    self._keep_increment(self.folder, after.state)
                     self.folder.append(row)
                 self.last = after
                 self.rows.append(row)
@@ -116,6 +117,10 @@ class Run:
             if self.folder and saved < self.state.round == len(self.rows):
                 self.folder.save(self.last)
             raise
+
+    def _keep_increment(self, folder: RunFolder, state: State) -> None:
+        if self.plan.keeps_increments and state.increment:
+            folder.keep(state.version, lowrank.increment(self.plan.net.sites, state.increment))
 
     def _round(self) -> tuple[Row, Snapshot]:
         began = time.perf_counter()

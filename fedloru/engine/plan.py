@@ -31,7 +31,8 @@ class Plan(NamedTuple):
     ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself, as it always
     does where the net says so. ``profiles`` has what makes each client differ, such as its rank; (): nothing does.
     ``look`` is called with the shared model at every evaluation, and what it returns joins the row of the round; its
-    "generations" have a file of their own.
+    "generations" have a file of their own. ``increments`` says whether the run folder keeps the factors of every merge
+    (None: where the model is a language model, which may be taken home as an adapter).
     """
 
     net: Net
@@ -56,6 +57,7 @@ class Plan(NamedTuple):
     diagnostics: bool = True
     look: Callable[[Net, Params], dict[str, Any]] | None = None
     checkpoint_every: Count = 10
+    increments: bool | None = None
 
     @property
     def clients(self) -> int:
@@ -66,6 +68,11 @@ class Plan(NamedTuple):
     def sends_base(self) -> bool:
         """Whether a client's first contact costs it the base; never where it loads that itself."""
         return self.first_download and not self.net.local_base
+
+    @property
+    def keeps_increments(self) -> bool:
+        """Whether the run folder keeps the factors of every merge."""
+        return self.net.local_base if self.increments is None else self.increments
 
 
 def check(plan: Plan) -> None:

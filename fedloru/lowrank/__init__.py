@@ -2,12 +2,14 @@
 
 from fedloru.lowrank.algebra import concatenate, delta, fresh, matrices, merge, stack, truncate
 from fedloru.lowrank.attach import Attached, attach, detach, sites
+from fedloru.lowrank.increments import Increment, increment, shortened, together
 from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.site import Site
 from fedloru.lowrank.twin import twin
 
 __all__ = [
     "Attached",
+    "Increment",
     "LowRankConv2d",
     "LowRankEmbedding",
     "LowRankLinear",
@@ -17,10 +19,13 @@ __all__ = [
     "delta",
     "detach",
     "fresh",
+    "increment",
     "matrices",
     "merge",
+    "shortened",
     "sites",
     "stack",
+    "together",
     "truncate",
     "twin",
 ]

@@ -46,4 +46,4 @@ def test_what_a_model_wrote_goes_on_with_the_run(tmp_path: Path) -> None:
     assert file.read_bytes() == before
     file.write_text("nothing\n")
     with pytest.raises(RunFolderError, match="generations\\.jsonl has a damaged line"):
-        RunFolder.open(whole.path).go_back(3)
+        RunFolder.open(whole.path).go_back(3, 1)
