@@ -14,7 +14,7 @@ Ten lines train a model over simulated clients::
 ``attach`` gives a model low-rank factors, and ``make`` takes it as it is; ``hf`` does both with language models. A
 method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``,
 ``clip``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a configuration, and
-``resume`` continues one from its folder.
+``resume`` continues one from its folder. ``export`` takes home what a run has learnt.
 """
 
 import os
@@ -28,6 +28,7 @@ from fedloru import config, data, hf, models
 from fedloru.api import resume, run, start
 from fedloru.engine.loop import Run
 from fedloru.errors import FedloruError
+from fedloru.exports import export
 from fedloru.methods import (
     clip,
     fedavg,
@@ -63,6 +64,7 @@ __all__ = [
     "clip",
     "config",
     "data",
+    "export",
     "fedavg",
     "fedex",
     "fedhm",

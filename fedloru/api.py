@@ -13,7 +13,6 @@ from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
-from fedloru.data.partition import listed
 from fedloru.engine import EngineName, checkpoint
 from fedloru.engine.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.engine.fused.fold import Path as LayerPath
@@ -130,15 +129,13 @@ def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
     """
     opened, config = _opened(folder, "study its Run from Python, with fedloru.analysis")
     check_config(opened.path, opened.config)
-    kept = [0, *checkpoint.rounds(opened.checkpoints)]
-    if round is None and kept == [0]:
-        raise RunFolderError(f"{folder} has no checkpoint yet: train it further, or take round 0, its start")
-    if (wanted := kept[-1] if round is None else round) not in kept:
-        raise RunFolderError(f"{folder} keeps no checkpoint of round {wanted}: take one of {listed(kept)}")
+    wanted = checkpoint.wanted(opened.checkpoints, round)
     plan = _planned(config)
     _check_start(plan, opened.path)
     plan = on_device(plan)
-    return plan, _kept(opened, wanted, plan.device) if wanted else plan.method.init(plan.net, plan.seed)
+    if not wanted:
+        return plan, plan.method.init(plan.net, plan.seed)
+    return plan, checkpoint.look(opened.checkpoints, wanted, plan.device)
 
 
 def finished(folder: str | Path) -> bool:
@@ -198,16 +195,6 @@ def _opened(folder: str | Path, way_on: str) -> tuple[RunFolder, Config]:
             f"{folder} was started from Python, and its configuration does not rebuild its model and data: {way_on}"
         )
     return opened, parse(opened.config, str(Path(folder) / "config.toml"))
-
-
-def _kept(folder: RunFolder, round: int, device: str) -> State:
-    try:
-        return checkpoint.load(folder.checkpoints, round, device).state
-    except RunFolderError as error:
-        others = listed([0, *(other for other in checkpoint.rounds(folder.checkpoints) if other != round)])
-        raise RunFolderError(
-            f"the checkpoint of round {round} in {folder.path} is damaged: {error.__cause__}. Take one of {others}"
-        ) from error
 
 
 def _planned(config: Config) -> Plan:

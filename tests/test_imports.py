@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "report": frozenset({"errors", "files"}),
     "config": TO_ENGINE | {"methods", "models", "engine", "hf"},
     "api": TO_ENGINE | {"methods", "models", "engine", "config", "report"},
-    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "analysis"},
-    "__init__": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "hf"},
+    "exports": TO_ENGINE | {"engine", "config", "hf"},
+    "cli": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "analysis", "exports"},
+    "__init__": TO_ENGINE | {"methods", "models", "engine", "config", "report", "api", "hf", "exports"},
     "__main__": frozenset({"cli"}),
 }
 """What each room may import beside itself; a new room must be entered here."""

@@ -9,12 +9,13 @@
     align    align                              studied what rank and align share
     spectra  how rank shows what it found       agreed  how align does
     bar      the progress of both
+    export   export
 """
 
 import sys
 from pathlib import Path
 
-from fedloru.cli import align, compare, methods, rank, train, view
+from fedloru.cli import align, compare, export, methods, rank, train, view
 from fedloru.cli.app import app
 
 
@@ -28,4 +29,4 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["align", "app", "compare", "main", "methods", "rank", "train", "view"]
+__all__ = ["align", "app", "compare", "export", "main", "methods", "rank", "train", "view"]

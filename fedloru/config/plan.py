@@ -37,9 +37,8 @@ def plan(config: Config) -> Plan:
     """
     dataset, partition = split(config)
     audited(dataset, partition)
-    made = _method(config, len(partition.train))
+    net, made = parts(config, dataset, len(partition.train))
     recipe = Recipe(**dict(config.client))
-    net = _net(config, made, dataset)
     try_out(net, dataset, partition, recipe)
     whole = Plan(
         net,
@@ -80,13 +79,23 @@ def completed(config: Config, plan: Plan) -> Config:
     return config._replace(lowrank=lowrank, wire=wire, output=output)
 
 
+def parts(config: Config, dataset: Dataset, clients: int) -> tuple[Net, Method]:
+    """Make the model and the method; of a language model's data set, the classes alone are needed.
+
+    Raises:
+        FedloruError: one of them cannot be made as configured.
+    """
+    made = _method(config, clients)
+    return _net(config, made, dataset), made
+
+
 def split(config: Config) -> tuple[Dataset, Partition]:
     """Load the data, and part it over clients.
 
     Raises:
         DataError: the data is missing or malformed, or cannot be parted as configured.
     """
-    dataset = _dataset(config)
+    dataset = examples(config)
     settings = config.partition.model_dump(exclude={"seed"})
     return dataset, make_partition(dataset, seed=_seed(config, config.partition.seed), **settings)
 
@@ -101,7 +110,12 @@ def audited(dataset: Dataset, partition: Partition) -> Audit:
     return audit(dataset, partition, **asked)
 
 
-def _dataset(config: Config) -> Dataset:
+def examples(config: Config) -> Dataset:
+    """Load the data.
+
+    Raises:
+        DataError: it is missing or malformed.
+    """
     if isinstance(config.data, TextData) and isinstance(config.model, LanguageModel):
         return texts(config.data, config.model)
     return load(**config.data.model_dump())

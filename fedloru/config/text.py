@@ -64,7 +64,7 @@ def language_net(model: LanguageModel, lowrank: LowRank | None, classes: Sequenc
     It classifies texts where there are ``classes``; a fresh head is drawn by ``seed``.
 
     Raises:
-        ModelError: the model cannot be loaded, does not serve the task, or has no such layers.
+        ModelError: the model cannot be loaded, does not serve the task, or has no such layers; or its adapter cannot.
     """
     loaded = hf.load(
         **_place(model),
@@ -75,7 +75,8 @@ def language_net(model: LanguageModel, lowrank: LowRank | None, classes: Sequenc
         checkpointing=model.checkpointing,
         seed=seed,
     )
-    return hf.make(loaded) if lowrank is None else hf.attach(loaded, **lowrank.model_dump(exclude={"capacities"}))
+    net = hf.make(loaded) if lowrank is None else hf.attach(loaded, **lowrank.model_dump(exclude={"capacities"}))
+    return net if model.adapter is None else hf.adopt(net, model.adapter)
 
 
 def _place(model: LanguageModel) -> dict[str, Any]:

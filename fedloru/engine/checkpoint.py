@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 
 from fedloru import tree
+from fedloru.data.partition import listed
 from fedloru.errors import RunFolderError
 from fedloru.files import write_atomic
 from fedloru.lowrank import Site
@@ -89,6 +90,35 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
         return _unflatten(tree.to(tensors, device), about)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunFolderError(_offer(folder, round, error)) from error
+
+
+def wanted(folder: Path, round: int | None) -> int:
+    """Return ``round`` if it can be looked at, 0 being the start; None is the last that is kept.
+
+    Raises:
+        RunFolderError: it is not kept; the message names those that are.
+    """
+    kept = [0, *rounds(folder)]
+    if round is None and kept == [0]:
+        raise RunFolderError(f"{folder.parent} has no checkpoint yet: train it further, or take round 0, its start")
+    if (chosen := kept[-1] if round is None else round) not in kept:
+        raise RunFolderError(f"{folder.parent} keeps no checkpoint of round {chosen}: take one of {listed(kept)}")
+    return chosen
+
+
+def look(folder: Path, round: int, device: str) -> State:
+    """Return the state after ``round``, to look at and not to go on from.
+
+    Raises:
+        RunFolderError: the checkpoint is damaged; the message names the others.
+    """
+    try:
+        return load(folder, round, device).state
+    except RunFolderError as error:
+        others = listed([0, *(other for other in rounds(folder) if other != round)])
+        raise RunFolderError(
+            f"the checkpoint of round {round} in {folder.parent} is damaged: {error.__cause__}. Take one of {others}"
+        ) from error
 
 
 def _kept(folder: Path, round: int) -> str:

@@ -181,10 +181,6 @@ class RunFolder:
         path = self.path / ROUNDS
         return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
-    def keep(self, version: int, increment: Increment) -> None:
-        """Write what was merged as ``version``, on the disk when this returns."""
-        increments.save(self.increments, version, increment)
-
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""
         checkpoint.save(self.checkpoints, snapshot)

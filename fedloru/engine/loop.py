@@ -15,7 +15,7 @@ from torch import nn
 from fedloru import lowrank, tree
 from fedloru import net as nets
 from fedloru.client import Job
-from fedloru.engine import choose, profiles
+from fedloru.engine import choose, increments, profiles
 from fedloru.engine.checkpoint import Snapshot
 from fedloru.engine.folder import RunFolder
 from fedloru.engine.own import InMemory, OnDisk, Owns
@@ -120,7 +120,8 @@ class Run:
 
     def _keep_increment(self, folder: RunFolder, state: State) -> None:
         if self.plan.keeps_increments and state.increment:
-            folder.keep(state.version, lowrank.increment(self.plan.net.sites, state.increment))
+            whole = lowrank.increment(self.plan.net.sites, state.increment)
+            increments.save(folder.increments, state.version, whole)
 
     def _round(self) -> tuple[Row, Snapshot]:
         began = time.perf_counter()

@@ -59,7 +59,7 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_origin(folder: Path, now: Mapping[str, str]) -> None:
-    """Refuse data or a model that is not what the run started from; a folder without hashes gets a warning.
+    """Refuse what is ``now`` there of data and model, where the run started from another; no hashes give a warning.
 
     Raises:
         RunFolderError: a hash has changed, or the file of hashes is damaged.
@@ -71,7 +71,7 @@ def check_origin(folder: Path, now: Mapping[str, str]) -> None:
         raise RunFolderError(f"{path} is damaged ({error}): restore the file, or start a new run") from error
     if not before:
         log.warning("%s holds no hashes of its data and model, so they are not checked for changes", folder)
-    if changed := [name for name, value in before.items() if now.get(name) != value]:
+    if changed := [name for name, value in before.items() if now.get(name, value) != value]:
         raise RunFolderError(
             f"what the run in {folder} started from has changed: the {' and the '.join(changed)}. A resumed run must "
             "equal an uninterrupted one: put back what was there, or start a new run"

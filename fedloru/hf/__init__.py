@@ -10,26 +10,36 @@
     for row in fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=3, cohort=2):
         print(row["round"], row["test_accuracy"])
 
-``attach`` gives a model factors where the PEFT library would, ``make`` trains every weight of it. Examples are
+``attach`` gives a model factors where the PEFT library would, ``make`` trains every weight of it, and ``adopt`` merges
+an adapter beforehand; ``fedloru.export`` takes home what was learnt. Examples are
 ``input_ids`` (N, T), padded on the right, and ``length`` (N,), with ``labels`` (N, T) for a causal model (−100 where
 there is no loss) or ``y`` (N,) for a classifier. The libraries of the extra ``hf`` are imported when they are used.
 """
 
+from fedloru.hf.adapter import Adapter, save_adapter
+from fedloru.hf.adopt import adopt
 from fedloru.hf.encode import Classify, Instruct, Plain
+from fedloru.hf.export import load_merged, named_base, save_merged
 from fedloru.hf.models import load, positions, prepare, tokenizer, transposed
 from fedloru.hf.nets import attach, make
 from fedloru.hf.targets import usual_targets
 from fedloru.hf.text import load as texts
 
 __all__ = [
+    "Adapter",
     "Classify",
     "Instruct",
     "Plain",
+    "adopt",
     "attach",
     "load",
+    "load_merged",
     "make",
+    "named_base",
     "positions",
     "prepare",
+    "save_adapter",
+    "save_merged",
     "texts",
     "tokenizer",
     "transposed",

@@ -54,7 +54,7 @@ def load(
     place = source(name, revision, trust_remote_code)
     check_weights(place)
     with told(place, "the model"), torch.random.fork_rng(devices=[]):
-        model, fresh = _read(place, task, classes, dtype, attention)
+        model, fresh = read(place, task, classes, dtype, attention)
     _draw(model, fresh, seed)
     model = prepare(model, trained=fresh, checkpointing=checkpointing)
     if task == "causal":
@@ -105,7 +105,7 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
         model.get_parameter(name).requires_grad_()
     config: Any = model.config
     config.use_cache = config.get_text_config().use_cache = False
-    if config.get_text_config().pad_token_id is None:
+    if _is_named_classifier(model) and config.get_text_config().pad_token_id is None:
         config.get_text_config().pad_token_id = 0  # without one, a classifier refuses batches; ``inputs`` pads by it
     if checkpointing:
         _checkpoint(model)
@@ -126,7 +126,7 @@ def is_classifier(model: nn.Module) -> bool:
     Raises:
         ModelError: it does neither.
     """
-    if type(model).__name__.endswith("ForSequenceClassification"):
+    if _is_named_classifier(model):
         return True
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(
@@ -134,6 +134,10 @@ def is_classifier(model: nn.Module) -> bool:
             "fedloru.hf.load, whose task is 'causal' or 'classify'"
         )
     return False
+
+
+def _is_named_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _check_task(task: str, classes: Sequence[str]) -> None:
@@ -145,10 +149,14 @@ def _check_task(task: str, classes: Sequence[str]) -> None:
         raise ConfigError([f"{len(classes)} classes are given, but a classifier needs 2 or more"], "the model")
 
 
-def _read(
+def read(
     place: Source, task: Task, classes: Sequence[str], dtype: torch.dtype, attention: Attention | None
 ) -> tuple[nn.Module, list[str]]:
-    """Return the model as the library makes it, and the names of the parameters that were not read."""
+    """Return the model as the library makes it, and the names of the parameters that were not read.
+
+    Raises:
+        ModelError: weights are missing.
+    """
     found = library()
     known = found.AutoConfig.from_pretrained(**place.arguments)
     auto, labels = found.AutoModelForCausalLM, {}

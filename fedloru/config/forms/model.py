@@ -65,6 +65,8 @@ class LanguageModel(_Model):
     """How attention is computed; where left out, as transformers chooses."""
     checkpointing: Flag = False
     """Whether layers are computed anew in the backward pass: less memory, a third more time."""
+    adapter: Text | None = None
+    """A folder with an adapter of PEFT, which is merged into the model before the first round."""
     trust_remote_code: Flag = False
     """Whether code that comes with the model may run here."""
 
