@@ -3,7 +3,7 @@
 ::
 
     learnt    the state of a run after a round      formats   merged and peft: written, and loaded again
-    check     the scores of both, compared          card      README.md and fedloru.json
+    checks    the scores of both, compared          cards     README.md and fedloru.json
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from fedloru.engine.loop import Run
 from fedloru.errors import ConfigError, choices
-from fedloru.exports.card import card, facts
-from fedloru.exports.check import check
+from fedloru.exports.cards import card, facts
+from fedloru.exports.checks import check
 from fedloru.exports.formats import FORMATS
 from fedloru.exports.learnt import of
 from fedloru.files import write_atomic

@@ -22,7 +22,7 @@ from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.files import write_atomic
 from fedloru.hf.base import Base, base, body_hash, weights
-from fedloru.hf.models import transposed
+from fedloru.hf.models import SHOWN, transposed
 from fedloru.hf.source import Source, library, told
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
@@ -93,10 +93,11 @@ def _check_sum(net: Net, tensors: Params, start: Params, increments: Sequence[In
     frozen = net.params.keys() - net.trainable - net.factors
     changed = [key for key in sorted(frozen) if not tree.equal({"": start[key]}, {"": tensors[key]})]
     if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ModelError(
-            f"{changed[0]} and {len(changed) - 1} other weights are not those of {name} and the {len(increments)} "
-            "increments that were merged: the method changes weights in another way, or the base was changed. "
-            f"To take the model home as it is, {MERGED}"
+            f"the weights are not those of {name} and the {len(increments)} increments that were merged: the method "
+            f"changes them in another way, or the base was changed. To take the model home as it is, {MERGED}. They "
+            f"differ in {', '.join(changed[:SHOWN])}{more}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from fedloru.engine.folder import CONFIG
-from fedloru.exports.check import Check
+from fedloru.exports.checks import Check
 from fedloru.exports.formats import Written
 from fedloru.exports.learnt import Learnt
 

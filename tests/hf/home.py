@@ -1,0 +1,121 @@
+"""Runs of tiny models that come from a folder, and what they took home as the library alone loads it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedloru import hf, methods
+from fedloru.data import Dataset, Partition
+from fedloru.engine.folder import RunFolder
+from fedloru.engine.loop import Run
+from fedloru.engine.plan import Plan
+from fedloru.hf.losses import inputs
+from fedloru.method import Method
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+from tests.engine.cohort import jobs
+from tests.hf.tiny import FAMILIES, texts
+
+CLASSES = ("ham", "spam", "eggs")
+ADAMW = Recipe("adamw", lr=0.02, batch_size=4, epochs=1)
+
+
+def base(family: str, folder: Path, seed: int = 1) -> Path:
+    """Save a model that nobody has made ready, once; a classifier without its head."""
+    import transformers
+
+    if folder.exists():
+        return folder
+    transformers.utils.logging.disable_progress_bar()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made: Any = FAMILIES[family](transformers)
+    (made.base_model if family == "bert" else made).save_pretrained(folder)
+    return folder
+
+
+def loaded(family: str, folder: Path, **settings: Any) -> torch.nn.Module:
+    """Load it as a run does."""
+    if family == "bert":
+        settings |= {"task": "classify", "classes": CLASSES}
+    return hf.load(str(base(family, folder)), **settings)
+
+
+def net(family: str, folder: Path, *, rank: int = 2, targets: list[str] | None = None, **settings: Any) -> Net:
+    """Return it with factors."""
+    return hf.attach(loaded(family, folder, **settings), rank=rank, alpha=3.0, targets=targets)
+
+
+def plan(family: str, made: Net, method: Method | None = None, rounds: int = 4, **settings: Any) -> Plan:
+    """Return a run with a merge in each of the first three rounds and none in the last."""
+    data = texts(family)
+    dataset = Dataset("texts", data, data, CLASSES if family == "bert" else ())
+    partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
+    method = method or methods.fedloru(tau=[1, 2, 3])
+    usual = {"recipe": ADAMW, "checkpoint_every": 1, "diagnostics": False}
+    return Plan(made, method, dataset, partition, rounds, 3, **(usual | settings))
+
+
+def trained(made: Plan, folder: Path) -> Run:
+    """Train it, with a run folder."""
+    run = Run(made, RunFolder.create(folder, {}, {}, imported=made.net.imported))
+    list(run)
+    return run
+
+
+def logits(model: Any, family: str) -> Tensor:
+    """Return the scores of all texts, 0 where there is no token."""
+    data = texts(family)
+    with torch.no_grad():
+        scores: Tensor = model.eval()(**inputs(data)).logits
+    if scores.ndim < 3:
+        return scores
+    real = torch.arange(scores.shape[1]) < data["length"][:, None]
+    return scores * real[:, :, None]
+
+
+def auto(family: str) -> Any:
+    """Return the class of the library that loads models of the family."""
+    import transformers
+
+    return transformers.AutoModelForSequenceClassification if family == "bert" else transformers.AutoModelForCausalLM
+
+
+def with_peft(family: str, folder: Path, adapter: Path, dtype: Any = torch.float32) -> Any:
+    """Load an adapter beside its base, by PEFT and transformers alone."""
+    import peft
+
+    labels = {"num_labels": len(CLASSES)} if family == "bert" else {}
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        plain = auto(family).from_pretrained(folder, dtype=dtype, **labels)
+        return peft.PeftModel.from_pretrained(plain, adapter)
+
+
+def quiet() -> Any:
+    """Keep the library from reporting the head that it draws."""
+    from fedloru.hf.source import Source, told
+
+    return told(Source(""), "")
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "fedlora": methods.fedlora,
+    "fedloru-keep": lambda: methods.fedloru(tau=2, reset="keep"),
+    "fedloru-exact": lambda: methods.fedloru(tau=2, accumulate="exact", accumulate_rank=3),
+    "pfedloru": lambda: methods.METHODS["pfedloru"](tau=2),
+    "mfedloru": lambda: methods.METHODS["mfedloru"](tau=2),
+    "ffalora": methods.ffalora,
+    "rolora": methods.rolora,
+    "flora": methods.flora,
+    "fedex": methods.fedex,
+    "flexlora": methods.flexlora,
+    "fedmud": lambda: methods.fedmud(interval=2),
+}
+"""Methods whose models are W₀, increments and factors."""
