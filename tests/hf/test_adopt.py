@@ -242,3 +242,22 @@ def test_the_factors_are_kept_as_they_came(tmp_path: Path) -> None:
     assert scales["model.embed_tokens.weight"] == (4, 6 / 4)
     whole = lowrank.together([net.imported])
     assert {site.scale for site in whole.sites} == {1.0}
+
+
+def test_a_head_that_comes_along_takes_the_place_of_the_models_own_and_is_trained_on(tmp_path: Path) -> None:
+    """Here of a base whose head is for the same classes, so that it would have stayed frozen."""
+    first = home.trained(home.plan("bert", home.net("bert", tmp_path / "base"), rounds=1), tmp_path / "first")
+    fl.export(first, tmp_path / "whole")
+
+    def net() -> fl.Net:
+        return fl.hf.attach(fl.hf.load(str(tmp_path / "whole"), task="classify", classes=home.CLASSES), rank=2)
+
+    fl.export(home.trained(home.plan("bert", net()), tmp_path / "run"), tmp_path / "adapter", format="peft")
+    same = fl.hf.adopt(net(), tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["base_model.model.classifier.weight"] += 1
+    safetensors.torch.save_file(tensors, path)
+    other = fl.hf.adopt(net(), tmp_path / "adapter")
+    assert same.trainable == same.factors and other.trainable - other.factors == {"classifier.weight"}
+    assert torch.equal(other.params["classifier.weight"], tensors["base_model.model.classifier.weight"])
