@@ -8,8 +8,7 @@
     methods  methods                            rank    rank
     align    align                              studied what rank and align share
     spectra  how rank shows what it found       agreed  how align does
-    bar      the progress of both
-    export   export
+    bar      the progress of both      export  export
 """
 
 import sys

@@ -106,6 +106,7 @@ def _use(told: dict[str, Any]) -> str:
             f"from transformers import {kind}",
             "",
             f"base = {kind}.from_pretrained({base['name']!r}{revision}{labels})",
+            *([f"base.config.pad_token_id = {base['pad']}"] if base["pad"] is not None else []),
             'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         ]
     listed = f"\nClasses, in order: {', '.join(told['classes'])}.\n" if told["classes"] else ""

@@ -73,7 +73,8 @@ def save_adapter(
     _write(folder, short, kept, _config(net, short.sites, heads, origin), net)
     loaded = _load(model, folder)
     ranks = {site.weight: site.rank for site in short.sites}
-    known = origin.table | {"hash": body_hash(net, start), "classes": list(origin.classes)}
+    padding = model.config.get_text_config().pad_token_id if origin.task == "classify" else None
+    known = origin.table | {"hash": body_hash(net, start), "classes": list(origin.classes), "pad": padding}
     return Adapter(loaded, _computed(net, start, short, kept), known, ranks, errors)
 
 

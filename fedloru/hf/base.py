@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedloru import tree
 from fedloru.errors import ModelError
-from fedloru.hf.models import Task, is_classifier, read, transposed
+from fedloru.hf.models import Task, is_classifier, pad, read, transposed
 from fedloru.hf.source import Source, check_weights, source, told
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -34,7 +34,9 @@ class Base(NamedTuple):
         place = place or self.place
         check_weights(place)
         with told(place, "the model"), torch.random.fork_rng(devices=[]):
-            return read(place, self.task, self.classes, self.dtype, self.attention)[0].eval()
+            model, _ = read(place, self.task, self.classes, self.dtype, self.attention)
+        pad(model)
+        return model.eval()
 
     @property
     def table(self) -> dict[str, Any]:

@@ -105,11 +105,17 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
         model.get_parameter(name).requires_grad_()
     config: Any = model.config
     config.use_cache = config.get_text_config().use_cache = False
-    if _is_named_classifier(model) and config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = 0  # without one, a classifier refuses batches; ``inputs`` pads by it
+    pad(model)
     if checkpointing:
         _checkpoint(model)
     return model
+
+
+def pad(model: Any) -> None:
+    """Name a token that a classifier takes for padding where none is named, since it refuses batches without one."""
+    config = model.config.get_text_config()
+    if _is_named_classifier(model) and config.pad_token_id is None:
+        config.pad_token_id = 0
 
 
 def transposed(model: nn.Module) -> tuple[str, ...]:

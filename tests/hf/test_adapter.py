@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,22 @@ def test_a_head_that_was_kept_goes_along(tmp_path: Path) -> None:
     assert settings["modules_to_save"] == ["classifier"] and settings["task_type"] == "SEQ_CLS"
     got = home.logits(home.with_peft("bert", tmp_path / "whole", tmp_path / "out"), "bert")
     assert float((got - home.logits(run.model(), "bert")).abs().max()) < 1e-5
+
+
+def test_a_causal_model_made_a_classifier_is_taken_home_with_its_padding(tmp_path: Path) -> None:
+    """GPT-2 names none, and refuses batches without; the lines of the card load it."""
+    folder = home.base("gpt2", tmp_path / "base")
+    net = fl.hf.attach(fl.hf.load(str(folder), task="classify", classes=home.CLASSES), rank=2)
+    run = home.trained(home.plan("bert", net), tmp_path / "run")
+    expected = home.logits(run.model(), "bert")
+    for format in ("merged", "peft"):
+        fl.export(run, tmp_path / format, format=format)
+        (code,) = re.findall(r"## Use\n\n```python\n(.*?)```", (tmp_path / format / "README.md").read_text(), re.DOTALL)
+        names: dict[str, Any] = {}
+        with home.quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(code.replace("THIS FOLDER", str(tmp_path / format)), names)
+        assert float((home.logits(names["model"], "bert") - expected).abs().max()) < 1e-5
 
 
 def test_a_layer_with_factors_and_a_trained_bias_is_refused(tmp_path: Path) -> None:
