@@ -22,7 +22,7 @@ from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.hf.adapter import CONFIG, PREFIX, WEIGHTS
 from fedloru.hf.base import body_hash, class_names
-from fedloru.hf.models import is_classifier
+from fedloru.hf.models import SHOWN, is_classifier
 from fedloru.hf.source import PICKLED
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
@@ -45,6 +45,8 @@ OTHERS = {
     "megatron_config": "layers of Megatron",
 }
 """Settings of PEFT with which an adapter is something else than factors, and what."""
+USUAL_ALPHA = 8
+"""PEFT's."""
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Ways to draw factors that leave the base as it is."""
 FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
@@ -70,9 +72,10 @@ def adopt(net: Net, folder: str | Path) -> Net:
     if net.imported is not None:
         raise ModelError(f"the model has an adapter merged already, and {folder} would be a second: take one of them")
     found = _read(folder)
-    problems = [*_other_kinds(found), *_strangers(net, found), *_other_base(net, folder)]
+    problems = [*_other_kinds(found.config)] or [*_strangers(net, found), *_other_base(net, folder)]
     if problems:
-        raise ModelError(f"the adapter in {folder} cannot be taken: {'; '.join(problems)}")
+        more = f"; and {len(problems) - SHOWN} more of the kind" if len(problems) > SHOWN else ""
+        raise ModelError(f"the adapter in {folder} cannot be taken: {'; '.join(problems[:SHOWN])}{more}")
     whole = _increment(net, found)
     heads = tree.cast_like(found.rest, net.params)
     changed = {key for key, value in heads.items() if not value.equal(net.params[key])}
@@ -129,15 +132,13 @@ def _scale(found: _Found, layer: str, a: Tensor) -> float:
     """Return α/r, or α/√r where the adapter is rank-stabilised; a pattern for the layer goes before the usual α."""
     patterns = found.config.get("alpha_pattern") or {}
     own = [alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)]
-    alpha = float(own[0] if own else found.config["lora_alpha"])
+    alpha = float(own[0] if own else found.config.get("lora_alpha", USUAL_ALPHA))
     return alpha / (math.sqrt(len(a)) if found.config.get("use_rslora") else len(a))
 
 
-def _other_kinds(found: _Found) -> Iterator[str]:
-    config = found.config
+def _other_kinds(config: dict[str, Any]) -> Iterator[str]:
     if (kind := config["peft_type"]) != "LORA":
         yield f"it is of the type {kind}, and only LORA can be merged"
-        return
     for key, what in OTHERS.items():
         if config.get(key):
             yield f"it has {key}, {what}"

@@ -10,10 +10,9 @@ from torch import nn
 
 from fedloru import net as nets
 from fedloru.errors import ModelError
-from fedloru.hf.base import described as _as
-from fedloru.hf.base import is_remote, revision
+from fedloru.hf.base import described, is_remote, revision
 from fedloru.hf.models import tokenizer, transposed
-from fedloru.hf.source import Source, library, source, told
+from fedloru.hf.source import Source, library, quiet, source
 from fedloru.net import Net
 from fedloru.tree import Params
 
@@ -31,7 +30,7 @@ def save_merged(net: Net, tensors: Params, folder: Path) -> None:
             "it: export an adapter, with the format peft"
         )
     whole: Any = plain(nets.load(net, tensors))
-    with told(Source(str(folder)), "the merged model"):
+    with quiet():
         whole.save_pretrained(folder)
         if (words := _tokenizer(model)) is not None:
             words.save_pretrained(folder)
@@ -43,14 +42,14 @@ def load_merged(net: Net, folder: Path) -> nn.Module:
     Raises:
         ModelError: it cannot be loaded.
     """
-    model: nn.Module = _as(net, Source("")).load(Source(str(folder)))
+    model: nn.Module = described(net, Source("")).load(Source(str(folder)))
     return model
 
 
 def named_base(net: Net) -> dict[str, Any]:
     """Return what is told of the model that ``net`` was made from; its name is "" where it was made in memory."""
     model: Any = net.model
-    return _as(net, Source(model.name_or_path, revision(model))).table
+    return described(net, Source(model.name_or_path, revision(model))).table
 
 
 def plain(model: nn.Module) -> nn.Module:

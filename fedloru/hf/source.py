@@ -104,22 +104,30 @@ def library(name: str = "transformers") -> Any:
 
 
 @contextmanager
-def told(source: Source, what: str) -> Iterator[None]:
-    """Say in one sentence, and without the library's own reports and bars, why ``what`` cannot be loaded.
-
-    Raises:
-        ModelError: the library refused.
-    """
+def quiet() -> Iterator[None]:
+    """Keep the library from its own reports and bars."""
     logging = library("transformers.utils.logging")
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{what} of {source.name} cannot be loaded: {said}") from error
     finally:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def told(source: Source, what: str) -> Iterator[None]:
+    """Say in one sentence, and without the library's own reports and bars, why ``what`` cannot be loaded.
+
+    Raises:
+        ModelError: the library refused.
+    """
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{what} of {source.name} cannot be loaded: {said}") from error

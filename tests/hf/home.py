@@ -16,6 +16,7 @@ from fedloru.engine.folder import RunFolder
 from fedloru.engine.loop import Run
 from fedloru.engine.plan import Plan
 from fedloru.hf.losses import inputs
+from fedloru.hf.source import quiet
 from fedloru.method import Method
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -96,13 +97,6 @@ def with_peft(family: str, folder: Path, adapter: Path, dtype: Any = torch.float
         warnings.simplefilter("ignore")
         plain = auto(family).from_pretrained(folder, dtype=dtype, **labels)
         return peft.PeftModel.from_pretrained(plain, adapter)
-
-
-def quiet() -> Any:
-    """Keep the library from reporting the head that it draws."""
-    from fedloru.hf.source import Source, told
-
-    return told(Source(""), "")
 
 
 METHODS: dict[str, Callable[[], Method]] = {

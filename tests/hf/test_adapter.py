@@ -17,6 +17,7 @@ from fedloru import lowrank, methods
 from fedloru import net as nets
 from fedloru.errors import ModelError, RunFolderError
 from fedloru.exports.learnt import of
+from fedloru.hf.source import quiet
 from tests.hf import home
 from tests.hf.tiny import FAMILIES
 
@@ -158,7 +159,7 @@ def test_a_causal_model_made_a_classifier_is_taken_home_with_its_padding(tmp_pat
         fl.export(run, tmp_path / format, format=format)
         (code,) = re.findall(r"## Use\n\n```python\n(.*?)```", (tmp_path / format / "README.md").read_text(), re.DOTALL)
         names: dict[str, Any] = {}
-        with home.quiet(), warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(code.replace("THIS FOLDER", str(tmp_path / format)), names)
         assert float((home.logits(names["model"], "bert") - expected).abs().max()) < 1e-5
