@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import torch
 import fedloru as fl
 from fedloru import lowrank
 from fedloru.engine import increments
-from fedloru.errors import ModelError
 from tests.hf import home
 from tests.hf.tiny import FAMILIES
 
@@ -108,128 +105,11 @@ def foreign(family: str, tmp_path: Path, **settings: Any) -> Any:
     return model
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "DoRA": ({"use_dora": True}, "it has use_dora, DoRA, whose update is no product of two factors"),
-    "bias": ({"bias": "lora_only"}, "trained biases"),
-    "biases of factors": ({"lora_bias": True}, "biases of factors"),
-    "another type": ({"peft_type": "IA3"}, "it is of the type IA3, and only LORA can be merged"),
-    "a start that changes the base": ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes"),
-    "rows of an embedding": ({"trainable_token_indices": [1, 2]}, "rows of an embedding"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_plain_lora_is_refused(name: str, tmp_path: Path) -> None:
-    foreign("llama", tmp_path)
-    changes, told = REFUSED[name]
-    path = tmp_path / "adapter" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ModelError, match=told):
-        adopted("llama", tmp_path)
-
-
-def grown(tensors: dict[str, torch.Tensor]) -> None:
-    key = next(key for key in tensors if key.endswith("1.self_attn.q_proj.lora_B.weight"))
-    tensors[key] = torch.cat([tensors[key], tensors[key]])
-
-
-def halved(tensors: dict[str, torch.Tensor]) -> None:
-    del tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]
-
-
-def elsewhere(tensors: dict[str, torch.Tensor]) -> None:
-    for letter in "AB":
-        key = f"base_model.model.model.layers.{{}}.self_attn.q_proj.lora_{letter}.weight"
-        tensors[key.format(7)] = tensors.pop(key.format(0))
-
-
-def copied(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["base_model.model.model.norm.weight"] = torch.zeros(16)
-
-
-def dora(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = torch.zeros(16)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (grown, r"layers\.1\.self_attn\.q_proj is 16 × 16 in the model, and its factors are 32 × 2 and 2 × 16"),
-        (halved, "it has only lora_B of model.layers.0.self_attn.q_proj"),
-        (elsewhere, "the model has no layer model.layers.7.self_attn.q_proj"),
-        (copied, "whole copy of model.norm.weight, and only heads of classifiers are taken whole"),
-        (dora, "the model has no model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_what_the_model_has_no_place_for_is_refused(
-    change: Callable[[dict[str, torch.Tensor]], None], told: str, tmp_path: Path
-) -> None:
-    foreign("llama", tmp_path)
-    path = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    change(tensors)
-    safetensors.torch.save_file(tensors, path)
-    with pytest.raises(ModelError, match=told):
-        adopted("llama", tmp_path)
-
-
-def test_another_base_of_the_same_shapes_is_refused_by_its_hash(tmp_path: Path) -> None:
-    exported("llama", tmp_path)
-    home.base("llama", tmp_path / "other", seed=2)
-    with pytest.raises(
-        ModelError, match=r"it is for .*base, whose weights have the hash [0-9a-f]{32}; those of the mod"
-    ):
-        fl.hf.adopt(home.net("llama", tmp_path / "other"), tmp_path / "adapter")
-
-
 def test_another_type_of_weights_is_taken_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exported("llama", tmp_path)
     with caplog.at_level(logging.WARNING, "fedloru"):
         adopted("llama", tmp_path, dtype=torch.bfloat16)
     assert "in float32, here in bfloat16: the bits of weights are not compared" in caplog.text
-
-
-def test_other_classes_are_refused(tmp_path: Path) -> None:
-    exported("bert", tmp_path)
-    other = fl.hf.load(str(tmp_path / "base"), task="classify", classes=["spam", "ham", "eggs"])
-    with pytest.raises(ModelError, match="its classes are ham, spam, eggs, and those of the data are spam, ham, eggs"):
-        fl.hf.adopt(fl.hf.attach(other, rank=2), tmp_path / "adapter")
-    fewer = fl.hf.load(str(tmp_path / "base"), task="classify", classes=["spam", "ham"])
-    with pytest.raises(ModelError, match=r"classifier\.weight is 2 × 16 in the model and 3 × 16 in the adapter"):
-        fl.hf.adopt(fl.hf.attach(fewer, rank=2), tmp_path / "adapter")
-
-
-def test_an_adapter_of_a_tied_weight_is_refused(tmp_path: Path) -> None:
-    folder = exported("gpt2", tmp_path)
-    path = folder / "adapter_model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    tensors["base_model.model.lm_head.lora_A.weight"] = torch.zeros(1, 16)
-    tensors["base_model.model.lm_head.lora_B.weight"] = torch.zeros(60, 1)
-    safetensors.torch.save_file(tensors, path)
-    with pytest.raises(ModelError, match=r"lm_head\.weight is tied, and a change of it would change every owner"):
-        adopted("gpt2", tmp_path)
-
-
-def test_folders_without_an_adapter_are_refused(tmp_path: Path) -> None:
-    net = home.net("llama", tmp_path / "base")
-    with pytest.raises(ModelError, match=r"has no adapter_config\.json, so it holds no adapter"):
-        fl.hf.adopt(net, tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors: have whoever made it save it anew"):
-        fl.hf.adopt(net, tmp_path)
-    (tmp_path / "adapter_model.bin").write_bytes(b"not read")
-    with pytest.raises(ModelError, match=r"adapter_model\.bin, a pickle, which can run any code"):
-        fl.hf.adopt(net, tmp_path)
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"not read")
-    with pytest.raises(ModelError, match="cannot be read: JSONDecodeError"):
-        fl.hf.adopt(net, tmp_path)
-
-
-def test_a_second_adapter_is_refused(tmp_path: Path) -> None:
-    exported("llama", tmp_path)
-    with pytest.raises(ModelError, match="has an adapter merged already"):
-        fl.hf.adopt(adopted("llama", tmp_path), tmp_path / "adapter")
 
 
 def test_the_factors_are_kept_as_they_came(tmp_path: Path) -> None:
