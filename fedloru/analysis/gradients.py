@@ -69,8 +69,9 @@ def check(whole: Objective, clients: int, top: int) -> None:
 def eigenspace(server: Objective, found: Sequence[Params], top: int, seed: int, tell: Callable[[], object]) -> Record:
     """Return how gradients lie to the span of the top eigenvectors of the server's Hessian; ``tell`` hears of products.
 
-    ``shares`` are those of each gradient in that span; ``overlap`` says how far the span of all gradients holds it.
-    There are fewer eigenvectors than ``top`` where not all converge.
+    ``shares`` are those of each gradient in that span. ``overlap`` is the mean cos² of the principal angles between it
+    and the span of all gradients: 1 if one holds the other. There are fewer eigenvectors than ``top`` where not all
+    converge.
     """
     matrix = curvature(server, "hessian")
 

@@ -100,8 +100,8 @@ def _curvature(space: Record, clients: int) -> Iterator[str]:
         f"{units.percent(max(shares))} at most; by chance {_small(space['share_by_chance'])}."
     )
     yield (
-        f"The span of the {clients} gradients holds {units.percent(space['overlap'])} of these eigenvectors; "
-        f"by chance {_small(space['overlap_by_chance'])}."
+        f"The span of the {clients} gradients overlaps that of these eigenvectors by {units.percent(space['overlap'])} "
+        f"(100 %: one holds the other); by chance {_small(space['overlap_by_chance'])}."
     )
 
 

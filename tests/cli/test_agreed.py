@@ -31,6 +31,15 @@ def test_two_clients_have_no_errors_and_no_verdict() -> None:
     assert list(verdicts(figures(row(1, 0.5, None), row(None, 0.0, None), clients=2))) == []
 
 
+def test_a_span_of_fewer_gradients_than_eigenvectors_is_not_said_to_hold_them() -> None:
+    """Three gradients hold 3 of 10 eigenvectors at most, however far the two spans overlap."""
+    known = {"eigenvalues": [1.0] * 10, "parameters": 5000, "shares": [0.2, 0.4, 0.6]}
+    space = known | {"share_by_chance": 0.002, "overlap": 0.84, "overlap_by_chance": 0.002}
+    *_, shares, overlap = verdicts(figures(row(1, 0.0), row(None, 0.0)) | {"eigenspace": space})
+    assert "The 10 top eigenvectors of the server's Hessian, of 5,000 dimensions, hold 40.0 %" in shares
+    assert overlap.startswith("The span of the 3 gradients overlaps that of these eigenvectors by 84.0 % (100 %: one")
+
+
 def test_the_table_fits_a_narrow_terminal() -> None:
     console = Console(width=80)
     rows = (row(128, -0.0001), row(None, 0.0))
