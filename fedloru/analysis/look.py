@@ -91,9 +91,9 @@ def logarithmic(axes: Axes, which: str) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}"))
 
 
-def legend(axes: Axes, columns: int = 2) -> None:
+def legend(axes: Axes, columns: int = 2, title: str | None = None) -> None:
     """Put the legend above the panel, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, title=title)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -77,7 +77,8 @@ def spectra(records: Sequence[Record]) -> Figure:
     axes.set(xlabel="size of an eigenvalue (dotted: negative)", ylabel="eigenvalues beyond")
     logarithmic(axes, "xy")
     axes.set_ylim(bottom=0.5)  # a node of a quadrature may stand for less than one eigenvalue
-    legend(axes, 2)
+    some = f"the first {len(COLOURS)} of {len(records)} losses" if len(records) > len(COLOURS) else None
+    legend(axes, 2, some)
     return figure
 
 
@@ -128,13 +129,16 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
 
 @look()
 def compared(rows: Sequence[matrices.Compared]) -> Figure:
-    """Draw measured stable ranks against those that the random-matrix model predicts; on the line they agree."""
+    """Draw measured stable ranks against those that the random-matrix model predicts, by n; on the line they agree."""
     figure, (axes,) = panels(1, 2.8)
     told, seen = [row.predicted for row in rows], [row.measured for row in rows]
     ends = [min(told + seen) / 1.2, max(told + seen) * 1.2]
     axes.plot(ends, ends, color=style.MUTED, linewidth=0.8, linestyle="--")
     axes.plot(told, seen, "o", color=style.BLUE)
-    axes.set(xlim=ends, ylim=ends, xlabel="stable rank, predicted", ylabel="stable rank, measured")
+    for row in rows:
+        below: dict[str, Any] = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "fontsize": 6}
+        axes.annotate(f"{row.examples:,}", (row.predicted, row.measured), **below)
+    axes.set(xlim=ends, ylim=ends, xlabel="stable rank, predicted (below each: n)", ylabel="stable rank, measured")
     logarithmic(axes, "xy")
     return figure
 

@@ -99,6 +99,18 @@ def test_spectra_count_eigenvalues_from_the_tail() -> None:
     assert list(negative.get_xdata()) == [0.2] and list(negative.get_ydata()) == pytest.approx([2])
 
 
+def test_spectra_say_what_they_leave_out() -> None:
+    for count, told in ((6, ""), (8, "the first 6 of 8 losses")):
+        (axes,) = pictures.spectra([record(f"client {k}", 40, 9.0) for k in range(count)]).axes
+        assert axes.get_legend().get_title().get_text() == told
+        assert len(axes.lines) == 12
+
+
+def test_compared_stable_ranks_name_their_examples() -> None:
+    (axes,) = PICTURES["compared"]().axes
+    assert {text.get_text(): text.xy for text in axes.texts} == {"10": (6.0, 5.0), "90": (2.5, 2.0)}
+
+
 def test_alignment_has_its_band_and_the_whole_gradients_as_a_line() -> None:
     (axes,) = pictures.alignment({"fc1": AGREEMENTS}).axes
     assert list(axes.containers[0].lines[0].get_ydata()) == [1, 0.5, 0.25]
