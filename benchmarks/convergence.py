@@ -1,10 +1,10 @@
-"""How fast the gradient of the whole problem vanishes where the usual assumptions hold: FedAvg against FedLoRU.
+"""How fast the gradient of the whole problem vanishes where the usual assumptions nearly hold: FedAvg against FedLoRU.
 
     python benchmarks/convergence.py [--quick] [--seeds 5] [--out benchmarks/results/convergence] [--pictures DIR]
 
-Two smooth problems with bounded gradient noise, over 20 clients, 10 a round, 5 local steps each. *Regression*:
-y = W_k x + noise, where W_k is W* of rank 2 and a little of each client's own; the optimum over all examples is known
-in closed form. *Network*: the digits of scikit-learn and a perceptron with tanh, under label skew.
+Two smooth problems, whose gradient noise is bounded along a bounded run, over 20 clients, 10 a round, 5 local steps
+each. *Regression*: y = W_k x + noise, where W_k is W* of rank 2 and a little of each client's own; the optimum over all
+examples is known in closed form. *Network*: the digits of scikit-learn and a perceptron with tanh, under label skew.
 
 Theory ties the step size to the horizon: for every number of rounds T a run of its own is made with lr ∝ 1/√T, and the
 mean of ‖∇f(W_t)‖² over t < T is set against T on log-log axes. f is the loss over the examples of all clients, and ∇ is
