@@ -15,7 +15,8 @@ from fedloru.analysis.objective import Objective, batches, losses
 from fedloru.errors import ModelError
 
 KINKED = frozenset(
-    {"relu", "relu_", "relu6", "leaky_relu", "prelu", "hardtanh", "abs", "hardswish", "hardsigmoid"}
+    {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "hardtanh", "hardswish", "hardsigmoid"}
+    | {"abs", "clamp", "clamp_", "clip", "maximum", "minimum", "threshold", "softshrink", "hardshrink"}
     | {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
 )
 """Functions of torch, by name, whose derivative jumps."""

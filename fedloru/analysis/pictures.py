@@ -96,6 +96,7 @@ def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
         axes.fill_between(ranks, [-width for width in band], band, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="rank (dashed: whole gradients)", ylabel="mean cosine of two clients")
     logarithmic(axes, "x")
+    axes.set_xticks(drawn := sorted({row.rank for rows in found.values() for row in rows if row.rank}), map(str, drawn))
     axes.axhline(0, color=style.MUTED, linewidth=0.6)
     legend(axes, 3)
     return figure

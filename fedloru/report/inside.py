@@ -12,11 +12,12 @@ from fedloru.report import style
 from fedloru.report.plots import column, line, ticks
 from fedloru.report.records import Records
 
-STRIPS = {
-    "effective_rank_total": "W<sub>t</sub> − W<sub>0</sub>",
-    "effective_rank_increment": "increment",
-    "effective_rank_client": "one client",
+RANKS = {
+    "effective": "the effective rank, the exponential of the entropy of the singular values,",
+    "stable": "the stable rank, the squares of all singular values over that of the largest,",
 }
+"""The kinds of rank that are noted, and what they are."""
+STRIPS = {"total": "W<sub>t</sub> − W<sub>0</sub>", "increment": "increment", "client": "one client"}
 OVERLAPS = {"overlap_columns": "columns", "overlap_rows": "rows"}
 BEFORE, AFTER = "loss_before_merge", "loss_after_merge"
 AROUND_MERGES = "loss around a merge"
@@ -24,30 +25,42 @@ AROUND_MERGES = "loss around a merge"
 
 def measured(records: Records) -> list[str]:
     """Return the sites whose ranks were measured, the largest rank first."""
+    fields = _fields("effective")
     latest = {
-        site: max(values.get(field, 0.0) for field in STRIPS)
+        site: max(values.get(field, 0.0) for field in fields)
         for row in records.rounds
         for site, values in row.get("sites", {}).items()
-        if values.keys() & STRIPS.keys()
+        if values.keys() & fields.keys()
     }
     return sorted(latest, key=lambda site: -latest[site])
 
 
-def caption(records: Records) -> str:
+def kinds(records: Records) -> list[str]:
+    """Return the kinds of rank that were measured."""
+    known = {field for row in records.rounds for values in row.get("sites", {}).values() for field in values}
+    return [kind for kind in RANKS if known & _fields(kind).keys()]
+
+
+def caption(records: Records, kind: str = "effective") -> str:
     """Return what ``ranks`` draws, and what it leaves out."""
     sites, most = len(measured(records)), len(style.CLASSES)
     shown = f"The {most} of {sites} sites of the largest rank" if sites > most else "Each site"
     of = "of all that was learned, of each increment, and of what one client of a round changed"
-    return f"{shown}: the effective rank, the exponential of the entropy of the singular values, {of}."
+    return f"{shown}: {RANKS[kind]} {of}."
 
 
-def ranks(records: Records) -> go.Figure:
-    """Draw effective ranks, a line a site in a strip for each matrix; bars if all were measured only once."""
+def ranks(records: Records, kind: str = "effective") -> go.Figure:
+    """Draw ranks, a line a site in a strip for each matrix; bars if all were measured only once."""
     sites = measured(records)[: len(style.CLASSES)]
-    fields = [field for field in STRIPS if any(_series(records, site, field) for site in sites)]
+    fields = {f: title for f, title in _fields(kind).items() if any(_series(records, site, f) for site in sites)}
     if all(len(_series(records, site, field)) < 2 for site in sites for field in fields):
-        return _bars(records, sites, fields)
-    return _by_site(records, sites, {field: STRIPS[field] for field in fields}).update_yaxes(rangemode="tozero")
+        return _bars(records, sites, fields, f"{kind} rank")
+    return _by_site(records, sites, fields).update_yaxes(rangemode="tozero")
+
+
+def _fields(kind: str) -> dict[str, str]:
+    """Return the names under which a kind of rank is noted, and the titles of their strips."""
+    return {f"{kind}_rank_{what}": title for what, title in STRIPS.items()}
 
 
 def compared(records: Records) -> bool:
@@ -112,12 +125,12 @@ def _series(records: Records, site: str, field: str) -> list[tuple[int, float]]:
     return [(round, value) for round, value in found if value is not None]
 
 
-def _bars(records: Records, sites: Sequence[str], fields: Sequence[str]) -> go.Figure:
-    of = f" of {STRIPS[fields[0]]}" if len(fields) == 1 else ""
-    figure = style.figure(f"effective rank{of}", "", height=100 + 24 * len(sites) * len(fields))
-    for field, colour in zip(fields, (style.BLUE, style.VERMILLION, style.GREEN), strict=False):
+def _bars(records: Records, sites: Sequence[str], fields: Mapping[str, str], axis: str) -> go.Figure:
+    of = f" of {next(iter(fields.values()))}" if len(fields) == 1 else ""
+    figure = style.figure(f"{axis}{of}", "", height=100 + 24 * len(sites) * len(fields))
+    for (field, title), colour in zip(fields.items(), (style.BLUE, style.VERMILLION, style.GREEN), strict=False):
         last = {_short(site): found[-1][1] for site in sites if (found := _series(records, site, field))}
-        bar = go.Bar(x=list(last.values()), y=list(last), name=STRIPS[field], orientation="h", marker_color=colour)
+        bar = go.Bar(x=list(last.values()), y=list(last), name=title, orientation="h", marker_color=colour)
         figure.add_trace(bar.update(hovertemplate="%{y}: %{x:.2f}"))
     figure.update_layout(hovermode="closest", showlegend=len(fields) > 1, bargap=0.3)
     return figure.update_yaxes(autorange="reversed", showgrid=False)

@@ -114,8 +114,9 @@ def _learning(records: Records) -> Iterator[str]:
 def _inside(records: Records) -> Iterator[str]:
     from fedloru.report import inside
 
-    if inside.measured(records):
-        yield _figure("Ranks", inside.ranks(records), inside.caption(records), wide=True)
+    for kind in inside.kinds(records):
+        title = f"{kind.capitalize()} ranks"
+        yield _figure(title, inside.ranks(records, kind), inside.caption(records, kind), wide=True)
     if inside.compared(records):
         caption = "How far the column and row spaces of an increment are those of the one before: 0 by chance, 1 equal."
         yield _figure("Increments", inside.overlaps(records), caption, wide=True)

@@ -8,6 +8,14 @@ def test_ranks_have_a_line_a_site_the_largest_first(records: Records) -> None:
     assert set(increments[1].y) == {3.0}
 
 
+def test_stable_ranks_are_drawn_apart_where_they_were_measured(records: Records) -> None:
+    assert inside.kinds(records) == ["effective", "stable"]
+    assert list(inside.ranks(records, "stable").data[0].y) == [2 * t / 9 for t in (10, 20, 30, 40, 50)]
+    assert "the stable rank, the squares" in inside.caption(records, "stable")
+    old = [row | {"sites": {"fc1.weight": {"effective_rank_total": 4.0}}} for row in records.rounds]
+    assert inside.kinds(records._replace(rounds=old)) == ["effective"]
+
+
 def test_of_many_sites_the_largest_are_drawn(records: Records) -> None:
     sites = {f"layer{n}.weight": {"effective_rank_total": float(n)} for n in range(30)}
     many = records._replace(rounds=[row | {"sites": sites} for row in records.rounds])
