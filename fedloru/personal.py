@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 
 from fedloru.data import Examples
-from fedloru.evaluate import evaluate, shared_model
+from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import Method, Profile, State
 from fedloru.net import Net, constants
 from fedloru.tree import Params
 
 
 class Spread(NamedTuple):
-    """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (one client at least)."""
+    """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (one client at least).
+
+    ``loss`` is the mean over clients of their mean losses, in nats a unit.
+    """
 
     mean: float
     std: float
     bottom_decile: float
     clients: int
+    loss: float
 
 
 def personal_model(net: Net, method: Method, state: State, own: Params, profile: Profile) -> Params:
@@ -46,22 +50,23 @@ def personal_scores(
     """
     shared = shared_model(net, method, state)
     kept = {client: own(client) for client, _, _ in tests}
-    scores: dict[str, list[float]] = {"shared": [], "personal": []}
+    scores: dict[str, list[Score]] = {"shared": [], "personal": []}
     for client, rows, profile in tests:
         batch = {key: value[rows.to(value.device)] for key, value in data.items()}
-        common = evaluate(net, shared, batch).accuracy
+        common = evaluate(net, shared, batch)
         scores["shared"].append(common)
         if kept[client]:
             mine = personal_model(net, method, state, kept[client], profile)
-            common = evaluate(net, mine, batch).accuracy
+            common = evaluate(net, mine, batch)
         scores["personal"].append(common)
     if not any(kept.values()):
         del scores["personal"]
     return {name: spread(values) for name, values in scores.items()}
 
 
-def spread(accuracies: Sequence[float]) -> Spread:
-    """Return the spread of ``accuracies``, one a client."""
-    values = torch.tensor(sorted(accuracies), dtype=torch.float64)
+def spread(scores: Sequence[Score]) -> Spread:
+    """Return the spread of ``scores``, one a client."""
+    values = torch.tensor(sorted(score.accuracy for score in scores), dtype=torch.float64)
     worst = values[: max(1, math.floor(len(values) / 10))]
-    return Spread(float(values.mean()), float(values.std(correction=0)), float(worst.mean()), len(values))
+    loss = sum(score.loss for score in scores) / len(scores)
+    return Spread(float(values.mean()), float(values.std(correction=0)), float(worst.mean()), len(values), loss)

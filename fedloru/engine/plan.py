@@ -112,12 +112,13 @@ def check(plan: Plan) -> None:
 
 
 def _no_images(plan: Plan) -> Iterator[str]:
-    shape = tuple(plan.data.train["x"].shape[1:]) if "x" in plan.data.train else None
-    asked = [name for name in ("crop", "flip") if getattr(plan.recipe, name)]
-    if asked and (shape is None or len(shape) != 3):
+    x, name = plan.data.train.get("x"), plan.data.name
+    found = f"have {' and '.join(plan.data.train)}" if x is None else f"are {tuple(x.shape[1:])}"
+    asked = [setting for setting in ("crop", "flip") if getattr(plan.recipe, setting)]
+    if asked and (x is None or x.ndim != 4):
         yield (
-            f"{' and '.join(asked)} need images (channels, height, width), but the examples of {plan.data.name!r} are "
-            f"{shape}: leave {'it' if len(asked) == 1 else 'them'} out"
+            f"{' and '.join(asked)} need images (channels, height, width), but the examples of {name!r} {found}: "
+            f"leave {'it' if len(asked) == 1 else 'them'} out"
         )
 
 

@@ -155,4 +155,7 @@ def _personal(plan: Plan, state: State, own: Callable[[int, int], Params]) -> di
     scores = personal_scores(
         plan.net, plan.method, state, plan.data.train, tests, lambda client: own(client, state.round)
     )
-    return {name: spread._asdict() for name, spread in scores.items()}
+    found = {name: spread._asdict() for name, spread in scores.items()}
+    if plan.net.unit == "token":
+        found = {name: spread | {"perplexity": perplexity(spread["loss"])} for name, spread in found.items()}
+    return found

@@ -34,6 +34,8 @@ def _personal(spreads: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str,
     for model, spread in spreads.items():
         about = f"mean of {spread['clients']:,} clients, own tests"
         yield f"{model.capitalize()} model", units.percent(spread["mean"]), about
+        if "perplexity" in spread:
+            yield "Its perplexity", units.decimal(spread["perplexity"]), "e to the mean of these clients' losses"
         yield "Its worst tenth", units.percent(spread["bottom_decile"]), "mean of these clients"
 
 

@@ -78,6 +78,13 @@ def test_a_run_trains_and_says_what_the_model_chose(family: str, tmp_path: Path)
     assert ("final_perplexity" in summary) == (family == "llama")
 
 
+def test_personal_scores_of_a_causal_model_have_a_perplexity(tmp_path: Path) -> None:
+    sections = {"method": {"name": "pfedloru"}, "partition": {"test_fraction": 0.3}}
+    row = list(api.start(configured("llama", tmp_path, **sections)))[-1]
+    for spread in (row["personal"]["shared"], row["personal"]["personal"]):
+        assert spread["perplexity"] == pytest.approx(math.exp(spread["loss"]))
+
+
 def test_a_run_from_its_own_echo_and_a_resumed_one_are_the_same(family: str, tmp_path: Path) -> None:
     first = [{**row, "seconds": 0} for row in api.start(configured(family, tmp_path))]
     echo = tomllib.loads((tmp_path / "run" / "config.toml").read_text())

@@ -12,7 +12,7 @@ from fedloru import net as nets
 from fedloru.client import Job, Session, train
 from fedloru.engine.plan import check
 from fedloru.errors import ConfigError
-from fedloru.evaluate import shared_model
+from fedloru.evaluate import Score, shared_model
 from fedloru.method import Down, Method, State, Up
 from fedloru.methods.mfedloru import nested
 from fedloru.methods.ranks import with_rank
@@ -147,18 +147,21 @@ def test_personal_scores_by_hand() -> None:
     tests = [(client, torch.arange(12 * client, 12 * client + 12), ()) for client in (0, 1)]
     scores = personal_scores(n, method, state, data(), tests, kept.__getitem__)
     for name, models in (("shared", [{}, {}]), ("personal", [kept[0], {}])):
-        right = []
+        right, losses = [], []
         for (_, rows, _), own in zip(tests, models, strict=True):
             batch = {key: value[rows] for key, value in data().items()}
             outputs = nets.forward(n, personal_model(n, method, state, own, ()), batch)
             right.append(float((outputs.argmax(1) == batch["y"]).double().mean()))
+            losses.append(float(n.losses(outputs, batch).mean()))
+        assert scores[name].loss == pytest.approx(sum(losses) / 2)
         assert scores[name].mean == pytest.approx(sum(right) / 2)
         assert scores[name].bottom_decile == pytest.approx(min(right))
     assert scores["personal"].mean > scores["shared"].mean
 
 
 def test_spread_is_over_clients() -> None:
-    found = spread([0.1 * k for k in range(20)])
+    found = spread([Score(float(k), 0.1 * k, 5) for k in range(20)])
+    assert found.loss == pytest.approx(9.5)
     assert found.mean == pytest.approx(0.95) and found.bottom_decile == pytest.approx(0.05) and found.clients == 20
 
 

@@ -37,9 +37,11 @@ def test_the_perplexity_of_a_language_model_is_shown() -> None:
     console = Console(file=io.StringIO(), width=80)
     with Live("demo", 20, console=console) as live:
         live.update(MADE[9] | {"test_perplexity": 7.5})
-    console.print(summary_table(summary(MADE, 20, 10) | {"final_perplexity": 12.25}))
+    shared = MADE[9]["personal"]["shared"] | {"perplexity": 9.125}
+    console.print(summary_table(summary(MADE, 20, 10) | {"final_perplexity": 12.25, "personal": {"shared": shared}}))
     text = printed(console)
     assert "  ppl 7.500  up" in text and "Perplexity" in text and "12.250" in text
+    assert "Its perplexity" in text and "9.125" in text
 
 
 def test_plain_lines_can_be_few_and_have_the_last() -> None:

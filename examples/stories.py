@@ -1,0 +1,29 @@
+"""A Llama of 260,000 parameters learns instructions on five clients, and writes an answer.
+
+    python examples/stories.py MODEL FILE
+
+FILE has the columns instruction, input and output, as the 175 seed tasks of Self-Instruct do. A model as small as
+this learns the form of an answer and not more.
+"""
+
+import sys
+
+import torch
+
+import fedloru as fl
+
+folder, path = sys.argv[1:]
+tokenizer = fl.hf.tokenizer(folder)
+kind = fl.hf.Instruct(prompt="instruction", context="input", response="output")
+texts = fl.hf.texts(tokenizer, path, kind, max_length=512, positions=fl.hf.positions(folder))
+clients = fl.data.iid(texts, clients=5)
+net = fl.hf.attach(fl.hf.load(folder), rank=8, alpha=16)
+recipe = fl.Recipe("adamw", lr=3e-3, batch_size=4, clip=1.0, bucket=True)
+run = fl.run(net, fl.fedloru(tau=5), texts, clients, rounds=10, cohort=3, recipe=recipe)
+for row in run:
+    print(f"round {row['round']:2}  perplexity {row['test_perplexity']:.1f}")
+
+prompt = "### Instruction:\nSay something nice.\n\n### Response:\n"
+ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+written = run.model().generate(ids, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(written[0], skip_special_tokens=True))
