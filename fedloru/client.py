@@ -104,7 +104,7 @@ def train(session: Session, job: Job) -> Trained:
         for number, phase in enumerate(session.phases(state)):
             recipe = session.recipe_of(phase)
             plan = local_schedule(job, recipe, session.seed, session.round, number, session.lengths)
-            histories.append(_train_phase(local, phase, on_device(plan, device)))
+            histories.append(_train_phase(local, phase, on_device(plan, session.data)))
             counts.append(plan.counts)
     if written := [key for key, value in session.base.items() if value._version != versions[key]]:
         raise ModelError(
@@ -240,11 +240,17 @@ def local_schedule(
     )
 
 
-def on_device(plan: Schedule, device: torch.device) -> Schedule:
-    """Return ``plan`` with all that a batch is fetched by on ``device``; the counts are asked for on the CPU."""
+def on_device(plan: Schedule, data: Examples) -> Schedule:
+    """Return ``plan`` with all that a batch of ``data`` is fetched by on its device.
+
+    Counts, and how long the batches are, stay on the CPU, where they are asked for at every step.
+    """
+    device = next(iter(data.values())).device
+    rows = plan.rows.to(device)
     shifts = None if plan.shifts is None else plan.shifts.to(device)
     flips = None if plan.flips is None else plan.flips.to(device)
-    return Schedule(plan.rows.to(device), plan.counts, shifts, flips)
+    longest = data["length"][rows].amax(-1).cpu() if "length" in data else None
+    return Schedule(rows, plan.counts, shifts, flips, longest)
 
 
 def local_batch(data: Examples, plan: Schedule, step: int, recipe: Recipe) -> Examples:
@@ -252,4 +258,5 @@ def local_batch(data: Examples, plan: Schedule, step: int, recipe: Recipe) -> Ex
     valid = int(plan.counts[step])
     shifts = None if plan.shifts is None else plan.shifts[step, :valid]
     flips = None if plan.flips is None else plan.flips[step, :valid]
-    return fetch(data, plan.rows[step, :valid], shifts, flips, recipe.crop)
+    longest = None if plan.longest is None else int(plan.longest[step])
+    return fetch(data, plan.rows[step, :valid], shifts, flips, recipe.crop, longest)

@@ -29,13 +29,15 @@ class Schedule(NamedTuple):
 
     ``rows`` (S, b) int64 are rows of the data set; a short batch is padded with its own first row, and ``counts``
     (S,) int64 says how many are valid. ``shifts`` (S, b, 2) int64 are crop offsets, down and right, from 0 to
-    2·crop, and ``flips`` (S, b) bool say which images are mirrored; None where not asked for.
+    2·crop, and ``flips`` (S, b) bool say which images are mirrored; None where not asked for. ``longest`` (S,) int64
+    are the tokens of the longest text of each step; None where examples have no length, or it is not known yet.
     """
 
     rows: Tensor
     counts: Tensor
     shifts: Tensor | None
     flips: Tensor | None
+    longest: Tensor | None = None
 
 
 def schedule(
@@ -79,19 +81,25 @@ def schedule(
 
 
 def fetch(
-    data: Examples, rows: Tensor, shifts: Tensor | None = None, flips: Tensor | None = None, crop: int = 0
+    data: Examples,
+    rows: Tensor,
+    shifts: Tensor | None = None,
+    flips: Tensor | None = None,
+    crop: int = 0,
+    longest: int | None = None,
 ) -> Examples:
     """Return the examples at ``rows``, of any shape, as one batch of M = rows.numel() on the device of ``data``.
 
     With ``shifts`` (…, 2), "x" is padded by ``crop`` pixels of 0, which is the mean after normalisation, and the
     window at that offset is kept; with ``flips`` (…), that window is mirrored left to right where true. Tokens
-    (N, T) with a "length" (N,) are cut to the longest of the batch.
+    (N, T) with a "length" (N,) are cut to the ``longest`` of the batch; where it is not given, the device is asked.
 
     Raises:
         DataError: "x" is not images (N, C, H, W), but should be shifted or mirrored.
     """
     index = rows.flatten().to(next(iter(data.values())).device)
-    longest = int(data["length"][index].max()) if "length" in data else None
+    if longest is None and "length" in data:
+        longest = int(data["length"][index].max())
     batch = {key: (value[:, :longest] if key in PADDED else value)[index] for key, value in data.items()}
     if shifts is not None or flips is not None:
         if "x" not in batch:

@@ -191,6 +191,15 @@ def test_tokens_are_cut_to_the_longest_of_the_batch() -> None:
     assert fetch(data, torch.tensor([2, 0]))["input_ids"].shape == (2, 6)
 
 
+def test_a_device_is_not_asked_for_lengths_that_are_known() -> None:
+    """Its tensors are on "meta", where nothing can be read."""
+    data = {key: torch.zeros(4, 6, device="meta") for key in ("input_ids", "labels")}
+    data["length"] = torch.zeros(4, dtype=torch.int64, device="meta")
+    assert fetch(data, torch.tensor([2, 0]), longest=3)["labels"].shape == (2, 3)
+    with pytest.raises(RuntimeError, match="meta"):
+        fetch(data, torch.tensor([2, 0]))
+
+
 def test_fetch_copies() -> None:
     data = {"x": torch.zeros(3, 2), "y": torch.arange(3)}
     fetch(data, torch.arange(3))["x"].add_(1)

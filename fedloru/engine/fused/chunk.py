@@ -74,7 +74,7 @@ def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
     for number, phase in enumerate(session.phases(client(chunk.state, 0))):
         recipe = session.recipe_of(phase)
         plan = batches(chunk.jobs, recipe, session.seed, session.round, number, session.lengths)
-        histories.append(_train_phase(chunk, phase, on_device(plan, session.device)))
+        histories.append(_train_phase(chunk, phase, on_device(plan, session.data)))
         counts.append(plan.counts)
     return torch.cat(histories, 1), torch.cat(counts, 1)
 
@@ -126,7 +126,8 @@ class _Batch(NamedTuple):
 def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -> _Batch:
     shifts = None if plan.shifts is None else plan.shifts[:m, step].flatten(0, 1)
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
-    examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop)
+    longest = None if plan.longest is None else int(plan.longest[:m, step].max())
+    examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
     whole = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
     return _Batch(examples, m, None if whole else valid[:m, step])
 
