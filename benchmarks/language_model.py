@@ -1,10 +1,11 @@
-"""Measure rounds of a language model of the size of SmolLM2-135M: seconds a round, and the peak of memory.
+"""Measure what settings cost a language model of the size of SmolLM2-135M: seconds a round, and the peak of memory.
 
     python benchmarks/language_model.py [--engine auto] [--checkpointing] [--dtype float32] [--out DIR]
 
-The model is drawn and not trained: a Llama of 30 layers, hidden size 576, 9 heads of queries and 3 of keys, and 49,152
-words, whose head is tied to its table. Four of eight clients a round take two steps on one text of 128 tokens each,
-four texts are evaluated after every round, and the second round merges. Needs the extra ``hf``.
+It needs no files; what real models learn of real texts is for llm.py. The model is drawn and not trained: a Llama of
+30 layers, hidden size 576, 9 heads of queries and 3 of keys, and 49,152 words, whose head is tied to its table. Four of
+eight clients a round take two steps on one text of 128 tokens each, four texts are evaluated after every round, and the
+second round merges. Needs the extra ``hf``.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def finetuned(run: Run, epochs: int = 2) -> dict[str, float]:
         if len(rows):
             tuned = shared | train(session, Job(client, plan.partition.train[client])).up.shared
             own = {key: value[rows] for key, value in plan.data.train.items()}
-            scores.append(evaluate(plan.net, tuned, own).accuracy)
+            scores.append(evaluate(plan.net, tuned, own))
     found = spread(scores)
     return {"personal": found.mean, "worst": found.bottom_decile}
 
