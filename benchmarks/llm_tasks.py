@@ -1,0 +1,123 @@
+"""What llm.py compares methods on: texts, how clients are made of them, a model, the local work and the methods."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pretrained
+import torch
+from torch import nn
+
+import fedloru as fl
+from fedloru import methods
+from fedloru.data import Dataset, Examples, Partition
+from fedloru.hf import Classify, Plain
+from fedloru.method import Method
+from fedloru.recipe import Recipe
+
+TUNING = 100
+"""The seed that learning rates are chosen on."""
+
+
+class Contender(NamedTuple):
+    """A row of a table, the learning rate that was chosen for it, and those it was chosen from."""
+
+    label: str
+    method: Callable[[], Method]
+    lr: float
+    grid: tuple[float, ...]
+
+
+class Task(NamedTuple):
+    """Texts, a model, the local work, and the methods; ``parted`` makes the clients of a seed."""
+
+    data: Dataset
+    parted: Callable[[Dataset, int], Partition]
+    model: nn.Module
+    targets: tuple[str, ...] | None
+    rank: int
+    alpha: float
+    rounds: int
+    cohort: int
+    recipe: Recipe
+    contenders: tuple[Contender, ...]
+
+
+def minilm(data: Path) -> Task:
+    """Return part (a): MiniLM classifies the sentences of SST-2."""
+    folder = pretrained.minilm()
+    path, test = (str(data / f"sst2_{part}.parquet") for part in ("train", "validation"))
+    texts = fl.hf.texts(fl.hf.tokenizer(folder), path, Classify(), test=test, max_length=48)
+    model = fl.hf.load(folder, task="classify", classes=texts.classes)
+
+    def parted(data: Dataset, seed: int) -> Partition:
+        return fl.data.dirichlet(data, 20, 0.5, seed, min_examples=50)
+
+    texts, model = warmed(texts, model)
+    low, whole = (5e-4, 1.5e-3), (5e-5, 2e-4)
+    contenders = (
+        Contender("FedAvg", methods.fedavg, 2e-4, whole),
+        Contender("FedLoRA", methods.fedlora, 1.5e-3, low),
+        Contender("FFA-LoRA", methods.ffalora, 1.5e-3, low),
+        Contender("FedEx-LoRA", methods.fedex, 1.5e-3, low),
+        Contender("FedLoRU τ=5", lambda: methods.fedloru(tau=5), 1.5e-3, low),
+    )
+    recipe = Recipe("adamw", steps=6, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
+    targets = ("bert.encoder.*", "bert.pooler.*")
+    return Task(texts, parted, model, targets, 4, 32.0, 15, 4, recipe, contenders)
+
+
+def warmed(data: Dataset, model: nn.Module, count: int = 1024, steps: int = 128) -> tuple[Dataset, nn.Module]:
+    """Let the server train the model on so many texts first, which no client holds; return the others, and the model.
+
+    A fresh head on MiniLM's pooler learns nothing in the rounds that two cores can do where labels are skewed.
+    """
+    rest, own = split(data, count, seed=0)
+    alone = Partition("server", 0, (torch.arange(count),), (), {})
+    recipe = Recipe("adamw", lr=2e-4, steps=steps, batch_size=16, clip=1.0, bucket=True)
+    start = data._replace(train=own)
+    run = fl.run(fl.hf.make(model), methods.fedavg(), start, alone, rounds=1, cohort=1, recipe=recipe)
+    score = [row["test_accuracy"] for row in run][-1]
+    print(f"the server's model, trained on {count} texts: accuracy {score:.3f}", file=sys.stderr)
+    return rest, fl.hf.prepare(run.model(), trained=["classifier.weight", "classifier.bias"])
+
+
+def stories(data: Path) -> Task:
+    """Return part (b): stories260k goes on with what the speakers of a play say."""
+    folder = str(data / "models" / "stories260k")
+    path = str(data / "tinyshakespeare_by_speaker_all.parquet")
+    texts = fl.hf.texts(
+        fl.hf.tokenizer(folder), path, Plain(), columns=["speaker"], max_length=64, pack=True, positions=512
+    )
+
+    def parted(data: Dataset, seed: int) -> Partition:
+        return fl.data.natural(data, "speaker", seed, min_examples=20, allow_unused=True, test_fraction=0.2)
+
+    low, whole = (3e-3, 1e-2), (3e-3, 1e-2)
+    contenders = (
+        Contender("FedAvg", methods.fedavg, 3e-3, whole),
+        Contender("FedLoRA", methods.fedlora, 1e-2, low),
+        Contender("FedSA-LoRA", methods.fedsa, 1e-2, low),
+        Contender("FedLoRU τ=8", lambda: methods.fedloru(tau=8), 1e-2, low),
+        Contender("pFedLoRU τ=8", lambda: methods.pfedloru(tau=8), 1e-2, low),
+    )
+    recipe = Recipe("adamw", epochs=1, batch_size=8, clip=1.0, schedule="cosine")
+    return Task(texts, parted, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
+
+
+def split(data: Dataset, count: int, seed: int) -> tuple[Dataset, Examples]:
+    """Return ``data`` without so many of its training examples, and these."""
+    rows = torch.randperm(len(data.train["length"]), generator=torch.Generator().manual_seed(seed))
+    kept, held = rows[count:].sort().values, rows[:count].sort().values
+    columns = {name: tuple(values[row] for row in kept.tolist()) for name, values in data.columns.items()}
+    train, own = ({key: value[part] for key, value in data.train.items()} for part in (kept, held))
+    return data._replace(train=train, columns=columns), own
+
+
+def held_back(data: Dataset, count: int = 500) -> Dataset:
+    """Return ``data`` with some of its training examples to test on: learning rates are not chosen on the tests."""
+    rest, own = split(data, count, TUNING)
+    return rest._replace(test=own)
