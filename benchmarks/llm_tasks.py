@@ -102,7 +102,7 @@ def stories(data: Path) -> Task:
         Contender("FedLoRA", methods.fedlora, 1e-2, low),
         Contender("FedSA-LoRA", methods.fedsa, 1e-2, low),
         Contender("FedLoRU τ=8", lambda: methods.fedloru(tau=8), 1e-2, low),
-        Contender("pFedLoRU τ=8", lambda: methods.pfedloru(tau=8), 1e-2, low),
+        Contender("pFedLoRU τ=8", lambda: methods.pfedloru(tau=8), 3e-3, low),
     )
     recipe = Recipe("adamw", epochs=1, batch_size=8, clip=1.0, schedule="cosine")
     return Task(texts, parted, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
