@@ -176,9 +176,9 @@ COLUMNS = {
     "a": {"accuracy": Column(itemgetter("accuracy")), "loss": Column(itemgetter("loss")), "MB": MB},
     "b": {
         "perplexity": perplexity("loss"),
-        "on clients' own texts": perplexity("own_shared"),
-        "personal": perplexity("own_personal"),
-        "after finetuning": perplexity("own_tuned"),
+        "own texts: shared": perplexity("own_shared"),
+        "own texts: personal": perplexity("own_personal"),
+        "own texts: finetuned": perplexity("own_tuned"),
         "MB": MB,
     },
 }
