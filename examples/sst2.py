@@ -13,9 +13,9 @@ folder, train, test = sys.argv[1:]
 texts = fl.hf.texts(fl.hf.tokenizer(folder), train, fl.hf.Classify("text", "label"), test=test, max_length=48)
 clients = fl.data.dirichlet(texts, clients=20, alpha=0.5)
 model = fl.hf.load(folder, task="classify", classes=texts.classes)
-net = fl.hf.attach(model, rank=4, alpha=8)
-recipe = fl.Recipe("adamw", lr=3e-3, steps=8, batch_size=16, clip=1.0, bucket=True)
-run = fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=30, cohort=4, recipe=recipe, eval_every=5)
+net = fl.hf.attach(model, rank=4, alpha=32, targets=["bert.encoder.*", "bert.pooler.*"])
+recipe = fl.Recipe("adamw", lr=1e-3, steps=8, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
+run = fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=30, cohort=10, recipe=recipe, eval_every=5)
 for row in run:
     sent = (row["up_bytes_total"] + row["down_bytes_total"]) / 1e6
     tested = f"  accuracy {row['test_accuracy']:.3f}" if row["test_accuracy"] is not None else ""

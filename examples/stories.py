@@ -2,8 +2,8 @@
 
     python examples/stories.py MODEL FILE
 
-FILE has the columns instruction, input and output, as the 175 seed tasks of Self-Instruct do. A model as small as
-this learns the form of an answer and not more.
+FILE has the columns instruction, input and output, as the 175 seed tasks of Self-Instruct do. The perplexity of
+responses falls, but a model as small as this never answers.
 """
 
 import sys
@@ -15,7 +15,7 @@ import fedloru as fl
 folder, path = sys.argv[1:]
 tokenizer = fl.hf.tokenizer(folder)
 kind = fl.hf.Instruct(prompt="instruction", context="input", response="output")
-texts = fl.hf.texts(tokenizer, path, kind, max_length=512, positions=fl.hf.positions(folder))
+texts = fl.hf.texts(tokenizer, path, kind, max_length=256)
 clients = fl.data.iid(texts, clients=5)
 net = fl.hf.attach(fl.hf.load(folder), rank=8, alpha=16)
 recipe = fl.Recipe("adamw", lr=3e-3, batch_size=4, clip=1.0, bucket=True)
