@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -117,3 +117,24 @@ def test_hessians_that_are_all_noise_are_refused() -> None:
 
 def test_more_may_be_known_of_the_norm_than_the_top_eigenvalues() -> None:
     assert predict((2.0,), 0.0, 10, 30, squared=9.0).stable_rank == pytest.approx(9 / 4)
+
+
+def means(matrices: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the mean of every sequence of n of the (m, N, N) matrices: all samples of n examples, equally likely."""
+    rows = torch.tensor(list(product(range(len(matrices)), repeat=n)))
+    return matrices[rows].mean(1)
+
+
+def test_what_needs_no_model_holds_for_any_examples_exactly() -> None:
+    """E‖H_n‖_F² = ‖H‖_F² + v/n, and E‖H_n‖₂ falls to no less than ‖H‖₂, over all samples of four uneven examples."""
+    draw = torch.randn(4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    examples = (draw + draw.mT) * torch.tensor([1.0, -2.0, 0.1, 5.0])[:, None, None]
+    whole = examples.mean(0)
+    v = (examples - whole).square().sum((1, 2)).mean()
+    norms = [float(torch.linalg.matrix_norm(whole, 2))]
+    for n in (4, 3, 2, 1):
+        found = means(examples, n)
+        squares = found.square().sum((1, 2)).mean()
+        assert float(squares) == pytest.approx(float(whole.square().sum() + v / n), rel=1e-12)
+        norms.append(float(torch.linalg.matrix_norm(found, 2).mean()))
+    assert norms == sorted(norms) and norms[0] < norms[-1]
