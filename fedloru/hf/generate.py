@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Any, NamedTuple
 
 import torch
@@ -151,5 +151,5 @@ def _normal(answer: str) -> str:
     plain = re.sub(r"[$%,\s]", "", answer).rstrip(".")
     try:
         return f"{Decimal(plain).normalize():f}"
-    except InvalidOperation:
+    except DecimalException:
         return " ".join(answer.casefold().split()).rstrip(".")

@@ -117,6 +117,7 @@ def test_plain_texts_are_halved(tmp_path: Path) -> None:
         ("#### 5\nQuestion: 9", "5"),
         ("#### Paris. ", "paris"),
         ("####", ""),
+        ("#### 1e9999999", "1e9999999"),
         ("she has 12 apples and 1,000 pears.", "1000"),
         ("it is -3", "-3"),
         ("12-5", "5"),
