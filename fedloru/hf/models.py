@@ -112,10 +112,16 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
 
 
 def pad(model: Any) -> None:
-    """Name a token that a classifier takes for padding where none is named, since it refuses batches without one."""
+    """Name a token that a classifier takes for padding where none is named, since it refuses batches without one.
+
+    It is the end of a text, if there is one: a classifier of the last token passes over such tokens at the end, and
+    token 0 is "!" in the vocabulary of GPT-2.
+    """
     config = model.config.get_text_config()
     if _is_named_classifier(model) and config.pad_token_id is None:
-        config.pad_token_id = 0
+        end = config.eos_token_id
+        first = end[0] if isinstance(end, list) else end
+        config.pad_token_id = first if first is not None and first < config.vocab_size else 0
 
 
 def transposed(model: nn.Module) -> tuple[str, ...]:

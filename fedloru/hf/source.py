@@ -13,9 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+
 from fedloru.errors import MissingExtraError, ModelError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+REFUSALS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+"""What the library raises of files that it cannot load."""
 
 
 class Source(NamedTuple):
@@ -128,6 +132,6 @@ def told(source: Source, what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+    except REFUSALS as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{what} of {source.name} cannot be loaded: {said}") from error

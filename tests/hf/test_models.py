@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedloru import hf
+from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
 from fedloru.hf import targets
 from tests.hf.tiny import FAMILIES, WORDS, model, texts
@@ -92,6 +93,19 @@ def test_a_causal_model_becomes_a_classifier(family: str, tmp_path: Path) -> Non
     assert net.trainable - net.factors == {"score.weight"} and net.unit == "example"
 
 
+def test_a_classifier_without_padding_reads_the_last_token_whatever_it_is(tmp_path: Path) -> None:
+    """Token 0 is no padding: it is the exclamation mark of GPT-2."""
+    folder = str(saved("gpt2", tmp_path))
+    plain: Any = hf.load(folder, task="classify", classes=CLASSES)
+    net = hf.attach(plain, rank=2)
+    text = torch.tensor([[5, 6, 7, 0]])
+    batch = {"input_ids": torch.nn.functional.pad(text, (0, 2)), "length": torch.tensor([4])}
+    with torch.no_grad():
+        got: Any = nets.forward(net, net.params | net.buffers, batch)
+        expected = plain.score(plain.transformer(text).last_hidden_state[:, -1])
+    assert torch.allclose(got.logits, expected, atol=1e-6)
+
+
 def test_a_head_for_the_same_classes_is_kept(tmp_path: Path) -> None:
     import transformers
 
@@ -112,6 +126,13 @@ def test_pickled_weights_are_refused_before_anything_is_read(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("not read")
     (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle, which can run any code"):
+        hf.load(str(tmp_path))
+
+
+def test_weights_that_are_cut_short_are_told(tmp_path: Path) -> None:
+    file = saved("llama", tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"the model of .* cannot be loaded: .*file not fully covered"):
         hf.load(str(tmp_path))
 
 
