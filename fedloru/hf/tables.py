@@ -86,6 +86,13 @@ def column(table: Any, name: str, where: str) -> Any:
     return table[name]
 
 
+def is_nested(column: Any) -> bool:
+    """Say whether a column holds several values in a row."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_nested(column.type))
+
+
 def keys(table: Any, names: Sequence[str], where: str) -> dict[str, list[str]]:
     """Return the columns ``names`` as strings, for natural partitions.
 
@@ -112,7 +119,9 @@ def _file(place: Path) -> Any:
     # A line must lie in one block of the reader.
     block = json.ReadOptions(block_size=min(max(place.stat().st_size, 1), 2**31 - 1))
     try:
-        return json.read_json(place, read_options=block)
+        found = json.read_json(place, read_options=block)
+        found.validate(full=True)  # texts are UTF-8
+        return found
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{place} is not a file of JSON objects, one a line: {error}") from error
 

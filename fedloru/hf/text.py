@@ -17,7 +17,7 @@ from fedloru.data.dataset import Dataset, Examples
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
-from fedloru.hf.tables import Tables, column, keys, read
+from fedloru.hf.tables import Tables, column, is_nested, keys, read
 
 log = logging.getLogger("fedloru")
 
@@ -97,6 +97,8 @@ def _side(
         raw = column(table, kind.label, where)
         if raw.null_count:
             raise DataError(f"{where}: {raw.null_count} rows have no {kind.label!r}; drop them, or name another column")
+        if is_nested(raw):
+            raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, and a text has one class; name another")
         labels = np.array(raw.to_pylist())
         check_labels(where, labels)
     examples, counts = kind.encode(tokenizer, table, where, max_length)

@@ -255,6 +255,7 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 rows have no 'answer'"),
     "no rows": ({"question": [], "answer": []}, ASK, {}, "has no rows"),
     "a class of fractions": ({"answer": [0.5, 1.5]}, Classify("question", "answer"), {}, "must be integers or strings"),
+    "several classes": ({"answer": [[0], [0, 1]]}, Classify("question", "answer"), {}, "a text has one class"),
 }
 
 
@@ -287,13 +288,16 @@ def test_a_chat_template_that_does_not_serve_is_refused(template: str, message: 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", "{\n", "not a file of JSON objects, one a line"),
-        ("a.csv", "a,b\n", "not a file of texts by its name"),
-        ("a.parquet", "nothing", "not a parquet file"),
+        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', "not a file of JSON objects, one a line: .*UTF8"),
+        ("a.jsonl", b"{\n", "not a file of JSON objects, one a line"),
+        ("a.csv", b"a,b\n", "not a file of texts by its name"),
+        ("a.parquet", b"nothing", "not a parquet file"),
     ],
 )
-def test_files_that_are_none_are_refused(tokenizer: Any, name: str, content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
+def test_files_that_are_none_are_refused(
+    tokenizer: Any, name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         loaded(tokenizer, str(tmp_path / name), Plain())
     with pytest.raises(DataError, match=r"there is no file or folder nowhere\.jsonl"):
