@@ -55,7 +55,7 @@ class Instruct(NamedTuple):
         prompts, responses = (_tokens(tokenizer, texts) for texts in zip(*found, strict=True))
         examples, tokens, cut, dropped = [], 0, 0, 0
         for row, (asked, said) in enumerate(zip(prompts, responses, strict=True)):
-            prompt, response = begin + asked, said if chat and end in said else [*said, end]
+            prompt, response = begin + asked, _ended(said, end) if chat else [*said, end]
             ids, labels = prompt + response, [IGNORED] * len(prompt) + response
             tokens += len(ids)
             if len(prompt) >= max_length:
@@ -125,6 +125,11 @@ def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def _begin(tokenizer: Any) -> list[int]:
     """Return the token that the tokenizer begins a text with, if it does."""
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
+
+
+def _ended(said: list[int], end: int) -> list[int]:
+    """Return a response with ``end`` as its last token, without what a chat template writes after that."""
+    return said[: len(said) - said[::-1].index(end)] if end in said else [*said, end]
 
 
 def _end(tokenizer: Any) -> int:

@@ -142,7 +142,9 @@ def final_answer(text: str) -> str | None:
     """Return the final answer of ``text``, a number in its shortest form; None where there is none."""
     _, mark, after = text.rpartition(MARK)
     if mark:
-        return _normal(after.strip().partition("\n")[0])
+        line = after.strip().partition("\n")[0]
+        number = NUMBER.match(line.lstrip("*_ "))
+        return _normal(number[0] if number else line)
     numbers = NUMBER.findall(text)
     return _normal(numbers[-1]) if numbers else None
 
@@ -150,6 +152,6 @@ def final_answer(text: str) -> str | None:
 def _normal(answer: str) -> str:
     plain = re.sub(r"[$%,\s]", "", answer).rstrip(".")
     try:
-        return f"{Decimal(plain).normalize():f}"
+        return f"{Decimal(plain).normalize() + 0:f}"  # 0 for -0
     except DecimalException:
         return " ".join(answer.casefold().split()).rstrip(".")

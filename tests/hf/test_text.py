@@ -70,10 +70,10 @@ def test_templates_write_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
         made = letters(chat_template=CHAT) if template == "chat" else tokenizer
         given = kind._replace(template=template)
         data = loaded(made, path, given, test=path, max_length=500).train
-        begin, end = ("", "$\n") if template == "chat" else ("^", "$")
-        want = [f"{begin}{prompt}{answer}{end}" for prompt, answer in zip(prompts, ("3", "a"), strict=True)]
+        begin = "" if template == "chat" else "^"
+        want = [f"{begin}{prompt}{answer}$" for prompt, answer in zip(prompts, ("3", "a"), strict=True)]
         assert texts(data) == want
-        assert [said.strip(".") for said in texts(data, "labels")] == [f"3{end}", f"a{end}"]
+        assert [said.strip(".") for said in texts(data, "labels")] == ["3$", "a$"]
 
 
 def test_what_does_not_fit_is_cut_counted_and_told(
