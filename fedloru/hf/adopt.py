@@ -142,6 +142,9 @@ def _other_kinds(config: dict[str, Any]) -> Iterator[str]:
     for key, what in OTHERS.items():
         if config.get(key):
             yield f"it has {key}, {what}"
+    for alpha in (config.get("lora_alpha", USUAL_ALPHA), *(config.get("alpha_pattern") or {}).values()):
+        if not isinstance(alpha, int | float):
+            yield f"its alpha is {alpha!r}, and must be a number"
     if config.get("bias", "none") != "none":
         yield f"it has trained biases (bias = {config['bias']!r})"
     if (start := config.get("init_lora_weights", True)) not in STARTS:

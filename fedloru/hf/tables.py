@@ -86,6 +86,18 @@ def column(table: Any, name: str, where: str) -> Any:
     return table[name]
 
 
+def filled(table: Any, name: str, where: str) -> Any:
+    """Return the column ``name``, which has a value in every row.
+
+    Raises:
+        DataError: it is missing, or not whole.
+    """
+    found = column(table, name, where)
+    if found.null_count:
+        raise DataError(f"{where}: {found.null_count} rows have no {name!r}; drop them, or name another column")
+    return found
+
+
 def is_nested(column: Any) -> bool:
     """Say whether a column holds several values in a row."""
     import pyarrow as pa
@@ -97,9 +109,9 @@ def keys(table: Any, names: Sequence[str], where: str) -> dict[str, list[str]]:
     """Return the columns ``names`` as strings, for natural partitions.
 
     Raises:
-        DataError: one is missing.
+        DataError: one is missing, or not whole.
     """
-    return {name: [str(value) for value in column(table, name, where).to_pylist()] for name in names}
+    return {name: [str(value) for value in filled(table, name, where).to_pylist()] for name in names}
 
 
 def _second(path: str) -> Path:

@@ -17,7 +17,7 @@ from fedloru.data.dataset import Dataset, Examples
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
-from fedloru.hf.tables import Tables, column, is_nested, keys, read
+from fedloru.hf.tables import Tables, filled, is_nested, keys, read
 
 log = logging.getLogger("fedloru")
 
@@ -94,9 +94,7 @@ def _side(
     found = keys(table, columns, where)
     labels = None
     if isinstance(kind, Classify):
-        raw = column(table, kind.label, where)
-        if raw.null_count:
-            raise DataError(f"{where}: {raw.null_count} rows have no {kind.label!r}; drop them, or name another column")
+        raw = filled(table, kind.label, where)
         if is_nested(raw):
             raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, and a text has one class; name another")
         labels = np.array(raw.to_pylist())

@@ -24,6 +24,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "biases of factors": ({"lora_bias": True}, "biases of factors"),
     "another type": ({"peft_type": "IA3"}, "it is of the type IA3, and only LORA can be merged"),
     "a start that changes the base": ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes"),
+    "an alpha that is no number": ({"alpha_pattern": {"q_proj": "8"}}, "its alpha is '8', and must be a number"),
     "rows of an embedding": ({"trainable_token_indices": [1, 2]}, "rows of an embedding"),
 }
 

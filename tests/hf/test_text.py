@@ -253,6 +253,7 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "nothing fits": ({}, ASK, {"max_length": 3}, "nothing is left to learn within 3 tokens"),
     "packed classes": ({}, Classify("question", "answer"), {"pack": True}, "cannot be packed"),
     "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 rows have no 'answer'"),
+    "no key": ({"who": ["a", None]}, ASK, {"columns": ["who"]}, "1 rows have no 'who'"),
     "no rows": ({"question": [], "answer": []}, ASK, {}, "has no rows"),
     "a class of fractions": ({"answer": [0.5, 1.5]}, Classify("question", "answer"), {}, "must be integers or strings"),
     "several classes": ({"answer": [[0], [0, 1]]}, Classify("question", "answer"), {}, "a text has one class"),
