@@ -26,6 +26,8 @@ RESULTS = (SUMMARY, REPORT, MODEL)
 """What a finished run leaves; the summary claims that it is finished, so it comes last and goes first."""
 UNMADE = ".config.toml.new"
 """The configuration while the folder is being made; it gets its own name when all else is there."""
+INCREMENTS = "increments"
+"""The folder of what was merged."""
 GENERATIONS = "generations"
 """What a model wrote at evaluations: a key of a row in memory, and a file of the folder."""
 
@@ -64,7 +66,7 @@ class RunFolder:
             write_atomic(path / PARTITION, json.dumps(partition).encode())
             write_atomic(path / ROUNDS, b"")
             if imported is not None:
-                increments.save(path / "increments", 0, imported)
+                increments.save(path / INCREMENTS, 0, imported)
             rename(path / UNMADE, path / CONFIG)
         return cls(path, config)
 
@@ -96,7 +98,7 @@ class RunFolder:
     @property
     def increments(self) -> Path:
         """Where increments are."""
-        return self.path / "increments"
+        return self.path / INCREMENTS
 
     @property
     def oldest(self) -> int:

@@ -13,7 +13,7 @@ from fedloru.config.forms import LanguageModel
 from fedloru.config.plan import examples, parts
 from fedloru.data import Dataset, load_partition
 from fedloru.engine import checkpoint, increments
-from fedloru.engine.folder import PARTITION, RunFolder
+from fedloru.engine.folder import INCREMENTS, PARTITION, RunFolder
 from fedloru.engine.loop import Run
 from fedloru.engine.origin import check_config, check_origin
 from fedloru.engine.plan import Plan, on_device
@@ -50,7 +50,7 @@ class Learnt(NamedTuple):
             RunFolderError: it was not kept.
         """
         if self.folder is not None:
-            return increments.load(self.folder / "increments", self.state.version)
+            return increments.load(self.folder / INCREMENTS, self.state.version)
         if self.state.version:
             raise RunFolderError(
                 f"the run has merged {self.state.version} increments, and has no folder to keep them in: give it one "

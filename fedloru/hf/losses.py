@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedloru.hf.blocks import IGNORED
 from fedloru.net import Batch, Tally, classified
-
-IGNORED = -100
 
 
 def inputs(batch: Batch, pad: int = 0) -> dict[str, Tensor]:
