@@ -23,8 +23,8 @@ from typing import Any
 
 import fedloru as fl
 from fedloru.analysis.alignment import Agreement
+from fedloru.analysis.figures import save
 from fedloru.analysis.gradients import agreement, eigenspace, gradients
-from fedloru.analysis.look import save
 from fedloru.analysis.objective import Objective, objective
 from fedloru.analysis.pictures import alignment
 from fedloru.analysis.study import Subject

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import fedloru as fl
 from fedloru import lowrank, tree
-from fedloru.analysis.look import save
+from fedloru.analysis.figures import save
 from fedloru.analysis.objective import Objective, gradient, objective
 from fedloru.analysis.pictures import Rate, rates
 from fedloru.data import Dataset, Partition

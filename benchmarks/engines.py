@@ -155,8 +155,8 @@ import json, resource, sys, time
 began = time.perf_counter()
 import torch
 from fedloru import data, methods, models, net as nets
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
 from fedloru.recipe import Recipe
 clients, rounds = int(sys.argv[1]), int(sys.argv[2])
 dataset = data.synthetic(125_000, (32,), 10, seed=0)

@@ -18,7 +18,7 @@ import torch
 
 import fedloru as fl
 from fedloru.data import Dataset, Examples
-from fedloru.engine.summary import peak_rss
+from fedloru.run.summary import peak_rss
 
 WORDS, TOKENS, CLIENTS = 49_152, 128, 8
 

@@ -28,13 +28,13 @@ from llm_tasks import TUNING, Contender, Task, held_back, minilm, stories
 
 import fedloru as fl
 from fedloru.client import Job, Session, train
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
-from fedloru.engine.summary import peak_rss
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.hf import Instruct
 from fedloru.method import Down
 from fedloru.recipe import Recipe
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
+from fedloru.run.summary import peak_rss
 
 LAST = 3
 """The rounds that a figure is the mean of: the last ones."""

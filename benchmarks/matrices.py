@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedloru.analysis import pictures
-from fedloru.analysis.look import save
+from fedloru.analysis.figures import save
 from fedloru.analysis.matrices import Compared, compare, fit, predict, simulate
 
 EIGENVALUES, SIGMA, SIZE = (10.0, 6.0, -5.0, 1.0), 1.0, 400

@@ -25,13 +25,13 @@ import fedloru as fl
 from fedloru import methods, models
 from fedloru.client import Job, Session, train
 from fedloru.data import Dataset, Partition
-from fedloru.engine.capacities import capacities
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import Down, Method
 from fedloru.personal import spread
 from fedloru.recipe import Recipe
+from fedloru.run.capacities import capacities
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
 
 CLIENTS, COHORT = 100, 10
 

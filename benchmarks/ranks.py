@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import fedloru as fl
-from fedloru.analysis.along import curves, watch
-from fedloru.analysis.look import save
+from fedloru.analysis.figures import save
 from fedloru.analysis.pictures import ranks
+from fedloru.analysis.trajectory import curves, watch
 from fedloru.method import Method
 
 WEIGHT = "fc1.weight"

@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 
 import fedloru as fl
 from fedloru import models
-from fedloru.analysis.look import save
+from fedloru.analysis.figures import save
 from fedloru.analysis.objective import objective
 from fedloru.analysis.pictures import stable_ranks
 from fedloru.analysis.spectrum import Effort
 from fedloru.analysis.study import parts, study, subjects
 from fedloru.data import Dataset, Partition
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
 from fedloru.recipe import Recipe
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
 
 CLIENTS, STUDIED = 10, 2
 EFFORT = Effort(top=5, steps=15, tolerance=0.15, probes=40)

@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fedloru import config, data, hf, models
 from fedloru.api import resume, run, start
-from fedloru.engine.loop import Run
 from fedloru.errors import FedloruError
 from fedloru.exports import export
 from fedloru.methods import (
@@ -51,6 +50,7 @@ from fedloru.methods import (
 )
 from fedloru.net import Net, attach, make
 from fedloru.recipe import Recipe
+from fedloru.run.loop import Run
 
 __version__ = version("fedloru")
 

@@ -13,16 +13,17 @@ from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
-from fedloru.engine import EngineName, checkpoint
-from fedloru.engine.folder import MODEL, PARTITION, SUMMARY, RunFolder
+from fedloru.engine import EngineName
 from fedloru.engine.fused.fold import Path as LayerPath
-from fedloru.engine.loop import Run
-from fedloru.engine.origin import check_config, check_origin, origin
-from fedloru.engine.plan import Plan, on_device
 from fedloru.errors import RunFolderError
 from fedloru.method import Method, Profile, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.run import checkpoint
+from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
+from fedloru.run.loop import Run
+from fedloru.run.origin import check_config, check_origin, origin
+from fedloru.run.plan import Plan, on_device
 from fedloru.tree import Params
 
 PYTHON = "python"
@@ -42,7 +43,7 @@ class Settings(TypedDict, total=False):
     eval_every: int
     eval_clients: int
     diagnostics: bool
-    look: Callable[[Net, Params], dict[str, Any]] | None
+    eval_hook: Callable[[Net, Params], dict[str, Any]] | None
     profiles: tuple[Profile, ...]
     checkpoint_every: int
     increments: bool | None
@@ -118,7 +119,7 @@ def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
         return _continue(_planned(config), opened, from_round)
 
 
-def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
+def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
     """Return what the run of ``folder`` is made of, and what its server knew after ``round`` (None: the last kept).
 
     Nothing is trained, and nothing in the folder changes. Round 0 is the start. The plan is on its device.
@@ -135,7 +136,7 @@ def look(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
     plan = on_device(plan)
     if not wanted:
         return plan, plan.method.init(plan.net, plan.seed)
-    return plan, checkpoint.look(opened.checkpoints, wanted, plan.device)
+    return plan, checkpoint.load_state(opened.checkpoints, wanted, plan.device)
 
 
 def finished(folder: str | Path) -> bool:

@@ -24,11 +24,11 @@ from fedloru.tree import Params
 
 
 class Job(NamedTuple):
-    """A client's part in a round: ``rows`` are its training examples, ``own`` what it keeps between rounds."""
+    """A client's part in a round: ``rows`` are its training examples, ``client_state`` what it keeps between rounds."""
 
     client: int
     rows: Tensor
-    own: Params = {}
+    client_state: Params = {}
     profile: Profile = ()
 
 
@@ -36,7 +36,7 @@ class Trained(NamedTuple):
     """What local training leaves: the message, what the client keeps, and its mean loss in nats."""
 
     up: Up
-    own: Params
+    client_state: Params
     loss: float
 
 
@@ -64,7 +64,7 @@ class Session(NamedTuple):
 
     def begin(self, job: Job) -> Params:
         """Return the tree that a client begins with."""
-        return self.method.begin(self.net, self.down, job.own, job.profile)
+        return self.method.begin(self.net, self.down, job.client_state, job.profile)
 
     def phases(self, start: Params) -> tuple[Phase, ...]:
         """Return the phases of training what was begun with."""
@@ -140,7 +140,9 @@ def _add_gradients(local: _Local, batch: Examples) -> Tensor:
     tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
     with ClientDropout(local.draws), holding(net, tensors):
         loss = held_losses(net, batch).mean()
-        total = loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.own)
+        total = (
+            loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.client_state)
+        )
         backward(total)
     _keep_buffers(local, tensors)
     return loss.detach()
@@ -184,8 +186,8 @@ def finish(session: Session, job: Job, trained: Params, history: Tensor, counts:
         TrainingError: a loss or a trained tensor is not finite.
     """
     loss = _mean_loss(session, job, history, counts, sound)
-    up, own = session.method.up(session.net, trained, session.down, job.own, len(history))
-    return Trained(up, own, loss)
+    up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(history))
+    return Trained(up, client_state, loss)
 
 
 def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, sound: bool) -> float:

@@ -14,7 +14,7 @@ from fedloru.data import Examples, by_length, fetch
 from fedloru.data.partition import listed
 from fedloru.errors import ModelError, traced
 from fedloru.method import Method, State
-from fedloru.net import Net, Tally, constants, forward, held_outputs, holding, mode, tally, unshared
+from fedloru.net import Metrics, Net, constants, forward, held_outputs, holding, metrics, mode, unshared
 from fedloru.tree import Params
 
 CPU_ROOM = 2**30
@@ -49,15 +49,15 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) 
     Raises:
         ModelError: the model fails.
     """
-    rows, tallies = by_length(data), []
+    rows, counted = by_length(data), []
     with _naming(rows[:1]):
         most = room(rows.device, CPU_ROOM) // activation_bytes(net, tensors, data)
     with mode(net, False), holding(net, unshared(net, tensors)):
         for part in rows.split(max(1, min(batch_size, most))):
             with _naming(part):
                 batch = fetch(data, part)
-                tallies.append(tally(net, held_outputs(net, batch), batch))
-    return _score(tallies)
+                counted.append(metrics(net, held_outputs(net, batch), batch))
+    return _score(counted)
 
 
 @contextmanager
@@ -71,9 +71,9 @@ def _naming(rows: Tensor) -> Iterator[None]:
         raise ModelError(told) from error
 
 
-def _score(tallies: list[Tally]) -> Score:
-    loss, right, units = (sum(torch.stack(values).tolist()) for values in zip(*(t[:3] for t in tallies), strict=True))
-    confusions = [t.confusion for t in tallies if t.confusion is not None]
+def _score(counted: list[Metrics]) -> Score:
+    loss, right, units = (sum(torch.stack(values).tolist()) for values in zip(*(t[:3] for t in counted), strict=True))
+    confusions = [t.confusion for t in counted if t.confusion is not None]
     f1 = macro_f1(torch.stack(confusions).sum(0)) if confusions else None
     return Score(loss / units, right / units, units, f1)
 

@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 
-class Words(NamedTuple):
+class Expected(NamedTuple):
     """What is expected, to stand after "expected"."""
 
     text: str
 
 
-Whole = Annotated[int, Field(ge=0), Words("a whole number from 0")]
-Count = Annotated[int, Field(ge=1), Words("a whole number from 1")]
-Positive = Annotated[float, Field(gt=0), Words("a number above 0")]
-NotNegative = Annotated[float, Field(ge=0), Words("a number from 0")]
-Share = Annotated[float, Field(ge=0, lt=1), Words("a number from 0 to below 1")]
-Betas = Annotated[tuple[Share, Share], Strict(False), Words("two numbers from 0 to below 1")]
-Flag = Annotated[bool, Words("true or false")]
+Whole = Annotated[int, Field(ge=0), Expected("a whole number from 0")]
+Count = Annotated[int, Field(ge=1), Expected("a whole number from 1")]
+Positive = Annotated[float, Field(gt=0), Expected("a number above 0")]
+NotNegative = Annotated[float, Field(ge=0), Expected("a number from 0")]
+Share = Annotated[float, Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
+Betas = Annotated[tuple[Share, Share], Strict(False), Expected("two numbers from 0 to below 1")]
+Flag = Annotated[bool, Expected("true or false")]
 
 
 def spoken(annotation: Any) -> str:
@@ -38,7 +38,7 @@ def spoken(annotation: Any) -> str:
 
 def words(metadata: Any) -> str:
     """Return the words among what an annotation carries; "" where there are none."""
-    return next((item.text for item in metadata if isinstance(item, Words)), "")
+    return next((item.text for item in metadata if isinstance(item, Expected)), "")
 
 
 def either(options: Any) -> str:

@@ -20,7 +20,7 @@ Profile = tuple[tuple[str, float], ...]
 """What makes clients differ, such as a rank, as sorted pairs; ``()`` for a client like any other."""
 
 
-def words(profile: Profile) -> str:
+def profile_name(profile: Profile) -> str:
     """Return a profile as it is called in records and tables, such as "rank 2"; "usual" where it is ()."""
     return ", ".join(f"{name} {repr(float(value)).removesuffix('.0')}" for name, value in profile) or "usual"
 
@@ -125,16 +125,16 @@ class Method(NamedTuple):
     """Server: what a client of this profile receives."""
 
     begin: Callable[[Net, Down, Params, Profile], Params]
-    """Client: (net, down, own, profile) → its trainable tree; keys of ``net.buffers`` are carried, not trained."""
+    """Client: (net, down, client_state, profile) → its trainable tree; ``net.buffers`` are carried, not trained."""
 
     expand: Callable[[Net, Params, Down], Params] | None
     """Client, every step: (net, train, down) → forward parameters; None is the identity."""
 
     penalty: Callable[[Net, Params, Down, Params], Tensor] | None
-    """Client, every step: (net, train, down, own) → a 0-d term added to the mean loss; None is 0."""
+    """Client, every step: (net, train, down, client_state) → a 0-d term added to the mean loss; None is 0."""
 
     up: Callable[[Net, Params, Down, Params, int], tuple[Up, Params]]
-    """Client: (net, train, down, own, steps) → its message, and what it keeps."""
+    """Client: (net, train, down, client_state, steps) → its message, and what it keeps."""
 
     reduce: Callable[[Net, State, Down, Sequence[Up], Sequence[float]], Total]
     """Server: one chunk of clients of one profile, with the ``Down`` they received and their weights."""

@@ -33,7 +33,7 @@ def images(batch: Batch) -> dict[str, Tensor]:
     return {"": batch["x"]}
 
 
-class Tally(NamedTuple):
+class Metrics(NamedTuple):
     """What a batch scores, summed over its units: their losses in nats, how many are right, and how many there are.
 
     Where units are examples with a class, ``confusion`` (C, C) counts those of each class that are given each class.
@@ -64,7 +64,7 @@ class Net(NamedTuple):
     losses: Callable[[Any, Batch], Tensor] = cross_entropy
     inputs: Callable[[Batch], dict[str, Tensor]] = images
     skipped: Mapping[str, str] = {}
-    score: Callable[[Any, Batch], Tally] | None = None
+    score: Callable[[Any, Batch], Metrics] | None = None
     unit: Literal["example", "token"] = "example"
     local_base: bool = False
     imported: Increment | None = None
@@ -207,19 +207,19 @@ def held_losses(net: Net, batch: Batch) -> Tensor:
     return each
 
 
-def tally(net: Net, outputs: Any, batch: Batch) -> Tally:
+def metrics(net: Net, outputs: Any, batch: Batch) -> Metrics:
     """Return what ``outputs`` score on ``batch``."""
     if net.score is not None:
         return net.score(outputs, batch)
-    return classified(net.losses(outputs, batch), outputs, batch["y"])
+    return classification_metrics(net.losses(outputs, batch), outputs, batch["y"])
 
 
-def classified(losses: Tensor, scores: Tensor, y: Tensor) -> Tally:
+def classification_metrics(losses: Tensor, scores: Tensor, y: Tensor) -> Metrics:
     """Return the tally of examples of the classes ``y`` (b,), by their ``losses`` (b,) and ``scores`` (b, C)."""
     classes = scores.shape[-1]
     pairs = torch.bincount(y * classes + scores.argmax(-1), minlength=classes**2)
     confusion = pairs.view(classes, classes)
-    return Tally(losses.sum(), confusion.trace(), confusion.sum(), confusion)
+    return Metrics(losses.sum(), confusion.trace(), confusion.sum(), confusion)
 
 
 def constants(net: Net, base: Params) -> Params:
@@ -243,7 +243,7 @@ def unshared(net: Net, tensors: Params) -> Params:
 
 def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a plain copy of the module that holds ``tensors``, with the factors merged into the weights."""
-    model = lowrank.twin(net.model, trained=False)
+    model = lowrank.shallow_copy(net.model, trained=False)
     with torch.no_grad():
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, value in tensors.items():

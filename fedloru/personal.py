@@ -29,10 +29,10 @@ class Spread(NamedTuple):
     loss: float
 
 
-def personal_model(net: Net, method: Method, state: State, own: Params, profile: Profile) -> Params:
-    """Return the tensors of the forward pass that a client who keeps ``own`` would begin the next round with."""
+def personal_model(net: Net, method: Method, state: State, client_state: Params, profile: Profile) -> Params:
+    """Return the forward tensors with which a client that keeps ``client_state`` would begin the next round."""
     down = method.down(net, state, profile)
-    begun = method.begin(net, down, own, profile)
+    begun = method.begin(net, down, client_state, profile)
     return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))
 
 
@@ -42,14 +42,14 @@ def personal_scores(
     state: State,
     data: Examples,
     tests: Sequence[tuple[int, Tensor, Profile]],
-    own: Callable[[int], Params],
+    client_state: Callable[[int], Params],
 ) -> dict[str, Spread]:
     """Score clients (client, test rows, profile) under ``shared``, and where they keep anything, ``personal``.
 
     A client that has kept nothing yet has the shared model for its personal one.
     """
     shared = shared_model(net, method, state)
-    kept = {client: own(client) for client, _, _ in tests}
+    kept = {client: client_state(client) for client, _, _ in tests}
     scores: dict[str, list[Score]] = {"shared": [], "personal": []}
     for client, rows, profile in tests:
         batch = {key: value[rows.to(value.device)] for key, value in data.items()}

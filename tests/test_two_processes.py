@@ -26,12 +26,12 @@ from fedloru import methods, tree, wire
 from fedloru import net as nets
 from fedloru.client import Job, Session, train
 from fedloru.data import Dataset, Examples, Partition
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan, cohort
 from fedloru.method import NOTHING, Down, Method, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe, at_round
 from fedloru.rng import gen
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan, cohort
 
 CLIENTS, COHORT, ROUNDS, SEED = 5, 2, 6, 6
 SECONDS = 90

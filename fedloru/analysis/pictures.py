@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from fedloru.analysis import matrices
 from fedloru.analysis.alignment import Agreement
-from fedloru.analysis.along import Curve
-from fedloru.analysis.look import legend, logarithmic, look, panels
+from fedloru.analysis.figures import legend, logarithmic, panels, paper_style
+from fedloru.analysis.trajectory import Curve
 from fedloru.report import style
-from fedloru.report.studies import WHO, beyond
+from fedloru.report.study_figures import WHO, beyond
 
 Record = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ class Rate(NamedTuple):
     factor: float
 
 
-@look()
+@paper_style()
 def stable_ranks(records: Sequence[Record]) -> Figure:
     """Draw stable ranks with their intervals against the number of examples of the loss: server, subsets, clients."""
     figure, (axes,) = panels()
@@ -65,7 +65,7 @@ def _intervals(axes: Axes, points: Sequence[tuple[int, Mapping[str, float]]], la
     axes.errorbar(at, values, (below, above), fmt=mark, color=colour, label=label, elinewidth=0.8, markersize=4)
 
 
-@look()
+@paper_style()
 def spectra(records: Sequence[Record]) -> Figure:
     """Draw how many eigenvalues lie beyond each size, of either sign: the density, summed from its tail."""
     figure, (axes,) = panels()
@@ -82,7 +82,7 @@ def spectra(records: Sequence[Record]) -> Figure:
     return figure
 
 
-@look()
+@paper_style()
 def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
     """Draw the mean cosine of clients' gradients cut to each rank, and whole, with the band that chance allows."""
     figure, (axes,) = panels()
@@ -102,7 +102,7 @@ def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
     return figure
 
 
-@look()
+@paper_style()
 def modelled(rows: Sequence[Modelled]) -> Figure:
     """Draw outliers, edge and stable rank against the number of examples: lines as predicted, dots as seen."""
     figure, (upper, lower) = panels(2, 2.0, sharex=True)
@@ -128,7 +128,7 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
     return [x for x, _ in points], [y for _, y in points]
 
 
-@look()
+@paper_style()
 def compared(rows: Sequence[matrices.Compared]) -> Figure:
     """Draw measured stable ranks against those that the random-matrix model predicts, by n; on the line they agree."""
     figure, (axes,) = panels(1, 2.8)
@@ -144,7 +144,7 @@ def compared(rows: Sequence[matrices.Compared]) -> Figure:
     return figure
 
 
-@look()
+@paper_style()
 def rates(found: Sequence[Rate], xlabel: str) -> Figure:
     """Draw squared gradient norms against rounds, mean and range over seeds, with the power laws fitted to them."""
     figure, (axes,) = panels()
@@ -162,7 +162,7 @@ def rates(found: Sequence[Rate], xlabel: str) -> Figure:
     return figure
 
 
-@look()
+@paper_style()
 def ranks(found: Mapping[str, Curve], ylabel: str) -> Figure:
     """Draw ranks over rounds, a labelled line each."""
     figure, (axes,) = panels()

@@ -200,19 +200,19 @@ def _remainder(
     tries = range(1, effort.probes)
     wanted = next((count for count in tries if narrow(interval(pilot, bound, count, _level(1)))), effort.probes)
     seen: list[float] = []
-    look = 0
+    check = 0
     while True:
-        look += 1
+        check += 1
         seen += [free * _probe(matrix, pairs.vectors, effort.seed, number) for number in range(len(seen), wanted)]
-        estimate = interval(sum(seen) / len(seen), bound, len(seen), _level(look))
+        estimate = interval(sum(seen) / len(seen), bound, len(seen), _level(check))
         if narrow(estimate) or wanted == effort.probes:
             return estimate, len(seen)
         wanted = min(effort.probes, math.ceil(1.5 * wanted))
 
 
-def _level(look: int) -> float:
-    """Return the level of the j-th look; the levels' complements sum to that of ``LEVEL``."""
-    return 1 - (1 - LEVEL) * 0.5**look
+def _level(check: int) -> float:
+    """Return the level of the j-th check; the levels' complements sum to that of ``LEVEL``."""
+    return 1 - (1 - LEVEL) * 0.5**check
 
 
 def _probe(matrix: Symmetric, without: Tensor, seed: int, number: int) -> float:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedloru.cli.agreed import shown, table, verdicts
+from fedloru.cli.alignment_table import shown, table, verdicts
 from fedloru.cli.app import THE_LINE, Overrides, app, say
-from fedloru.cli.bar import Bar
-from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
+from fedloru.cli.progress import Bar
+from fedloru.cli.study import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
 from fedloru.cli.train import Quiet
 from fedloru.errors import ConfigError
 from fedloru.report import units
@@ -135,7 +135,7 @@ def _draw(figures: Record, layers: bool, folder: Path) -> list[Path]:
     """Draw the cosines over all weights, and with ``layers`` a picture of each weight."""
     from fedloru.analysis import pictures
     from fedloru.analysis.alignment import Agreement
-    from fedloru.analysis.look import save
+    from fedloru.analysis.figures import save
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -10,12 +10,12 @@ from fedloru import config as configs
 from fedloru.cli.app import Overrides, Source, app
 from fedloru.config import SECTIONS, Config
 from fedloru.config.forms import FedAvg, FlexLoRA, NoServer
-from fedloru.engine.plan import Plan, check
-from fedloru.engine.plan import profile as profile_of
 from fedloru.errors import ConfigError, FedloruError
-from fedloru.method import Method, words
+from fedloru.method import Method, profile_name
 from fedloru.methods import METHODS
 from fedloru.report import units
+from fedloru.run.plan import Plan, check
+from fedloru.run.plan import profile as profile_of
 from fedloru.wire import Traffic, cost_by_profile
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def methods(source: Source = None, overrides: Overrides = None) -> None:
             refused.setdefault(reason.replace(f"{name} ", "this method ", 1), []).append(name)
     console = Console()
     console.print(_table(bytes_of))
-    if any(sent.keys() != {words(())} for sent in bytes_of.values()):
+    if any(sent.keys() != {profile_name(())} for sent in bytes_of.values()):
         console.print(_by_profile(bytes_of))
     console.print(LEGEND, highlight=False)
     for reason, names in refused.items():
@@ -162,7 +162,7 @@ def _steady(method: Method, plan: Plan) -> dict[str, Sent]:
     sent = {}
     for profile, clients in sorted(Counter(profile_of(plan, client) for client in cohort).items()):
         spent = sum((each[round - 1][profile] for round in STEADY), Traffic())
-        sent[words(profile)] = Sent(clients, *(spent.total(way) / len(STEADY) for way in ("up", "down")))
+        sent[profile_name(profile)] = Sent(clients, *(spent.total(way) / len(STEADY) for way in ("up", "down")))
     return sent
 
 

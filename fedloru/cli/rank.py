@@ -9,9 +9,9 @@ import typer
 
 from fedloru import tree
 from fedloru.cli.app import THE_LINE, Overrides, app, say
-from fedloru.cli.bar import Bar
-from fedloru.cli.spectra import table, verdicts
-from fedloru.cli.studied import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
+from fedloru.cli.progress import Bar
+from fedloru.cli.spectrum_table import table, verdicts
+from fedloru.cli.study import Batch, Double, Out, Place, Round, Rounds, Source, Studied, check_written, place, studied
 from fedloru.cli.train import Quiet
 from fedloru.errors import ConfigError
 from fedloru.report import units
@@ -135,7 +135,7 @@ def _study(looked: Studied, todo: list[Part], effort: Effort, to: Place, quiet: 
 def _draw(records: list[Record], folder: Path) -> list[Path]:
     """Draw the spectra of the whole model, a picture of each kind for each curvature."""
     from fedloru.analysis import pictures
-    from fedloru.analysis.look import save
+    from fedloru.analysis.figures import save
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -14,11 +14,11 @@ from fedloru import api, config
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
-from fedloru.engine import checkpoint
-from fedloru.engine.folder import CONFIG, REPORT
 from fedloru.errors import FedloruError, TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
+from fedloru.run import checkpoint
+from fedloru.run.folder import CONFIG, REPORT
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]
 LINES = 100

@@ -13,8 +13,8 @@ from fedloru import api, config
 from fedloru.cli.app import say
 from fedloru.cli.train import follow
 from fedloru.config import Config
-from fedloru.engine.folder import RunFolder, is_free
 from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError
+from fedloru.run.folder import RunFolder, is_free
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 

@@ -13,12 +13,12 @@ from fedloru import report as reports
 from fedloru.cli.app import Overrides, Source, app
 from fedloru.config.plan import audited, split
 from fedloru.data import Audit, Dataset
-from fedloru.engine import profiles
-from fedloru.engine.plan import Plan, cohort
-from fedloru.engine.summary import fedavg_bytes
 from fedloru.method import Profile
 from fedloru.report import units
 from fedloru.report.profiles import CAPTION, table
+from fedloru.run import profiles
+from fedloru.run.plan import Plan, cohort
+from fedloru.run.summary import fedavg_bytes
 from fedloru.wire import KINDS, Traffic, cost_by_profile
 
 if TYPE_CHECKING:

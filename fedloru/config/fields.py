@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.fields import FieldInfo
 
-from fedloru.kinds import Betas, Count, Flag, NotNegative, Positive, Share, Whole, Words, either, spoken, words
+from fedloru.kinds import Betas, Count, Expected, Flag, NotNegative, Positive, Share, Whole, either, spoken, words
 
 __all__ = [
     "Alphas",
@@ -16,6 +16,7 @@ __all__ = [
     "Capacities",
     "Count",
     "Counts",
+    "Expected",
     "Flag",
     "Fraction",
     "NotNegative",
@@ -27,7 +28,6 @@ __all__ = [
     "Text",
     "Texts",
     "Whole",
-    "Words",
     "either",
     "expected",
 ]
@@ -49,20 +49,20 @@ def _tau(value: Any) -> Any:
     return value
 
 
-Fraction = Annotated[float, Field(gt=0, lt=1), Words("a number between 0 and 1")]
-Text = Annotated[str, Field(min_length=1), Words("a string")]
-Texts = Annotated[list[str], Words("a list of strings")]
-Counts = Annotated[list[Count], Words("a list of whole numbers from 1")]
-Ranks = Annotated[dict[str, Count], Words("a table from globs to whole numbers from 1")]
-Alphas = Annotated[dict[str, Positive], Words("a table from globs to numbers above 0")]
+Fraction = Annotated[float, Field(gt=0, lt=1), Expected("a number between 0 and 1")]
+Text = Annotated[str, Field(min_length=1), Expected("a string")]
+Texts = Annotated[list[str], Expected("a list of strings")]
+Counts = Annotated[list[Count], Expected("a list of whole numbers from 1")]
+Ranks = Annotated[dict[str, Count], Expected("a table from globs to whole numbers from 1")]
+Alphas = Annotated[dict[str, Positive], Expected("a table from globs to numbers above 0")]
 Capacities = Annotated[
     dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Fraction],
-    Words("a table from ranks, whole numbers from 1, to shares between 0 and 1"),
+    Expected("a table from ranks, whole numbers from 1, to shares between 0 and 1"),
 ]
 Tau = Annotated[
     int | float | list[int],
     PlainValidator(_tau),
-    Words("a whole number of rounds from 1, a list of them, or inf"),
+    Expected("a whole number of rounds from 1, a list of them, or inf"),
 ]
 
 

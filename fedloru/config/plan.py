@@ -14,13 +14,13 @@ from fedloru.config.schema import Config
 from fedloru.config.text import language_net, texts, writing
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
-from fedloru.engine.capacities import capacities
-from fedloru.engine.plan import Plan, check
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.method import Method, Profile
 from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.run.capacities import capacities
+from fedloru.run.plan import Plan, check
 from fedloru.tree import Params
 
 EVERY = ["*"]
@@ -61,7 +61,7 @@ def plan(config: Config) -> Plan:
         eval_every=config.eval.every,
         eval_clients=config.eval.clients,
         diagnostics=config.eval.diagnostics,
-        look=_look(config, dataset),
+        eval_hook=_eval_hook(config, dataset),
         checkpoint_every=config.output.checkpoint_every,
         increments=config.output.increments,
     )
@@ -121,7 +121,7 @@ def examples(config: Config) -> Dataset:
     return load(**config.data.model_dump())
 
 
-def _look(config: Config, dataset: Dataset) -> Callable[[Net, Params], dict[str, Any]] | None:
+def _eval_hook(config: Config, dataset: Dataset) -> Callable[[Net, Params], dict[str, Any]] | None:
     if isinstance(config.model, LanguageModel) and config.eval.generations:
         return writing(config.eval, config.model, dataset, config.data.seed)
     return None

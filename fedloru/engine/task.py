@@ -13,12 +13,14 @@ from typing import NamedTuple
 from fedloru import tree
 from fedloru.client import Job, Session, Trained
 from fedloru.data import Examples
-from fedloru.engine.diagnostics import Votes
-from fedloru.method import NOTHING, Down, Method, State, Total
+from fedloru.method import NOTHING, Down, Method, State, Total, Up
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 from fedloru.wire import Channel
+
+Observer = Callable[[Down, Sequence[Up], Sequence[float]], None]
+"""Called with the messages of each chunk of clients: what they received, what they sent, and their weights."""
 
 
 class Task(NamedTuple):
@@ -29,7 +31,7 @@ class Task(NamedTuple):
     recipe: Recipe
     seed: int
     channel: Channel
-    diagnose: bool = False
+    observe: Observer | None = None
 
     @property
     def round(self) -> int:
@@ -38,12 +40,11 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a cohort did: the total, what each client keeps, the mean loss per example in nats, and its votes."""
+    """The result of a task: the total, the state each client keeps, and the mean training loss per example in nats."""
 
     total: Total
-    own: dict[int, Params]
+    client_state: dict[int, Params]
     loss: float
-    votes: Votes
 
 
 Engine = Callable[[Task], Outcome]
@@ -63,8 +64,7 @@ class Collector:
     def __init__(self, net: Net, method: Method, task: Task) -> None:
         self.net, self.method, self.task = net, method, task
         self.total = NOTHING
-        self.votes = Votes(net)
-        self.own: dict[int, Params] = {}
+        self.client_state: dict[int, Params] = {}
         self.loss = 0.0
 
     def add(self, down: Down, jobs: Sequence[Job], results: Sequence[Trained]) -> None:
@@ -75,14 +75,14 @@ class Collector:
         for job, result, weight in zip(jobs, results, weights, strict=True):
             numbers = {"weight": weight, "loss": result.loss}
             ups.append(self.task.channel.up(result.up, job.client, round, version, numbers, job.profile))
-            if result.own:
-                self.own[job.client] = tree.clone(result.own)  # a view would keep all of its chunk
+            if result.client_state:
+                self.client_state[job.client] = tree.clone(result.client_state)  # a view would keep all of its chunk
             self.loss += weight * result.loss
-        if self.task.diagnose:
-            self.votes.add(down, ups, weights)
+        if self.task.observe is not None:
+            self.task.observe(down, ups, weights)
         chunk = self.method.reduce(self.net, self.task.state, down, ups, weights)
         self.total = self.total.join(chunk, self.net)
 
     def outcome(self) -> Outcome:
         """Return what has been gathered."""
-        return Outcome(self.total, self.own, self.loss / self.total.weight, self.votes)
+        return Outcome(self.total, self.client_state, self.loss / self.total.weight)

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedloru.engine.loop import Run
 from fedloru.errors import ConfigError, choices
 from fedloru.exports.cards import card, facts
 from fedloru.exports.checks import check
 from fedloru.exports.formats import FORMATS
-from fedloru.exports.learnt import of
+from fedloru.exports.trained import of
 from fedloru.files import write_atomic
+from fedloru.run.loop import Run
 
 
 def export(

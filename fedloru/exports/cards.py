@@ -9,10 +9,10 @@ from typing import Any
 
 import tomli_w
 
-from fedloru.engine.folder import CONFIG
 from fedloru.exports.checks import Check
 from fedloru.exports.formats import Written
-from fedloru.exports.learnt import Learnt
+from fedloru.exports.trained import Learnt
+from fedloru.run.folder import CONFIG
 
 SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1")
 

@@ -17,11 +17,11 @@ from torch import nn
 
 from fedloru import hf, lowrank, tree
 from fedloru import net as nets
-from fedloru.engine.folder import MODEL
 from fedloru.errors import ConfigError, ModelError
-from fedloru.exports.learnt import Learnt
+from fedloru.exports.trained import Learnt
 from fedloru.files import write_atomic
 from fedloru.net import Net
+from fedloru.run.folder import MODEL
 from fedloru.tree import Params
 
 TRAINING = "the training model"

@@ -50,7 +50,7 @@ def generations(
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in each] for each in zip(*chosen, strict=True)
     )
 
-    def look(net: Net, tensors: Params) -> dict[str, Any]:
+    def hook(net: Net, tensors: Params) -> dict[str, Any]:
         written = write(net, tensors, [asked.prompt for asked in chosen], max_new_tokens, tokenizer.eos_token_id)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
         lines = [
@@ -60,7 +60,7 @@ def generations(
         share = exact_match(references, texts)
         return {"generations": lines} | ({} if share is None else {"exact_match": share})
 
-    return look
+    return hook
 
 
 def _drawn(test: Examples, end: int, count: int, seed: int, max_new_tokens: int, positions: int | None) -> list[Asked]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedloru.hf.blocks import IGNORED
-from fedloru.net import Batch, Tally, classified
+from fedloru.net import Batch, Metrics, classification_metrics
 
 
 def inputs(batch: Batch, pad: int = 0) -> dict[str, Tensor]:
@@ -32,11 +32,11 @@ def token_losses(outputs: Any, batch: Batch) -> Tensor:
     return each.view(labels.shape).sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
 
-def token_score(outputs: Any, batch: Batch) -> Tally:
+def token_score(outputs: Any, batch: Batch) -> Metrics:
     """Count labelled tokens: their cross-entropy in nats, those predicted rightly, and how many there are."""
     labels, scores = _next(batch), _wide(outputs)
     loss = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return Tally(loss, (scores.argmax(-1) == labels).sum(), (labels != IGNORED).sum())
+    return Metrics(loss, (scores.argmax(-1) == labels).sum(), (labels != IGNORED).sum())
 
 
 def class_losses(outputs: Any, batch: Batch) -> Tensor:
@@ -44,9 +44,9 @@ def class_losses(outputs: Any, batch: Batch) -> Tensor:
     return F.cross_entropy(_wide(outputs), batch["y"], reduction="none")
 
 
-def class_score(outputs: Any, batch: Batch) -> Tally:
+def class_score(outputs: Any, batch: Batch) -> Metrics:
     """Count texts: their cross-entropy in nats, those classified rightly, and how many there are."""
-    return classified(class_losses(outputs, batch), outputs.logits, batch["y"])
+    return classification_metrics(class_losses(outputs, batch), outputs.logits, batch["y"])
 
 
 def _next(batch: Batch) -> Tensor:

@@ -2,10 +2,10 @@
 
 from fedloru.lowrank.algebra import concatenate, delta, fresh, matrices, merge, stack, truncate
 from fedloru.lowrank.attach import Attached, attach, detach, sites
+from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.increments import Increment, increment, shortened, together
 from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.site import Site
-from fedloru.lowrank.twin import twin
 
 __all__ = [
     "Attached",
@@ -22,10 +22,10 @@ __all__ = [
     "increment",
     "matrices",
     "merge",
+    "shallow_copy",
     "shortened",
     "sites",
     "stack",
     "together",
     "truncate",
-    "twin",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedloru.errors import ModelError
 from fedloru.lowrank.algebra import delta
+from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.layers import (
     Adaptable,
     LowRank,
@@ -20,7 +21,6 @@ from fedloru.lowrank.layers import (
     restore,
 )
 from fedloru.lowrank.site import Site, check_rank, refuse_ranks
-from fedloru.lowrank.twin import twin
 
 Number = TypeVar("Number", int, float)
 
@@ -53,7 +53,7 @@ def attach(
     """
     if isinstance(targets, str):
         raise ModelError(f"targets is the string {targets!r}, and a list of globs is expected: [{targets!r}]")
-    copied = twin(model)
+    copied = shallow_copy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
     _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, chosen)
@@ -97,7 +97,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
 
 def detach(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` with plain layers, whose weights are W + s·BA."""
-    copied = twin(model)
+    copied = shallow_copy(model)
     params: dict[str, Tensor] = {name: p.detach() for name, p in copied.named_parameters()}
     for site in sites(copied):
         name = site.weight.removesuffix("weight").removesuffix(".")

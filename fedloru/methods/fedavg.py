@@ -66,14 +66,14 @@ def down(net: Net, state: State, profile: Profile) -> Down:
     return Down(state.shared, {}, state.seed, state.round + 1, state.version)
 
 
-def begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
+def begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
     """Train what was received."""
     return down.shared
 
 
-def up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
+def up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
     """Send what was trained; keep nothing."""
-    return Up(train), own
+    return Up(train), client_state
 
 
 def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:

@@ -52,7 +52,7 @@ def fedmud(*, interval: float = 10, aad: bool = True) -> Method:
         init=lambda net, seed: _reset(net, start(net, seed, "a")),
         begin=_begin,
         expand=_expand,
-        up=lambda net, train, down, own, steps: (Up(_trained(train)), own),
+        up=lambda net, train, down, client_state, steps: (Up(_trained(train)), client_state),
         phases=lambda net, train: (Phase(frozenset(_trained(train).keys() - net.buffers.keys())),),
         server=partial(_server, interval),
         values=lambda net, round, cohort, profile: _values(interval, net, round),
@@ -72,7 +72,7 @@ def _trained(train: Params) -> Params:
     return {key: value for key, value in train.items() if not key.startswith(FIXED)}
 
 
-def _begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
+def _begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
     return down.shared | _fixed(net, down.seed, down.version, down.shared)
 
 

@@ -80,12 +80,12 @@ def _start(net: Net, seed: int, init: Init, pairs: tuple[str, ...]) -> State:
     return state._replace(base=dict(sorted(base.items())), shared=dict(sorted(shared.items())))
 
 
-def _begin_personal(net: Net, down: Down, own: Params, profile: Profile) -> Params:
-    private = own or {key: t for site in net.sites for key, t in flat(net, site, down.seed, 0.0).items()}
+def _begin_personal(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
+    private = client_state or {key: t for site in net.sites for key, t in flat(net, site, down.seed, 0.0).items()}
     return dict(sorted((down.shared | private).items()))
 
 
-def _up_personal(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
+def _up_personal(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
     private = {key for site in net.sites for key in shapes(site, "2")}
     return Up(tree.omit(train, private)), tree.select(train, sorted(private))
 

@@ -46,13 +46,13 @@ def _start(net: Net, seed: int) -> State:
     return state._replace(shared=tree.omit(state.shared, _private(net)))
 
 
-def _begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
-    return down.shared | {key: own.get(key, torch.zeros_like(net.params[key])) for key in _private(net)}
+def _begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
+    return down.shared | {key: client_state.get(key, torch.zeros_like(net.params[key])) for key in _private(net)}
 
 
-def _up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
+def _up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
     private = _private(net)
-    return Up(tree.omit(train, private)), own | tree.select(train, private)
+    return Up(tree.omit(train, private)), client_state | tree.select(train, private)
 
 
 def _values(net: Net) -> Values:

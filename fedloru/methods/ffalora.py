@@ -43,7 +43,7 @@ def _start(net: Net, seed: int) -> State:
     return state._replace(shared=tree.omit(state.shared, _frozen(net)))
 
 
-def _begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
+def _begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
     return lowrank.fresh(net.sites, down.seed, 0, net.params) | down.shared
 
 
@@ -51,8 +51,8 @@ def _phases(net: Net, train: Params) -> tuple[Phase, ...]:
     return (Phase(frozenset(train.keys() - net.buffers.keys() - _frozen(net))),)
 
 
-def _up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
-    return Up(tree.omit(train, _frozen(net))), own
+def _up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
+    return Up(tree.omit(train, _frozen(net))), client_state
 
 
 def _values(net: Net) -> Values:

@@ -57,8 +57,10 @@ def hetlora(*, tail: float = 0.01, penalty: float = 0.01) -> Method:
         name="hetlora",
         config={"tail": tail, "penalty": penalty},
         down=lambda net, state, profile: ranks.cut(net, down(net, state, profile), profile),
-        penalty=(lambda net, train, down, own: penalty * tails.norms(net, train, tail)) if tail and penalty else None,
-        up=lambda net, train, down, own, steps: (Up(tails.pruned(net, train, down, tail)), own),
+        penalty=(lambda net, train, down, client_state: penalty * tails.norms(net, train, tail))
+        if tail and penalty
+        else None,
+        up=lambda net, train, down, client_state, steps: (Up(tails.pruned(net, train, down, tail)), client_state),
         reduce=reduce,
         server=server,
         values=lambda net, round, cohort, profile: ranks.values(net, profile, drawn=round == 1),

@@ -61,7 +61,7 @@ def nested(site: Site, rank: int, scale: float) -> tuple[Site, Site]:
     return a, b
 
 
-def _begin(scale: float, net: Net, down: Down, own: Params, profile: Profile) -> Params:
+def _begin(scale: float, net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
     start = dict(down.shared)
     for site in net.sites:
         if (rank := rank_of(site, profile)) == site.rank:

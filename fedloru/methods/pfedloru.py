@@ -70,11 +70,12 @@ def _private(net: Net) -> list[str]:
     return [f"{key}.private" for site in net.sites for key in site.keys]
 
 
-def _begin(rank: int | None, net: Net, down: Down, own: Params, profile: Profile) -> Params:
-    if not own:
+def _begin(rank: int | None, net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
+    private = client_state
+    if not private:
         pairs = [site._replace(rank=min(rank or site.rank, site.o, site.i)) for site in net.sites]
-        own = {f"{key}.private": value for key, value in lowrank.fresh(pairs, down.seed, 0, down.shared).items()}
-    return dict(sorted((down.shared | own).items()))
+        private = {f"{key}.private": value for key, value in lowrank.fresh(pairs, down.seed, 0, down.shared).items()}
+    return dict(sorted((down.shared | private).items()))
 
 
 def _expand(scale: float, net: Net, train: Params, down: Down) -> Params:
@@ -86,7 +87,7 @@ def _expand(scale: float, net: Net, train: Params, down: Down) -> Params:
     return wide
 
 
-def _up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
+def _up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
     private = _private(net)
     return Up(tree.omit(train, private)), tree.select(train, private)
 

@@ -40,7 +40,7 @@ def _frozen(net: Net, round: int) -> frozenset[str]:
     return frozenset(site.a if round % 2 else site.b for site in net.sites)
 
 
-def _begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
+def _begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
     return tree.omit(down.shared, _frozen(net, down.round))
 
 

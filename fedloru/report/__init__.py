@@ -8,12 +8,12 @@ plotly and rich are imported when something is drawn, not before. ::
     writing  what a model wrote        style, units      looks and words
 """
 
+from fedloru.report.comparison import comparison, comparison_table, write_comparison
 from fedloru.report.groups import Group, cautions, grouped
 from fedloru.report.live import Live, summary_table
 from fedloru.report.page import page, write
 from fedloru.report.records import Records, read
-from fedloru.report.tally import write_csv
-from fedloru.report.versus import comparison, comparison_table, write_comparison
+from fedloru.report.results import write_csv
 
 __all__ = [
     "Group",

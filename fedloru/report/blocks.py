@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from fedloru.report.css import CSS
+from fedloru.report.stylesheet import CSS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, profiles, units, writing
+from fedloru.report import blocks, generations, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
 
@@ -85,43 +85,45 @@ def _results(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
     if records.rounds:
         yield blocks.tiles(headline(told))
         yield blocks.section("Learning", _learning(records))
-        yield blocks.section("Writing", writing.cards(records.written))
+        yield blocks.section("Writing", generations.cards(records.written))
         yield blocks.section("Inside", _inside(records))
         yield blocks.section("Traffic", _traffic(records, told))
 
 
 def _learning(records: Records) -> Iterator[str]:
-    from fedloru.report import plots
+    from fedloru.report import figures
 
     merged = "Dotted lines: factors merged into the base." if any(row["merged"] for row in records.rounds) else ""
     if evaluations(records, "test_perplexity"):
-        yield _figure("Perplexity over rounds", plots.perplexity(records), merged)
+        yield _figure("Perplexity over rounds", figures.perplexity(records), merged)
     if evaluations(records):
-        yield _figure("Accuracy over rounds", plots.accuracy(records), merged)
-    yield _figure("Loss over rounds", plots.loss(records), merged)
+        yield _figure("Accuracy over rounds", figures.accuracy(records), merged)
+    yield _figure("Loss over rounds", figures.loss(records), merged)
     if evaluations(records):
-        yield _figure("Accuracy over bytes", plots.accuracy_over_bytes(records), "MB are 10⁶ bytes.")
+        yield _figure("Accuracy over bytes", figures.accuracy_over_bytes(records), "MB are 10⁶ bytes.")
     if evaluations(records, "test_loss"):
-        yield _figure("Loss over bytes", plots.loss_over_bytes(records), "MB are 10⁶ bytes.")
-    if any(evaluations(records, field) for field in plots.SHARES):
-        yield _figure("Other scores", plots.shares(records), merged)
+        yield _figure("Loss over bytes", figures.loss_over_bytes(records), "MB are 10⁶ bytes.")
+    if any(evaluations(records, field) for field in figures.SHARES):
+        yield _figure("Other scores", figures.shares(records), merged)
     if spreads := personal(records.rounds):
         clients = spreads["shared"]["clients"]
         caption = f"Mean of {clients:,} clients, the same in every evaluation; dotted: the mean of their worst tenth."
-        yield _figure("Personal accuracy", plots.personal(records), caption, wide=True)
+        yield _figure("Personal accuracy", figures.personal(records), caption, wide=True)
 
 
 def _inside(records: Records) -> Iterator[str]:
-    from fedloru.report import inside
+    from fedloru.report import diagnostics
 
-    for kind in inside.kinds(records):
+    for kind in diagnostics.kinds(records):
         title = f"{kind.capitalize()} ranks"
-        yield _figure(title, inside.ranks(records, kind), inside.caption(records, kind), wide=True)
-    if inside.compared(records):
+        yield _figure(title, diagnostics.ranks(records, kind), diagnostics.caption(records, kind), wide=True)
+    if diagnostics.compared(records):
         caption = "How far the column and row spaces of an increment are those of the one before: 0 by chance, 1 equal."
-        yield _figure("Increments", inside.overlaps(records), caption, wide=True)
+        yield _figure("Increments", diagnostics.overlaps(records), caption, wide=True)
     if any(row.get("diagnostics") for row in records.rounds):
-        yield _figure("Diagnostics", inside.diagnostics(records), "One number a round for the whole model.", wide=True)
+        yield _figure(
+            "Diagnostics", diagnostics.diagnostics(records), "One number a round for the whole model.", wide=True
+        )
 
 
 def _studied(records: Records) -> Iterator[str]:
@@ -132,31 +134,39 @@ def _studied(records: Records) -> Iterator[str]:
 
 
 def _curvature(study: Mapping[str, Any]) -> Iterator[str]:
-    from fedloru.report import studies
+    from fedloru.report import study_figures
 
     after = f"after round {study['of']['round']}"
-    for kind, found in studies.by_kind(study).items():
-        yield _figure(f"Stable rank of the {kind} {after}", studies.stable_ranks(found), studies.caption(study))
-        yield _figure(f"Spectrum of the {kind} {after}", studies.spectra(found), studies.spectra_caption(found))
+    for kind, found in study_figures.by_kind(study).items():
+        yield _figure(
+            f"Stable rank of the {kind} {after}", study_figures.stable_ranks(found), study_figures.caption(study)
+        )
+        yield _figure(
+            f"Spectrum of the {kind} {after}", study_figures.spectra(found), study_figures.spectra_caption(found)
+        )
 
 
 def _agreement(study: Mapping[str, Any]) -> Iterator[str]:
-    from fedloru.report import studies
+    from fedloru.report import study_figures
 
     after = f"after round {study['of']['round']}"
-    yield _figure(f"Gradients cut to low rank {after}", studies.alignment(study), studies.alignment_caption(study))
+    yield _figure(
+        f"Gradients cut to low rank {after}", study_figures.alignment(study), study_figures.alignment_caption(study)
+    )
     if "eigenspace" in study:
         yield _figure(
-            f"Gradients in the top of curvature {after}", studies.shares(study), studies.shares_caption(study)
+            f"Gradients in the top of curvature {after}",
+            study_figures.shares(study),
+            study_figures.shares_caption(study),
         )
 
 
 def _traffic(records: Records, told: Mapping[str, Any]) -> Iterator[str]:
-    from fedloru.report import plots
+    from fedloru.report import figures
 
     if any(row.get("bytes") for row in records.rounds):
         yield _figure(
-            "Bytes over rounds", plots.bytes_by_kind(records), "All that was sent so far, by what it was for."
+            "Bytes over rounds", figures.bytes_by_kind(records), "All that was sent so far, by what it was for."
         )
     yield blocks.column([blocks.card("Bytes in total", _kinds(told)), *_fedavg(told)])
     if told.get("profiles"):
@@ -186,11 +196,13 @@ def _fedavg(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data(records: Records) -> Iterator[str]:
-    from fedloru.report import skew
+    from fedloru.report import partition_figure
 
     split, cards = records.partition, []
     if split.get("counts"):
-        cards.append(_figure("Who holds what", skew.skew(records), skew.caption(records), wide=True))
+        cards.append(
+            _figure("Who holds what", partition_figure.skew(records), partition_figure.caption(records), wide=True)
+        )
     audit = {AUDIT.get(name, name): units.plain(value) for name, value in split.get("audit", {}).items()}
     settings = ", ".join(f"{name} = {value}" for name, value in split.get("settings", {}).items())
     made = {"scheme": split.get("scheme"), "settings": settings, "seed": split.get("seed"), "hash": split.get("hash")}

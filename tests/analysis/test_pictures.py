@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fedloru.analysis import matrices, pictures
 from fedloru.analysis.alignment import Agreement
-from fedloru.analysis.look import look, save
+from fedloru.analysis.figures import paper_style, save
 
 SPIKES = (10.0, -4.0)
 
@@ -53,7 +53,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_axes_are_labelled_and_legends_cover_no_data(name: str) -> None:
     figure = PICTURES[name]()
-    with look():
+    with paper_style():
         figure.draw_without_rendering()
     assert figure.axes[-1].get_xlabel()
     for axes in figure.axes:

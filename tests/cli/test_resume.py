@@ -15,7 +15,7 @@ from torch import nn
 
 import fedloru as fl
 from fedloru import report
-from fedloru.engine import lock
+from fedloru.run import lock
 from tests.cli.conftest import QUICK, Cli, rows, same
 
 RUN = Path("runs/small")

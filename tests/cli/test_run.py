@@ -14,8 +14,8 @@ import pytest
 
 from fedloru import api
 from fedloru.config import load, parse
-from fedloru.engine.folder import RunFolder
-from fedloru.engine.loop import Run
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
 from tests.cli.conftest import QUICK, Cli, rows, same
 
 

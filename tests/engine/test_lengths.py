@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from fedloru import methods
 from fedloru.data import Examples
 from fedloru.engine.fused.chunk import batches
-from fedloru.engine.plan import check
 from fedloru.errors import ConfigError
 from fedloru.net import Batch
+from fedloru.run.plan import check
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, jobs, vectors
-from tests.engine.test_run import plan
+from tests.run.test_run import plan
 
 T, TOKENS = 12, 7
 

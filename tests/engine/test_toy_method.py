@@ -86,7 +86,7 @@ def play(method: Method, engine: str, **settings: object) -> tuple[State, dict[i
     state, own = method.init(cohort.net, 3), {}
     for clients in COHORTS:
         outcome = cohort.train(state, engine, jobs(own, clients), **settings)
-        state, own = method.server(cohort.net, state, outcome.total), own | outcome.own
+        state, own = method.server(cohort.net, state, outcome.total), own | outcome.client_state
     return state, own
 
 
@@ -117,7 +117,7 @@ def test_a_client_starts_from_what_it_kept_and_from_nothing_else() -> None:
     cohort = Cohort(built(model, rank=2, alpha=3.0), gated(), vectors(), RECIPE._replace(lr=0.0))
     kept = {2: {GATE: torch.tensor([7.0, 8.0], dtype=torch.float64)}}
     for engine in ("sequential", "fused"):
-        own = cohort.train(cohort.method.init(cohort.net, 3), engine, jobs(kept)).own
+        own = cohort.train(cohort.method.init(cohort.net, 3), engine, jobs(kept)).client_state
         assert {client: each[GATE].tolist() for client, each in own.items()} == {
             0: [1, 1], 1: [1, 1], 2: [7, 8], 3: [1, 1]
         }  # fmt: skip

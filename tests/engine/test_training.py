@@ -20,7 +20,7 @@ from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import Score, activation_bytes, evaluate, macro_f1, shared_model
 from fedloru.method import Down
-from fedloru.net import classified
+from fedloru.net import classification_metrics
 from fedloru.recipe import Recipe, at_round
 from fedloru.wire import Channel
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, fedavg, jobs, near, vectors
@@ -257,7 +257,7 @@ def test_an_error_in_evaluation_names_the_examples() -> None:
 
 def test_macro_f1_leaves_out_classes_that_are_neither_there_nor_predicted() -> None:
     y, predicted = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([0, 1, 1, 3, 4, 0])
-    confusion = classified(torch.zeros(6), F.one_hot(predicted, 6).double(), y).confusion
+    confusion = classification_metrics(torch.zeros(6), F.one_hot(predicted, 6).double(), y).confusion
     assert confusion is not None and confusion.sum() == 6 and confusion[3, 4] == confusion[0, 0] == 1
     assert macro_f1(confusion) == pytest.approx(f1_score(y, predicted, average="macro"))
 

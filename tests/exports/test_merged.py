@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import fedloru as fl
-from fedloru.engine.folder import RunFolder
-from fedloru.engine.loop import Run
 from fedloru.errors import ConfigError, ModelError
 from fedloru.exports import formats
 from fedloru.recipe import Recipe
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
 from tests.engine.cohort import built, vectors
-from tests.engine.test_run import plan
+from tests.run.test_run import plan
 
 
 def module() -> nn.Module:

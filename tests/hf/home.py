@@ -12,14 +12,14 @@ from torch import Tensor
 
 from fedloru import hf, methods
 from fedloru.data import Dataset, Partition
-from fedloru.engine.folder import RunFolder
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
 from fedloru.hf.losses import inputs
 from fedloru.hf.source import quiet
 from fedloru.method import Method
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
 from tests.engine.cohort import jobs
 from tests.hf.tiny import FAMILIES, texts
 

@@ -16,7 +16,7 @@ import fedloru as fl
 from fedloru import lowrank, methods
 from fedloru import net as nets
 from fedloru.errors import ModelError, RunFolderError
-from fedloru.exports.learnt import of
+from fedloru.exports.trained import of
 from fedloru.hf.source import quiet
 from tests.hf import home
 from tests.hf.tiny import FAMILIES

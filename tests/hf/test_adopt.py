@@ -12,7 +12,7 @@ import torch
 
 import fedloru as fl
 from fedloru import lowrank
-from fedloru.engine import increments
+from fedloru.run import increments
 from tests.hf import home
 from tests.hf.tiny import FAMILIES
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import fedloru as fl
 from fedloru import api, config
 from fedloru.cli import app
-from fedloru.engine import increments
 from fedloru.errors import ModelError
+from fedloru.run import increments
 from tests.hf import home
 from tests.hf.test_config import configured
 

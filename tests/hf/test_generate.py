@@ -63,9 +63,9 @@ def test_the_tensors_handed_in_write(tmp_path: Path) -> None:
     start = attached.params | attached.buffers
     g = torch.Generator().manual_seed(1)
     changed = start | {key: torch.randn(start[key].shape, generator=g).double() for key in attached.factors}
-    look = generations(letters(), examples(tmp_path), 5, 12)
-    first, second = look(attached, start), look(attached, changed)
-    assert first != second and look(attached, start) == first
+    hook = generations(letters(), examples(tmp_path), 5, 12)
+    first, second = hook(attached, start), hook(attached, changed)
+    assert first != second and hook(attached, start) == first
     merged = nets.load(attached, changed)
     assert generations(letters(), examples(tmp_path), 5, 12)(nets.make(merged), dict(merged.state_dict())) == second
 

@@ -13,12 +13,12 @@ from fedloru import net as nets
 from fedloru.data import Dataset, Partition, fetch
 from fedloru.dropout import ClientDropout, backward, generators
 from fedloru.engine import choose
-from fedloru.engine.folder import RunFolder
-from fedloru.engine.loop import Run
-from fedloru.engine.plan import Plan
 from fedloru.method import Method
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan
 from tests.engine.cohort import Cohort, close, jobs
 from tests.hf.tiny import CLASSES, FAMILIES, net, texts
 

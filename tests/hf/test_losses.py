@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from fedloru import net as nets
-from fedloru.engine.record import perplexity
 from fedloru.evaluate import evaluate
 from fedloru.hf import losses
 from fedloru.net import Batch
+from fedloru.run.record import perplexity
 from tests.hf.tiny import WORDS, net, texts
 
 SHAPE = (4, 6, 10)

@@ -206,7 +206,7 @@ class World(NamedTuple):
         jobs = list(settings.pop("jobs", self.jobs))
         for _ in range(count):
             outcome = self.train(state, engine, jobs=jobs, **settings)
-            jobs = [job._replace(own=outcome.own.get(job.client, job.own)) for job in jobs]
+            jobs = [job._replace(client_state=outcome.client_state.get(job.client, job.client_state)) for job in jobs]
             state = self.method.server(self.net, state, outcome.total)
         return state
 

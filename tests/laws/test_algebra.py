@@ -246,4 +246,4 @@ def test_zero_total_is_the_unit_of_join(cell: World) -> None:
 
 
 def test_job_defaults_are_those_of_any_client() -> None:
-    assert Job(0, torch.arange(3)).own == {} and Job(0, torch.arange(3)).profile == ()
+    assert Job(0, torch.arange(3)).client_state == {} and Job(0, torch.arange(3)).profile == ()

@@ -13,11 +13,11 @@ import torch
 
 from fedloru import tree
 from fedloru.data import Dataset, Partition
-from fedloru.engine.folder import RunFolder
-from fedloru.engine.loop import Run
-from fedloru.engine.own import OnDisk
-from fedloru.engine.plan import Plan, cohort
 from fedloru.rng import gen
+from fedloru.run.client_state import OnDisk
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan, cohort
 from fedloru.wire import Ledger, catch_up, cost, decode_sync, encode_sync
 from tests.laws.cases import METHODS, NOT_MERGING, PRUNING, World, world
 

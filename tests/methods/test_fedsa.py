@@ -34,11 +34,11 @@ def test_clients_go_on_from_the_b_that_they_kept() -> None:
     for engine in ("sequential", "fused"):
         state = cell.method.init(cell.net, 3)
         outcome = cell.train(state, engine)
-        assert all(sorted(own) == private for own in outcome.own.values())
-        assert len({tree.digest(own) for own in outcome.own.values()}) == len(cell.jobs)
-        later = [job._replace(own=outcome.own[job.client]) for job in cell.jobs[1:]]
-        again = cell.train(state, engine, jobs=[cell.jobs[0], *later], recipe=still).own
-        for client, kept in outcome.own.items():
+        assert all(sorted(own) == private for own in outcome.client_state.values())
+        assert len({tree.digest(own) for own in outcome.client_state.values()}) == len(cell.jobs)
+        later = [job._replace(client_state=outcome.client_state[job.client]) for job in cell.jobs[1:]]
+        again = cell.train(state, engine, jobs=[cell.jobs[0], *later], recipe=still).client_state
+        for client, kept in outcome.client_state.items():
             expected = kept if client else tree.map(torch.zeros_like, kept)  # client 0 lost its own
             assert close(again[client], expected, 1e-12)
 

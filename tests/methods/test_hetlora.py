@@ -8,11 +8,11 @@ import torch
 from fedloru import methods, tree
 from fedloru.client import Session, train
 from fedloru.data import Dataset, Partition
-from fedloru.engine.plan import Plan, check
 from fedloru.errors import ConfigError
 from fedloru.method import Down, Profile
 from fedloru.methods.ranks import rank_of, with_rank
 from fedloru.net import Net
+from fedloru.run.plan import Plan, check
 from tests.laws.cases import world
 from tests.methods.ranked import RANKED, SAME, SHARES, dense, play, same, square
 

@@ -56,7 +56,7 @@ def engine_rounds(
         chosen = choose(engine, net, method, state, data(), RECIPE)
         channel = Channel(net, method.name, "run", "exact")
         outcome = chosen.run(Task(state, jobs, RECIPE, 3, channel))
-        state, own = method.server(net, state, outcome.total), own | outcome.own
+        state, own = method.server(net, state, outcome.total), own | outcome.client_state
         history.append((state, own))
     return history
 

@@ -10,7 +10,6 @@ import torch
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.client import Job, Session, train
-from fedloru.engine.plan import check
 from fedloru.errors import ConfigError
 from fedloru.evaluate import Score, shared_model
 from fedloru.method import Down, Method, State, Up
@@ -19,6 +18,7 @@ from fedloru.methods.ranks import with_rank
 from fedloru.net import Net
 from fedloru.personal import personal_model, personal_scores, spread
 from fedloru.recipe import Recipe
+from fedloru.run.plan import check
 from tests.laws.cases import world
 from tests.laws.test_runs import plan
 
@@ -42,7 +42,7 @@ def trained(method: Method, state: State, job: Job, n: Net, epochs: int = 2) -> 
     down = method.down(n, state, job.profile)
     recipe = Recipe(lr=0.2, batch_size=6, epochs=epochs)
     done = train(Session(n, method, state.base, down, data(), recipe, 0, state.round + 1), job)
-    return down, done.up, done.own
+    return down, done.up, done.client_state
 
 
 def test_mfedloru_with_full_ranks_is_fedloru_bit_for_bit() -> None:

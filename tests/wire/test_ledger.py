@@ -144,9 +144,9 @@ class Federation:
     def __init__(self, dtype: torch.dtype, first_download: bool, clients: int) -> None:
         self.net = small_net(dtype)
         self.state = start(self.net, seed=0)
-        self.own = {} if first_download else self.state.base
+        self.client_state = {} if first_download else self.state.base
         self.ledger = Ledger(self.net.sites, self.state, first_download=first_download)
-        self.bases = dict.fromkeys(range(clients), self.own)
+        self.bases = dict.fromkeys(range(clients), self.client_state)
         self.dense_decisions = 0
 
     def contact(self, client: int) -> None:
@@ -159,7 +159,7 @@ class Federation:
         self.ledger.delivered(client, received.version)
 
     def die(self, client: int) -> None:
-        self.bases[client] = self.own
+        self.bases[client] = self.client_state
         self.ledger.lost(client)
 
     def step(self, rank: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedloru.config.fields import Flag, Fraction, Section, Text, Texts, Whole, Words
+from fedloru.config.fields import Expected, Flag, Fraction, Section, Text, Texts, Whole
 
 
 class _Data(Section):
@@ -67,7 +67,7 @@ class TextData(_Data):
     """The column of classes (classify)."""
     labels: Texts = []
     """The names of the classes in order (classify); where left out, those of the source, or sorted."""
-    max_length: Annotated[int, Field(ge=2), Words("a whole number from 2")] = 512
+    max_length: Annotated[int, Field(ge=2), Expected("a whole number from 2")] = 512
     """Tokens of an example at most; what is beyond is cut off, and the rest of a plain text is another example."""
     pack: Flag = False
     """Whether examples share blocks of max_length, in which they see those before (instruct, plain); or are padded."""

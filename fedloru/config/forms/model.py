@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedloru.config.fields import Count, Counts, Flag, Section, Text, Whole, Words
+from fedloru.config.fields import Count, Counts, Expected, Flag, Section, Text, Whole
 
 
 class _Model(Section):
@@ -48,14 +48,14 @@ class ResNet(_Model):
 class OwnModel(_Model, extra="allow"):
     """A function of the user's that returns a torch module; all further keys are its arguments."""
 
-    name: Annotated[str, Field(pattern=r"^python:[\w.]+:\w+$"), Words("'python:package.module:function'")]
+    name: Annotated[str, Field(pattern=r"^python:[\w.]+:\w+$"), Expected("'python:package.module:function'")]
     """The model; `python:package.module:function` calls a function of your own."""
 
 
 class LanguageModel(_Model):
     """A language model of transformers, from a folder or the hub; it classifies texts where these have classes."""
 
-    name: Annotated[str, Field(pattern=r"^hf:.+$"), Words("'hf:FOLDER' or 'hf:OWNER/NAME'")]
+    name: Annotated[str, Field(pattern=r"^hf:.+$"), Expected("'hf:FOLDER' or 'hf:OWNER/NAME'")]
     """The model; `python:package.module:function` calls a function of your own."""
     revision: Text | None = None
     """The commit, 40 digits, that a name on the hub is taken at; it needs one."""

@@ -158,11 +158,11 @@ def _penalties(session: Session, train: Params, jobs: Sequence[Job]) -> Tensor:
     """Return the penalty of each client, (m,); one by one where not all of them keep the same."""
     net, down, penalty = session.net, session.down, session.method.penalty
     assert penalty is not None
-    kept = [{key: value.shape for key, value in job.own.items()} for job in jobs]
+    kept = [{key: value.shape for key, value in job.client_state.items()} for job in jobs]
     if any(shapes != kept[0] for shapes in kept):
-        return torch.stack([penalty(net, client(train, c), down, job.own) for c, job in enumerate(jobs)])
-    own = stack([job.own for job in jobs])
-    return torch.func.vmap(lambda one, kept: penalty(net, one, down, kept))(train, own)
+        return torch.stack([penalty(net, client(train, c), down, job.client_state) for c, job in enumerate(jobs)])
+    client_state = stack([job.client_state for job in jobs])
+    return torch.func.vmap(lambda one, kept: penalty(net, one, down, kept))(train, client_state)
 
 
 def _apart(gradients: Params) -> Params:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
-from fedloru.lowrank import twin
+from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
 from fedloru.net import Batch, Net, constants, held_losses, holding
 from fedloru.tree import Params
@@ -76,7 +76,7 @@ class _Tensors:
 def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
     """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients."""
     call = _Call()
-    model = twin(net.model, trained=False).train()
+    model = shallow_copy(net.model, trained=False).train()
     keys = _keys(model)
     fixed = _unstacked(model, "", keys, stacked)
     done: set[str] = set()
@@ -89,7 +89,7 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
         leaf = LEAVES.get(type(layer))
         if leaf is None:
             done.add(prefix)
-            template = twin(layer, trained=False)
+            template = shallow_copy(layer, trained=False)
             fixed += _unstacked(template, prefix, keys, stacked)
             below = {key.removeprefix(prefix): first for key, first in keys.items() if key.startswith(prefix)}
             leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})

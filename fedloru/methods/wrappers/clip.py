@@ -23,8 +23,8 @@ def clip(method: Method, *, norm: float) -> Method:
     """
     refuse("clip", expect(norm > 0, "norm", norm, "a number above 0"))
 
-    def up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
-        sent, kept = method.up(net, train, down, own, steps)
+    def up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
+        sent, kept = method.up(net, train, down, client_state, steps)
         keys = [key for key in sent.shared if key in down.shared and key not in net.buffers]
         delta = tree.sub(tree.select(sent.shared, keys), down.shared)
         size = float(tree.norm(delta))

@@ -29,10 +29,10 @@ def prox(method: Method, *, mu: float) -> Method:
     refuse("prox", expect(0 <= mu < math.inf, "mu", mu, "a number from 0"))
     inner = method.penalty
 
-    def penalty(net: Net, train: Params, down: Down, own: Params) -> Tensor:
+    def penalty(net: Net, train: Params, down: Down, client_state: Params) -> Tensor:
         keys = [key for key in train if key in down.shared and key not in net.buffers]
         distance = torch.stack([(train[key] - down.shared[key]).square().sum() for key in keys]).sum()
         term = 0.5 * mu * distance
-        return term if inner is None else term + inner(net, train, down, own)
+        return term if inner is None else term + inner(net, train, down, client_state)
 
     return wrapped(method, "prox", {"mu": mu})._replace(penalty=penalty)

@@ -56,26 +56,26 @@ def scaffold(method: Method, *, lr: float, clients: int) -> Method:
         sent = method.down(net, state, profile)
         return sent._replace(aux=sent.aux | variates(state.aux))
 
-    def begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
-        train = method.begin(net, down, rest(own), profile)
+    def begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
+        train = method.begin(net, down, rest(client_state), profile)
         several = method.phases is not None and len(method.phases(net, train)) > 1
         refuse("scaffold", f"{method.name} trains in several phases, and S would count all" if several else None)
         return train
 
-    def penalty(net: Net, train: Params, down: Down, own: Params) -> Tensor:
-        kept = of_client(net, train, down, own)
+    def penalty(net: Net, train: Params, down: Down, client_state: Params) -> Tensor:
+        kept = of_client(net, train, down, client_state)
         terms = [((down.aux[C + key] - c).to(train[key].dtype) * train[key]).sum() for key, c in kept.items()]
         term = torch.stack(terms).sum()
-        return term if method.penalty is None else term + method.penalty(net, train, down, rest(own))
+        return term if method.penalty is None else term + method.penalty(net, train, down, rest(client_state))
 
-    def up(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
-        sent, others = method.up(net, train, down, rest(own), steps)
-        kept = of_client(net, train, down, own)
+    def up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
+        sent, others = method.up(net, train, down, rest(client_state), steps)
+        kept = of_client(net, train, down, client_state)
         gradient = {C + key: (down.shared[key] - train[key]).to(c.dtype) / (steps * lr) for key, c in kept.items()}
         change = tree.sub(gradient, down.aux)
         mine = {C + key: c + change[C + key] for key, c in kept.items()}
         version = next(iter(train.values())).new_tensor(down.version, dtype=torch.int64)
-        return sent._replace(aux=sent.aux | change), others | variates(own) | mine | {VERSION: version}
+        return sent._replace(aux=sent.aux | change), others | variates(client_state) | mine | {VERSION: version}
 
     def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
         total = method.reduce(net, state, down, [up._replace(aux=rest(up.aux)) for up in ups], weights)

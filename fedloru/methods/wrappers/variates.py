@@ -35,10 +35,10 @@ def rest(tensors: Params) -> Params:
     return tree.omit(tensors, [*variates(tensors), VERSION])
 
 
-def of_client(net: Net, train: Params, down: Down, own: Params) -> Params:
+def of_client(net: Net, train: Params, down: Down, client_state: Params) -> Params:
     """Return c_k, by key, of all that is received and trained: 0 at first, and for factors that were merged since."""
     received = {key: down.aux[C + key] for key in train if C + key in down.aux}
-    kept = {key: own.get(C + key, torch.zeros_like(c)) for key, c in received.items()}
-    if VERSION in own:
-        kept |= {key: kept[key] * (own[VERSION] == down.version) for key in net.factors & kept.keys()}
+    kept = {key: client_state.get(C + key, torch.zeros_like(c)) for key, c in received.items()}
+    if VERSION in client_state:
+        kept |= {key: kept[key] * (client_state[VERSION] == down.version) for key in net.factors & kept.keys()}
     return kept

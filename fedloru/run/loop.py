@@ -1,0 +1,164 @@
+"""The run: sample a cohort, bring it up to date, train it, let the server step, evaluate, record.
+
+A round is a function of the state before it, so a run can stop after any round and go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedloru import lowrank, tree
+from fedloru import net as nets
+from fedloru.client import Job
+from fedloru.engine import choose
+from fedloru.engine.task import Outcome, Task
+from fedloru.errors import ModelError
+from fedloru.evaluate import shared_model
+from fedloru.method import State
+from fedloru.recipe import at_round
+from fedloru.run import increments, profiles
+from fedloru.run.checkpoint import Snapshot
+from fedloru.run.client_state import ClientStore, InMemory, OnDisk
+from fedloru.run.diagnostics import UpdateStatistics
+from fedloru.run.folder import RunFolder
+from fedloru.run.plan import Plan, check, cohort, on_device, profile
+from fedloru.run.record import Round, Row, record
+from fedloru.run.summary import summarise
+from fedloru.tree import Params
+from fedloru.wire import Channel, Ledger, Traffic
+
+
+class Run:
+    """A run of ``plan``: iterate over it to train, one row a round.
+
+    With a ``folder``, every row and checkpoint is on the disk before it is yielded, and the summary and the model
+    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first. While it is iterated
+    over, no other run can write to its folder.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
+        check(plan)
+        self.plan = plan = on_device(plan)
+        self.folder = folder
+        self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
+        first = plan.method.init(plan.net, plan.seed)
+        self._first = first
+        self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
+        ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)
+        self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
+        self._clients: ClientStore = InMemory()
+        self.engine = choose(
+            plan.engine,
+            plan.net,
+            plan.method,
+            first,
+            plan.data.train,
+            plan.recipe,
+            chunk=plan.chunk,
+            path=plan.path,
+        )
+
+    @property
+    def state(self) -> State:
+        """The server's state after the last whole round."""
+        return self.last.state
+
+    @property
+    def tensors(self) -> Params:
+        """The shared model after the last whole round, factors apart."""
+        return shared_model(self.plan.net, self.plan.method, self.state)
+
+    def model(self) -> nn.Module:
+        """Return a plain copy of the shared model, with the live factors merged into its weights."""
+        return nets.load(self.plan.net, self.tensors)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run has come to, as ``summary.json`` holds it."""
+        return summarise(self.plan, self.rows, self.last.traffic, self.engine)
+
+    def __iter__(self) -> Generator[Row, None, None]:
+        """Train the rounds that are left.
+
+        Raises:
+            RunFolderError: another run writes to the folder, or has done so since this one was made.
+        """
+        if self.folder is None:
+            yield from self._rounds()
+            return
+        with self.folder.alone():
+            self.folder.go_back(self.state.round, self.state.version)
+            self._clients = OnDisk(self.folder.path / "clients", self.plan.device)
+            yield from self._rounds()
+            self.finish(self.folder)
+
+    def finish(self, folder: RunFolder) -> None:
+        """Write what the run has come to, after its last round."""
+        folder.finish(self.summary(), dict(self.model().state_dict()))
+
+    def _rounds(self) -> Generator[Row, None, None]:
+        saved = self.state.round
+        try:
+            while self.state.round < self.plan.rounds:
+                row, after = self._round()
+                if self.folder:
+                    self._keep_increment(self.folder, after.state)
+                    self.folder.append(row)
+                self.last = after
+                self.rows.append(row)
+                due = row["round"] % self.plan.checkpoint_every == 0 or row["round"] == self.plan.rounds
+                if self.folder and due:
+                    self.folder.save(self.last)
+                    saved = row["round"]
+                yield row
+        except BaseException:
+            if self.folder and saved < self.state.round == len(self.rows):
+                self.folder.save(self.last)
+            raise
+
+    def _keep_increment(self, folder: RunFolder, state: State) -> None:
+        if self.plan.keeps_increments and state.increment:
+            whole = lowrank.increment(self.plan.net.sites, state.increment)
+            increments.save(folder.increments, state.version, whole)
+
+    def _round(self) -> tuple[Row, Snapshot]:
+        began = time.perf_counter()
+        plan, before = self.plan, self.last
+        round = before.state.round + 1
+        chosen = cohort(plan, round)
+        ledger = before.restore_ledger(plan.net.sites)
+        self._channel.accounts.clear()
+        for client in chosen:
+            self._channel.sync(ledger.owed(client, before.state), before.state, profile(plan, client))
+            ledger.delivered(client, before.state.version)
+        jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
+        recipe = at_round(plan.recipe, round, plan.rounds)
+        updates = UpdateStatistics(plan.net) if plan.diagnostics else None
+        observe = updates.add if updates else None
+        outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel, observe))
+        state = plan.method.server(plan.net, before.state, outcome.total)
+        ledger.record(state)
+        after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
+        self._clients.save(round, outcome.client_state, self.folder.oldest if self.folder else 0)
+        done = Round(before, after, chosen, outcome, recipe.lr, updates)
+        row = record(plan, self._first, done, self._clients.load)
+        row |= profiles.of_round(plan, chosen, self._channel.accounts)
+        row["seconds"] = time.perf_counter() - began
+        return row, after
+
+    def _job(self, client: int) -> Job:
+        rows = self.plan.partition.train[client]
+        return Job(client, rows, self._clients.load(client, self.state.round), profile(self.plan, client))
+
+    def _train(self, task: Task) -> Outcome:
+        try:
+            return self.engine.run(task)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
+                f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
+            ) from error

@@ -1,0 +1,166 @@
+"""The record of a round: one line of ``rounds.jsonl``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from fedloru import tree
+from fedloru.engine.task import Outcome
+from fedloru.evaluate import evaluate, shared_model
+from fedloru.method import State
+from fedloru.net import Net
+from fedloru.personal import personal_scores
+from fedloru.rng import gen
+from fedloru.run.checkpoint import Snapshot
+from fedloru.run.diagnostics import Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
+from fedloru.run.plan import Plan, profile
+from fedloru.tree import Params
+
+Row = dict[str, Any]
+MERGE_SAMPLE = 500
+"""Test examples on which the loss around a merge is taken."""
+
+
+class Round(NamedTuple):
+    """A finished round: the run before and after, and its cohort; ``updates`` is None without diagnostics."""
+
+    before: Snapshot
+    after: Snapshot
+    cohort: list[int]
+    outcome: Outcome
+    lr: float
+    updates: UpdateStatistics | None
+
+
+def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Params]) -> Row:
+    """Return the row of a round; ``first`` is the initial state, ``load(client, round)`` the state of a client."""
+    before, after = done.before, done.after
+    state, spent = after.state, after.traffic - before.traffic
+    merged = state.version > before.state.version
+    row: Row = {
+        "round": state.round,
+        "version": state.version,
+        "merged": merged,
+        "train_loss": done.outcome.loss,
+        "test_loss": None,
+        "test_accuracy": None,
+        "test_f1": None,
+        "lr": done.lr,
+        "cohort": done.cohort,
+        "up_bytes": spent.total("up"),
+        "down_bytes": spent.total("down"),
+        "up_bytes_total": after.traffic.total("up"),
+        "down_bytes_total": after.traffic.total("down"),
+        "bytes": spent.table(),
+        "diagnostics": dict(state.notes),
+        "sites": {},
+        "personal": None,
+    }
+    evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
+    if evaluated:
+        model = shared_model(plan.net, plan.method, state)
+        score = evaluate(plan.net, model, plan.data.test)
+        row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
+        row["personal"] = _personal(plan, state, load)
+        if plan.net.unit == "token":
+            row["test_perplexity"] = perplexity(score.loss)
+        if plan.eval_hook is not None:
+            row |= plan.eval_hook(plan.net, model)
+    if done.updates is not None:
+        row["sites"] = _sites(plan, first, done, done.updates, ranks=merged or evaluated)
+        row["diagnostics"] |= _numbers(plan, done, done.updates, row["sites"])
+    return row
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the loss per token in nats, or the largest number there is."""
+    return math.exp(min(loss, math.log(sys.float_info.max)))
+
+
+def _numbers(
+    plan: Plan, done: Round, updates: UpdateStatistics, sites: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return the diagnostics that are one number for the whole model."""
+    before, state = done.before.state, done.after.state
+    numbers: dict[str, float] = {}
+    if (cosine := updates.cosine()) is not None:
+        numbers["update_cosine"] = cosine
+    gaps = [site["aggregation_gap"] for site in sites.values() if "aggregation_gap" in site]
+    if gaps:
+        numbers["aggregation_gap"] = sum(gap**2 for gap in gaps) ** 0.5
+    if state.version > before.version and plan.method.view is None:
+        numbers |= _merge_losses(plan, before, state, done.outcome)
+    return numbers
+
+
+def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> dict[str, float]:
+    """Return the test loss of the average, not merged yet, and that after the merge, on the same few examples."""
+    mean = tree.scale(outcome.total.sum.shared, 1 / outcome.total.weight)
+    if mean.keys() != before.shared.keys():
+        return {}
+    average = before._replace(shared=tree.cast_like(mean, before.shared))
+    sample = {key: value[:MERGE_SAMPLE] for key, value in plan.data.test.items()}
+    around = {"loss_before_merge": average, "loss_after_merge": state}
+    return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in around.items()}
+
+
+def _sites(
+    plan: Plan, first: State, done: Round, updates: UpdateStatistics, *, ranks: bool
+) -> dict[str, dict[str, float]]:
+    """Return the diagnostics of every site: its gap, and at merges and evaluations ranks and overlaps."""
+    state = done.after.state
+    found: dict[str, dict[str, float]] = {site.weight: {} for site in plan.net.sites}
+    for weight, gap in updates.gaps().items():
+        found[weight]["aggregation_gap"] = gap
+    if ranks:
+        for name, by_site in _ranks(plan, first, state, updates).items():
+            for weight, values in by_site.items():
+                found[weight] |= {f"{kind}_rank_{name}": value for kind, value in values.items()}
+        for weight, values in _overlaps(plan, done.before, state).items():
+            found[weight] |= values
+    return {weight: values for weight, values in found.items() if values}
+
+
+def _ranks(plan: Plan, first: State, state: State, updates: UpdateStatistics) -> dict[str, Ranks]:
+    increment = increment_ranks(plan.net, state.increment) if _is_whole(plan.net, state.increment) else {}
+    return {
+        "increment": increment,
+        "total": total_ranks(plan.net, first, state),
+        "client": updates.client_ranks(),
+    }
+
+
+def _overlaps(plan: Plan, before: Snapshot, state: State) -> dict[str, dict[str, float]]:
+    """Compare the increment with the previous one, which the ledger keeps, and so does every checkpoint."""
+    previous = before.restore_ledger(plan.net.sites).latest
+    if _is_whole(plan.net, previous) and _is_whole(plan.net, state.increment):
+        return overlaps(plan.net, previous, state.increment)
+    return {}
+
+
+def _is_whole(net: Net, increment: Params) -> bool:
+    return bool(increment) and net.factors <= increment.keys()
+
+
+def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> dict[str, dict[str, float]] | None:
+    """Score a sample of clients, the same in every round, on test examples of their own."""
+    if not plan.partition.test:
+        return None
+    order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
+    sample = sorted(order[: plan.eval_clients].tolist())
+    tests = [(client, plan.partition.test[client], profile(plan, client)) for client in sample]
+    tests = [test for test in tests if len(test[1])]
+    if not tests:
+        return None
+    scores = personal_scores(
+        plan.net, plan.method, state, plan.data.train, tests, lambda client: load(client, state.round)
+    )
+    found = {name: spread._asdict() for name, spread in scores.items()}
+    if plan.net.unit == "token":
+        found = {name: spread | {"perplexity": perplexity(spread["loss"])} for name, spread in found.items()}
+    return found

@@ -1,0 +1,74 @@
+"""What a run came to: the contents of ``summary.json``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from fedloru import tree
+from fedloru.engine import Chosen
+from fedloru.methods import fedavg
+from fedloru.run import profiles
+from fedloru.run.plan import Plan, cohort
+from fedloru.wire import Traffic, cost
+
+
+def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: Chosen) -> dict[str, Any]:
+    """Return the summary of a run so far; bytes, seconds, nats."""
+    accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
+    losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
+    perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
+    last5 = accuracies[-5:]
+    trained = plan.method.init(plan.net, plan.seed).shared
+    return {
+        "method": plan.method.name,
+        "rounds": len(rows),
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "last5_accuracy": sum(last5) / len(last5) if last5 else None,
+        "final_loss": losses[-1] if losses else None,
+        **({"final_perplexity": perplexities[-1]} if perplexities else {}),
+        "up_bytes_total": traffic.total("up"),
+        "down_bytes_total": traffic.total("down"),
+        "bytes": traffic.table(),
+        "bytes_measured": plan.round_trip,
+        "fedavg_bytes_total": fedavg_bytes(plan, len(rows)),
+        "seconds": sum(row["seconds"] for row in rows),
+        "peak_rss_bytes": peak_rss(),
+        "seed": plan.seed,
+        "versions": versions(),
+        "engine": engine.name,
+        "engine_reason": engine.reason,
+        "merges": sum(row["merged"] for row in rows),
+        "parameters": tree.size(tree.omit(plan.net.params, plan.net.factors)),
+        "trained_parameters": tree.size(tree.omit(trained, plan.net.buffers)),
+        "clients": plan.clients,
+        "cohort": plan.cohort,
+        **profiles.of_run(plan, rows),
+    }
+
+
+def fedavg_bytes(plan: Plan, rounds: int) -> int:
+    """Return what FedAvg would have sent over the same cohorts, both ways, by formula."""
+    cohorts = [cohort(plan, round) for round in range(1, rounds + 1)]
+    every_weight = plan.net._replace(trainable=frozenset(plan.net.params))  # also those that this run freezes
+    each = cost(every_weight, fedavg(), cohorts, codec=plan.codec, first_download=False)
+    return sum(traffic.total("up") + traffic.total("down") for traffic in each)
+
+
+def peak_rss() -> int | None:
+    """Return the largest resident memory of this process so far in bytes, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that made the numbers."""
+    return {"fedloru": version("fedloru"), "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,161 @@
+"""A run's plan and loop where they are interrupted, or asked for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedloru import methods, tree
+from fedloru import net as nets
+from fedloru.data import Dataset, Partition
+from fedloru.errors import ConfigError
+from fedloru.recipe import Recipe
+from fedloru.run import record
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
+from fedloru.run.plan import Plan, check, on_device
+from tests.engine.cohort import built, jobs, vectors
+
+
+def plan(**settings: Any) -> Plan:
+    """Return a run of six rounds over two of four clients."""
+    net = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), rank=2, targets=("0",))
+    data = vectors()
+    dataset = Dataset("vectors", data, tree.map(lambda t: t[:8], data), ("a", "b", "c"))
+    partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
+    usual = {"rounds": 6, "cohort": 2, "recipe": Recipe(batch_size=4), "codec": "exact", "checkpoint_every": 100}
+    return Plan(net, methods.fedloru(tau=2), dataset, partition, **(usual | settings))
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_is_stopped_as_it_writes_a_row_goes_on_bit_for_bit(
+    error: type[BaseException], late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the row is on the disk or after it: the checkpoint and the rows belong together."""
+    whole = Run(plan())
+    rows = list(whole)
+    folder = RunFolder.create(tmp_path / "run", {}, {})
+    append = RunFolder.append
+
+    def stopped(self: RunFolder, row: dict[str, Any]) -> None:
+        if row["round"] != 4 or late:
+            append(self, row)
+        if row["round"] == 4:
+            raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "append", stopped)
+        with pytest.raises(error):
+            list(Run(plan(), folder))
+    again = RunFolder.open(tmp_path / "run")
+    snapshot = again.latest("cpu")
+    assert snapshot is not None and snapshot.state.round == 3
+    resumed = Run(plan(), again, snapshot)
+    assert timeless([*resumed]) == timeless(rows[3:]) and timeless(resumed.rows) == timeless(rows)
+    assert tree.equal(resumed.state.shared, whole.state.shared) and tree.equal(resumed.state.base, whole.state.base)
+
+
+def test_whatever_goes_wrong_in_training_keeps_the_last_whole_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", {}, {})
+    run = Run(plan(), folder)
+    steps = iter(run)
+    next(steps), next(steps)
+    monkeypatch.setattr(record, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(steps)
+    snapshot = folder.latest("cpu")
+    assert snapshot is not None and snapshot.state.round == 2 == len(run.rows)
+
+
+def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(plan(rounds=0, cohort=5, chunk=0, eval_every=0, recipe=Recipe(batch_size=0), device="cuda:99"))
+    said = str(refused.value)
+    for problem in ("rounds is 0", "chunk is 0", "eval_every is 0", "batch_size is 0", "cohort of 5", "'cuda:99'"):
+        assert problem in said
+    check(plan())
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"engine": "fast"}, "engine is 'fast', expected 'auto', 'sequential' or 'fused'"),
+        ({"path": "both"}, "path is 'both'"),
+        ({"codec": "fp8"}, "codec is 'fp8', expected 'exact' or"),
+        (
+            {"recipe": Recipe(crop=1, flip=True)},
+            r"crop and flip need images .* examples of 'vectors' are \(6,\): leave them",
+        ),
+    ],
+)
+def test_what_python_callers_mistype_is_refused_and_not_guessed(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Run(plan(**settings))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "optimizer": ("sgdd", "'sgd', 'adam' or 'adamw'"),
+    "lr": (float("nan"), "a number from 0"),
+    "momentum": (1.0, "a number from 0 to below 1"),
+    "weight_decay": (-1e-4, "a number from 0"),
+    "betas": ((0.9, 1.0), "two numbers from 0 to below 1"),
+    "eps": (0.0, "a number above 0"),
+    "epochs": (0, "a whole number from 1"),
+    "steps": (2.5, "a whole number from 1 or None"),
+    "batch_size": (True, "a whole number from 1"),
+    "clip": (-1.0, "a number above 0 or None"),
+    "schedule": ("cosin", "'constant', 'cosine' or 'step'"),
+    "decay_every": (0, "a whole number from 1"),
+    "decay": (float("inf"), "a number above 0"),
+    "crop": (-1, "a whole number from 0"),
+    "flip": ("yes", "true or false"),
+    "bucket": (0, "true or false"),
+}
+
+
+def test_all_that_is_wrong_with_a_recipe_is_told_at_once() -> None:
+    assert BAD.keys() == Recipe()._asdict().keys()
+    wrong = Recipe(**{name: value for name, (value, _) in BAD.items()})
+    with pytest.raises(ConfigError) as refused:
+        check(plan(recipe=wrong))
+    expected = [f"{name} is {value!r}, expected {wanted}" for name, (value, wanted) in BAD.items()]
+    assert list(refused.value.problems[: len(BAD)]) == expected
+
+
+def test_a_recipe_at_the_ends_of_its_ranges_is_sound() -> None:
+    ends = {"lr": 0, "momentum": 0.0, "betas": [0, 0.5], "steps": 1, "clip": 1e-9, "crop": 0}
+    check(plan(recipe=Recipe(batch_size=1, epochs=1, decay_every=1, **ends)))
+
+
+class Positions(nn.Module):
+    """Adds positions from a buffer that is not saved, and so in no tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.register_buffer("positions", torch.arange(6.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x + self.positions)
+
+
+def test_a_run_on_another_device_takes_all_of_the_model_there() -> None:
+    here = plan()._replace(net=nets.make(Positions()), device="meta")
+    there = on_device(here)
+    tensors = [*there.net.params.values(), *there.net.buffers.values(), *there.data.train.values()]
+    assert {t.device.type for t in [*tensors, there.net.model.positions]} == {"meta"}
+    assert here.net.model.positions.device.type == "cpu"
+    assert (
+        on_device(plan()).net.model is not None and on_device(here._replace(device="cpu")).net.model is here.net.model
+    )
