@@ -1,27 +1,29 @@
-# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+# On a fresh machine, `make demo` and `make test` each do the whole setup.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-marked test-all check lint types bench clean
+.PHONY: demo test test-marked test-all check lint types docs bench clean
 
+# editable_mode=compat writes a .pth file, which type checkers follow; setuptools' default they do not.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps curvlinops-for-pytorch
 	@touch $(READY)
 
-demo: $(READY)  ## train the built-in demo; its report is in runs/demo (or demo-2, …)
-	$(BIN)/fedloru run demo --out $$($(BIN)/python -c "import itertools, pathlib; print(next(p for n in itertools.count(1) if not (p := pathlib.Path('runs/demo' + f'-{n}' * (n > 1))).exists()))")
+demo: $(READY)  ## train the built-in demo; the report is in runs/demo (or runs/demo-2, …)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/fedloru run demo --out $$($(BIN)/python -c "import itertools, pathlib; print(next(p for n in itertools.count(1) if not (p := pathlib.Path('runs/demo' + f'-{n}' * (n > 1))).exists()))")
 
-test: $(READY)  ## the default tests, under 8 minutes on 2 cores
+test: $(READY)  ## run the default tests; under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
 
-test-marked: $(READY)  ## the tests that the default leaves out and that need no GPU: slow ones and language models
+test-marked: $(READY)  ## run the tests that `make test` skips and that need no GPU: slow tests and language models
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m '(slow or hf) and not gpu'
 
-test-all: $(READY)  ## every test that needs no GPU
+test-all: $(READY)  ## run every test that needs no GPU
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m 'not gpu'
 
 lint: $(READY)
@@ -31,10 +33,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test  ## lint, format, types, import rules, tests, docs: what must pass before a commit
+# Not --quiet, which would let warnings pass.
+docs: $(READY)  ## build the documentation site into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## measure the engines against each other; under 5 minutes
+check: lint types docs test  ## check lint, format, types, import rules, docs and tests; must pass before a commit
+
+bench: $(READY)  ## compare the speed of the engines; under 5 minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/engines.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

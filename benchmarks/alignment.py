@@ -1,12 +1,13 @@
-"""Do the gradients of clients agree better when cut to low rank? Measured, and held against chance.
+"""Do client gradients agree better when truncated to low rank? Measurements, compared with chance.
 
     python benchmarks/alignment.py [--seeds 5] [--out benchmarks/results/alignment] [--pictures DIR]
 
-MNIST-5k, the perceptron 784-200-10, 20 clients, IID and Dirichlet(0.3); the shared model at the start and after 5 and
-30 rounds of FedAvg. A client's gradient is that of its mean loss over all its examples. Beside the cosines: the share
-of each gradient in the span of the ten top eigenvectors of the server's Hessian, against 10/n by chance, and how far
-the span of all clients' gradients holds these eigenvectors, against 20/n. Means over seeds, each with its own split,
-first model and training, ± standard deviations over seeds. What ``fedloru align`` does for one model, on many.
+Setup: MNIST-5k, a 784-200-10 perceptron, 20 clients, IID and Dirichlet(0.3); the shared model at the start and after 5
+and 30 rounds of FedAvg. A client's gradient is the gradient of its mean loss over all its examples. In addition to the
+cosines, the benchmark measures the share of each gradient in the span of the top ten eigenvectors of the server's
+Hessian (10/n by chance), and how much of these eigenvectors lies in the span of all client gradients (20/n by chance).
+Results are means ± standard deviations over seeds; each seed has its own partition, initial model and training. It does
+for many models what ``fedloru align`` does for one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Record = dict[str, Any]
 
 
 def partitions(data: Dataset, seed: int) -> dict[str, Partition]:
-    """Return the partitions by their names."""
+    """Return the partitions by name."""
     return {
         "IID": fl.data.iid(data, CLIENTS, seed),
         "Dirichlet 0.3": fl.data.dirichlet(data, CLIENTS, 0.3, seed, min_examples=10),
@@ -47,41 +48,40 @@ def partitions(data: Dataset, seed: int) -> dict[str, Partition]:
 
 
 def models(data: Dataset, partition: Partition, seed: int) -> Iterator[tuple[int, Objective]]:
-    """Yield the loss over all clients' examples at the shared model, after each number of ``ROUNDS``."""
+    """Yield the loss of the shared model over all clients' examples, after each of ``ROUNDS``."""
     net = fl.make(fl.models.build("mlp", channels=1, size=28, classes=10, seed=seed))
     recipe = fl.Recipe(lr=0.1, batch_size=10, clip=1.0)
     run = fl.run(net, fl.fedavg(), data, partition, rounds=max(ROUNDS), cohort=10, recipe=recipe, seed=seed)
-    for wanted in ROUNDS:
-        for _ in islice(run, wanted - run.state.round):
+    for target in ROUNDS:
+        for _ in islice(run, target - run.state.round):
             pass
-        yield wanted, objective(net, run.tensors, data.train, batch_size=1000)
+        yield target, objective(net, run.tensors, data.train, batch_size=1000)
 
 
 def measure(data: Dataset, name: str, partition: Partition, seed: int) -> Iterator[Record]:
-    """Yield one record a number of rounds."""
+    """Yield one record for each of ``ROUNDS``."""
     clients = [Subject(f"client {client}", rows, client) for client, rows in enumerate(partition.train)]
-    for done, whole in models(data, partition, seed):
-        began = time.perf_counter()
-        found = list(gradients(whole, data.train, clients))
-        agreed = {key: [row._asdict() for row in rows] for key, rows in agreement(found, RANKS).items()}
-        space = eigenspace(whole, found, TOP, seed, lambda: None)
-        yield {"partition": name, "round": done, "seed": seed, "agreement": agreed, "eigenspace": space}
-        print(f"{name}, round {done}, seed {seed}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    for rounds, whole in models(data, partition, seed):
+        start = time.perf_counter()
+        computed = list(gradients(whole, data.train, clients))
+        by_weight = {key: [row._asdict() for row in rows] for key, rows in agreement(computed, RANKS).items()}
+        space = eigenspace(whole, computed, TOP, seed, lambda: None)
+        yield {"partition": name, "round": rounds, "seed": seed, "agreement": by_weight, "eigenspace": space}
+        print(f"{name}, round {rounds}, seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
 def cells(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
-    """Return the records of all seeds by partition and round."""
-    found: dict[tuple[str, int], list[Record]] = {}
+    """Return the records of all seeds, grouped by partition and round."""
+    groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        found.setdefault((record["partition"], record["round"]), []).append(record)
-    return found
+        groups.setdefault((record["partition"], record["round"]), []).append(record)
+    return groups
 
 
-def over_seeds(mine: Sequence[Record], weight: str) -> list[Agreement]:
-    """Return the mean over seeds of each rank's row, its errors the standard deviations of cosine and gain."""
-    return [
-        _mean([Agreement(**row) for row in rows]) for rows in zip(*(r["agreement"][weight] for r in mine), strict=True)
-    ]
+def over_seeds(records: Sequence[Record], weight: str) -> list[Agreement]:
+    """Return the mean over seeds for each rank; the errors are the standard deviations of cosine and gain."""
+    by_rank = zip(*(record["agreement"][weight] for record in records), strict=True)
+    return [_mean([Agreement(**row) for row in rows]) for rows in by_rank]
 
 
 def _mean(rows: Sequence[Agreement]) -> Agreement:
@@ -103,34 +103,34 @@ def _mean(rows: Sequence[Agreement]) -> Agreement:
 
 
 def table(records: Sequence[Record], weight: str) -> str:
-    """Return the agreement at one weight as Markdown: the gain at each rank, a line a partition and round."""
-    heads = ["whole", *(f"gain at r = {rank}" for rank in RANKS), "by chance", *(f"energy at {r}" for r in RANKS)]
+    """Return a Markdown table of the agreement at one weight, with one line per partition and round."""
+    heads = ["full", *(f"gain at r = {rank}" for rank in RANKS), "by chance", *(f"energy at {r}" for r in RANKS)]
     lines = [f"\n**{weight}**\n", f"| clients | round | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for (name, done), mine in cells(records).items():
-        *cut, whole = over_seeds(mine, weight)
+    for (name, rounds), group in cells(records).items():
+        *truncated, full = over_seeds(group, weight)
         columns = [
-            f"{whole.cosine:.3f} ± {whole.error:.3f}",
-            *(f"{row.gain:+.3f} ± {row.gain_error:.3f}" for row in cut),
+            f"{full.cosine:.3f} ± {full.error:.3f}",
+            *(f"{row.gain:+.3f} ± {row.gain_error:.3f}" for row in truncated),
         ]
-        columns += [f"{whole.chance:.4f}", *(f"{row.energy:.2f}" for row in cut)]
-        lines.append(f"| {name} | {done} | {' | '.join(columns)} |")
+        columns += [f"{full.chance:.4f}", *(f"{row.energy:.2f}" for row in truncated)]
+        lines.append(f"| {name} | {rounds} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
 def spaces(records: Sequence[Record]) -> str:
-    """Return as Markdown how gradients and the Hessian's top eigenvectors share their spaces."""
-    heads = ("clients", "round", "share, mean", "least of all", "by chance", "overlap", "by chance")
+    """Return a Markdown table of the overlap between gradients and the Hessian's top eigenvectors."""
+    heads = ("clients", "round", "share, mean", "share, minimum", "by chance", "overlap", "by chance")
     lines = [f"\n| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for (name, done), mine in cells(records).items():
-        found = [record["eigenspace"] for record in mine]
+    for (name, rounds), group in cells(records).items():
+        eigenspaces = [record["eigenspace"] for record in group]
         columns = [
-            _spread([statistics.mean(space["shares"]) for space in found]),
-            f"{min(min(space['shares']) for space in found):.2f}",
-            f"{found[0]['share_by_chance']:.5f}",
-            _spread([space["overlap"] for space in found]),
-            f"{found[0]['overlap_by_chance']:.5f}",
+            _spread([statistics.mean(space["shares"]) for space in eigenspaces]),
+            f"{min(min(space['shares']) for space in eigenspaces):.2f}",
+            f"{eigenspaces[0]['share_by_chance']:.5f}",
+            _spread([space["overlap"] for space in eigenspaces]),
+            f"{eigenspaces[0]['overlap_by_chance']:.5f}",
         ]
-        lines.append(f"| {name} | {done} | {' | '.join(columns)} |")
+        lines.append(f"| {name} | {rounds} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -140,20 +140,20 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def draw(records: Sequence[Record], folder: Path) -> None:
-    """Draw one picture a partition, of the first layer."""
+    """Plot one figure per partition, for the first layer."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(record["partition"] for record in records):
-        mine = {done: found for (of, done), found in cells(records).items() if of == name}
-        figure = alignment({f"round {done}": over_seeds(found, "fc1.weight") for done, found in mine.items()})
+        by_round = {rounds: group for (partition, rounds), group in cells(records).items() if partition == name}
+        figure = alignment({f"round {rounds}": over_seeds(group, "fc1.weight") for rounds, group in by_round.items()})
         save(figure, folder / f"alignment-{name.split()[0].lower()}")
 
 
 def main() -> None:
-    """Measure, print, save and draw."""
-    parser = argparse.ArgumentParser(description="Agreement of clients' gradients, whole and cut to low rank.")
+    """Measure, print, save and plot."""
+    parser = argparse.ArgumentParser(description="Agreement of client gradients, in full and truncated to low rank.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/alignment"))
-    parser.add_argument("--pictures", type=Path, help="a folder for the pictures (none without it)")
+    parser.add_argument("--pictures", type=Path, help="a folder for the figures (default: no figures)")
     arguments = parser.parse_args()
     data = fl.data.load("mnist5k")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +162,11 @@ def main() -> None:
         for name, partition in partitions(data, seed).items():
             records += measure(data, name, partition, seed)
         arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
-    told = "".join(table(records, weight) for weight in SHOWN) + spaces(records)
-    arguments.out.with_suffix(".md").write_text(told)
+    tables = "".join(table(records, weight) for weight in SHOWN) + spaces(records)
+    arguments.out.with_suffix(".md").write_text(tables)
     if arguments.pictures:
         draw(records, arguments.pictures)
-    print(told)
+    print(tables)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""How fast the gradient of the whole problem vanishes where the usual assumptions nearly hold: FedAvg against FedLoRU.
+"""How fast the gradient of the global loss vanishes if the usual assumptions nearly hold: FedAvg against FedLoRU.
 
     python benchmarks/convergence.py [--quick] [--seeds 5] [--out benchmarks/results/convergence] [--pictures DIR]
 
-Two smooth problems, whose gradient noise is bounded along a bounded run, over 20 clients, 10 a round, 5 local steps
-each. *Regression*: y = W_k x + noise, where W_k is W* of rank 2 and a little of each client's own; the optimum over all
-examples is known in closed form. *Network*: the digits of scikit-learn and a perceptron with tanh, under label skew.
+Two smooth problems, whose gradient noise is bounded along a bounded run, with 20 clients, 10 per round, and 5 local
+steps each. *Regression*: y = W_k x + noise, where W_k is W* of rank 2 plus a small perturbation for each client; the
+optimum over all examples is known in closed form. *Network*: scikit-learn's digits and a tanh perceptron, with label
+skew.
 
-Theory ties the step size to the horizon: for every number of rounds T a run of its own is made with lr ∝ 1/√T, and the
-mean of ‖∇f(W_t)‖² over t < T is set against T on log-log axes. f is the loss over the examples of all clients, and ∇ is
-by biases and weights, the factors merged into these. SGD's theory gives a slope of −1/2. The scale of the factors is
-√3, so that s²·E‖a‖² = 1 for the rows a of a fresh A: one learning rate takes steps of one length in the subspace of a
-FedLoRU cycle as FedAvg takes in the whole space. FedLoRA, which never merges, shows what a failure looks like.
+The theory ties the step size to the horizon, so there is a separate run with lr ∝ 1/√T for every number of rounds T,
+and the mean of ‖∇f(W_t)‖² over t < T is plotted against T on log-log axes. f is the loss over the examples of all
+clients, and ∇ is with respect to biases and weights, with the factors merged into the weights. The theory of SGD gives
+a slope of −1/2. The scale of the factors is √3, so that s²·E‖a‖² = 1 for the rows a of a fresh A: with the same
+learning rate, steps in the subspace of a FedLoRU cycle are then as long as FedAvg's in the full space. FedLoRA, which
+never merges, is included as an example that fails to converge.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ CONTENDERS: dict[str, Callable[[], Method]] = {
 
 
 class Problem(NamedTuple):
-    """A loss over clients; ``lr`` is the learning rate for the shortest horizon, ``optimum`` W* where it is known."""
+    """A loss over clients; ``lr`` is the learning rate for the shortest horizon, ``optimum`` is W* if it is known."""
 
     name: str
     data: Dataset
@@ -62,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one run came to: the mean of ‖∇f(W_t)‖² over t < T, ‖∇f(W_T)‖², and how far W_T is from the optimum."""
+    """The results of one run: the mean of ‖∇f(W_t)‖² over t < T, ‖∇f(W_T)‖², and the distance of W_T to the optimum."""
 
     mean: float
     last: float
@@ -70,12 +72,12 @@ class Outcome(NamedTuple):
 
 
 def regression(seed: int, o: int = 10, i: int = 20, examples: int = 60) -> Problem:
-    """Return linear regression on a matrix of rank 2, and its optimum over the examples of all clients."""
+    """Return a linear regression with a matrix of rank 2, and its optimum over the examples of all clients."""
     g = fl.rng.gen(seed, "regression")
     truth = torch.randn(o, 2, generator=g, dtype=torch.float64) @ torch.randn(2, i, generator=g, dtype=torch.float64)
-    own = truth / math.sqrt(o * i) + 0.02 * torch.randn(CLIENTS, o, i, generator=g, dtype=torch.float64)
+    weights = truth / math.sqrt(o * i) + 0.02 * torch.randn(CLIENTS, o, i, generator=g, dtype=torch.float64)
     x = torch.randn(CLIENTS, examples, i, generator=g, dtype=torch.float64)
-    y = x @ own.mT + 0.2 * torch.randn(CLIENTS, examples, o, generator=g, dtype=torch.float64)
+    y = x @ weights.mT + 0.2 * torch.randn(CLIENTS, examples, o, generator=g, dtype=torch.float64)
     flat = {"x": x.flatten(0, 1), "target": y.flatten(0, 1), "y": torch.zeros(CLIENTS * examples, dtype=torch.int64)}
     optimum = torch.linalg.lstsq(flat["x"], flat["target"]).solution.T
     model = nn.Linear(i, o, bias=False, dtype=torch.float64)
@@ -85,7 +87,7 @@ def regression(seed: int, o: int = 10, i: int = 20, examples: int = 60) -> Probl
 
 
 def network(seed: int, hidden: int = 24) -> Problem:
-    """Return the digits, dealt with Dirichlet(1) label skew, and a perceptron 64-24-10 with tanh."""
+    """Return the digits with Dirichlet(1) label skew, and a 64-24-10 perceptron with tanh."""
     data = fl.data.load("digits")
     train = {"x": data.train["x"].double().flatten(1), "y": data.train["y"]}
     test = {"x": data.test["x"].double().flatten(1), "y": data.test["y"]}
@@ -103,7 +105,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {"regression": regression, "netw
 
 
 def blocks(clients: int, examples: int) -> Partition:
-    """Return the partition in which each client holds the next so many rows."""
+    """Return the partition in which each client holds the next ``examples`` rows."""
     rows = torch.arange(clients * examples).split(examples)
     return Partition("blocks", 0, rows, (), {"clients": clients})
 
@@ -114,7 +116,7 @@ def squares(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def follow(problem: Problem, method: Method, rounds: int, lr: float, seed: int) -> Outcome:
-    """Train for so many rounds, and measure the gradient of the whole problem before each."""
+    """Train for ``rounds`` rounds, and measure the gradient of the global loss before each."""
     net = attach(problem, method)
     run = fl.run(
         net,
@@ -139,43 +141,43 @@ def follow(problem: Problem, method: Method, rounds: int, lr: float, seed: int) 
 
 
 def attach(problem: Problem, method: Method) -> Net:
-    """Return the model as ``method`` trains it."""
-    if not method.low_rank:
+    """Return the model in the form that ``method`` trains."""
+    if not method.traits.low_rank:
         return fl.make(problem.model, losses=problem.losses)
     return fl.attach(problem.model, rank=problem.rank, alpha=SCALE * problem.rank, losses=problem.losses)
 
 
 def squared_gradient(whole: Objective, net: Net, tensors: tree.Params) -> float:
-    """Return ‖∇f‖² by biases and weights, the factors merged into these."""
+    """Return ‖∇f‖² with respect to biases and weights, with the factors merged into the weights."""
     merged = lowrank.merge(net.sites, tensors, tensors)
     return float(tree.norm(gradient(whole._replace(params=tree.select(merged, whole.params))))) ** 2
 
 
 def distance(model: nn.Module, optimum: Tensor | None) -> float | None:
-    """Return ‖W − W*‖_F / ‖W*‖_F where W* is known."""
+    """Return ‖W − W*‖_F / ‖W*‖_F, or None if W* is not known."""
     if optimum is None:
         return None
     return float((model.weight.detach() - optimum).norm() / optimum.norm())
 
 
 def slope(horizons: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
-    """Fit values = factor · T^slope by least squares of logarithms, and return slope and factor."""
-    found = statistics.linear_regression([math.log(t) for t in horizons], [math.log(v) for v in values])
-    return found.slope, math.exp(found.intercept)
+    """Fit values = factor · T^slope by least squares of logarithms, and return the slope and the factor."""
+    line = statistics.linear_regression([math.log(t) for t in horizons], [math.log(v) for v in values])
+    return line.slope, math.exp(line.intercept)
 
 
 def measure(problem: str, label: str, horizons: Sequence[int], seeds: int) -> dict[str, Any]:
-    """Return what one method came to on one problem: for every seed and horizon a run."""
-    began = time.perf_counter()
+    """Return the results of one method on one problem, from one run per seed and horizon."""
+    start = time.perf_counter()
     outcomes = []
     for seed in range(seeds):
-        made = PROBLEMS[problem](seed)
-        rates = [(t, made.lr * math.sqrt(horizons[0] / t)) for t in horizons]
-        outcomes.append([follow(made, CONTENDERS[label](), t, lr, seed) for t, lr in rates])
+        instance = PROBLEMS[problem](seed)
+        schedule = [(t, instance.lr * math.sqrt(horizons[0] / t)) for t in horizons]
+        outcomes.append([follow(instance, CONTENDERS[label](), t, lr, seed) for t, lr in schedule])
     means = [[outcome.mean for outcome in row] for row in outcomes]
     slopes = [slope(horizons, row)[0] for row in means]
     fitted = slope(horizons, [statistics.mean(column) for column in zip(*means, strict=True)])
-    print(f"{problem}, {label}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    print(f"{problem}, {label}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return {
         "problem": problem,
         "method": label,
@@ -190,16 +192,16 @@ def measure(problem: str, label: str, horizons: Sequence[int], seeds: int) -> di
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Return the records as Markdown, mean ± standard deviation over seeds; slopes over all horizons and the last."""
-    first, *_, before, last = records[0]["horizons"]
-    late = (before, last)
+    """Return a Markdown table of means ± deviations over seeds; slopes are over all and over the last two horizons."""
+    first, *_, second_last, last = records[0]["horizons"]
+    late = (second_last, last)
     head = f"| problem | method | slope | T ≥ {late[0]} | mean ‖∇f‖², T = {first} | T = {last} | ‖W − W*‖/‖W*‖ |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for r in records:
         cells = [_cell(values, 2) for values in (r["slopes"], [slope(late, row[-2:])[0] for row in r["mean"]])]
-        cells += [_cell([row[place] for row in r["mean"]], 4) for place in (0, -1)]
-        far = "–" if r["distance"][0] is None else _cell(r["distance"], 3)
-        lines.append(f"| {r['problem']} | {r['method']} | {' | '.join(cells)} | {far} |")
+        cells += [_cell([row[index] for row in r["mean"]], 4) for index in (0, -1)]
+        distance_cell = "–" if r["distance"][0] is None else _cell(r["distance"], 3)
+        lines.append(f"| {r['problem']} | {r['method']} | {' | '.join(cells)} | {distance_cell} |")
     return "\n".join(lines) + "\n"
 
 
@@ -209,7 +211,7 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def draw(records: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw one picture a problem."""
+    """Plot one figure per problem."""
     folder.mkdir(parents=True, exist_ok=True)
     for problem in dict.fromkeys(r["problem"] for r in records):
         chosen = [r for r in records if r["problem"] == problem]
@@ -218,12 +220,12 @@ def draw(records: Sequence[dict[str, Any]], folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, save and draw."""
+    """Measure, print, save and plot."""
     parser = argparse.ArgumentParser(description="Rates of convergence, fitted over horizons.")
     parser.add_argument("--quick", action="store_true", help="two seeds, short horizons")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/convergence"))
-    parser.add_argument("--pictures", type=Path, help="a folder for the pictures (none without it)")
+    parser.add_argument("--pictures", type=Path, help="a folder for the figures (default: no figures)")
     arguments = parser.parse_args()
     horizons = (40, 80, 160) if arguments.quick else (40, 80, 160, 320, 640)
     seeds = 2 if arguments.quick else arguments.seeds

@@ -1,10 +1,10 @@
-"""Measure what the curvature of the FedAvg CNN (1.7 M parameters) costs, by examples and by probes.
+"""Measure the cost of the curvature of the FedAvg CNN (1.7 M parameters) by number of examples and of probes.
 
     python benchmarks/curvature.py [--examples 500] [--out benchmarks/results/curvature.json]
 
-A product passes over every example once, and a probe is one product: both columns of seconds should be straight
-lines. The last table is one whole spectrum, as ``fedloru rank demo --clients 0 --sizes 500`` finds it. CPU seconds are
-of all threads together; on a busy machine they say more than the clock.
+A product processes every example once, and a probe is one product, so both should grow linearly. The last table is for
+one complete spectrum, as computed by ``fedloru rank demo --clients 0 --sizes 500``. CPU seconds are the sum over all
+threads; on a busy machine they are more meaningful than wall-clock time.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ Row = dict[str, Any]
 
 
 def demo() -> Objective:
-    """Return the loss of the demo preset over all training examples, shuffled, at the start."""
-    made = plan(config.load("demo"))
-    (server,) = subjects(made.partition.train, [None], 0, seed=0)
-    data = {key: value[server.rows] for key, value in made.data.train.items()}
-    return objective(made.net, made.net.params | made.net.buffers, data)
+    """Return the loss of the untrained demo preset over all training examples, shuffled."""
+    demo_plan = plan(config.load("demo"))
+    (server,) = subjects(demo_plan.partition.train, [None], 0, seed=0)
+    data = {key: value[server.rows] for key, value in demo_plan.data.train.items()}
+    return objective(demo_plan.net, demo_plan.net.params | demo_plan.net.buffers, data)
 
 
 def timed(work: Callable[[], Any]) -> Row:
-    """Return the seconds that ``work`` takes, by the clock and of the CPU."""
+    """Return the wall-clock and CPU seconds that ``work`` takes."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
 
 
 def by_examples(o: Objective, kind: Kind) -> list[Row]:
-    """Return the cost of one product over more and more examples."""
+    """Return the cost of one product for increasing numbers of examples."""
     rows = []
     for size in SIZES:
         matrix = curvature(first(o, size), kind)
@@ -61,7 +61,7 @@ def by_examples(o: Objective, kind: Kind) -> list[Row]:
 
 
 def by_probes(o: Objective, kind: Kind, examples: int) -> list[Row]:
-    """Return the cost of spectra that differ by their probes alone: no tolerance is ever reached."""
+    """Return the cost of spectra that differ only in the number of probes, because the tolerance is never reached."""
     matrix = curvature(first(o, examples), kind)
     rows = []
     for probes in PROBES:
@@ -72,11 +72,11 @@ def by_probes(o: Objective, kind: Kind, examples: int) -> list[Row]:
 
 def whole(o: Objective, kind: Kind, examples: int) -> Row:
     """Return the stable rank to ±10 %, and its cost."""
-    found = []
-    cost = timed(lambda: found.append(spectrum(curvature(first(o, examples), kind))))
-    rank = found[0].stable_rank
+    spectra = []
+    cost = timed(lambda: spectra.append(spectrum(curvature(first(o, examples), kind))))
+    rank = spectra[0].stable_rank
     assert rank is not None
-    return {"kind": kind, "examples": examples, **rank._asdict(), "probes": found[0].probes, **cost}
+    return {"kind": kind, "examples": examples, **rank._asdict(), "probes": spectra[0].probes, **cost}
 
 
 def show(title: str, rows: list[Row]) -> None:

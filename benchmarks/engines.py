@@ -1,10 +1,10 @@
-"""Measure the engines against each other, and how a run scales with clients and rounds.
+"""Compare the speed of the engines, and measure how a run scales with the numbers of clients and rounds.
 
     python benchmarks/engines.py [--repeats 5] [--out benchmarks/results/engines.json]
 
-Engines take turns in every repeat, so that whatever else the machine does falls on all of them; what counts is the
-median of the ratios within a repeat. The message round trip is on, as in any run. A case that seems to miss what it
-must reach is measured again, three times as often; if it still does, the exit status is 1.
+The engines take turns in every repeat, so that other load on the machine affects all of them. The result is the
+median, over the repeats, of the ratio to the sequential engine. Messages are encoded and decoded, as in any run. A case
+that misses its target is measured again with three times as many repeats; if it misses again, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ENGINES = ("sequential", "fused", "auto")
 
 
 class Case(NamedTuple):
-    """One row of the table: ``least`` is what ``engine`` must reach against the sequential one."""
+    """One row of the table; ``least`` is the target: how many times as fast as sequential ``engine`` must be."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -78,46 +78,46 @@ CASES = (
 
 
 def every_method() -> list[Case]:
-    """Return a short case of every method on the perceptron and the convolutional net."""
-    made = [
+    """Return a short case for each method, on the perceptron and on the convolutional network."""
+    setups = [
         (_mlp, "mlp", 20, 5, ("fc1",)),
         (_cnn, "cnn", 10, 2, ("conv2", "fc1")),
     ]
     return [
-        Case(f"{short}, {name}", model, (1, 28, 28), clients, 10, steps, 4, targets, "fused", 1.0, method)
-        for model, short, clients, steps, targets in made
+        Case(f"{short_name}, {name}", model, (1, 28, 28), clients, 10, steps, 4, targets, "fused", 1.0, method)
+        for model, short_name, clients, steps, targets in setups
         for name, method in methods.METHODS.items()
     ]
 
 
 def examples(shape: tuple[int, ...], count: int = 2000) -> Examples:
-    """Return random images: what they show does not matter to a clock."""
+    """Return random images; their content does not affect the speed."""
     g = torch.Generator().manual_seed(0)
     return {"x": torch.randn(count, *shape, generator=g), "y": torch.randint(0, 10, (count,), generator=g)}
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Return seconds a round by engine, and the median ratio to the sequential engine."""
+    """Return the seconds per round of each engine, and its median speed relative to the sequential engine."""
     method, data = case.method(), examples(case.shape)
     model = case.model()
-    net = nets.attach(model, rank=case.rank, targets=case.targets) if method.low_rank else nets.make(model)
+    net = nets.attach(model, rank=case.rank, targets=case.targets) if method.traits.low_rank else nets.make(model)
     state = method.init(net, 0)
     recipe = Recipe(lr=0.05, momentum=0.9, batch_size=case.batch, steps=case.steps)
-    half = with_rank(2) if method.ranks == "different" else ()
-    profiles = [half if k % 2 else () for k in range(case.clients)]
+    low_rank = with_rank(2) if method.ranks == "different" else ()
+    profiles = [low_rank if k % 2 else () for k in range(case.clients)]
     jobs = [Job(k, torch.arange(k * 37, k * 37 + 100) % 2000, {}, profiles[k]) for k in range(case.clients)]
     jobs.sort(key=lambda job: job.profile)
     engines = {name: choose(name, net, method, state, data, recipe) for name in ENGINES}
 
-    def once(engine: Chosen) -> float:
+    def seconds(engine: Chosen) -> float:
         task = Task(state, jobs, recipe, 0, Channel(net, method.name, "benchmark", "fp32"))
-        began = time.perf_counter()
+        start = time.perf_counter()
         engine.run(task)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     for engine in engines.values():
-        once(engine)
-    times = [{name: once(engine) for name, engine in engines.items()} for _ in range(repeats)]
+        seconds(engine)  # warm-up
+    times = [{name: seconds(engine) for name, engine in engines.items()} for _ in range(repeats)]
     ratios = {name: statistics.median(t["sequential"] / t[name] for t in times) for name in ENGINES}
     return {
         "case": case.name,
@@ -135,16 +135,16 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def settled(case: Case, repeats: int) -> dict[str, Any]:
-    """Return what ``measure`` says, after more repeats where a few seem to miss the target."""
+    """Return the result of ``measure``, with three times as many repeats if the first result misses the target."""
     row = measure(case, repeats)
     return row if row["reached"] else measure(case, 3 * repeats)
 
 
 def misses(cases: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence for every case that is slower than it must be."""
+    """Return a message for each case that misses its target."""
     return [
         f"{row['case']}: {row['engine']} reached {row['ratio'][row['engine']]:.2f}×, "
-        f"{row['least'] - row['ratio'][row['engine']]:.2f} below the {row['least']}× that it must"
+        f"{row['least'] - row['ratio'][row['engine']]:.2f} below the target of {row['least']}×"
         for row in cases
         if not row["reached"]
     ]
@@ -152,7 +152,7 @@ def misses(cases: list[dict[str, Any]]) -> list[str]:
 
 SCALE = """
 import json, resource, sys, time
-began = time.perf_counter()
+start = time.perf_counter()
 import torch
 from fedloru import data, methods, models, net as nets
 from fedloru.run.loop import Run
@@ -165,62 +165,64 @@ data.audit(dataset, partition)
 model = models.build("mlp", channels=32, size=1, classes=10, seed=0)
 net = nets.attach(model, rank=4, targets=("fc1",))
 recipe = Recipe(lr=0.05, batch_size=10)
-run = Run(Plan(net, methods.fedloru(tau=5), dataset, partition, rounds, 100, recipe, eval_every=10))
-ready = time.perf_counter() - began
-began = time.perf_counter()
+plan = Plan(net, methods.fedloru(tau=5), dataset, partition, rounds=rounds, cohort=100, recipe=recipe, eval_every=10)
+run = Run(plan)
+ready = time.perf_counter() - start
+start = time.perf_counter()
 rss = []
 for row in run:
     rss.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
 print(json.dumps({"clients": clients, "rounds": rounds, "ready_seconds": ready, "rss_bytes": [rss[1], rss[-1]],
-                  "seconds_a_round": (time.perf_counter() - began) / rounds}))
+                  "seconds_a_round": (time.perf_counter() - start) / rounds}))
 """
 
 
 def scale() -> list[dict[str, Any]]:
-    """Return start-up and memory for growing numbers of clients and rounds, each in a process of its own.
+    """Return start-up time and memory for growing numbers of clients and rounds, each measured in its own process.
 
-    Resident memory is read from /proc after the second round and after the last, so this part needs Linux.
+    Resident memory is read from /proc after the second and after the last round, so this part requires Linux.
     """
-    found = []
+    results = []
     for clients, rounds in ((1_000, 20), (10_000, 20), (10_000, 200)):
-        said = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", SCALE, str(clients), str(rounds)], capture_output=True, text=True, check=True
         )
-        found.append(json.loads(said.stdout))
-    return found
+        results.append(json.loads(process.stdout))
+    return results
 
 
 def show(cases: list[dict[str, Any]], scaling: list[dict[str, Any]]) -> None:
     """Print both tables."""
-    table = Table(title="seconds a round, and times as fast as the sequential engine")
-    for column in ("case", "method", "clients", "batch", *ENGINES, "must reach", "auto took"):
+    table = Table(title="Seconds per round, and speed relative to the sequential engine")
+    for column in ("case", "method", "clients", "batch", *ENGINES, "target", "auto chose"):
         table.add_column(column)
     for row in cases:
         engines = [f"{row['seconds'][name]:.3f} s, {row['ratio'][name]:.2f}×" for name in ENGINES]
         verdict = f"{row['engine']} ≥ {row['least']}× {'✓' if row['reached'] else '✗'}"
         cells = [row["case"], row["method"], str(row["clients"]), str(row["batch"]), *engines, verdict]
         table.add_row(*cells, row["auto"].split(":")[0])
-    growth = Table(title="100 clients a round, MLP 32-200-10, FedLoRU")
-    for column in ("clients", "rounds", "ready after", "memory, round 2", "memory, last round", "a round"):
-        growth.add_column(column, justify="right")
+    scale_table = Table(title="100 clients per round, MLP 32-200-10, FedLoRU")
+    for column in ("clients", "rounds", "start-up", "memory, round 2", "memory, last round", "time per round"):
+        scale_table.add_column(column, justify="right")
     for row in scaling:
         first, last = (f"{rss / 1e6:.0f} MB" for rss in row["rss_bytes"])
         seconds = f"{row['seconds_a_round']:.3f} s"
-        growth.add_row(f"{row['clients']:,}", str(row["rounds"]), f"{row['ready_seconds']:.1f} s", first, last, seconds)
+        start_up = f"{row['ready_seconds']:.1f} s"
+        scale_table.add_row(f"{row['clients']:,}", str(row["rounds"]), start_up, first, last, seconds)
     console = Console(width=160)
     console.print(table)
-    console.print(growth)
+    console.print(scale_table)
 
 
 def main() -> None:
-    """Measure, print and save.
+    """Run the benchmark, then print and save the results.
 
     Raises:
-        SystemExit: a case missed what it must reach.
+        SystemExit: a case missed its target.
     """
-    parser = argparse.ArgumentParser(description="Measure the engines against each other.")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"))
+    parser = argparse.ArgumentParser(description="Compare the speed of the engines.")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds per engine and case (default: 5)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"), help="output JSON file")
     arguments = parser.parse_args()
     cases = [settled(case, arguments.repeats) for case in CASES]
     cases += [settled(case, min(3, arguments.repeats)) for case in every_method()]
@@ -231,7 +233,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps({"machine": machine, "cases": cases, "scale": scaling}, indent=2))
     print(f"saved to {arguments.out}")
     if missed := misses(cases):
-        sys.exit("missed:\n" + "\n".join(missed))
+        sys.exit("missed targets:\n" + "\n".join(missed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What llm.py compares methods on: texts, how clients are made of them, a model, the local work and the methods."""
+"""The tasks of llm.py: texts and their partition, a model, the recipe and the methods to compare."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fedloru.method import Method
 from fedloru.recipe import Recipe
 
 TUNING = 100
-"""The seed that learning rates are chosen on."""
+"""The seed on which learning rates are chosen."""
 
 
 class Contender(NamedTuple):
-    """A row of a table, the learning rate that was chosen for it, and those it was chosen from."""
+    """A method to compare, its learning rate, and the grid from which that was chosen."""
 
     label: str
     method: Callable[[], Method]
@@ -33,10 +33,10 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Texts, a model, the local work, and the methods; ``parted`` makes the clients of a seed."""
+    """A task; ``partition`` returns the clients for a seed."""
 
     data: Dataset
-    parted: Callable[[Dataset, int], Partition]
+    partition: Callable[[Dataset, int], Partition]
     model: nn.Module
     targets: tuple[str, ...] | None
     rank: int
@@ -54,7 +54,7 @@ def minilm(data: Path) -> Task:
     texts = fl.hf.texts(fl.hf.tokenizer(folder), path, Classify(), test=test, max_length=48)
     model = fl.hf.load(folder, task="classify", classes=texts.classes)
 
-    def parted(data: Dataset, seed: int) -> Partition:
+    def partition(data: Dataset, seed: int) -> Partition:
         return fl.data.dirichlet(data, 20, 0.5, seed, min_examples=50)
 
     texts, model = warmed(texts, model)
@@ -68,33 +68,33 @@ def minilm(data: Path) -> Task:
     )
     recipe = Recipe("adamw", steps=6, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
     targets = ("bert.encoder.*", "bert.pooler.*")
-    return Task(texts, parted, model, targets, 4, 32.0, 15, 4, recipe, contenders)
+    return Task(texts, partition, model, targets, 4, 32.0, 15, 4, recipe, contenders)
 
 
 def warmed(data: Dataset, model: nn.Module, count: int = 1024, steps: int = 128) -> tuple[Dataset, nn.Module]:
-    """Let the server train the model on so many texts first, which no client holds; return the others, and the model.
+    """Train the model on ``count`` texts of the server first; return the other texts and the trained model.
 
-    A fresh head on MiniLM's pooler learns nothing in the rounds that two cores can do where labels are skewed.
+    With skewed labels, a fresh head on MiniLM's pooler learns nothing in as few rounds as two cores can run.
     """
-    rest, own = split(data, count, seed=0)
+    rest, server_texts = split(data, count, seed=0)
     alone = Partition("server", 0, (torch.arange(count),), (), {})
     recipe = Recipe("adamw", lr=2e-4, steps=steps, batch_size=16, clip=1.0, bucket=True)
-    start = data._replace(train=own)
+    start = data._replace(train=server_texts)
     run = fl.run(fl.hf.make(model), methods.fedavg(), start, alone, rounds=1, cohort=1, recipe=recipe)
-    score = [row["test_accuracy"] for row in run][-1]
-    print(f"the server's model, trained on {count} texts: accuracy {score:.3f}", file=sys.stderr)
+    accuracy = [row["test_accuracy"] for row in run][-1]
+    print(f"the server's model, trained on {count} texts: accuracy {accuracy:.3f}", file=sys.stderr)
     return rest, fl.hf.prepare(run.model(), trained=["classifier.weight", "classifier.bias"])
 
 
 def stories(data: Path) -> Task:
-    """Return part (b): stories260k goes on with what the speakers of a play say."""
+    """Return part (b): stories260k on the speakers of a play."""
     folder = str(data / "models" / "stories260k")
     path = str(data / "tinyshakespeare_by_speaker_all.parquet")
     texts = fl.hf.texts(
         fl.hf.tokenizer(folder), path, Plain(), columns=["speaker"], max_length=64, pack=True, positions=512
     )
 
-    def parted(data: Dataset, seed: int) -> Partition:
+    def partition(data: Dataset, seed: int) -> Partition:
         return fl.data.natural(data, "speaker", seed, min_examples=20, allow_unused=True, test_fraction=0.2)
 
     low, whole = (3e-3, 1e-2), (3e-3, 1e-2)
@@ -106,25 +106,29 @@ def stories(data: Path) -> Task:
         Contender("pFedLoRU τ=8", lambda: methods.pfedloru(tau=8), 3e-3, low),
     )
     recipe = Recipe("adamw", epochs=1, batch_size=8, clip=1.0, schedule="cosine")
-    return Task(texts, parted, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
+    return Task(texts, partition, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
 
 
 def held_back(data: Dataset, count: int = 500) -> Dataset:
-    """Return ``data`` with some of its training examples to test on: learning rates are not chosen on the tests.
+    """Return ``data`` with ``count`` training examples as test examples, for choosing learning rates.
 
-    They are of the longest quarter: of SST-2, the tests are sentences, and most training texts are parts of one.
+    They are taken from the longest quarter, since the test texts of SST-2 are whole sentences, while most training
+    texts are parts of sentences.
     """
     length = data.train["length"].float()
-    rest, own = split(data, count, TUNING, length >= length.quantile(0.75))
-    return rest._replace(test=own)
+    rest, tests = split(data, count, TUNING, length >= length.quantile(0.75))
+    return rest._replace(test=tests)
 
 
 def split(data: Dataset, count: int, seed: int, among: Tensor | None = None) -> tuple[Dataset, Examples]:
-    """Return ``data`` without so many of its training examples, and these; ``among`` (N,) says which may be taken."""
+    """Take ``count`` random training examples out of ``data``; return the rest and these examples.
+
+    ``among`` (N,) masks the examples that may be taken.
+    """
     rows = torch.randperm(len(data.train["length"]), generator=torch.Generator().manual_seed(seed))
-    own = (rows if among is None else rows[among[rows]])[:count]
+    taken = (rows if among is None else rows[among[rows]])[:count]
     rest = torch.ones(len(rows), dtype=torch.bool)
-    rest[own] = False
+    rest[taken] = False
     columns = {name: tuple(compress(values, rest.tolist())) for name, values in data.columns.items()}
     train = {key: value[rest] for key, value in data.train.items()}
-    return data._replace(train=train, columns=columns), {key: value[own] for key, value in data.train.items()}
+    return data._replace(train=train, columns=columns), {key: value[taken] for key, value in data.train.items()}

@@ -1,11 +1,12 @@
-"""All methods on equal terms: the same data, cohorts, seeds and local work; accuracy beside megabytes.
+"""Compare all methods on the same data, cohorts, seeds and local training, by accuracy and by MB sent.
 
     python benchmarks/methods.py [--quick] [--seeds 3] [--rounds N] [--data-dir DIR] [--out benchmarks/results/methods]
 
-100 clients, 10 a round. MNIST-5k with the perceptron 784-200-10; with ``--data-dir``, in its place the CIFAR-10 parquet
-files in that folder with a ResNet-8 of width 16, and as many of their first rows as two cores can train on (10,000; the
-files are shuffled). Each under IID and Dirichlet partitions, every client holding out a fifth of its examples.
-``--quick`` is one seed and fewer rounds. The tables are printed, and saved as JSON and Markdown after every seed.
+There are 100 clients, 10 of them per round. The default task is MNIST-5k with the perceptron 784-200-10. With
+``--data-dir``, it is CIFAR-10, read from the parquet files in that folder, with a ResNet-8 of width 16; only the first
+10,000 rows are used, which two cores can train on (the files are shuffled). Each task runs with IID and Dirichlet
+partitions, and every client holds out a fifth of its examples. ``--quick`` runs one seed and fewer rounds. The tables
+are printed at the end, and saved as JSON and Markdown after every seed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CLIENTS, COHORT = 100, 10
 
 
 class Contender(NamedTuple):
-    """A row of the table; ``shares`` maps ranks to shares of clients that cannot exceed them."""
+    """A row of the table; ``shares`` maps a rank to the share of clients that cannot train a higher one."""
 
     label: str
     method: Callable[[], Method]
@@ -45,7 +46,7 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A data set, a model and the local work."""
+    """A data set, a model, and the settings of local training."""
 
     name: str
     data: Dataset
@@ -59,8 +60,8 @@ class Task(NamedTuple):
 
 
 def contenders(rank: int, tau: int, lr: float) -> list[Contender]:
-    """Return every method, and those for clients of different rank with half of them at a quarter of it."""
-    half = {max(1, rank // 4): 0.5}
+    """Return all methods; those that support different ranks also run with half of the clients at rank / 4."""
+    half_low_rank = {max(1, rank // 4): 0.5}
     return [
         Contender("FedAvg", methods.fedavg),
         Contender("FedAvg + SCAFFOLD", lambda: methods.scaffold(methods.fedavg(), lr=lr, clients=CLIENTS)),
@@ -71,37 +72,37 @@ def contenders(rank: int, tau: int, lr: float) -> list[Contender]:
         Contender("FLoRA", methods.flora),
         Contender("FedEx-LoRA", methods.fedex),
         Contender("FlexLoRA", methods.flexlora),
-        Contender("FlexLoRA, half at r/4", methods.flexlora, half),
-        Contender("HetLoRA, half at r/4", methods.hetlora, half),
+        Contender("FlexLoRA, half at r/4", methods.flexlora, half_low_rank),
+        Contender("HetLoRA, half at r/4", methods.hetlora, half_low_rank),
         Contender("FedHM", methods.fedhm),
-        Contender("FedHM, half at r/4", methods.fedhm, half),
+        Contender("FedHM, half at r/4", methods.fedhm, half_low_rank),
         Contender("FedLMT", methods.fedlmt),
         Contender("FedPara", methods.fedpara),
         Contender("pFedPara", lambda: methods.fedpara(personal=True)),
         Contender("FedMUD + AAD", lambda: methods.fedmud(interval=tau)),
         Contender(f"FedLoRU τ={tau}", lambda: methods.fedloru(tau=tau)),
         Contender(f"FedLoRU τ={tau}, exact", lambda: methods.fedloru(tau=tau, accumulate="exact")),
-        Contender(f"mFedLoRU τ={tau}, half at r/4", lambda: methods.mfedloru(tau=tau), half),
+        Contender(f"mFedLoRU τ={tau}, half at r/4", lambda: methods.mfedloru(tau=tau), half_low_rank),
         Contender(f"pFedLoRU τ={tau}", lambda: methods.pfedloru(tau=tau)),
     ]
 
 
 def mnist(quick: bool) -> Task:
-    """Return MNIST-5k, which the package brings along."""
+    """Return the task with MNIST-5k, which ships with the package."""
     recipe = Recipe(lr=0.1, momentum=0.9, batch_size=10, epochs=2, clip=1.0)
     data = fl.data.load("mnist5k")
     return Task("MNIST-5k", data, "mlp", {}, ("fc1",), 8, 20 if quick else 60, recipe, (0.3, 0.1))
 
 
 def cifar(folder: Path, quick: bool) -> Task:
-    """Return the first rows of a copy of CIFAR-10."""
+    """Return the task with the first rows of a copy of CIFAR-10."""
     recipe = Recipe(lr=0.1, momentum=0.9, batch_size=10, epochs=1, clip=1.0, flip=True)
     data = first(fl.data.load("parquet", path=str(folder / "cifar10")), *((2_000, 500) if quick else (10_000, 1_000)))
     return Task("CIFAR-10 copy", data, "resnet8", {"width": 16}, ("layer*",), 8, 4 if quick else 24, recipe, (0.3,))
 
 
 def first(data: Dataset, train: int, test: int) -> Dataset:
-    """Return the first rows of ``data``."""
+    """Return ``data`` with only its first ``train`` training and ``test`` test examples."""
     return data._replace(
         train={key: value[:train] for key, value in data.train.items()},
         test={key: value[:test] for key, value in data.test.items()},
@@ -116,7 +117,7 @@ def partitions(data: Dataset, seed: int, alphas: tuple[float, ...]) -> Iterator[
 
 
 def run(task: Task, contender: Contender, partition: Partition, seed: int) -> tuple[Run, dict[str, Any]]:
-    """Train one contender, and return what it came to."""
+    """Train one contender, and return the run and its results: accuracies, MB sent and seconds."""
     method = contender.method()
     channels, size = task.data.train["x"].shape[1:3]
     model = models.build(
@@ -124,7 +125,7 @@ def run(task: Task, contender: Contender, partition: Partition, seed: int) -> tu
     )
     net = (
         fl.attach(model, rank=task.rank, alpha=2 * task.rank, targets=task.targets)
-        if method.low_rank
+        if method.traits.low_rank
         else fl.make(model)
     )
     profiles = capacities(CLIENTS, contender.shares, seed) if contender.shares else ()
@@ -133,32 +134,34 @@ def run(task: Task, contender: Contender, partition: Partition, seed: int) -> tu
         method,
         task.data,
         partition,
-        task.rounds,
-        COHORT,
-        task.recipe,
-        seed,
-        eval_every=task.rounds,  # personal models are scored once, at the end
+        rounds=task.rounds,
+        cohort=COHORT,
+        recipe=task.recipe,
+        seed=seed,
+        eval_every=task.rounds,  # personal models are evaluated once, at the end
         profiles=profiles,
         diagnostics=False,
     )
-    made = Run(plan)
-    last = [
-        (row, evaluate(net, made.tensors, task.data.test).accuracy) for row in made if row["round"] > task.rounds - 5
+    training = Run(plan)
+    last_rows = [
+        (row, evaluate(net, training.tensors, task.data.test).accuracy)
+        for row in training
+        if row["round"] > task.rounds - 5
     ]
-    told = made.summary()
-    personal = last[-1][0]["personal"]
-    return made, {
-        "accuracy": statistics.mean(accuracy for _, accuracy in last),
-        "mb": (told["up_bytes_total"] + told["down_bytes_total"]) / 1e6,
+    summary = training.summary()
+    personal = last_rows[-1][0]["personal"]
+    return training, {
+        "accuracy": statistics.mean(accuracy for _, accuracy in last_rows),
+        "mb": (summary["up_bytes_total"] + summary["down_bytes_total"]) / 1e6,
         "shared": personal["shared"]["mean"],
         "personal": personal["personal"]["mean"] if "personal" in personal else None,
         "worst": personal.get("personal", personal["shared"])["bottom_decile"],
-        "seconds": told["seconds"],
+        "seconds": summary["seconds"],
     }
 
 
 def finetuned(run: Run, epochs: int = 2) -> dict[str, float]:
-    """Return the personal accuracy of the shared model after each client has trained it on its own examples."""
+    """Return the personal accuracies after each client has fine-tuned the shared model on its own examples."""
     plan, state = run.plan, run.state
     shared = shared_model(plan.net, plan.method, state)
     down = Down(state.shared, {}, state.seed, state.round + 1)
@@ -167,7 +170,7 @@ def finetuned(run: Run, epochs: int = 2) -> dict[str, float]:
         plan.method,
         state.base,
         down,
-        plan.data.train,
+        plan.dataset.train,
         plan.recipe._replace(epochs=epochs),
         0,
         state.round + 1,
@@ -176,40 +179,40 @@ def finetuned(run: Run, epochs: int = 2) -> dict[str, float]:
     for client, rows in enumerate(plan.partition.test):
         if len(rows):
             tuned = shared | train(session, Job(client, plan.partition.train[client])).up.shared
-            own = {key: value[rows] for key, value in plan.data.train.items()}
-            scores.append(evaluate(plan.net, tuned, own))
-    found = spread(scores)
-    return {"personal": found.mean, "worst": found.bottom_decile}
+            held_out = {key: value[rows] for key, value in plan.dataset.train.items()}
+            scores.append(evaluate(plan.net, tuned, held_out))
+    statistics_over_clients = spread(scores)
+    return {"personal": statistics_over_clients.mean, "worst": statistics_over_clients.bottom_decile}
 
 
 def measure(task: Task, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield one record a contender and partition."""
+    """Yield one record per partition and contender."""
     for scheme, partition in partitions(task.data, seed, task.alphas):
         for contender in contenders(task.rank, max(5, task.rounds // 5), task.recipe.lr):
-            began = time.perf_counter()
-            made, found = run(task, contender, partition, seed)
-            record = {"task": task.name, "partition": scheme, "seed": seed, "method": contender.label, **found}
+            start = time.perf_counter()
+            training, results = run(task, contender, partition, seed)
+            record = {"task": task.name, "partition": scheme, "seed": seed, "method": contender.label, **results}
             yield record
             if contender.label == "FedAvg":
-                yield {**record, "method": "FedAvg, then finetune", **finetuned(made)}
-            told = f"{task.name} {scheme} seed {seed} {contender.label}: {found['accuracy']:.3f}"
-            print(f"{told} in {time.perf_counter() - began:.1f} s", file=sys.stderr)
+                yield {**record, "method": "FedAvg, then finetune", **finetuned(training)}
+            message = f"{task.name} {scheme} seed {seed} {contender.label}: accuracy {results['accuracy']:.3f}"
+            print(f"{message} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return the records as Markdown, mean ± standard deviation over seeds."""
+    """Return the records as Markdown tables, with mean ± standard deviation over seeds."""
     lines = []
     for task, scheme in dict.fromkeys((r["task"], r["partition"]) for r in records):
-        chosen = [r for r in records if (r["task"], r["partition"]) == (task, scheme)]
+        group = [r for r in records if (r["task"], r["partition"]) == (task, scheme)]
         lines += [
             f"\n**{task}, {scheme}**\n",
             "| method | accuracy | personal | worst tenth | MB |",
             "|---|---|---|---|---|",
         ]
-        for label in dict.fromkeys(r["method"] for r in chosen):
-            mine = [r for r in chosen if r["method"] == label]
-            cells = [_cell([r[key] for r in mine]) for key in ("accuracy", "personal", "worst")]
-            lines.append(f"| {label} | {' | '.join(cells)} | {statistics.mean(r['mb'] for r in mine):,.1f} |")
+        for label in dict.fromkeys(r["method"] for r in group):
+            same_method = [r for r in group if r["method"] == label]
+            cells = [_cell([r[key] for r in same_method]) for key in ("accuracy", "personal", "worst")]
+            lines.append(f"| {label} | {' | '.join(cells)} | {statistics.mean(r['mb'] for r in same_method):,.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -222,13 +225,15 @@ def _cell(values: list[float | None]) -> str:
 
 
 def main() -> None:
-    """Measure, print and save."""
-    parser = argparse.ArgumentParser(description="All methods on equal terms.")
-    parser.add_argument("--quick", action="store_true", help="one seed, fewer rounds")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, help="instead of the benchmark's own number")
+    """Run the benchmark, then print and save the results."""
+    parser = argparse.ArgumentParser(description="Compare all methods on the same data and local training.")
+    parser.add_argument("--quick", action="store_true", help="run one seed and fewer rounds")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: depends on the task)")
     parser.add_argument("--data-dir", type=Path, help="a folder with cifar10_train.parquet and cifar10_test.parquet")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/methods"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/methods"), help="output path without the suffix"
+    )
     arguments = parser.parse_args()
     quick = arguments.quick
     task = cifar(arguments.data_dir, quick) if arguments.data_dir else mnist(quick)

@@ -1,13 +1,13 @@
-"""Is a client's Hessian of higher stable rank than the server's? Stable rank against the number of examples.
+"""Does a client's Hessian have a higher stable rank than the server's? Stable rank against the number of examples.
 
     python benchmarks/stable_rank.py [--seeds 5] [--data-dir DIR] [--pictures DIR]
         [--out benchmarks/results/stable_rank]
 
-MNIST-5k with the perceptron 784-200-10; with ``--data-dir``, in its place the CIFAR-10 parquet files in that folder, of
-which the first 2,000 rows train, with the convolutional net of width 8. Ten clients, IID and Dirichlet 0.3; at the
-start, and after rounds of FedLoRU. The server's loss, losses over subsets of its examples, and those of two clients.
-One table gives means ± standard deviations over seeds, and the widest interval of a single figure; another holds every
-client against the server of its seed; JSON has all figures.
+Setup: MNIST-5k with a 784-200-10 perceptron, or with ``--data-dir`` the CIFAR-10 parquet files in that folder (the
+first 2,000 rows for training) with the convolutional net of width 8. Ten clients, IID and Dirichlet 0.3; the model at
+the start and after training with FedLoRU. Losses: the server's, those over subsets of its examples, and those of two
+clients. One table has means ± standard deviations over seeds, and the widest interval of a single measurement; another
+compares every client with the server of its seed. The JSON file has all results.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EFFORT = Effort(top=5, steps=15, tolerance=0.15, probes=40)
 
 
 class Task(NamedTuple):
-    """A data set, a model, the sizes of subsets, and how long is trained."""
+    """A data set, a model, the sizes of the subsets, and the number of rounds."""
 
     name: str
     data: Dataset
@@ -51,15 +51,15 @@ class Task(NamedTuple):
 
 
 def mnist() -> Task:
-    """Return MNIST-5k, which the package brings along."""
+    """Return the task on MNIST-5k, which comes with the package."""
     sizes = (50, 200, 1000, None)
     return Task("MNIST-5k", fl.data.load("mnist5k"), "mlp", {}, ("fc1",), sizes, 20)
 
 
 def cifar(folder: Path) -> Task:
-    """Return the first rows of a copy of CIFAR-10, for a net without normalisation.
+    """Return the task on the first rows of a copy of CIFAR-10, with a net without normalization.
 
-    A product of the Hessian takes a quarter of the time that it takes for a ResNet-8 of width 8 with GroupNorm.
+    A Hessian product takes a quarter of the time that it takes for a ResNet-8 of width 8 with GroupNorm.
     """
     data = fl.data.load("parquet", path=str(folder / "cifar10"))
     few = data._replace(
@@ -70,13 +70,13 @@ def cifar(folder: Path) -> Task:
 
 
 def partitions(data: Dataset, seed: int) -> Iterator[tuple[str, Partition]]:
-    """Yield the partitions of one seed; ten examples a client at least, as many as there are classes."""
+    """Yield the partitions of one seed; clients have at least ten examples, the number of classes."""
     yield "IID", fl.data.iid(data, CLIENTS, seed)
     yield "Dirichlet 0.3", fl.data.dirichlet(data, CLIENTS, 0.3, seed, min_examples=10)
 
 
-def started(task: Task, partition: Partition, seed: int) -> Run:
-    """Return a run of FedLoRU that has not begun."""
+def new_run(task: Task, partition: Partition, seed: int) -> Run:
+    """Return a run of FedLoRU before its first round."""
     channels, size = task.data.train["x"].shape[1:3]
     classes = len(task.data.classes)
     model = models.build(task.model, channels=channels, size=size, classes=classes, seed=seed, **task.settings)
@@ -86,13 +86,22 @@ def started(task: Task, partition: Partition, seed: int) -> Run:
     rounds = task.rounds
     return Run(
         Plan(
-            net, method, task.data, partition, rounds, CLIENTS // 2, recipe, seed, eval_every=rounds, diagnostics=False
+            net,
+            method,
+            task.data,
+            partition,
+            rounds=rounds,
+            cohort=CLIENTS // 2,
+            recipe=recipe,
+            seed=seed,
+            eval_every=rounds,
+            diagnostics=False,
         )
     )
 
 
 def spectra(task: Task, run: Run, partition: Partition, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield a record for the server's loss, each subset's and each client's."""
+    """Yield a record for the server's loss and for that of each subset and each client."""
     whole = objective(run.plan.net, run.tensors, task.data.train)
     todo = parts(whole, subjects(partition.train, task.sizes, STUDIED, seed), ("hessian",), layers=False)
     classes = len(task.data.classes)
@@ -104,36 +113,36 @@ def spectra(task: Task, run: Run, partition: Partition, seed: int) -> Iterator[d
 def measure(task: Task, seed: int) -> Iterator[dict[str, Any]]:
     """Yield the records of one seed."""
     for scheme, partition in partitions(task.data, seed):
-        began = time.perf_counter()
-        run = started(task, partition, seed)
-        about = {"task": task.name, "partition": scheme, "seed": seed}
-        yield from ({**about, "round": 0, **record} for record in spectra(task, run, partition, seed))
+        start = time.perf_counter()
+        run = new_run(task, partition, seed)
+        labels = {"task": task.name, "partition": scheme, "seed": seed}
+        yield from ({**labels, "round": 0, **record} for record in spectra(task, run, partition, seed))
         accuracy = [row["test_accuracy"] for row in islice(run, task.rounds)][-1]
         trained = spectra(task, run, partition, seed)
-        yield from ({**about, "round": task.rounds, "accuracy": accuracy, **record} for record in trained)
-        print(f"{task.name} {scheme} seed {seed}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        yield from ({**labels, "round": task.rounds, "accuracy": accuracy, **record} for record in trained)
+        print(f"{task.name} {scheme} seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return the records as Markdown."""
+    """Return means over seeds as a Markdown table."""
     lines = ["| data | partition | round | loss of | examples | stable rank | ‖H‖₂ | ‖H‖_F | widest interval |"]
     lines.append("|" + "---|" * 9)
     for cell in dict.fromkeys(map(_cell, records)):
-        mine = [record for record in records if _cell(record) == cell]
-        examples = statistics.mean(record["examples"] for record in mine)
+        group = [record for record in records if _cell(record) == cell]
+        examples = statistics.mean(record["examples"] for record in group)
         columns = [
-            _spread([record["stable_rank"]["value"] for record in mine]),
-            _spread([abs(record["eigenvalues"][0]) for record in mine]),
-            _spread([record["squared_norm"]["value"] ** 0.5 for record in mine]),
-            f"±{max(_width(record['stable_rank']) for record in mine):.0%}",
+            _spread([record["stable_rank"]["value"] for record in group]),
+            _spread([abs(record["eigenvalues"][0]) for record in group]),
+            _spread([record["squared_norm"]["value"] ** 0.5 for record in group]),
+            f"±{max(_width(record['stable_rank']) for record in group):.0%}",
         ]
         lines.append(f"| {' | '.join(map(str, cell[:4]))} | {examples:,.0f} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
-def against(records: list[dict[str, Any]]) -> str:
-    """Return as Markdown how the stable ranks of clients compare with those of the servers of their seeds."""
-    heads = ("data", "partition", "round", "above", "intervals apart, above", "apart, below", "ratio", "least", "most")
+def client_server_table(records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table that compares the stable ranks of clients with those of the servers of their seeds."""
+    heads = ("data", "partition", "round", "above", "disjoint, above", "disjoint, below", "ratio", "min", "max")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for cell in dict.fromkeys(_cell(record)[:3] for record in records):
         pairs = _pairs([record for record in records if _cell(record)[:3] == cell])
@@ -150,23 +159,23 @@ def against(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(records: list[dict[str, Any]]) -> str:
+def tables(records: list[dict[str, Any]]) -> str:
     """Return both tables."""
-    return f"{table(records)}\n{against(records)}"
+    return f"{table(records)}\n{client_server_table(records)}"
 
 
 def _pairs(records: list[dict[str, Any]]) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Return the stable rank of every client with that of the server of its seed."""
+    """Return pairs of the stable ranks of each client and of the server of its seed."""
     servers = {record["seed"]: record["stable_rank"] for record in records if record["subject"] == "server"}
     return [(record["stable_rank"], servers[record["seed"]]) for record in records if record["subject"] == "client"]
 
 
 def draw(records: list[dict[str, Any]], folder: Path) -> None:
-    """Draw stable ranks against examples, a picture of each data set, partition and round."""
+    """Plot stable ranks against the number of examples, one figure per data set, partition and round."""
     for task, scheme, rounds in dict.fromkeys(_cell(record)[:3] for record in records):
-        mine = [record for record in records if _cell(record)[:3] == (task, scheme, rounds)]
+        group = [record for record in records if _cell(record)[:3] == (task, scheme, rounds)]
         names = [name.split()[0].lower() for name in (task, scheme)]
-        save(stable_ranks(mine), folder / "-".join(["stable-rank", *names, str(rounds)]))
+        save(stable_ranks(group), folder / "-".join(["stable-rank", *names, str(rounds)]))
 
 
 def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -189,7 +198,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path, help="a folder with cifar10_train.parquet and cifar10_test.parquet")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stable_rank"))
-    parser.add_argument("--pictures", type=Path, help="a folder for pictures, which must exist")
+    parser.add_argument("--pictures", type=Path, help="an existing folder for the figures (default: no figures)")
     arguments = parser.parse_args()
     task = cifar(arguments.data_dir) if arguments.data_dir else mnist()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -197,10 +206,10 @@ def main() -> None:
     for seed in range(arguments.seeds):
         records += measure(task, seed)
         arguments.out.with_suffix(".json").write_text(json.dumps(records, indent=2))
-        arguments.out.with_suffix(".md").write_text(told(records))
+        arguments.out.with_suffix(".md").write_text(tables(records))
     if arguments.pictures:
         draw(records, arguments.pictures)
-    print(told(records))
+    print(tables(records))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""SmolLM2-135M learns to follow instructions on eight clients, one for each category of Dolly, 4 a round.
+"""Fine-tune SmolLM2-135M to follow instructions, on eight clients, one for each category of Dolly, 4 per round.
 
     python examples/dolly.py MODEL FILE RUN
 
-FILE has the columns instruction, context, response and category; RUN is the folder that the run leaves. Takes about
-3 GB of memory.
+FILE has the columns instruction, context, response and category; RUN is the run folder to create. Takes about 3 GB of
+memory.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""FedLoRU from Python in ten lines: ten clients with skewed labels train a perceptron by factors of rank 4."""
+"""FedLoRU from Python in ten lines: ten clients with skewed labels train a perceptron with factors of rank 4."""
 
 import fedloru as fl
 

@@ -1,8 +1,9 @@
-"""MiniLM learns to tell praise from blame on 20 clients with skewed labels; the trained model is a plain module.
+"""Fine-tune MiniLM to classify the sentiment of sentences, on 20 clients with skewed labels.
 
     python examples/sst2.py MODEL TRAIN TEST
 
-TRAIN and TEST have the columns text and label. A client's labels are a draw from Dirichlet(0.5, …).
+TRAIN and TEST have the columns text and label. The labels of each client are distributed by Dirichlet(0.5, …). The
+trained model is a plain transformers module.
 """
 
 import sys
@@ -18,6 +19,6 @@ recipe = fl.Recipe("adamw", lr=1e-3, steps=8, batch_size=16, clip=1.0, schedule=
 run = fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=30, cohort=10, recipe=recipe, eval_every=5)
 for row in run:
     sent = (row["up_bytes_total"] + row["down_bytes_total"]) / 1e6
-    tested = f"  accuracy {row['test_accuracy']:.3f}" if row["test_accuracy"] is not None else ""
-    print(f"round {row['round']:2}  loss {row['train_loss']:.3f}  sent {sent:.1f} MB{tested}")
-trained = run.model()  # a module of transformers, factors merged
+    accuracy = f"  accuracy {row['test_accuracy']:.3f}" if row["test_accuracy"] is not None else ""
+    print(f"round {row['round']:2}  loss {row['train_loss']:.3f}  sent {sent:.1f} MB{accuracy}")
+trained = run.model()  # a transformers module with the factors merged

@@ -1,9 +1,9 @@
-"""A Llama of 260,000 parameters learns instructions on five clients, and writes an answer.
+"""Fine-tune a Llama of 260,000 parameters on instructions, on five clients, and generate an answer.
 
     python examples/stories.py MODEL FILE
 
 FILE has the columns instruction, input and output, as the 175 seed tasks of Self-Instruct do. The perplexity of
-responses falls, but a model as small as this never answers.
+the responses falls, but a model this small never answers.
 """
 
 import sys
@@ -25,5 +25,5 @@ for row in run:
 
 prompt = "### Instruction:\nSay something nice.\n\n### Response:\n"
 ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-written = run.model().generate(ids, max_new_tokens=32, do_sample=False)
-print(tokenizer.decode(written[0], skip_special_tokens=True))
+generated = run.model().generate(ids, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(generated[0], skip_special_tokens=True))

@@ -14,40 +14,21 @@ Ten lines train a model over simulated clients::
 ``attach`` gives a model low-rank factors, and ``make`` takes it as it is; ``hf`` does both with language models. A
 method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``,
 ``clip``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a configuration, and
-``resume`` continues one from its folder. ``export`` takes home what a run has learnt.
+``resume`` continues one from its folder. ``export`` writes the trained model. A method of yours is composed from
+``blocks``, declared with ``methods.method`` and checked with ``check``.
 """
 
-import os
 from importlib.metadata import version
 
-# Threads that spin while they wait starve each other on a busy machine. OpenMP
-# reads this when torch is loaded, so it is said before; whoever sets it otherwise is left alone.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from fedloru import config, data, hf, models
+from fedloru import config, data, hf, methods, models
 from fedloru.api import resume, run, start
 from fedloru.errors import FedloruError
 from fedloru.exports import export
-from fedloru.methods import (
-    clip,
-    fedavg,
-    fedex,
-    fedhm,
-    fedlmt,
-    fedlora,
-    fedloru,
-    fedmud,
-    fedpara,
-    fedsa,
-    ffalora,
-    flexlora,
-    flora,
-    hetlora,
-    prox,
-    rolora,
-    scaffold,
-    server_opt,
-)
+from fedloru.laws import check
+from fedloru.method import Down, Method, Phase, Profile, State, Total, Traits, Up, Values
+from fedloru.methods import blocks
+from fedloru.methods.catalogue import *  # noqa: F403  # every method
+from fedloru.methods.wrappers.catalogue import *  # noqa: F403  # every wrapper
 from fedloru.net import Net, attach, make
 from fedloru.recipe import Recipe
 from fedloru.run.loop import Run
@@ -55,37 +36,33 @@ from fedloru.run.loop import Run
 __version__ = version("fedloru")
 
 __all__ = [
+    "Down",
     "FedloruError",
+    "Method",
     "Net",
+    "Phase",
+    "Profile",
     "Recipe",
     "Run",
+    "State",
+    "Total",
+    "Traits",
+    "Up",
+    "Values",
     "__version__",
     "attach",
-    "clip",
+    "blocks",
+    "check",
     "config",
     "data",
     "export",
-    "fedavg",
-    "fedex",
-    "fedhm",
-    "fedlmt",
-    "fedlora",
-    "fedloru",
-    "fedmud",
-    "fedpara",
-    "fedsa",
-    "ffalora",
-    "flexlora",
-    "flora",
-    "hetlora",
     "hf",
     "make",
+    "methods",
     "models",
-    "prox",
     "resume",
-    "rolora",
     "run",
-    "scaffold",
-    "server_opt",
     "start",
+    *methods.METHODS,
+    *methods.WRAPPERS,
 ]

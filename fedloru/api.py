@@ -1,10 +1,14 @@
-"""Runs from Python: started from values or from a configuration, and continued from their folder."""
+"""Runs from Python: started from values or from a configuration, or resumed from their folder."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from functools import wraps
+from inspect import getdoc, signature
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import torch
 
@@ -13,125 +17,126 @@ from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
-from fedloru.engine import EngineName
-from fedloru.engine.fused.fold import Path as LayerPath
 from fedloru.errors import RunFolderError
-from fedloru.method import Method, Profile, State
-from fedloru.net import Net
-from fedloru.recipe import Recipe
+from fedloru.method import State
 from fedloru.run import checkpoint
 from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import check_config, check_origin, origin
-from fedloru.run.plan import Plan, on_device
-from fedloru.tree import Params
+from fedloru.run.plan import Plan, on_device, settings_table
 
 PYTHON = "python"
 
-
-class Settings(TypedDict, total=False):
-    """The settings of ``run`` that have defaults; ``Plan`` says what they mean."""
-
-    cohort_seed: int | None
-    engine: EngineName
-    chunk: int | None
-    path: LayerPath
-    device: str
-    codec: str
-    round_trip: bool
-    first_download: bool
-    eval_every: int
-    eval_clients: int
-    diagnostics: bool
-    eval_hook: Callable[[Net, Params], dict[str, Any]] | None
-    profiles: tuple[Profile, ...]
-    checkpoint_every: int
-    increments: bool | None
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ReportedRun(Run):
-    """A run that ends with a page, ``report.html`` in its folder."""
+    """A run that writes a page, ``report.html``, to its folder when it finishes."""
 
     def finish(self, folder: RunFolder) -> None:
-        """Write what the run has come to, then the page."""
+        """Write the results of the run, then the page."""
         super().finish(folder)
         report.write(folder.path)
 
 
-def run(
-    net: Net,
-    method: Method,
-    dataset: Dataset,
-    partition: Partition,
-    *,
-    rounds: int,
-    cohort: int,
-    recipe: Recipe = Recipe(),  # noqa: B008  # a NamedTuple never changes
-    seed: int = 0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    **settings: Unpack[Settings],
-) -> ReportedRun:
-    """Return a run over ``cohort`` clients a round; iterate over it to train, one row a round.
+@dataclass(frozen=True)
+class _Call(Plan):
+    """The parameters of ``run``: those of a plan, the run folder, and whether to resume."""
 
-    With ``out``, the run leaves a folder there: rows, checkpoints, the model and a page. With ``resume``, it goes on
-    from the last checkpoint in that folder, where everything else must be as it was.
+    _: KW_ONLY
+    out: str | Path | None = None
+    resume: bool = False
+
+
+def _with_signature_of(source: Callable[P, object]) -> Callable[[Callable[[_Call], R]], Callable[P, R]]:
+    """Give a function the parameters of ``source``, for type checkers, editors and ``help``."""
+
+    def decorate(function: Callable[[_Call], R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(source(*args, **kwargs))  # type: ignore[arg-type]  # the source is _Call
+
+        types = get_type_hints(source)
+        parameters = [p.replace(annotation=types[name]) for name, p in signature(source).parameters.items()]
+        call.__signature__ = signature(source).replace(  # type: ignore[attr-defined]
+            parameters=parameters, return_annotation=get_type_hints(function)["return"]
+        )
+        summary, _, rest = (function.__doc__ or "").partition("    Args:\n")
+        settings = (getdoc(Plan) or "").partition("Args:\n")[2]
+        call.__doc__ = f"{summary}    Args:\n" + "".join(f"    {line}\n" for line in settings.splitlines()) + rest
+        return call
+
+    return decorate
+
+
+@_with_signature_of(_Call)
+def run(call: _Call) -> ReportedRun:
+    """Return a run with ``cohort`` clients per round; iterate over it to train, one row per round.
+
+    With ``out``, the run writes a folder with its rows, checkpoints, model and page. With ``resume``, it continues from
+    the last checkpoint in that folder; all other arguments must be the same as before.
+
+    Args:
+        out: the run folder, which must not exist unless ``resume`` is set; by default nothing is written.
+        resume: whether to resume the run in ``out``.
 
     Raises:
-        ConfigError: counts out of range.
-        PartitionError: the partition is not sound.
-        RunFolderError: the folder exists, or to resume, it is missing, damaged or of another run.
+        ConfigError: a setting is out of range, or settings contradict each other.
+        PartitionError: the partition is invalid.
+        RunFolderError: the folder already exists; or, with ``resume``, it is missing, damaged or of another run.
     """
-    plan = Plan(net, method, dataset, partition, rounds, cohort, recipe, seed, **settings)
-    checked = audited(dataset, partition)
-    if out is None:
+    plan = Plan(**{field.name: getattr(call, field.name) for field in dataclasses.fields(Plan)})
+    _set_threads(plan.threads)
+    checked = audited(plan.dataset, plan.partition)
+    if call.out is None:
         return ReportedRun(plan)
-    if resume:
-        RunFolder.open(out)
-        folder = RunFolder(Path(out), echo(plan))
+    if call.resume:
+        RunFolder.open(call.out)
+        folder = RunFolder(Path(call.out), echo(plan))
         with folder.alone():
             return _continue(plan, folder)
-    return _begin(plan, out, echo(plan), checked)
+    return _begin(plan, call.out, echo(plan), checked)
 
 
 def start(config: Config) -> ReportedRun:
-    """Return the run that ``config`` describes, with its folder made; nothing is written if that fails.
+    """Return the run that ``config`` describes, and create its folder; if that fails, nothing is written.
 
     Raises:
-        FedloruError: something cannot be made as configured, or the folder exists.
+        FedloruError: a part of the run cannot be created as configured, or the folder already exists.
     """
-    plan = _planned(config)
-    whole = dump(completed(config, plan))
-    return _begin(plan, config.output.dir, whole, audited(plan.data, plan.partition))
+    plan = _plan(config)
+    complete = dump(completed(config, plan))
+    return _begin(plan, config.output.dir, complete, audited(plan.dataset, plan.partition))
 
 
 def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
-    """Return the run of ``folder`` where its last checkpoint, or that of ``from_round``, left it.
+    """Return the run of ``folder`` in the state of its last checkpoint, or of the checkpoint of ``from_round``.
 
     Raises:
         RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set or
-            model; or another run writes to it.
-        FedloruError: something can no longer be made as configured.
+            model; or another process writes to the folder.
+        FedloruError: a part of the run can no longer be created as configured.
     """
-    opened, config = _opened(folder, f"continue it with fedloru.run(…, out={str(folder)!r}, resume=True)")
+    opened, config = _open(folder, f"resume it with fedloru.run(…, out={str(folder)!r}, resume=True)")
     with opened.alone():
-        opened.latest("cpu", from_round)  # a damaged checkpoint or changed configuration is told before data is loaded
-        return _continue(_planned(config), opened, from_round)
+        opened.latest("cpu", from_round)  # reports a damaged checkpoint before data is loaded
+        return _continue(_plan(config), opened, from_round)
 
 
 def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
-    """Return what the run of ``folder`` is made of, and what its server knew after ``round`` (None: the last kept).
+    """Return the plan of the run in ``folder`` and the state of its server after ``round``; None: the last checkpoint.
 
-    Nothing is trained, and nothing in the folder changes. Round 0 is the start. The plan is on its device.
+    Nothing is trained, and nothing in the folder changes. Round 0 is the initial state. The plan is on its device.
 
     Raises:
-        RunFolderError: the folder or the checkpoint is missing, damaged, or did not begin as configured.
-        FedloruError: something can no longer be made as configured.
+        RunFolderError: the folder or the checkpoint is missing or damaged, or the run did not start as configured.
+        FedloruError: a part of the run can no longer be created as configured.
     """
-    opened, config = _opened(folder, "study its Run from Python, with fedloru.analysis")
+    opened, config = _open(folder, "analyze its Run from Python, with fedloru.analysis")
     check_config(opened.path, opened.config)
     wanted = checkpoint.wanted(opened.checkpoints, round)
-    plan = _planned(config)
+    plan = _plan(config)
     _check_start(plan, opened.path)
     plan = on_device(plan)
     if not wanted:
@@ -140,36 +145,28 @@ def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, Stat
 
 
 def finished(folder: str | Path) -> bool:
-    """Say whether the run in ``folder`` has done all its rounds and written its model and summary."""
+    """Return whether the run in ``folder`` has finished all its rounds and written its model and summary."""
     return all((Path(folder) / name).is_file() for name in (MODEL, SUMMARY))
 
 
 def echo(plan: Plan) -> dict[str, Any]:
-    """Return what is known of a run made in Python, in the sections of a configuration, without None."""
+    """Return the settings of a run started from Python, in the sections of a configuration and without None."""
     sites = {site.weight: site.rank for site in plan.net.sites}
-    start = {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)}
     table = {
         "made_by": PYTHON,
-        "seed": plan.seed,
-        "rounds": plan.rounds,
-        "data": {"source": plan.data.name},
+        "data": {"source": plan.dataset.name},
         "partition": {"scheme": plan.partition.scheme, "seed": plan.partition.seed, **plan.partition.settings},
-        "model": start,
+        "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)},
         "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
         "method": {"name": plan.method.name, **plan.method.config},
         "client": plan.recipe._asdict(),
-        "cohort": {"size": plan.cohort, "seed": plan.cohort_seed},
-        "wire": {"codec": plan.codec, "round_trip": plan.round_trip, "first_download": plan.sends_base},
-        "engine": {"name": plan.engine, "chunk": plan.chunk, "path": plan.path, "device": plan.device},
-        "eval": {"every": plan.eval_every, "clients": plan.eval_clients, "diagnostics": plan.diagnostics},
-        "output": {"checkpoint_every": plan.checkpoint_every, "increments": plan.keeps_increments},
     }
-    return {key: _without_none(value) for key, value in table.items()}
+    return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
 
 
 def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> dict[str, Any]:
-    """Return what ``partition.json`` holds: who has which rows, examples by class, and the audit."""
-    least, middle, most = checked.sizes
+    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit."""
+    smallest, median, largest = checked.sizes
     return {
         **partition_table(partition),
         "classes": list(dataset.classes),
@@ -178,9 +175,9 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
             "clients": checked.clients,
             "examples": checked.examples,
             "unused": checked.unused,
-            "min": least,
-            "median": middle,
-            "max": most,
+            "min": smallest,
+            "median": median,
+            "max": largest,
             "skew": checked.skew,
             "mean_classes": checked.classes,
             **dict(zip(("min_tokens", "median_tokens", "max_tokens"), checked.tokens or (), strict=False)),
@@ -189,26 +186,31 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
     }
 
 
-def _opened(folder: str | Path, way_on: str) -> tuple[RunFolder, Config]:
+def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
     opened = RunFolder.open(folder)
     if opened.config.get("made_by") == PYTHON:
         raise RunFolderError(
-            f"{folder} was started from Python, and its configuration does not rebuild its model and data: {way_on}"
+            f"the run in {folder} was started from Python, and its configuration does not describe its model and data: "
+            f"{hint}"
         )
     return opened, parse(opened.config, str(Path(folder) / "config.toml"))
 
 
-def _planned(config: Config) -> Plan:
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
+def _plan(config: Config) -> Plan:
+    _set_threads(config.engine.threads)
     return make_plan(config)
 
 
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
-    begun = ReportedRun(plan)  # whatever it refuses, it refuses before there is a folder
-    record = partition_record(plan.data, plan.partition, checked)
-    begun.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported)
-    return begun
+    run = ReportedRun(plan)  # raises before the folder is created
+    record = partition_record(plan.dataset, plan.partition, checked)
+    run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported)
+    return run
 
 
 def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
@@ -221,8 +223,8 @@ def _check_start(plan: Plan, folder: Path) -> None:
     before = load_partition(folder / PARTITION)
     if _rows(before) != _rows(plan.partition):
         raise RunFolderError(
-            f"the data or its partition is no longer the one in {folder / PARTITION}: a resumed run must equal "
-            "an uninterrupted one, so restore the data, or start a new run"
+            f"the data or its partition differs from {folder / PARTITION}: a resumed run must equal an uninterrupted "
+            "one, so restore the data, or start a new run"
         )
 
 

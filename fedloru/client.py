@@ -1,7 +1,7 @@
-"""One client's local training, with plain autograd and ``torch.optim``.
+"""Local training of one client, with plain autograd and ``torch.optim``.
 
-This is the oracle that every faster engine is held against, and the body of a real client. It knows what came over
-the wire, its own examples and nothing else.
+This is the reference for every faster engine, and the training code of a real client. It has access only to the
+message that the client received and to the client's own examples.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import ClientDropout, backward, generators
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.net import Net, constants, held_losses, holding, mode
+from fedloru.net import Net, compute_losses, constants, mode, use_tensors
 from fedloru.recipe import Recipe
 from fedloru.rng import derive, forked
 from fedloru.tree import Params
 
 
 class Job(NamedTuple):
-    """A client's part in a round: ``rows`` are its training examples, ``client_state`` what it keeps between rounds."""
+    """The work of one client in a round; ``rows`` are its training examples, ``client_state`` its state so far."""
 
     client: int
     rows: Tensor
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What local training leaves: the message, what the client keeps, and its mean loss in nats."""
+    """The result of local training: the message to the server, the new client state, and the mean loss in nats."""
 
     up: Up
     client_state: Params
@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What all clients of one round and one profile train with; ``recipe`` has the round's learning rate."""
+    """What the clients of one round and one profile have in common; ``recipe`` has the learning rate of the round."""
 
     net: Net
     method: Method
@@ -54,45 +54,46 @@ class Session(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the examples are, and all work is done."""
+        """The device of the examples, on which all computation runs."""
         return next(iter(self.data.values())).device
 
     @property
     def lengths(self) -> Tensor | None:
-        """The lengths of all examples, (N,), where batches are to be of like length."""
+        """The lengths of all examples, (N,), if batches are grouped by length; else None."""
         return self.data["length"] if self.recipe.bucket else None
 
     def begin(self, job: Job) -> Params:
-        """Return the tree that a client begins with."""
+        """Return the trainable tree with which a client starts."""
         return self.method.begin(self.net, self.down, job.client_state, job.profile)
 
     def phases(self, start: Params) -> tuple[Phase, ...]:
-        """Return the phases of training what was begun with."""
+        """Return the phases of local training from ``start``."""
         if self.method.phases is not None:
             return self.method.phases(self.net, start)
         return (Phase(frozenset(start.keys() - self.net.buffers.keys())),)
 
     def recipe_of(self, phase: Phase) -> Recipe:
-        """Return the recipe with the epochs of ``phase``, where it has its own."""
+        """Return the recipe, with the epochs of ``phase`` if it specifies them."""
         return self.recipe if phase.epochs is None else self.recipe._replace(epochs=phase.epochs, steps=None)
 
 
 class _Local(NamedTuple):
-    """One client while it trains: ``state`` is trained and sent, ``frozen`` is neither; ``draws`` are its dropout's."""
+    """One client in training: ``state`` is trained and sent, ``frozen`` is not; ``generators`` draw dropout masks."""
 
     session: Session
     job: Job
     state: Params
     frozen: Params
-    draws: Sequence[torch.Generator]
+    generators: Sequence[torch.Generator]
 
 
 def train(session: Session, job: Job) -> Trained:
     """Train one client on its own examples.
 
     Raises:
-        TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
-        ModelError: the model writes to a weight that is frozen.
+        TrainingError: a local step fails, or a loss or a trained tensor is not finite. The message names the client
+            and the round.
+        ModelError: the model writes to a frozen weight.
     """
     device, net = session.device, session.net
     state, frozen = tree.clone(session.begin(job)), constants(net, session.base)
@@ -108,15 +109,15 @@ def train(session: Session, job: Job) -> Trained:
             counts.append(plan.counts)
     if written := [key for key, value in session.base.items() if value._version != versions[key]]:
         raise ModelError(
-            f"the model writes to {', '.join(written)}, but what is frozen is the same for all clients: train it "
-            "(name it in dense), or do not write to it"
+            f"the forward pass writes to {', '.join(written)}, but all clients share frozen weights: train them "
+            "(list them in dense), or do not write to them"
         )
-    history, sound = read(torch.cat(histories), all_finite(state))
-    return finish(session, job, state, history, torch.cat(counts), sound=bool(sound))
+    history, finite = read(torch.cat(histories), all_finite(state))
+    return finish(session, job, state, history, torch.cat(counts), finite=bool(finite))
 
 
 def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
-    """Train the keys of one phase in place, and return the mean loss of every step, (S,)."""
+    """Train the keys of one phase in place, and return the mean loss of each step, (S,)."""
     session, steps = local.session, len(plan.counts)
     leaves = [value.requires_grad_() for key, value in local.state.items() if key in phase.keys]
     optimizer = build_optimizer(session.recipe, leaves)
@@ -135,75 +136,75 @@ def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
 
 
 def _add_gradients(local: _Local, batch: Examples) -> Tensor:
-    """Go forward and backward on one batch, and return its mean loss, ()."""
+    """Run the forward and the backward pass on one batch, and return its mean loss, ()."""
     net, method, down = local.session.net, local.session.method, local.session.down
     tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
-    with ClientDropout(local.draws), holding(net, tensors):
-        loss = held_losses(net, batch).mean()
+    with ClientDropout(local.generators), use_tensors(net, tensors):
+        loss = compute_losses(net, batch).mean()
         total = (
             loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.client_state)
         )
         backward(total)
-    _keep_buffers(local, tensors)
+    _update_buffers(local, tensors)
     return loss.detach()
 
 
-def _keep_buffers(local: _Local, tensors: Params) -> None:
-    """Take over the ``tensors`` that the model put in the place of its buffers."""
+def _update_buffers(local: _Local, tensors: Params) -> None:
+    """Store the buffers that the forward pass has replaced in ``tensors``."""
     for key, _ in local.session.net.model.named_buffers():
-        home = local.state if key in local.state else local.frozen
-        before, now = home[key], tensors[key]
+        owner = local.state if key in local.state else local.frozen
+        before, now = owner[key], tensors[key]
         if now is before:
             continue
         if now.shape != before.shape:
             raise ModelError(
                 f"the forward pass changed the shape of the buffer {key} from {tuple(before.shape)} to "
-                f"{tuple(now.shape)}, but buffers are averaged over clients: keep its shape"
+                f"{tuple(now.shape)}, but buffers are averaged over clients, so their shape must not change"
             )
-        home[key] = now.detach().to(before.dtype)
+        owner[key] = now.detach().to(before.dtype)
 
 
 def all_finite(trained: Params) -> Tensor:
-    """Say whether every tensor is finite, (), without waiting for the device."""
-    # Both ends are NaN where any value is, and finding them takes no temporary of the size of the tensor.
-    ends = [end for value in trained.values() if value.numel() for end in (value.amin(), value.amax())]
-    return torch.stack([end.isfinite() for end in ends]).all()
+    """Return whether all tensors are finite, (), without synchronizing with the device."""
+    # The extrema are NaN if any value is, and computing them needs no temporary of the size of the tensor.
+    extrema = [extreme for value in trained.values() if value.numel() for extreme in (value.amin(), value.amax())]
+    return torch.stack([extreme.isfinite() for extreme in extrema]).all()
 
 
-def read(history: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
-    """Fetch losses (…, S), and whether what they led to is sound (…), from the device at once."""
-    both = torch.cat([history, sound.to(history).unsqueeze(-1)], -1).cpu()
+def read(history: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+    """Copy the losses (…, S), and whether the trained tensors are finite (…), to the CPU in one transfer."""
+    both = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).cpu()
     return both[..., :-1], both[..., -1] > 0
 
 
-def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor, *, sound: bool) -> Trained:
-    """Check what one client trained, and let the method make its message.
+def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor, *, finite: bool) -> Trained:
+    """Check the result of one client's training, and build its message with the method's ``up``.
 
-    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) their numbers of examples, and ``sound`` says
-    whether all that it trained is finite.
+    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) the numbers of examples in them, and ``finite``
+    is whether all trained tensors are finite.
 
     Raises:
         TrainingError: a loss or a trained tensor is not finite.
     """
-    loss = _mean_loss(session, job, history, counts, sound)
+    loss = _mean_loss(session, job, history, counts, finite)
     up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(history))
     return Trained(up, client_state, loss)
 
 
-def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, sound: bool) -> float:
-    """Return the mean loss per example, or refuse a client that diverged."""
-    cure = f"lower the learning rate (now {session.recipe.lr:g}) or the scale alpha/rank, or clip the gradient norm"
-    bad = (~history.isfinite()).nonzero()
-    if len(bad):
-        step = int(bad[0])
+def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, finite: bool) -> float:
+    """Return the mean loss per example, or raise ``TrainingError`` if the client has diverged."""
+    hint = f"lower the learning rate (now {session.recipe.lr:g}) or the scale alpha/rank, or clip the gradient norm"
+    diverged = (~history.isfinite()).nonzero()
+    if len(diverged):
+        step = int(diverged[0])
         raise TrainingError(
-            f"the loss became {history[step].item()} at local step {step + 1} of {len(history)}; {cure}",
+            f"the loss became {history[step].item()} at local step {step + 1} of {len(history)}; {hint}",
             client=job.client,
             round=session.round,
         )
-    if not sound:
+    if not finite:
         raise TrainingError(
-            f"the trained tensors are not finite after the last local step; {cure}",
+            f"the trained tensors are not finite after the last local step; {hint}",
             client=job.client,
             round=session.round,
         )
@@ -212,7 +213,7 @@ def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, soun
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:
-    """Return a new optimizer over ``leaves``, whose gradients start at 0."""
+    """Return a new optimizer over ``leaves``, and set their gradients to 0."""
     for leaf in leaves:
         leaf.grad = torch.zeros_like(leaf)
     if recipe.optimizer == "sgd":
@@ -224,9 +225,9 @@ def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimiz
 def local_schedule(
     job: Job, recipe: Recipe, seed: int, round: int, phase: int = 0, lengths: Tensor | None = None
 ) -> Schedule:
-    """Return the batches of one client in a phase of a round; every phase draws its own.
+    """Return the batches of one client in one phase of a round; each phase has its own random draws.
 
-    With the ``lengths`` (N,) of all examples, batches are of like length.
+    If the ``lengths`` (N,) of all examples are given, batches are grouped by length.
     """
     return schedule(
         job.rows,
@@ -243,9 +244,9 @@ def local_schedule(
 
 
 def on_device(plan: Schedule, data: Examples) -> Schedule:
-    """Return ``plan`` with all that a batch of ``data`` is fetched by on its device.
+    """Return ``plan`` with the indices of its batches on the device of ``data``.
 
-    Counts, and how long the batches are, stay on the CPU, where they are asked for at every step.
+    Counts and the lengths of the batches stay on the CPU, because they are read there at every step.
     """
     device = next(iter(data.values())).device
     rows = plan.rows.to(device)

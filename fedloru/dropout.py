@@ -1,13 +1,13 @@
-"""Dropout whose masks belong to a client, whatever engine runs it and however its texts are padded.
+"""Dropout with masks per client, independent of the engine and of padding.
 
-torch draws dropout masks from one global generator, one number after the other, so that two engines could never agree
-(law 7), nor a text that is padded with one that is not. Inside a ``ClientDropout`` a mask is no sequence of draws but a
-function of the client's seed, the number of the call and the place in the tensor: one more row, or token, changes none
-of the others. Bits come from a hash, each place adding that of its index along every axis.
+torch draws dropout masks from one global generator in sequence, so two engines would get different masks, as would
+padded and unpadded texts; "seeded draws" would not hold. Inside a ``ClientDropout``, a mask is not a sequence of draws,
+but a function of the client's seed, the index of the call and the position in the tensor: an additional row or token
+does not change the others. The bits come from a hash that combines the position's index along every axis.
 
-A checkpointed layer is computed again in the backward pass, and must get the same masks again. Before it is, torch
-sets its global generator, that of the CPU, back to where the forward pass was. So each call takes a number from there:
-a number that has come before is a call repeated.
+A checkpointed layer is computed again in the backward pass, and must get the same masks. Before recomputing it, torch
+restores the state that the CPU's global generator had in the forward pass. Each call therefore draws a number from
+that generator; if the number has occurred before, the call is a repeated one.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from fedloru.tree import Params
 
 _ELEMENTWISE = (F.dropout,)
 _CHANNELWISE = (F.dropout1d, F.dropout2d, F.dropout3d)
-_CALL, _AXIS = 0x9E3779B1, 1 << 24
-"""What sets calls apart, an odd number near 2³²/φ, and axes, each of fewer than 2²⁴ places."""
+_CALL_STRIDE, _AXIS_STRIDE = 0x9E3779B1, 1 << 24
+"""Offsets between calls, an odd number near 2³²/φ, and between axes, each shorter than 2²⁴."""
 
 
 class ClientDropout(TorchFunctionMode):
-    """While active, dropout over a batch of m clients, folded client-major, has the masks of each client alone.
+    """Apply to each client of a batch the dropout masks that it would get if it were trained alone.
 
-    It is for the forward pass and ``backward`` of one local step, for which it takes a seed from each generator.
+    The batch holds m clients, folded client-major. The context spans the forward pass and ``backward`` of one local
+    step, and draws one seed for it from each client's generator.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         self.seeds = [int(torch.randint(2**32, (), generator=generator, device="cpu")) for generator in generators]
         self.calls: dict[int, int] = {}
-        """How many calls came before each, by the number that the call took."""
+        """The index of each call, by the number that it drew."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +76,7 @@ class ClientDropout(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Attend by one of torch's kernels where nothing is dropped, and else by the formula that they compute."""
+        """Call torch's attention kernels without dropout, and compute their formula explicitly with dropout."""
         if dropout_p == 0.0:
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -94,18 +95,18 @@ class ClientDropout(TorchFunctionMode):
     def _mask(self, shape: torch.Size, keep: float, like: Tensor) -> Tensor:
         number = int(torch.randint(2**62, (), device="cpu"))
         call = self.calls.setdefault(number, len(self.calls))
-        starts = [_signed(seed + call * _CALL) for seed in self.seeds]
-        place = _hash(torch.tensor(starts, dtype=torch.int32, device=like.device))
+        starts = [_signed(seed + call * _CALL_STRIDE) for seed in self.seeds]
+        bits = _hash(torch.tensor(starts, dtype=torch.int32, device=like.device))
         for axis, size in enumerate((shape[0] // len(starts), *shape[1:])):
-            along = torch.arange(size, dtype=torch.int32, device=like.device)
-            place = place.unsqueeze(-1) + _hash(along + _AXIS * (axis + 1))
-        # Of 2³² equally likely integers, those below the bound are kept.
-        kept = _hash(place) < min(round(keep * 2**32) - 2**31, 2**31 - 1)
+            index = torch.arange(size, dtype=torch.int32, device=like.device)
+            bits = bits.unsqueeze(-1) + _hash(index + _AXIS_STRIDE * (axis + 1))
+        # The hash is uniform over 2³² integers; positions below the bound are kept.
+        kept = _hash(bits) < min(round(keep * 2**32) - 2**31, 2**31 - 1)
         return kept.flatten(0, 1).to(like.dtype)
 
 
 def _hash(x: Tensor) -> Tensor:
-    """Return a hash of int32: the shifts and products of Wellons' lowbias32, all but the last shift."""
+    """Return a hash of int32 values: Wellons' lowbias32 without the last shift."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x *= 0x7FEB352D
     x ^= (x >> 15) & 0x1FFFF
@@ -114,26 +115,26 @@ def _hash(x: Tensor) -> Tensor:
 
 
 def _signed(number: int) -> int:
-    """Return an int32 that goes through all of them as ``number`` goes through the integers."""
+    """Map the integers modulo 2³² one-to-one to int32."""
     return number % 2**32 - 2**31
 
 
 def backward(loss: Tensor) -> None:
-    """Add the gradients of a 0-d ``loss`` to its leaves, in the mode of the forward pass.
+    """Accumulate the gradients of a 0-d ``loss`` in its leaves, with ``ClientDropout`` active.
 
-    torch leaves a mode while it handles a call on tensors, and layers that are computed again in a backward pass
-    would draw from the global generator. A call on edges of the graph it does not handle in this way.
+    torch disables a function mode while it handles a call on tensors, so checkpointed layers that are computed again
+    in ``loss.backward()`` would draw from the global generator. Calls on edges of the graph leave the mode active.
     """
     torch.autograd.backward(get_gradient_edge(loss))
 
 
 def gradients(loss: Tensor, leaves: Params) -> Params:
-    """Return the gradients of a 0-d ``loss``, in the mode of the forward pass; 0 for a leaf that took no part."""
+    """Return the gradients of a 0-d ``loss`` with ``ClientDropout`` active; 0 for leaves it does not depend on."""
     edges = [get_gradient_edge(leaf) for leaf in leaves.values()]
     found: Sequence[Tensor | None] = torch.autograd.grad(get_gradient_edge(loss), edges, allow_unused=True)
     return {key: torch.zeros_like(leaves[key]) if g is None else g for key, g in zip(leaves, found, strict=True)}
 
 
 def generators(seed: int, round: int, clients: Sequence[int]) -> list[torch.Generator]:
-    """Return the dropout generators of ``clients`` for one round; they are the same whatever the device."""
+    """Return the dropout generators of ``clients`` for one round; they do not depend on the device."""
     return [gen(seed, "dropout", round, client) for client in clients]

@@ -1,15 +1,15 @@
-"""The exceptions that fedloru raises on purpose: each carries one paragraph meant for the person at the keyboard.
+"""The exceptions that fedloru raises; each has a message for the user.
 
 ::
 
-    FedloruError            anything we refuse; the command line prints it and exits with 2
-    ├─ ConfigError          the configuration, all its problems at once
+    FedloruError            the base class; the command line prints the message and exits with 2
+    ├─ ConfigError          an invalid configuration, with all its problems
     ├─ DataError            a data source that is missing or malformed
-    │  └─ PartitionError    a partition that cannot be made, or fails its audit
+    │  └─ PartitionError    a partition that cannot be created, or fails its audit
     ├─ ModelError           a model that cannot be adapted, or folded
-    ├─ TrainingError        a client that failed or diverged: names the client and the round
+    ├─ TrainingError        a client that failed or diverged, with the client and the round
     ├─ WireError            a message that cannot be read, or belongs to another run
-    ├─ RunFolderError       a run folder or checkpoint that is in the way, damaged or changed
+    ├─ RunFolderError       a run folder or checkpoint that exists already, is damaged or has changed
     └─ MissingExtraError    an optional library that is not installed
 """
 
@@ -19,17 +19,19 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
 class FedloruError(Exception):
-    """Anything fedloru refuses, with a message that says what to do."""
+    """The base class of all errors that fedloru raises; the message says how to fix the problem."""
 
 
 class ConfigError(FedloruError):
-    """A configuration with problems, all of them listed."""
+    """An invalid configuration; the message lists all its problems."""
 
     def __init__(self, problems: Sequence[str], source: str = "the configuration") -> None:
         self.problems = tuple(problems)
@@ -43,15 +45,15 @@ class DataError(FedloruError):
 
 
 class PartitionError(DataError):
-    """A partition that cannot be made, or that fails its audit."""
+    """A partition that cannot be created, or that fails its audit."""
 
 
 class ModelError(FedloruError):
-    """A model that cannot be adapted or run as asked."""
+    """A model that cannot be adapted, or cannot be run as requested."""
 
 
 class TrainingError(FedloruError):
-    """Local training that went wrong on a client."""
+    """Local training that failed on a client."""
 
     def __init__(self, message: str, *, client: int, round: int) -> None:
         self.client, self.round = client, round
@@ -63,55 +65,77 @@ class WireError(FedloruError):
 
 
 class RunFolderError(FedloruError):
-    """A run folder or checkpoint that is in the way, damaged, or changed."""
+    """A run folder or checkpoint that exists already, is damaged, or has changed."""
 
 
 class MissingExtraError(FedloruError):
     """An optional library that is not installed."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {library}: install it with `pip install 'fedloru[{extra}]'`")
+        super().__init__(f"{purpose} requires {library}: install it with `pip install 'fedloru[{extra}]'`")
+
+
+def optional(module: str, *, extra: str, purpose: str) -> Any:
+    """Import and return ``module``, which the optional dependencies ``extra`` install.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra to install, as in ``pip install 'fedloru[extra]'``.
+        purpose: what needs the module; the error message starts with it.
+
+    Raises:
+        MissingExtraError: the top-level package of ``module`` is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingExtraError(package, extra, purpose) from error
+    return import_module(module)
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about a ``name`` that is not ``known``: the nearest one, and all there are."""
+    """Return the end of a message about an unknown ``name``: the most similar of ``known``, and a list of all."""
     options = sorted(known)
     hint = did_you_mean(get_close_matches(name, options, n=1)) or "."
     return f"{hint} There {'is' if len(options) == 1 else 'are'}: {', '.join(options) or 'none'}"
 
 
 def did_you_mean(near: Sequence[str]) -> str:
-    """Return the question after a name that is not known; "" where none is ``near``."""
+    """Return the suggestion after an unknown name; "" if ``near`` is empty."""
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-_NOT_THEIRS = (Path(__file__).parent, Path(torch.__file__).parent)
+_LIBRARY_FOLDERS = (Path(__file__).parent, Path(torch.__file__).parent)
 
 
 def sentence(error: Exception) -> str:
-    """Return what an exception says, in one line."""
+    """Return the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def traced(error: Exception) -> str:
-    """Return what an exception says, and the last line of a user's own code that it came through, if any."""
+    """Return ``sentence(error)``, with the innermost line of user code in its traceback, if any."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in _NOT_THEIRS)]
-    return sentence(error) + (f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else "")
+    user = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in _LIBRARY_FOLDERS)]
+    return sentence(error) + (f" ({user[-1].filename}, line {user[-1].lineno})" if user else "")
 
 
 @contextmanager
 def naming(client: int, round: int, step: int, steps: int) -> Iterator[None]:
-    """Name the client, the round and the local step in whatever goes wrong.
+    """Add the client, the round and the local step to any exception raised inside the context.
 
     Raises:
-        TrainingError: anything went wrong, except that memory ran out.
+        TrainingError: an exception was raised, other than ``torch.OutOfMemoryError``.
     """
     try:
         yield
     except torch.OutOfMemoryError:
-        raise  # the run says what to lower
-    except Exception as error:  # the user's own code may raise anything
-        said = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; mend the model or these examples"
-        raise TrainingError(f"local step {step + 1} of {steps} failed: {said}", client=client, round=round) from error
+        raise  # the run adds which setting to lower
+    except Exception as error:  # user code may raise anything
+        reason = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; fix the model or these examples"
+        message = f"local step {step + 1} of {steps} failed: {reason}"
+        raise TrainingError(message, client=client, round=round) from error

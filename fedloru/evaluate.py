@@ -1,4 +1,4 @@
-"""Evaluation of the shared model on held-out examples, so many at once as the memory has room for."""
+"""Evaluation of the shared model on held-out examples, in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fedloru.data import Examples, by_length, fetch
 from fedloru.data.partition import listed
 from fedloru.errors import ModelError, traced
 from fedloru.method import Method, State
-from fedloru.net import Metrics, Net, constants, forward, held_outputs, holding, metrics, mode, unshared
+from fedloru.net import Metrics, Net, compute_outputs, constants, forward, metrics, mode, unshared, use_tensors
 from fedloru.tree import Params
 
 CPU_ROOM = 2**30
-"""Bytes of activations, those of all layers together, of the examples that are evaluated at once on a CPU."""
+"""Budget in bytes for the activations, summed over all layers, of the examples that a CPU evaluates at once."""
 
 
 class Score(NamedTuple):
-    """Mean loss in nats and share predicted rightly, over so many units, and the macro-F1 of a classifier.
+    """The mean loss in nats, the accuracy, the number of units they are averaged over, and a classifier's macro-F1.
 
-    Units are examples, or for a language model the tokens that it should say.
+    Units are examples; for a language model, they are the tokens to be predicted.
     """
 
     loss: float
@@ -34,74 +34,76 @@ class Score(NamedTuple):
 
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
-    """Return the tensors of the forward pass that a client of the usual profile would begin with."""
+    """Return the forward tensors with which a client of the default profile would start the next round."""
     if method.view is not None:
         return constants(net, state.base) | method.view(net, state)
     down = method.down(net, state, ())
-    begun = method.begin(net, down, {}, ())
-    return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))
+    start = method.begin(net, down, {}, ())
+    return constants(net, state.base) | (start if method.expand is None else method.expand(net, start, down))
 
 
 @torch.no_grad()
 def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) -> Score:
-    """Score ``tensors`` on all of ``data``, in evaluation mode, at most ``batch_size`` examples at once.
+    """Score ``tensors`` on all of ``data``, in evaluation mode, in batches of at most ``batch_size`` examples.
 
     Raises:
-        ModelError: the model fails.
+        ModelError: the model raises an exception.
     """
-    rows, counted = by_length(data), []
-    with _naming(rows[:1]):
-        most = room(rows.device, CPU_ROOM) // activation_bytes(net, tensors, data)
-    with mode(net, False), holding(net, unshared(net, tensors)):
-        for part in rows.split(max(1, min(batch_size, most))):
-            with _naming(part):
+    rows, scored = by_length(data), []
+    with _naming_examples(rows[:1]):
+        limit = room(rows.device, CPU_ROOM) // activation_bytes(net, tensors, data)
+    with mode(net, False), use_tensors(net, unshared(net, tensors)):
+        for part in rows.split(max(1, min(batch_size, limit))):
+            with _naming_examples(part):
                 batch = fetch(data, part)
-                counted.append(metrics(net, held_outputs(net, batch), batch))
-    return _score(counted)
+                scored.append(metrics(net, compute_outputs(net, batch), batch))
+    return _score(scored)
 
 
 @contextmanager
-def _naming(rows: Tensor) -> Iterator[None]:
+def _naming_examples(rows: Tensor) -> Iterator[None]:
+    """Raise ``ModelError`` that names the test examples ``rows`` if the model fails on them."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # the user's own code may raise anything
-        told = f"the model cannot be evaluated on test examples {listed(rows.tolist())}: {traced(error)}; mend it"
-        raise ModelError(told) from error
+    except Exception as error:  # user code may raise anything
+        raise ModelError(
+            f"the model cannot be evaluated on test examples {listed(rows.tolist())}: {traced(error)}; fix the model"
+        ) from error
 
 
-def _score(counted: list[Metrics]) -> Score:
-    loss, right, units = (sum(torch.stack(values).tolist()) for values in zip(*(t[:3] for t in counted), strict=True))
-    confusions = [t.confusion for t in counted if t.confusion is not None]
+def _score(scored: list[Metrics]) -> Score:
+    loss, right, units = (sum(torch.stack(values).tolist()) for values in zip(*(m[:3] for m in scored), strict=True))
+    confusions = [m.confusion for m in scored if m.confusion is not None]
     f1 = macro_f1(torch.stack(confusions).sum(0)) if confusions else None
     return Score(loss / units, right / units, units, f1)
 
 
 def macro_f1(confusion: Tensor) -> float:
-    """Return the mean of 2·hits/(examples + predictions) over the classes that are there or are predicted."""
-    either = confusion.sum(0) + confusion.sum(1)
-    each = 2 * confusion.diagonal().double() / either
-    return float(each[either > 0].mean())
+    """Return the mean of F1 = 2·hits/(examples + predictions) over all classes that occur or are predicted."""
+    occurrences = confusion.sum(0) + confusion.sum(1)
+    f1 = 2 * confusion.diagonal().double() / occurrences
+    return float(f1[occurrences > 0].mean())
 
 
 def room(device: torch.device, on_cpu: int) -> int:
-    """Return how many bytes a computation may keep busy: ``on_cpu``, or an eighth of a GPU's memory."""
+    """Return the budget in bytes for the working set of a computation: ``on_cpu``, or an eighth of a GPU's memory."""
     return torch.cuda.mem_get_info(device)[1] // 8 if device.type == "cuda" else on_cpu
 
 
 @torch.no_grad()
 def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
-    """Return the bytes that the layers of the model put out for one example, the longest.
+    """Return the total size in bytes of the outputs of all layers for one example, the longest.
 
-    What the model itself puts out counts three times, with its log-probabilities and its gradient: over a vocabulary,
-    that is most of all.
+    The output of the model itself counts three times, for its log-probabilities and its gradient: for a language
+    model, whose output spans the vocabulary, this is the largest part.
     """
-    found: list[int] = []
+    sizes: list[int] = []
 
     def count(layer: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            found.append(output.nbytes)
+            sizes.append(output.nbytes)
 
     hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
     try:
@@ -110,4 +112,4 @@ def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, sum(found) + 2 * sum(t.nbytes for t in tree_leaves(outputs) if isinstance(t, Tensor)))
+    return max(1, sum(sizes) + 2 * sum(t.nbytes for t in tree_leaves(outputs) if isinstance(t, Tensor)))

@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all."""
+"""Atomic file operations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds, after a crash at any moment, what it held before or all of ``data``.
+    """Write ``data`` to ``path`` atomically: after a crash, the file has its old contents or all of ``data``.
 
     Raises:
-        OSError: the folder is missing, or cannot be written to.
+        OSError: the folder does not exist, or is not writable.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,17 +24,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Put ``source`` in the place of ``target``, a file of the same folder, on the disk when this returns.
+    """Rename ``source`` to ``target`` in the same folder, replacing it; the change is on disk when this returns.
 
     Raises:
-        OSError: there is no ``source``, or the folder cannot be written to.
+        OSError: ``source`` does not exist, or the folder is not writable.
     """
     source.replace(target)
     _sync_folder(target.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove ``path`` if it is there, for good when this returns."""
+    """Remove ``path`` if it exists; the change is on disk when this returns."""
     path.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
@@ -44,7 +44,7 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # The rename itself is safe only once the folder's entry is on the disk.
+        # A rename survives a crash only once the folder's entry is on disk.
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

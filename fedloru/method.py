@@ -1,7 +1,7 @@
-"""What a federated method is: a record of pure functions over ``Params``, and the values that flow between them.
+"""Federated methods: records of pure functions over ``Params``, and the values that these functions exchange.
 
-Engines interpret the record; none of them knows a method by name. The wire is the cut between what runs on the
-server (``down``, ``reduce``, ``server``) and what runs on a client (``begin``, ``expand``, ``penalty``, ``up``).
+Engines call the functions of the record, and never check for a method by name. ``down``, ``reduce`` and ``server`` run
+on the server, ``begin``, ``expand``, ``penalty`` and ``up`` on a client; only messages pass between the two.
 """
 
 from __future__ import annotations
@@ -17,20 +17,25 @@ from fedloru.net import Net
 from fedloru.tree import Params
 
 Profile = tuple[tuple[str, float], ...]
-"""What makes clients differ, such as a rank, as sorted pairs; ``()`` for a client like any other."""
+"""What distinguishes a client, such as a rank, as sorted pairs; ``()`` is the default profile."""
 
 
 def profile_name(profile: Profile) -> str:
-    """Return a profile as it is called in records and tables, such as "rank 2"; "usual" where it is ()."""
+    """Return the name of a profile in records and tables, such as "rank 2", or "usual" for the default profile."""
     return ", ".join(f"{name} {repr(float(value)).removesuffix('.0')}" for name, value in profile) or "usual"
 
 
-class State(NamedTuple):
-    """Everything the server remembers between rounds: tensors and numbers, savable.
+Fresh = Literal["", "a", "both"]
+"""How fresh factors were initialized: A drawn and B = 0, or both drawn; "" for factors that are not fresh."""
 
-    ``round`` counts the rounds done, ``version`` the increments merged into ``base``. ``base`` is frozen and the
-    same on server and clients, ``shared`` is trained and averaged, ``aux`` is the method's own, ``increment``
-    holds the factors merged in the last round ({} if none), and ``notes`` numbers of that round worth recording.
+
+class State(NamedTuple):
+    """Everything the server keeps between rounds, as tensors and numbers that can be saved.
+
+    ``round`` is the number of completed rounds, ``version`` the number of increments merged into ``base``. ``base`` is
+    frozen and identical on the server and all clients, ``shared`` is trained and averaged, ``aux`` is additional state
+    of the method, ``increment`` has the factors merged in the last round ({} if none), and ``notes`` has numbers to
+    record for that round.
     """
 
     seed: int
@@ -44,10 +49,14 @@ class State(NamedTuple):
 
 
 class Down(NamedTuple):
-    """What the server sends to a client, apart from increments it missed.
+    """What the server sends to a client, other than the increments that the client is missing.
 
-    ``seed``, ``round`` (from 1) and ``version`` are in every message's header: clients draw from them what need not
-    be sent, and tell whether what they keep is of other factors.
+    ``seed``, ``round`` (from 1) and ``version`` are in the header of every message. Clients use them to draw tensors
+    that are not sent, and to detect that their client state belongs to other factors.
+
+    ``fresh`` says that the factors in ``shared`` are ``init_factors(sites, seed, version, …, init=fresh)``, with the
+    ranks that they have here. The receiver draws them too, so the wire does not send them. It trusts the method; that
+    the claim is true is a law (``fedloru.check``).
     """
 
     shared: Params
@@ -55,6 +64,7 @@ class Down(NamedTuple):
     seed: int = 0
     round: int = 0
     version: int = 0
+    fresh: Fresh = ""
 
 
 class Up(NamedTuple):
@@ -65,10 +75,10 @@ class Up(NamedTuple):
 
 
 class Total(NamedTuple):
-    """What a cohort says: a monoid under ``join``, with ``Total(0.0, Up({}), {})`` as its zero.
+    """The aggregate of a group of clients: a monoid under ``join``, with identity ``Total(0.0, Up({}), {})``.
 
-    Sums add, stacks concatenate along the rank. Where ``stack`` is empty, the method works with all-reduce
-    and secure aggregation.
+    Sums are added, stacks are concatenated along the rank axis. If ``stack`` is empty, the method is compatible with
+    all-reduce and secure aggregation.
     """
 
     weight: float
@@ -76,7 +86,7 @@ class Total(NamedTuple):
     stack: Params
 
     def join(self, other: Total, net: Net) -> Total:
-        """Return what the two cohorts say together."""
+        """Return the total of two disjoint groups of clients."""
         if not self.weight:
             return other
         if not other.weight:
@@ -90,16 +100,16 @@ NOTHING = Total(0.0, Up({}), {})
 
 
 class Phase(NamedTuple):
-    """A part of local training: the keys trained in it, and its epochs (None: those of the recipe)."""
+    """A part of local training: the keys it trains, and its number of epochs (None: that of the recipe)."""
 
     keys: frozenset[str]
     epochs: int | None = None
 
 
 class Values(NamedTuple):
-    """How many numbers one client exchanges in one round, by kind, and how many an increment then holds.
+    """The number of values that one client receives and sends in one round, by kind, and the size of an increment.
 
-    The closed formula of METHODS.md that measured bytes are held against (law 6).
+    This is the byte formula of METHODS.md, which measured bytes are checked against.
     """
 
     down: dict[str, int]
@@ -107,55 +117,71 @@ class Values(NamedTuple):
     increment: int = 0
 
 
-class Method(NamedTuple):
-    """A federated method as pure functions; FedAvg's are the defaults that others replace.
+class Traits(NamedTuple):
+    """What engines, wrappers and the wire need to know about a method."""
 
-    ``METHODS[name](**config)`` rebuilds it, so that no closure ever crosses a process.
-    """
-
-    name: str
-    config: dict[str, Any]
-    low_rank: bool
+    low_rank: bool = False
     """Whether the method trains factors, and so needs sites."""
+
+    ranks: Literal["one", "many", "different"] = "one"
+    """Whether all clients have one rank, may have different ranks by their profiles, or must have."""
+
+    stacks: bool = False
+    """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation works."""
+
+    reweights: bool = False
+    """Whether the server divides by its own weights instead of ``Total.weight``: no server optimizer fits before it."""
+
+    several_phases: bool = False
+    """Whether local training has more than one phase, so that the number of steps is not that of one phase."""
+
+    prunes: bool = False
+    """Whether clients may send less than ``values`` counts."""
+
+
+class Method(NamedTuple):
+    """A federated method as pure functions; other methods replace some of FedAvg's.
+
+    ``rebuild(name, config)`` makes the method again, so that no closure ever crosses a process.
+    """
 
     init: Callable[[Net, int], State]
     """(net, seed) → the state before the first round."""
 
     down: Callable[[Net, State, Profile], Down]
-    """Server: what a client of this profile receives."""
+    """Server: (net, state, profile) → what a client of this profile receives."""
 
     begin: Callable[[Net, Down, Params, Profile], Params]
-    """Client: (net, down, client_state, profile) → its trainable tree; ``net.buffers`` are carried, not trained."""
-
-    expand: Callable[[Net, Params, Down], Params] | None
-    """Client, every step: (net, train, down) → forward parameters; None is the identity."""
-
-    penalty: Callable[[Net, Params, Down, Params], Tensor] | None
-    """Client, every step: (net, train, down, client_state) → a 0-d term added to the mean loss; None is 0."""
+    """Client: (net, down, client_state, profile) → the trainable tree; buffers are included, but not trained."""
 
     up: Callable[[Net, Params, Down, Params, int], tuple[Up, Params]]
-    """Client: (net, train, down, client_state, steps) → its message, and what it keeps."""
+    """Client: (net, train, down, client_state, steps) → its message, and its new client state."""
 
     reduce: Callable[[Net, State, Down, Sequence[Up], Sequence[float]], Total]
-    """Server: one chunk of clients of one profile, with the ``Down`` they received and their weights."""
+    """Server: (net, state, down, ups, weights) → the total of one chunk of clients with the same profile."""
 
     server: Callable[[Net, State, Total], State]
-    """Server: average, accumulate, reset; returns the state of the next round."""
+    """Server: (net, state, total) → the state of the next round: average, accumulate, reset."""
 
     values: Callable[[Net, int, Sequence[Profile], Profile], Values]
     """(net, round from 1, profiles of the cohort, profile) → what one client of ``profile`` sends and receives."""
 
+    expand: Callable[[Net, Params, Down], Params] | None = None
+    """Client, every step: (net, train, down) → forward parameters; None is the identity."""
+
+    penalty: Callable[[Net, Params, Down, Params], Tensor] | None = None
+    """Client, every step: (net, train, down, client_state) → a 0-d term added to the mean loss; None is 0."""
+
     phases: Callable[[Net, Params], tuple[Phase, ...]] | None = None
-    """Client: (net, train) → the phases of local training, in turn; None trains all keys at once."""
+    """Client: (net, train) → the phases of local training, in order; None trains all keys in one phase."""
 
     view: Callable[[Net, State], Params] | None = None
-    """Server: (net, state) → the forward parameters of its own model; None: what a usual client begins with."""
+    """Server: (net, state) → the forward parameters of its model; None: what a default client begins with."""
 
-    stacks: bool = False
-    """Whether ``reduce`` fills ``Total.stack``: then neither all-reduce nor secure aggregation can serve it."""
+    traits: Traits = Traits()
 
-    ranks: Literal["one", "many", "different"] = "one"
-    """Whether all clients have one rank, or may have many by their profiles, or must have different ones."""
+    name: str = ""
+    """The name under which ``rebuild`` finds the method; set by its declaration."""
 
-    own_weights: bool = False
-    """Whether the server divides by weights of its own, not ``Total.weight``: no optimizer can stand before it."""
+    config: dict[str, Any] = {}
+    """The settings of the method, and its wrappers under "wrap"; set by their declarations."""

@@ -1,7 +1,7 @@
-"""A model as data: a static module, its sites, and its tensors taken out of it.
+"""A model as data: a static module, its sites, and its tensors, stored separately from the module.
 
-The module itself is only a recipe for the forward pass. What it computes with is always handed in: it holds these
-tensors for a while (``holding``), and its own, which nobody changes, come back.
+The module only defines the forward pass. The tensors that it computes with are always passed in: ``use_tensors`` puts
+them into the module temporarily, and then restores the module's own tensors, which are never modified.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.lowrank import Increment, Site
+from fedloru.settings.types import Alphas, Count, Positive, Ranks, Share, Texts
 from fedloru.tree import Params
 
 Batch = dict[str, Tensor]
@@ -29,31 +30,31 @@ def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def images(batch: Batch) -> dict[str, Tensor]:
-    """Hand ``batch["x"]`` to the model as its one argument ``input``; the default of ``Net.inputs``."""
+    """Pass ``batch["x"]`` to the model as its only positional argument; the default of ``Net.inputs``."""
     return {"": batch["x"]}
 
 
 class Metrics(NamedTuple):
-    """What a batch scores, summed over its units: their losses in nats, how many are right, and how many there are.
+    """Sums over the units of a batch: the losses in nats, the number of correct predictions, and the number of units.
 
-    Where units are examples with a class, ``confusion`` (C, C) counts those of each class that are given each class.
+    For classification, ``confusion`` (C, C) counts the examples by true class and predicted class.
     """
 
     loss: Tensor
     right: Tensor
-    count: Tensor  # type: ignore[assignment]  # a tuple's own count is of no use here
+    count: Tensor  # type: ignore[assignment]  # overrides tuple.count, which is not needed here
     confusion: Tensor | None = None
 
 
 class Net(NamedTuple):
     """A model as data: static, never traced.
 
-    ``params`` and ``buffers`` are the tensors at the start; ``trainable`` names the parameters that a method
-    may train. ``losses`` maps (outputs, batch) to (b,), one loss per example; ``inputs`` maps a batch to the
-    model's keyword arguments, an empty name being the first positional one. ``score`` maps (outputs, batch) to sums
-    over the units in which the model is evaluated (None: its losses, and the class of the highest output).
-    ``local_base`` says that every client loads the frozen weights itself, so that they never travel. ``imported`` is
-    what is merged into ``params`` already, such as an adapter.
+    ``params`` and ``buffers`` are the initial tensors; ``trainable`` contains the names of the parameters that a
+    method may train. ``losses`` maps (outputs, batch) to (b,), one loss per example. ``inputs`` maps a batch to the
+    keyword arguments of the model; the empty name stands for the first positional argument. ``score`` maps
+    (outputs, batch) to the metrics of the batch, summed over its units (None: the losses, and the accuracy of the
+    class with the highest output). If ``local_base`` is set, every client loads the frozen weights itself, and they are
+    never sent. ``imported`` is an increment that is already merged into ``params``, such as an adapter.
     """
 
     model: nn.Module
@@ -88,20 +89,22 @@ def make(
     inputs: Callable[[Batch], dict[str, Tensor]] = images,
     skipped: Mapping[str, str] | None = None,
 ) -> Net:
-    """Take the tensors out of ``model``; beside the factors, it trains the parameters that match ``dense``.
+    """Return ``model`` as a ``Net`` that trains the factors and the parameters that match a glob in ``dense``.
 
-    What is frozen in ``model`` is not copied, so nobody may write into it.
+    Frozen parameters are not copied, so they must not be modified in place.
 
     Raises:
-        ModelError: ``dense`` is no list of globs, or the model is compiled by TorchScript.
+        ModelError: ``dense`` is not a list of globs, or the model is compiled with TorchScript.
     """
     if isinstance(dense, str):
-        raise ModelError(f"dense is the string {dense!r}, and a list of globs is expected: [{dense!r}]")
+        raise ModelError(f"dense is the string {dense!r}, but a list of globs is expected: [{dense!r}]")
     if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules()):
-        raise ModelError("the model is compiled by TorchScript, and cannot hold other tensors: hand in the plain one")
+        raise ModelError(
+            "the model is compiled with TorchScript, so its tensors cannot be replaced: pass the plain module"
+        )
     found = lowrank.sites(model)
     factors = {key for site in found for key in site.keys}
-    # Nothing here ever writes into frozen weights, and those of a language model should be held once.
+    # Frozen weights are never written to, and those of a language model should be in memory only once.
     params = {name: p.detach().clone() if p.requires_grad else p.detach() for name, p in model.named_parameters()}
     persistent = model.state_dict().keys()
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in persistent}
@@ -116,42 +119,58 @@ def make(
 def attach(
     model: nn.Module,
     *,
-    rank: int = 8,
-    alpha: float | None = None,
-    targets: Sequence[str] = ("*",),
-    ranks: Mapping[str, int] | None = None,
-    alphas: Mapping[str, float] | None = None,
-    dropout: float = 0.0,
-    dense: Sequence[str] = ("*",),
+    rank: Count = 8,
+    alpha: Positive | None = None,
+    targets: Texts | None = None,
+    ranks: Ranks | None = None,
+    alphas: Alphas | None = None,
+    dropout: Share = 0.0,
+    dense: Texts = ("*",),
     losses: Callable[[Any, Batch], Tensor] = cross_entropy,
     inputs: Callable[[Batch], dict[str, Tensor]] = images,
 ) -> Net:
-    """Attach low-rank factors to a copy of ``model``: ``lowrank.attach``, then ``make``."""
+    """Attach low-rank factors to a copy of ``model``: ``lowrank.attach``, then ``make``.
+
+    Args:
+        rank: the rank r of the factors.
+        alpha: the scale of BA is alpha/r; by default alpha is the rank, and the scale 1.
+        targets: globs of the linear, convolution and embedding layers that get factors; by default all, and in a
+            language model the projections that are usual for its type.
+        ranks: ranks of single layers, by glob; the last glob that matches wins.
+        alphas: alphas of single layers, by glob; the last glob that matches wins.
+        dropout: fraction of the rank-space activations that is dropped in training.
+        dense: globs of the other parameters that are trained, such as biases, norms and the head.
+        losses: maps (outputs, batch) to one loss per example, (b,).
+        inputs: maps a batch to the model's keyword arguments; an empty name is the first positional argument.
+
+    Raises:
+        ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
+    """
     attached = lowrank.attach(
-        model, rank=rank, alpha=alpha, targets=targets, ranks=ranks, alphas=alphas, dropout=dropout
+        model, rank=rank, alpha=alpha, targets=targets or ("*",), ranks=ranks, alphas=alphas, dropout=dropout
     )
     return make(attached.model, dense=dense, losses=losses, inputs=inputs, skipped=attached.skipped)
 
 
 def forward(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
-    """Run the model on ``batch`` with ``tensors`` (parameters and buffers) in place of its own."""
-    with holding(net, dict(tensors)):
-        return held_outputs(net, batch)
+    """Run the model on ``batch`` with ``tensors`` (parameters and buffers) instead of its current values."""
+    with use_tensors(net, dict(tensors)):
+        return compute_outputs(net, batch)
 
 
 def losses(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Return one loss per example, (b,), with ``tensors`` in place of the model's own; see ``held_losses``."""
-    with holding(net, dict(tensors)):
-        return held_losses(net, batch)
+    """Return one loss per example, (b,), with ``tensors`` instead of the model's own; see ``compute_losses``."""
+    with use_tensors(net, dict(tensors)):
+        return compute_losses(net, batch)
 
 
 @contextmanager
-def holding(net: Net, tensors: Params) -> Iterator[None]:
-    """Let the module compute with ``tensors``; its own come back at the end, whatever happens.
+def use_tensors(net: Net, tensors: Params) -> Iterator[None]:
+    """Make the module compute with ``tensors`` inside the context, and restore its own tensors on exit.
 
-    ``torch.func.functional_call`` gives them back right after the forward pass, but a layer that is checkpointed is
-    computed once more in the backward pass: both passes of a local step belong in here. A tied weight goes by the
-    first of its names. What the module puts in the place of a buffer takes that buffer's place in ``tensors``.
+    Unlike ``torch.func.functional_call``, which restores them right after the forward pass, the context can span both
+    passes of a local step, as it must: a checkpointed layer is computed again in the backward pass. A tied weight is
+    looked up by the first of its names. If the module replaces a buffer, ``tensors`` is updated with the new one.
     """
     tables = [
         (f"{name}." if name else "", table)
@@ -160,17 +179,17 @@ def holding(net: Net, tensors: Params) -> Iterator[None]:
     ]
     own = [dict(table) for _, table in tables]
     try:
-        _hand_out(tables, tensors)
+        _insert(tables, tensors)
         yield
-        held = {prefix + name: tensor for prefix, table in tables for name, tensor in table.items()}
-        tensors.update({key: now for key in tensors if (now := held.get(key)) is not None})
+        current = {prefix + name: tensor for prefix, table in tables for name, tensor in table.items()}
+        tensors.update({key: now for key in tensors if (now := current.get(key)) is not None})
     finally:
-        for (_, table), was in zip(tables, own, strict=True):
+        for (_, table), before in zip(tables, own, strict=True):
             table.clear()
-            table.update(was)
+            table.update(before)
 
 
-def _hand_out(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> None:
+def _insert(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> None:
     first_names: dict[Tensor, str] = {}
     for prefix, table in tables:
         for name, tensor in table.items():
@@ -179,43 +198,43 @@ def _hand_out(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> 
                 table[name] = tensors.get(key, tensor)
 
 
-def held_outputs(net: Net, batch: Batch) -> Any:
-    """Run the model on ``batch`` with what it holds now."""
+def compute_outputs(net: Net, batch: Batch) -> Any:
+    """Run the model on ``batch`` with the tensors it currently has."""
     named = net.inputs(batch)
     args = (named[""],) if "" in named else ()
     return net.model(*args, **{name: value for name, value in named.items() if name})
 
 
-def held_losses(net: Net, batch: Batch) -> Tensor:
-    """Return one loss per example, (b,), with what the model holds now.
+def compute_losses(net: Net, batch: Batch) -> Tensor:
+    """Return one loss per example, (b,), with the tensors that the model currently has.
 
     Raises:
-        ModelError: the model refuses the batch, as BatchNorm does one example, or its loss is not (b,).
+        ModelError: the model rejects the batch, as BatchNorm rejects a single example, or the loss is not (b,).
     """
     try:
-        each = net.losses(held_outputs(net, batch), batch)
+        each = net.losses(compute_outputs(net, batch), batch)
     except ValueError as error:
         count = len(next(iter(batch.values())))
         raise ModelError(
-            f"the model refuses a batch of {count}: {error}. Choose another batch size, or model"
+            f"the model cannot process a batch of {count}: {error}. Change the batch size, or the model"
         ) from error
     if each.ndim != 1:
         raise ModelError(
-            f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is needed: "
-            "use reduction='none' and average over everything but the first axis"
+            f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is expected: "
+            "use reduction='none', and average over all axes except the first"
         )
     return each
 
 
 def metrics(net: Net, outputs: Any, batch: Batch) -> Metrics:
-    """Return what ``outputs`` score on ``batch``."""
+    """Return the metrics of ``outputs`` on ``batch``."""
     if net.score is not None:
         return net.score(outputs, batch)
     return classification_metrics(net.losses(outputs, batch), outputs, batch["y"])
 
 
 def classification_metrics(losses: Tensor, scores: Tensor, y: Tensor) -> Metrics:
-    """Return the tally of examples of the classes ``y`` (b,), by their ``losses`` (b,) and ``scores`` (b, C)."""
+    """Return the metrics of examples of classes ``y`` (b,), from their ``losses`` (b,) and ``scores`` (b, C)."""
     classes = scores.shape[-1]
     pairs = torch.bincount(y * classes + scores.argmax(-1), minlength=classes**2)
     confusion = pairs.view(classes, classes)
@@ -223,7 +242,7 @@ def classification_metrics(losses: Tensor, scores: Tensor, y: Tensor) -> Metrics
 
 
 def constants(net: Net, base: Params) -> Params:
-    """Return the base, and all buffers as they are at the start, for a forward pass to compute with and write to."""
+    """Return ``base`` and all initial buffers, as tensors that a forward pass may compute with and write to."""
     buffers = {key: value.detach() for key, value in net.model.named_buffers()} | net.buffers
     if base:
         buffers = tree.to(buffers, next(iter(base.values())).device)
@@ -231,7 +250,7 @@ def constants(net: Net, base: Params) -> Params:
 
 
 def unshared(net: Net, tensors: Params) -> Params:
-    """Return ``tensors`` with copies of what a forward pass may write to: buffers, and embeddings that it renorms."""
+    """Return ``tensors`` with copies of those that a forward pass may write to: buffers and max-norm embeddings."""
     renormed = [
         f"{name}.weight" if name else "weight"
         for name, layer in net.model.named_modules()
@@ -242,22 +261,22 @@ def unshared(net: Net, tensors: Params) -> Params:
 
 
 def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return a plain copy of the module that holds ``tensors``, with the factors merged into the weights."""
+    """Return a plain copy of the module with ``tensors``, their factors merged into the weights."""
     model = lowrank.shallow_copy(net.model, trained=False)
     with torch.no_grad():
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, value in tensors.items():
-            own[name].data = value.detach().to(own[name]).clone()  # factors may come in another rank
+            own[name].data = value.detach().to(own[name]).clone()  # factors may have a different rank
     return lowrank.detach(model)
 
 
 @contextmanager
 def mode(net: Net, training: bool) -> Iterator[None]:
-    """Put the module in training or evaluation mode for a while."""
+    """Put the module into training or evaluation mode inside the context."""
     before = {module: module.training for module in net.model.modules()}
     net.model.train(training)
     try:
         yield
     finally:
-        for module, was in before.items():
-            module.training = was
+        for module, training_before in before.items():
+            module.training = training_before

@@ -1,4 +1,4 @@
-"""Evaluation client by client: the shared model and each personal model on the client's own test examples."""
+"""Per-client evaluation: the shared model and each personal model on the client's own test examples."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fedloru.tree import Params
 
 
 class Spread(NamedTuple):
-    """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (one client at least).
+    """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (at least one client).
 
-    ``loss`` is the mean over clients of their mean losses, in nats a unit.
+    ``loss`` is the mean over clients of their mean losses, in nats per unit.
     """
 
     mean: float
@@ -30,10 +30,10 @@ class Spread(NamedTuple):
 
 
 def personal_model(net: Net, method: Method, state: State, client_state: Params, profile: Profile) -> Params:
-    """Return the forward tensors with which a client that keeps ``client_state`` would begin the next round."""
+    """Return the forward tensors with which a client with ``client_state`` would start the next round."""
     down = method.down(net, state, profile)
-    begun = method.begin(net, down, client_state, profile)
-    return constants(net, state.base) | (begun if method.expand is None else method.expand(net, begun, down))
+    start = method.begin(net, down, client_state, profile)
+    return constants(net, state.base) | (start if method.expand is None else method.expand(net, start, down))
 
 
 def personal_scores(
@@ -44,28 +44,27 @@ def personal_scores(
     tests: Sequence[tuple[int, Tensor, Profile]],
     client_state: Callable[[int], Params],
 ) -> dict[str, Spread]:
-    """Score clients (client, test rows, profile) under ``shared``, and where they keep anything, ``personal``.
+    """Score clients, given as (client, test rows, profile): the ``shared`` model, and the ``personal`` ones if any.
 
-    A client that has kept nothing yet has the shared model for its personal one.
+    A client without state is scored with the shared model in both. If no client has any state, ``personal`` is omitted.
     """
     shared = shared_model(net, method, state)
-    kept = {client: client_state(client) for client, _, _ in tests}
+    states = {client: client_state(client) for client, _, _ in tests}
     scores: dict[str, list[Score]] = {"shared": [], "personal": []}
     for client, rows, profile in tests:
         batch = {key: value[rows.to(value.device)] for key, value in data.items()}
-        common = evaluate(net, shared, batch)
-        scores["shared"].append(common)
-        if kept[client]:
-            mine = personal_model(net, method, state, kept[client], profile)
-            common = evaluate(net, mine, batch)
-        scores["personal"].append(common)
-    if not any(kept.values()):
+        score = evaluate(net, shared, batch)
+        scores["shared"].append(score)
+        if states[client]:
+            score = evaluate(net, personal_model(net, method, state, states[client], profile), batch)
+        scores["personal"].append(score)
+    if not any(states.values()):
         del scores["personal"]
     return {name: spread(values) for name, values in scores.items()}
 
 
 def spread(scores: Sequence[Score]) -> Spread:
-    """Return the spread of ``scores``, one a client."""
+    """Return the spread of ``scores``, one per client."""
     values = torch.tensor(sorted(score.accuracy for score in scores), dtype=torch.float64)
     worst = values[: max(1, math.floor(len(values) / 10))]
     loss = sum(score.loss for score in scores) / len(scores)

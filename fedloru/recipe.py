@@ -1,34 +1,48 @@
-"""How a client trains: the local solver and its settings, as data."""
+"""The settings of local training, as data."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from fedloru.kinds import Betas, Count, Flag, NotNegative, Positive, Share, Whole
+from fedloru.settings.types import Betas, Count, Flag, NotNegative, Positive, Share, When, Whole
 
 
 class Recipe(NamedTuple):
     """The settings of local training, the same for every client of a round.
 
-    ``steps``, where given, replaces ``epochs``. ``clip`` bounds the norm of each step's gradient (None: no bound).
-    ``crop`` pads images by so many pixels and crops back at random; ``flip`` mirrors half of them. ``bucket`` puts
-    texts of like length into one batch.
+    Args:
+        optimizer: the local optimizer; every round starts with a new one.
+        lr: the learning rate.
+        momentum: the momentum of SGD.
+        weight_decay: the weight decay.
+        betas: the decay rates of the two moments.
+        eps: a constant added to the square root of the second moment.
+        epochs: the number of passes over a client's examples in a round.
+        steps: the number of local steps in a round; by default ``epochs`` passes.
+        batch_size: the number of examples in a local step.
+        clip: the maximum norm of the gradient of a local step; by default it is not clipped.
+        schedule: how the learning rate changes over the rounds.
+        decay_every: the number of rounds between decays of the learning rate.
+        decay: the factor by which the learning rate decays.
+        crop: the number of pixels by which images are padded before a random crop to their size.
+        flip: whether each image is mirrored with probability 1/2.
+        bucket: whether texts of similar length share batches, to reduce padding.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: NotNegative = 0.1
-    momentum: Share = 0.0
+    momentum: Annotated[Share, When("optimizer", ("sgd",))] = 0.0
     weight_decay: NotNegative = 0.0
-    betas: Betas = (0.9, 0.999)
-    eps: Positive = 1e-8
+    betas: Annotated[Betas, When("optimizer", ("adam", "adamw"))] = (0.9, 0.999)
+    eps: Annotated[Positive, When("optimizer", ("adam", "adamw"))] = 1e-8
     epochs: Count = 1
     steps: Count | None = None
     batch_size: Count = 32
     clip: Positive | None = None
     schedule: Literal["constant", "cosine", "step"] = "constant"
-    decay_every: Count = 10
-    decay: Positive = 0.1
+    decay_every: Annotated[Count, When("schedule", ("step",))] = 10
+    decay: Annotated[Positive, When("schedule", ("step",))] = 0.1
     crop: Whole = 0
     flip: Flag = False
     bucket: Flag = False
@@ -37,7 +51,7 @@ class Recipe(NamedTuple):
 def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:
     """Return ``recipe`` with the learning rate of ``round``, counted from 1 to ``rounds``.
 
-    ``cosine`` goes from lr at round 1 towards 0 after the last; ``step`` multiplies by ``decay`` every
+    ``cosine`` decreases from lr in round 1 towards 0 after the last round; ``step`` multiplies by ``decay`` every
     ``decay_every`` rounds.
     """
     factor = 1.0

@@ -1,7 +1,7 @@
-"""Every random draw of a run, named by what it is for.
+"""Random generators, named by their purpose, as in ``gen(seed, "batches", round, client)``.
 
-A generator is a function of ``(seed, *path)`` alone, so that the order of clients, the chunking, the process
-and the engine change nothing: ``gen(seed, "batches", round, client)``.
+A generator depends only on ``(seed, *path)``, so the draws of a run do not depend on the order of clients, the chunk
+size, the process or the engine.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Device = str | torch.device
 
 
 def derive(seed: int, *path: str | int) -> int:
-    """Return the 63-bit seed that belongs to ``path`` under ``seed``."""
+    """Return the 63-bit seed for ``path``, derived from ``seed``."""
     name = repr((int(seed), *(part if isinstance(part, str) else int(part) for part in path))).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
 def gen(seed: int, *path: str | int, device: Device = "cpu") -> torch.Generator:
-    """Return a fresh generator for ``path`` under ``seed``, always in the same state."""
+    """Return a new generator for ``path``, seeded from ``seed``; its initial state is always the same."""
     return torch.Generator(device).manual_seed(derive(seed, *path))
 
 
 def forked(device: torch.device) -> AbstractContextManager[None]:
-    """Let torch's global generators, which a model may draw from, come back as they were."""
+    """Restore torch's global generators, from which a model may draw, at the end of the context."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -1,6 +1,6 @@
-"""Arithmetic on ``Params``, the only currency between model, wire, server and disk.
+"""Arithmetic on ``Params``, the one data type that model, messages, server and files exchange.
 
-Nothing here changes its inputs, and every result keeps the dtype of the tensor it came from.
+Functions do not modify their inputs, and results keep the dtypes of the tensors they are computed from.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Params = dict[str, Tensor]
 
 
 def map(f: Callable[..., Tensor], tree: Mapping[str, Tensor], *rest: Mapping[str, Tensor]) -> Params:
-    """Apply ``f`` to the tensors of the same key in every tree."""
+    """Apply ``f`` to the tensors that have the same key in all trees."""
     return {key: f(value, *(other[key] for other in rest)) for key, value in tree.items()}
 
 
 def select(tree: Mapping[str, Tensor], keys: Iterable[str]) -> Params:
-    """Return the entries of ``tree`` named by ``keys``, in the order of ``keys``."""
+    """Return the entries of ``tree`` with ``keys``, in the order of ``keys``."""
     return {key: tree[key] for key in keys}
 
 
@@ -41,12 +41,12 @@ def sub(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Params:
 
 
 def scale(x: Mapping[str, Tensor], factor: float) -> Params:
-    """Return factor · x, integers left as they are."""
+    """Return factor · x; integer tensors are unchanged."""
     return map(lambda t: t * factor if t.is_floating_point() else t, x)
 
 
 def norm(x: Mapping[str, Tensor]) -> Tensor:
-    """Return the Euclidean norm of all entries together, a 0-d tensor."""
+    """Return the Euclidean norm over all entries, as a 0-d tensor."""
     if not x:
         return torch.zeros(())
     parts = [torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float32))) for t in x.values()]
@@ -54,7 +54,7 @@ def norm(x: Mapping[str, Tensor]) -> Tensor:
 
 
 def weighted_sum(trees: Iterable[Mapping[str, Tensor]], weights: Iterable[float]) -> Params:
-    """Return Σ w x, summed in the order given, in float32 or better."""
+    """Return Σ w x, summed in the given order, in float32 or wider."""
     total: Params = {}
     for tree, weight in zip(trees, weights, strict=True):
         if not total:
@@ -70,7 +70,7 @@ def cast_like(tree: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Params:
 
 
 def clone(tree: Mapping[str, Tensor]) -> Params:
-    """Return copies that share no memory with ``tree``."""
+    """Return a copy that shares no memory with ``tree``."""
     return map(lambda t: t.detach().clone(), tree)
 
 
@@ -90,14 +90,14 @@ def nbytes(tree: Mapping[str, Tensor]) -> int:
 
 
 def equal(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> bool:
-    """Say whether two trees have the same keys, dtypes, shapes and bits."""
+    """Return whether two trees have the same keys, dtypes, shapes and bits."""
     return x.keys() == y.keys() and all(
         x[k].dtype == y[k].dtype and x[k].shape == y[k].shape and _bits(x[k]) == _bits(y[k]) for k in x
     )
 
 
 def digest(tree: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, dtypes, shapes and bits; the order of keys does not count."""
+    """Return a hash of keys, dtypes, shapes and bits; it does not depend on the order of the keys."""
     h = hashlib.blake2b(digest_size=16)
     for key in sorted(tree):
         t = tree[key]

@@ -1,4 +1,4 @@
-"""The benchmark of the engines says which target was missed, and fails."""
+"""``benchmarks/engines.py`` names the targets that were missed, and fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """Return the script, with two cases and nothing to start."""
+    """Return the script as a module, with two cases and without the scaling part."""
     path = Path(__file__).parents[1] / "benchmarks" / "engines.py"
     spec = importlib.util.spec_from_file_location("benchmark_engines", path)
     assert spec and spec.loader
@@ -29,7 +29,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def measured(case: Any, fused: float) -> dict[str, Any]:
-    """Return a row of the table in which the fused engine is so many times as fast."""
+    """Return a row of the table in which the fused engine is ``fused`` times as fast as the sequential one."""
     ratio = {"sequential": 1.0, "fused": fused, "auto": fused}
     row = {
         "case": case.name,
@@ -43,21 +43,23 @@ def measured(case: Any, fused: float) -> dict[str, Any]:
     return row | {"ratio": ratio, "engine": case.engine, "least": case.least, "reached": fused >= case.least}
 
 
-def test_a_missed_target_is_named_and_fails(engines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
+def test_a_missed_target_is_reported_and_fails(engines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
 
     def measure(case: Any, repeats: int) -> dict[str, Any]:
-        asked.append((case.name, repeats))
+        calls.append((case.name, repeats))
         return measured(case, 4.5)
 
     monkeypatch.setattr(engines, "measure", measure)
     with pytest.raises(SystemExit) as failed:
         engines.main()
-    assert failed.value.code == "missed:\nmlp 784-200-10: fused reached 4.50×, 0.50 below the 5.0× that it must"
-    assert asked == [("mlp 784-200-10", 2), ("mlp 784-200-10", 6), ("mlp, FedAvg", 2)]
+    assert failed.value.code == "missed targets:\nmlp 784-200-10: fused reached 4.50×, 0.50 below the target of 5.0×"
+    assert calls == [("mlp 784-200-10", 2), ("mlp 784-200-10", 6), ("mlp, FedAvg", 2)]
 
 
-def test_targets_that_are_reached_pass(engines: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_benchmark_passes_if_all_targets_are_reached(
+    engines: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(engines, "measure", lambda case, repeats: measured(case, case.least))
     engines.main()
     assert [row["reached"] for row in json.loads((tmp_path / "engines.json").read_text())["cases"]] == [True, True]

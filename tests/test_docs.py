@@ -1,6 +1,6 @@
-"""The pages on the command line and the configuration say what the code says.
+"""The pages on the command line and the configuration are generated from the code.
 
-``UPDATE_DOCS=1 pytest tests/test_docs.py`` writes them anew.
+``UPDATE_DOCS=1 pytest tests/test_docs.py`` writes them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from typer.testing import CliRunner
 
 from fedloru.cli import app
 from fedloru.config import SECTIONS, Forms, Top, parse
-from fedloru.config.fields import Section, either, expected
-from fedloru.config.schema import PREFIXES
+from fedloru.config.fields import Section, expected
+from fedloru.settings import When, one_of
+from fedloru.settings.table import SYNTAX
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 CLI = """# The command line
 
-`fedloru` and `python -m fedloru` are the same. A CONFIG is a TOML file or the name of a preset, and any of its settings
-can be changed with `-s key=value` ([the configuration](configuration.md)).
+`fedloru` is the same as `python -m fedloru`. A CONFIG is a TOML file or the name of a preset; its settings can be
+changed with `-s key=value` (see [the configuration](configuration.md)).
 
-Exit codes: 0 done; 2 refused, with one paragraph on stderr that says what was wrong and what to do; 130 stopped by
-Ctrl-C, with a checkpoint and the command that goes on from it.
+The exit code is 0 on success; 2 on an error, with a message on stderr that says what is wrong and how to fix it; and
+130 if stopped by Ctrl-C, after saving a checkpoint and printing the command that resumes the run.
 """
 
 CONFIGURATION = """# The configuration
 
-A configuration is a TOML file, or a preset (`fedloru presets`). Whatever it leaves out has a default, and
-`fedloru config my.toml` prints it complete; a run saves the same text as `config.toml` in its folder, and
-`fedloru run` takes that file again.
+A configuration is a TOML file, or a preset (listed by `fedloru presets`). All settings have defaults, except those
+marked *required*. `fedloru config my.toml` prints the complete configuration. A run saves it as `config.toml` in its
+folder, and `fedloru run` accepts that file to repeat the run.
 
 ```toml
 rounds = 30
@@ -65,16 +66,21 @@ tau = 10
 size = 5
 ```
 
-On the command line, `-s key=value` changes a setting: `-s method.tau=5`, `-s "lowrank.targets=['conv2', 'fc1']"`,
-`-s method.tau=inf`. The value is read as TOML, or as a plain string where it is none. Where an override chooses another
-method, model, scheme, source or rule, what the file sets for the old one alone is left out: `-s method.name=fedavg` is
-enough to compare a run with FedAvg.
+On the command line, `-s key=value` overrides a setting: `-s method.tau=5`, `-s "lowrank.targets=['conv2', 'fc1']"`,
+`-s method.tau=inf`. The value is read as TOML, or as a plain string if it is not valid TOML. If an override selects
+another method, model, scheme, source, rule or optimizer, settings in the file that only the old one has are dropped.
+For example, `-s method.name=fedavg` also drops `method.tau`, so it is enough to compare a run with FedAvg.
 
-Everything is checked before anything runs, and all problems are told at once. A key that nothing knows is an error, and
-so is a setting without effect, such as `method.tau` for FedAvg. Paths are seen from the working directory. Globs match
-names of layers as `fnmatch` does, and `*` also matches dots.
+The whole configuration is checked before the run starts, and all problems are reported at once. Unknown keys are
+errors, and so are settings without effect, such as `method.tau` for FedAvg. Paths are relative to the working
+directory. Globs match the names of layers as `fnmatch` does; `*` also matches dots.
 
-In the tables, *for* names the forms that take a key, where a section comes in several.
+Some settings name something that the package provides, such as a model or a method. Where
+`python:package.module:function` is listed, your own function can be used instead; the parameters of a model or method
+are its settings. The module must be on Python's path or in the working directory.
+
+In some sections, one key selects what the other keys are. In their tables, the column *for* lists the choices that
+have a setting; it is empty for settings of all choices.
 """
 
 
@@ -88,51 +94,64 @@ def cli_page() -> str:
 
 
 def configuration_page() -> str:
-    parts = [CONFIGURATION, f"## At the top\n\n{sentence(Top)}\n", table(Forms("", {"": Top}))]
+    parts = [CONFIGURATION, f"## Top level\n\n{summary(Top)}\n", table(Forms("", {"": Top}))]
     for name, forms in SECTIONS.items():
-        parts += [f"## `[{name}]`\n", *described(forms), table(forms)]
+        parts += [f"## `[{name}]`\n", *description(forms), table(forms)]
     return "\n".join(parts)
 
 
-def described(forms: Forms) -> Iterator[str]:
-    by_form: dict[type[Section], list[str]] = {}
-    for name, form in forms.by_name.items():
-        by_form.setdefault(form, []).append(shown(name))
+def description(forms: Forms) -> Iterator[str]:
+    """Yield the summary of a section, or the list of its forms; forms with the same summary share an item."""
     if not forms.key:
-        yield f"{sentence(next(iter(by_form)))}\n"
+        yield f"{summary(forms.by_name[''])}\n"
         return
-    yield f"`{forms.key}` chooses the form:\n"
-    yield "".join(
-        f"- {', '.join(f'`{name}`' for name in names)}: {sentence(form)}\n" for form, names in by_form.items()
-    )
+    names: dict[str, list[str]] = {}
+    for name, form in forms.all.items():
+        names.setdefault(summary(form), []).append(shown(forms, name))
+    if forms.reference:
+        names["Your own function."] = [SYNTAX.removeprefix("or ")]
+    yield f"`{forms.key}` is one of:\n"
+    yield "".join(f"- {code(same)}: {text}\n" for text, same in names.items())
 
 
 def table(forms: Forms) -> str:
     rows: dict[tuple[str, ...], list[str]] = {}
-    for name, form in forms.by_name.items():
+    for name, form in forms.all.items():
         for key, field in form.model_fields.items():
-            if key != forms.key:
-                rows.setdefault((key, expected(field), default(field), meaning(field)), []).append(shown(name))
-    first = [choice(forms)] if forms.key else []
-    lines = [*first, *((*row, "" if len(names) == len(forms.by_name) else taken(names)) for row, names in rows.items())]
-    head = ("key", "expected", "default", "meaning", "for")
-    width = 5 if forms.key else 4
-    body = "".join(f"| `{key}` | {' | '.join(rest[: width - 1])} |\n" for key, *rest in lines)
-    return f"| {' | '.join(head[:width])} |\n|{'---|' * width}\n{body}"
+            if key != forms.key and applies(forms, name, field):
+                row = (key, expected(field) or "any value", default(field), meaning(forms, field))
+                rows.setdefault(row, []).append(shown(forms, name))
+    lines = [selector(forms)] if forms.key else []
+    lines += [(*row, "" if len(names) == len(forms.all) else code(names)) for row, names in rows.items()]
+    head = ("key", "expected", "default", "meaning", "for")[: 5 if forms.key else 4]
+    body = "".join(f"| `{key}` | {' | '.join(rest[: len(head) - 1])} |\n" for key, *rest in lines)
+    return f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n{body}"
 
 
-def choice(forms: Forms) -> tuple[str, ...]:
-    names = list(forms.by_name)
-    field = forms.by_name[names[0]].model_fields[forms.key]
-    return forms.key, either(shown(name) for name in names), f"`{toml(names[0])}`", meaning(field), ""
+def selector(forms: Forms) -> tuple[str, ...]:
+    """Return the row of the key that selects a form."""
+    field = forms.by_name[forms.default].model_fields[forms.key]
+    names = one_of(shown(forms, name) for name in forms.all)
+    choices = f"{names}, {SYNTAX}" if forms.reference else names
+    return forms.key, choices, f"`{toml(forms.default)}`", meaning(forms, field), ""
 
 
-def taken(names: list[str]) -> str:
+def applies(forms: Forms, name: str, field: FieldInfo) -> bool:
+    """Return whether a setting has an effect in the form ``name``."""
+    when = condition(field)
+    return when is None or when.key != forms.key or name in when.values
+
+
+def condition(field: FieldInfo) -> When | None:
+    return next((item for item in field.metadata if isinstance(item, When)), None)
+
+
+def code(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def shown(name: str) -> str:
-    return f"{name}…" if name in PREFIXES else name
+def shown(forms: Forms, name: str) -> str:
+    return f"{name}…" if name in forms.prefixes else name
 
 
 def default(field: FieldInfo) -> str:
@@ -147,17 +166,28 @@ def toml(value: Any) -> str:
     return "{}" if value == {} else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
-def meaning(field: FieldInfo) -> str:
-    assert field.description, "every setting says what it means"
-    return " ".join(field.description.split()).replace("|", "\\|")
+def meaning(forms: Forms, field: FieldInfo) -> str:
+    """Return the help of a setting as sentences, with the condition under which it has an effect."""
+    text, when = sentence(field.description or ""), condition(field)
+    if when is None or when.key == forms.key:
+        return text
+    return f"{text} Only for {when.key} = {one_of(when.values)}."
 
 
-def sentence(form: type[Section]) -> str:
-    return " ".join((form.__doc__ or "").split())
+def summary(form: type[Section]) -> str:
+    return sentence((form.__doc__ or "").removeprefix("Return "))
+
+
+def sentence(text: str) -> str:
+    """Return a phrase in one line of Markdown, with a capital letter and a period."""
+    line = " ".join(text.replace("``", "`").replace("|", "\\|").split())
+    first = line.partition(" ")[0]
+    line = line[:1].upper() + line[1:] if first.islower() else line
+    return f"{line}." if line and not line.endswith((".", "!", "?")) else line
 
 
 @pytest.mark.parametrize(("name", "make"), [("cli.md", cli_page), ("configuration.md", configuration_page)])
-def test_a_page_says_what_the_code_says(name: str, make: Any) -> None:
+def test_a_page_is_up_to_date(name: str, make: Any) -> None:
     path = DOCS / name
     if os.environ.get("UPDATE_DOCS"):
         path.write_text(make(), encoding="utf-8")
@@ -169,7 +199,7 @@ def test_a_page_says_what_the_code_says(name: str, make: Any) -> None:
 def test_every_setting_is_on_the_page() -> None:
     page = configuration_page()
     for forms in SECTIONS.values():
-        for form in forms.by_name.values():
+        for form in forms.all.values():
             assert all(f"| `{key}` |" in page for key in form.model_fields)
 
 

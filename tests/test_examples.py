@@ -1,4 +1,4 @@
-"""Every example runs, and does what it says."""
+"""The quickstart example runs and learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source without importing it: who may import whom, and what nobody may."""
+"""Import rules, checked in the source without importing it: allowed imports of each package, and forbidden ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
-GROUND: frozenset[str] = frozenset({"errors", "files", "kinds", "recipe", "rng", "tree"})
-TO_METHOD = GROUND | {"lowrank", "net", "method"}
+BASE: frozenset[str] = frozenset({"errors", "files", "settings", "recipe", "rng", "tree"})
+TO_METHOD = BASE | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
-    **dict.fromkeys(GROUND, frozenset()),
-    "recipe": frozenset({"kinds"}),
-    "lowrank": GROUND,
-    "net": GROUND | {"lowrank"},
-    "method": GROUND | {"lowrank", "net"},
+    **dict.fromkeys(BASE, frozenset()),
+    "settings": frozenset({"errors"}),
+    "recipe": frozenset({"settings", "errors"}),
+    "lowrank": BASE,
+    "net": BASE | {"lowrank"},
+    "method": BASE | {"lowrank", "net"},
     "methods": TO_METHOD,
     "wire": TO_METHOD,
-    "data": GROUND,
-    "dropout": GROUND,
-    "models": frozenset({"errors", "rng"}),
+    "data": BASE,
+    "dropout": BASE,
+    "models": frozenset({"errors", "rng", "settings"}),
     "client": TO_METHOD | {"data", "dropout"},
     "evaluate": TO_METHOD | {"data", "dropout", "client"},
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
@@ -35,20 +36,21 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "run": TO_ENGINE | {"engine"},
     "analysis": TO_ENGINE | {"run", "report"},
     "hf": TO_ENGINE | {"engine", "run"},
-    "report": frozenset({"errors", "files"}),
+    "laws": TO_ENGINE | {"engine", "methods"},
+    "report": frozenset({"errors", "files", "settings"}),
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports"},
-    "__init__": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports"},
+    "__init__": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"},
     "__main__": frozenset({"cli"}),
 }
-"""What each room may import beside itself; a new room must be entered here."""
+"""The packages and modules that each one may import besides itself; new ones must be added here."""
 
 EXCEPTIONS = {("run/summary.py", "methods")}
-"""The summary says what FedAvg would have sent; no other file of the engines knows a method."""
+"""The summary reports what FedAvg would have sent; no other file of ``engine`` or ``run`` refers to a method."""
 
-AT_HOME = {
+ALLOWED_IN = {
     "flwr": "flower/",
     "transformers": "hf/",
     "peft": "hf/",
@@ -61,18 +63,18 @@ AT_HOME = {
     "mlflow": "track/",
     "wandb": "track/",
 }
-"""Optional libraries, and the only place each may be imported in."""
+"""Optional libraries, and the only place in which each may be imported."""
 
 
-def room(file: str) -> str:
+def component(file: str) -> str:
     return file.split("/")[0].removesuffix(".py")
 
 
-ROOMS = {room(file) for file in FILES}
+COMPONENTS = {component(file) for file in FILES}
 
 
 def imports(file: str) -> Iterator[str]:
-    """Yield the dotted names that a file imports, wherever in it; ``from x import y`` is x.y."""
+    """Yield the dotted names of all imports in a file; ``from x import y`` is x.y."""
     for node in ast.walk(FILES[file]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -82,22 +84,22 @@ def imports(file: str) -> Iterator[str]:
 
 
 def own_imports(file: str) -> Iterator[str]:
-    """Yield the rooms that a file imports from."""
+    """Yield the packages and modules of fedloru that a file imports from."""
     for name in imports(file):
         package, *parts = name.split(".")
         if package == "fedloru":
-            yield parts[0] if parts and parts[0] in ROOMS else "__init__"
+            yield parts[0] if parts and parts[0] in COMPONENTS else "__init__"
 
 
 def attributes(file: str) -> Iterator[str]:
-    """Yield dotted names as they are written, such as torch.optim."""
+    """Yield attribute accesses as they are written, such as torch.optim."""
     for node in ast.walk(FILES[file]):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield f"{node.value.id}.{node.attr}"
 
 
 def named(file: str) -> Iterator[str]:
-    """Yield identifiers, and strings that are one word."""
+    """Yield identifiers, and strings that are identifiers."""
     for node in ast.walk(FILES[file]):
         for field in ("id", "attr", "arg", "name", "asname"):
             if isinstance(value := getattr(node, field, None), str):
@@ -106,23 +108,23 @@ def named(file: str) -> Iterator[str]:
             yield node.value
 
 
-def test_there_is_something_to_read() -> None:
+def test_source_files_are_found() -> None:
     assert len(FILES) > 50 and "engine/fused/fold.py" in FILES
 
 
-def test_every_room_has_its_rule() -> None:
-    assert not ROOMS - MAY_IMPORT.keys()
+def test_every_component_has_a_rule() -> None:
+    assert not COMPONENTS - MAY_IMPORT.keys()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_imports_go_down_only(file: str) -> None:
-    allowed = MAY_IMPORT[room(file)] | {room(file)}
+def test_imports_follow_the_rules(file: str) -> None:
+    allowed = MAY_IMPORT[component(file)] | {component(file)}
     above = {other for other in own_imports(file) if other not in allowed and (file, other) not in EXCEPTIONS}
     assert not above, f"{file} imports {sorted(above)}"
 
 
-def test_the_rules_themselves_go_down_only() -> None:
-    """Following what may be imported never leads back, so there is no cycle between rooms."""
+def test_the_rules_have_no_cycle() -> None:
+    """Check that the allowed imports have no cycle."""
     left = dict(MAY_IMPORT)
     while left:
         free = [name for name, others in left.items() if not others & left.keys()]
@@ -139,12 +141,12 @@ def test_exceptions_are_still_needed() -> None:
 
 METHOD_NAMES = {
     path.stem for pattern in ("methods/fed*.py", "methods/wrappers/*.py") for path in ROOT.glob(pattern)
-} - {"__init__", "record", "clip"}  # clip is also a setting of local training
+} - {"__init__", "catalogue", "clip"}  # clip is also a setting of local training
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room(file) in ("engine", "run")])
-def test_engines_never_name_a_method(file: str) -> None:
-    """``fedloru`` is the package as well: only where it is imported from the methods is it a method."""
+@pytest.mark.parametrize("file", [file for file in FILES if component(file) in ("engine", "run")])
+def test_engines_do_not_refer_to_methods(file: str) -> None:
+    """``fedloru`` is also the name of the package, so it counts as a method only if imported from ``methods``."""
     assert {"fedavg", "fedlora", "prox", "server_opt"} <= METHOD_NAMES
     allowed = {"fedavg"} if file == "run/summary.py" else set()
     words = {word for word in named(file) for method in METHOD_NAMES - {"fedloru"} - allowed if method in word}
@@ -152,8 +154,8 @@ def test_engines_never_name_a_method(file: str) -> None:
     assert not [name for name in imports(file) if name.startswith("fedloru.methods") and not allowed]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "methods"])
-def test_methods_know_no_optimizer_of_torch(file: str) -> None:
+@pytest.mark.parametrize("file", [file for file in FILES if component(file) == "methods"])
+def test_methods_do_not_use_torch_optim(file: str) -> None:
     assert not [name for name in imports(file) if name.startswith("torch.optim")]
     assert "torch.optim" not in attributes(file)
 
@@ -174,16 +176,16 @@ def test_nothing_is_ever_pickled(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_optional_libraries_stay_at_home(file: str) -> None:
+def test_optional_libraries_are_imported_in_one_place(file: str) -> None:
     for name in imports(file):
-        for library in AT_HOME.keys() & set(name.split(".")):
+        for library in ALLOWED_IN.keys() & set(name.split(".")):
             if name.split(".")[0] != "fedloru":
-                assert file.startswith(AT_HOME[library]), f"{file} imports {name}"
+                assert file.startswith(ALLOWED_IN[library]), f"{file} imports {name}"
 
 
-def test_models_stand_on_torch_alone() -> None:
+def test_models_depend_on_torch_only() -> None:
     for file in FILES:
-        if room(file) == "models":
+        if component(file) == "models":
             outside = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names)
             assert outside <= {"torch", "fedloru"}
 
@@ -192,20 +194,20 @@ LATE = ("rich", "plotly", "datasets", "flwr_datasets", "sklearn", "matplotlib", 
 
 
 def test_fedloru_imports_without_the_libraries_of_its_extras() -> None:
-    code = f"import sys; import fedloru, fedloru.cli; print(*({set(AT_HOME)!r} & sys.modules.keys()))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert said == []
+    code = f"import sys; import fedloru, fedloru.cli; print(*({set(ALLOWED_IN)!r} & sys.modules.keys()))"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert imported == []
 
 
-def test_the_engines_import_without_what_they_do_not_use() -> None:
+def test_the_engines_do_not_import_other_libraries() -> None:
     code = f"import sys; import fedloru.engine; print(*(set({LATE!r}) & sys.modules.keys()))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert said == []
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert imported == []
 
 
-def test_what_only_the_analysis_uses_is_not_imported_before() -> None:
+def test_libraries_of_the_analysis_are_not_imported_before() -> None:
     code = (
         "import sys; import fedloru, fedloru.cli; print(*({'scipy', 'curvlinops', 'matplotlib'} & sys.modules.keys()))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert said == []
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert imported == []

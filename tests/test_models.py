@@ -112,8 +112,8 @@ def test_own_functions_get_settings_and_the_shapes_they_name(own_models: None) -
         ("cnn", {"norm": "layer"}, "'group' or 'batch'"),
         ("mlp", {"in_features": 3}, r"no setting 'in_features'\. There is: hidden"),
         ("resnet8", {"depth": 9}, "no setting 'depth'"),
-        ("python:", {}, "names no function"),
-        ("python:torch", {}, "names no function"),
+        ("python:", {}, "does not name a function"),
+        ("python:torch", {}, "does not name a function"),
         ("python:no_such_module:net", {}, "cannot be imported"),
         ("python:own_models:nothing", {}, "no function nothing"),
         ("python:own_models:number", {}, "returned int"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_built_is_named(name: str, settings: dict[str, object], m
 
 
 def test_sizes_and_depths_out_of_range_are_refused() -> None:
-    with pytest.raises(ModelError, match="4×4 pixels at least"):
+    with pytest.raises(ModelError, match="at least 4×4 pixels"):
         cnn(1, 10, size=3)
-    with pytest.raises(ModelError, match="there are 8, 10, 18"):
+    with pytest.raises(ModelError, match="one of 8, 10, 18, got 50"):
         resnet(50, 3, 10)

@@ -1,4 +1,4 @@
-"""A model as data: what is taken out of a module, and how it is put to use."""
+"""Models as data: the tensors of a ``Net``, and computing with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedloru.net import Batch, forward, losses, mode
 
 
 class Model(nn.Module):
-    """Buffers of every kind, and an argument beside the first."""
+    """Has persistent and non-persistent buffers, and a second argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def batch(n: int = 5) -> Batch:
     return {"x": torch.randn(n, 4, generator=g), "y": torch.randint(0, 3, (n,), generator=g)}
 
 
-def test_a_model_is_taken_apart_by_name() -> None:
+def test_tensors_are_selected_by_name() -> None:
     net = nets.attach(model(), rank=2, targets=("fc1",), dense=("fc2.*", "norm.weight"))
     assert net.factors == {"fc1.a", "fc1.b"}
     assert net.trainable == {"fc1.a", "fc1.b", "fc2.weight", "fc2.bias", "norm.weight"}
@@ -64,7 +64,7 @@ def test_the_tensors_are_copies() -> None:
     assert tree.digest(module.state_dict()) == before
 
 
-def test_forward_computes_with_what_is_handed_in_and_writes_nothing() -> None:
+def test_forward_computes_with_the_given_tensors_and_changes_no_others() -> None:
     net = nets.make(model())
     before = tree.digest(net.model.state_dict())
     twice = tree.map(lambda t: t * 2 if t.is_floating_point() else t, net.params | net.buffers)
@@ -74,11 +74,11 @@ def test_forward_computes_with_what_is_handed_in_and_writes_nothing() -> None:
         got = forward(net, twice, batch())
     assert torch.equal(got, expected(batch()["x"]))
     assert tree.digest(net.model.state_dict()) == before
-    assert tree.equal(twice, dict(expected.state_dict()))  # statistics are updated where they were handed in
+    assert tree.equal(twice, dict(expected.state_dict()))  # statistics are updated in the given tensors
 
 
 class Tied(nn.Module):
-    """One weight under two names, in a layer that is itself under two names."""
+    """Has one weight with two names, in a layer that also has two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,21 +87,21 @@ class Tied(nn.Module):
         self.again = self.second
 
 
-def test_tied_weights_stay_tied_while_others_are_held_and_after() -> None:
+def test_tied_weights_stay_tied_inside_and_after_the_context() -> None:
     module = Tied()
     own, net = module.first.weight, nets.make(module)
     tensors = tree.map(lambda t: t + 1, net.params)
-    with nets.holding(net, tensors):
-        held = module.first.weight
-        assert held is module.second.weight is module.again.weight is tensors["first.weight"]
+    with nets.use_tensors(net, tensors):
+        current = module.first.weight
+        assert current is module.second.weight is module.again.weight is tensors["first.weight"]
         assert module.second.bias is tensors["second.bias"]
     assert module.first.weight is module.second.weight is module.again.weight is own
 
 
-def test_what_is_held_is_given_back_after_an_error() -> None:
+def test_tensors_are_restored_after_an_error() -> None:
     net = nets.make(model())
     before = [*net.model.parameters(), *net.model.buffers()]
-    with pytest.raises(KeyError), nets.holding(net, net.params | net.buffers):
+    with pytest.raises(KeyError), nets.use_tensors(net, net.params | net.buffers):
         net.model.shift = torch.ones(())
         net.model.fc1.register_buffer("late", torch.ones(2))
         raise KeyError
@@ -109,11 +109,11 @@ def test_what_is_held_is_given_back_after_an_error() -> None:
     assert len(before) == len(after) and all(x is y for x, y in zip(before, after, strict=True))
 
 
-def test_what_takes_the_place_of_a_buffer_is_handed_out() -> None:
+def test_replaced_buffers_are_returned() -> None:
     net = nets.make(model())
     tensors = net.params | net.buffers | {"shift": torch.tensor(5.0)}
     moved = torch.tensor(7.0)
-    with nets.holding(net, tensors):
+    with nets.use_tensors(net, tensors):
         assert float(net.model.shift) == 5
         net.model.shift = moved
     assert tensors["shift"] is moved and float(net.model.shift) == 2
@@ -121,7 +121,7 @@ def test_what_takes_the_place_of_a_buffer_is_handed_out() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused() -> None:
-    with pytest.raises(ModelError, match="compiled by TorchScript"):
+    with pytest.raises(ModelError, match="compiled with TorchScript"):
         nets.make(torch.jit.script(nn.Sequential(nn.Linear(4, 3))))
 
 
@@ -134,7 +134,7 @@ def test_inputs_name_the_arguments() -> None:
     assert torch.equal(got, once * batch()["y"][:, None])
 
 
-def test_losses_are_one_number_an_example() -> None:
+def test_losses_are_one_value_per_example() -> None:
     net = nets.make(model())
     tensors = net.params | net.buffers
     with mode(net, False):
@@ -146,13 +146,13 @@ def test_losses_are_one_number_an_example() -> None:
         losses(mean, tensors, batch())
 
 
-def test_a_batch_that_the_model_refuses_is_a_clear_error() -> None:
+def test_a_batch_that_the_model_rejects_is_a_clear_error() -> None:
     net = nets.make(model())
     with mode(net, True), pytest.raises(ModelError, match="more than 1 value per channel"):
         losses(net, net.params | net.buffers, batch(1))
 
 
-def test_mode_is_for_a_while_and_for_every_module() -> None:
+def test_mode_is_restored_for_every_module() -> None:
     net = nets.make(model())
     net.model.norm.eval()
     before = [module.training for module in net.model.modules()]

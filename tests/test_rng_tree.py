@@ -1,4 +1,4 @@
-"""Random draws by name, and arithmetic on trees."""
+"""Named random draws, and arithmetic on trees."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_generators_are_fresh_and_leave_the_global_one_alone() -> None:
 def test_draws_do_not_depend_on_the_process_or_its_hashes() -> None:
     code = "from fedloru.rng import derive; print(derive(7, 'batches', 3, 11))"
     env = os.environ | {"PYTHONHASHSEED": "1"}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
-    assert int(said) == derive(7, "batches", 3, 11)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert int(printed) == derive(7, "batches", 3, 11)
 
 
 def trees() -> tuple[tree.Params, tree.Params]:
@@ -68,12 +68,12 @@ def test_norm_is_that_of_all_entries_together() -> None:
     x = {"w": torch.full((2, 2), 3.0, dtype=torch.float64), "b": torch.tensor([8.0]), "h": torch.tensor([1.0]).half()}
     assert float(tree.norm(x)) == pytest.approx(np.sqrt(4 * 9 + 64 + 1))
     assert float(tree.norm({})) == 0.0
-    large = {"h": torch.full((10_000,), 100.0, dtype=torch.float16)}  # its square does not fit into float16
+    large = {"h": torch.full((10_000,), 100.0, dtype=torch.float16)}  # its square overflows float16
     assert float(tree.norm(large)) == pytest.approx(1e4)
 
 
 def test_weighted_sum_is_in_float32_or_better() -> None:
-    """A thousand small numbers would be lost beside a large one in bfloat16."""
+    """A thousand small numbers added to a large one would be lost in bfloat16."""
     narrow = [{"w": torch.tensor([256.0], dtype=torch.bfloat16)}]
     narrow += [{"w": torch.tensor([0.5], dtype=torch.bfloat16)} for _ in range(1000)]
     total = tree.weighted_sum(narrow, [1.0] * 1001)
@@ -127,7 +127,7 @@ def test_equal_and_digest_see_every_bit() -> None:
     assert not tree.equal(*zeros)
     nan = {"z": torch.tensor([float("nan")])}
     assert tree.equal(nan, tree.clone(nan))
-    assert tree.equal(x | {"w": x["w"].T.contiguous().T}, x)  # the layout in memory does not count
+    assert tree.equal(x | {"w": x["w"].T.contiguous().T}, x)  # the memory layout does not matter
 
 
 def test_dtypes_follow_the_model() -> None:

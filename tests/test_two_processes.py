@@ -1,9 +1,9 @@
-"""A federation of two processes that share nothing but message bytes reaches the sequential engine's result exactly.
+"""A federation of two processes that exchange only message bytes reaches exactly the sequential engine's result.
 
-The server is the test. The clients live in a process of their own, which builds the model and its own examples from
-a seed, and knows of the server what comes in on its standard input: a client's number (the address on the envelope),
-a length, and a message. It keeps each client's base and version in its memory, and answers every ``down`` with an
-``up``. Run as ``python -m tests.test_two_processes``, this file is that process.
+The test is the server. The clients run in a second process, which builds the model and the clients' examples from a
+seed. Everything it knows about the server arrives on standard input: a client's number (the address), a length, and a
+message. It keeps each client's base and version in memory, and answers every ``down`` with an ``up``. That process is
+this file, run as ``python -m tests.test_two_processes``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ RECIPE = Recipe(lr=0.1, momentum=0.9, weight_decay=1e-3, batch_size=4, epochs=2,
 
 
 def method() -> Method:
-    """Return what both ends are configured with: FedLoRU, whose factors are merged every two rounds."""
+    """Return the method of both processes: FedLoRU with a proximal term, which merges factors every two rounds."""
     return methods.prox(methods.fedloru(tau=2), mu=0.01)
 
 
 def net() -> Net:
-    """Return the model that both ends build: convolution, BatchNorm, dropout, two linear layers, in float32."""
+    """Return the model of both processes: convolution, BatchNorm, dropout and two linear layers, in float32."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = nn.Sequential(
@@ -63,7 +63,7 @@ def net() -> Net:
 
 
 def examples(client: int) -> Examples:
-    """Return the 6 to 14 examples of one client, which its process alone knows."""
+    """Return the 6 to 14 examples of one client, which are created only in the clients' process."""
     g, n = gen(0, "examples", client), 6 + 2 * client
     y = torch.randint(0, 3, (n,), generator=g)
     return {"x": torch.randn(n, 1, 6, 6, generator=g) + y.view(-1, 1, 1, 1), "y": y}
@@ -73,14 +73,14 @@ def examples(client: int) -> Examples:
 
 
 class Replica(NamedTuple):
-    """What a client remembers of the server."""
+    """The copy of the base that a client keeps."""
 
     version: int
     base: tree.Params
 
 
 def read(stream: BinaryIO) -> tuple[int, bytes] | None:
-    """Return an address and a message, or None at the end."""
+    """Return an address and a message, or None at the end of the stream."""
     head = stream.read(ADDRESS.size)
     if len(head) < ADDRESS.size:
         return None
@@ -89,13 +89,13 @@ def read(stream: BinaryIO) -> tuple[int, bytes] | None:
 
 
 def write(stream: BinaryIO, client: int, message: bytes) -> None:
-    """Send a message in an envelope."""
+    """Send a message with its address and length."""
     stream.write(ADDRESS.pack(client, len(message)) + message)
     stream.flush()
 
 
 def clients() -> None:
-    """Answer the messages on standard input until it ends."""
+    """Answer the messages on standard input until it is closed."""
     torch.set_num_threads(1)
     model = net()
     run = tree.digest(model.params)
@@ -109,7 +109,7 @@ def clients() -> None:
 
 
 def synchronised(model: Net, run: str, replica: Replica | None, message: bytes) -> Replica:
-    """Return a client's base after a sync message."""
+    """Return a client's base after applying a sync message."""
     header, sync = wire.decode_sync(message, method=method().name, run=run)
     held, base = replica or (0, {})
     return Replica(header.version, wire.catch_up(model.sites, base, wire.since(sync, held)))
@@ -119,7 +119,7 @@ def answer(model: Net, run: str, replica: Replica, client: int, message: bytes) 
     """Train on a down message, and return the reply."""
     chosen = method()
     header, down = wire.decode_down(model, message, method=chosen.name, run=run)
-    assert header.version == replica.version, "the client's base is not the one that the message belongs to"
+    assert header.version == replica.version, "the message belongs to another version of the base"
     data = examples(client)
     job = Job(client, torch.arange(len(data["y"])))
     recipe = at_round(RECIPE, header.round, ROUNDS)
@@ -141,7 +141,7 @@ def answer(model: Net, run: str, replica: Replica, client: int, message: bytes) 
 
 
 class Clients:
-    """The other process, and the bytes that went to it and came from it."""
+    """The clients' process, and the number of bytes sent to it and received from it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -162,7 +162,7 @@ class Clients:
 
 @contextmanager
 def other_process(log: Path) -> Iterator[Clients]:
-    """Start the clients, and see to it that they end: on an error, or when their time is over."""
+    """Start the clients' process, and kill it on an error or after ``SECONDS`` seconds."""
     command = [sys.executable, "-m", "tests.test_two_processes"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     root = Path(__file__).parent.parent
@@ -172,8 +172,8 @@ def other_process(log: Path) -> Iterator[Clients]:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=root, env=env
         ) as process,
     ):
-        clock = threading.Timer(SECONDS, process.kill)
-        clock.start()
+        timer = threading.Timer(SECONDS, process.kill)
+        timer.start()
         try:
             yield Clients(process)
             assert process.stdin is not None
@@ -184,11 +184,11 @@ def other_process(log: Path) -> Iterator[Clients]:
             print(log.read_text())
             raise
         finally:
-            clock.cancel()
+            timer.cancel()
 
 
 class Served(NamedTuple):
-    """What the server has after its rounds, and how many increments each contact brought."""
+    """The server's state and losses after its rounds, and the number of increments sent in each contact."""
 
     state: State
     losses: list[float]
@@ -196,7 +196,7 @@ class Served(NamedTuple):
 
 
 def serve(plan: Plan, other: Clients) -> Served:
-    """Run the rounds of ``plan`` over the wire."""
+    """Run the rounds of ``plan`` with the clients' process."""
     model, chosen, run = plan.net, plan.method, tree.digest(plan.net.params)
     state = chosen.init(model, plan.seed)
     ledger = wire.Ledger(model.sites, state)
@@ -224,13 +224,24 @@ def serve(plan: Plan, other: Clients) -> Served:
 
 
 def simulated() -> Plan:
-    """Return the same federation as a plan of the sequential engine, which holds everybody's examples."""
+    """Return a plan that simulates the same federation with the sequential engine and all clients' examples."""
     each = [examples(client) for client in range(CLIENTS)]
     whole = {key: torch.cat([data[key] for data in each]) for key in each[0]}
     rows = torch.arange(len(whole["y"])).split([len(data["y"]) for data in each])
     dataset = Dataset("by hand", whole, tree.map(lambda t: t[:4], whole), ("a", "b", "c"))
     partition = Partition("by hand", 0, tuple(rows), (), {})
-    return Plan(net(), method(), dataset, partition, ROUNDS, COHORT, RECIPE, SEED, engine="sequential", codec="fp32")
+    return Plan(
+        net(),
+        method(),
+        dataset,
+        partition,
+        rounds=ROUNDS,
+        cohort=COHORT,
+        recipe=RECIPE,
+        seed=SEED,
+        engine="sequential",
+        codec="fp32",
+    )
 
 
 @pytest.fixture
@@ -243,22 +254,22 @@ def one_thread() -> Iterator[None]:
 
 def test_two_processes_reach_the_result_of_the_sequential_engine(one_thread: None, tmp_path: Path) -> None:
     plan = simulated()
-    oracle = Run(plan)
-    rows = list(oracle)
+    reference = Run(plan)
+    rows = list(reference)
     with other_process(tmp_path / "clients.log") as other:
         served = serve(plan, other)
     assert (served.state.round, served.state.version) == (ROUNDS, 3)
-    assert max(served.caught_up) > 1  # somebody missed a merge, and was brought over two versions at once
+    assert max(served.caught_up) > 1  # some client missed a merge, and caught up two versions at once
     for name in ("base", "shared", "aux", "increment"):
-        assert tree.equal(getattr(served.state, name), getattr(oracle.state, name)), name
-    assert served.state.notes == oracle.state.notes
+        assert tree.equal(getattr(served.state, name), getattr(reference.state, name)), name
+    assert served.state.notes == reference.state.notes
     assert served.losses == [row["train_loss"] for row in rows]
     assert other.down == rows[-1]["down_bytes_total"] and other.up == rows[-1]["up_bytes_total"]
     moved = {
         site.weight: (served.state.base[site.weight] - plan.net.params[site.weight]).abs().max()
         for site in plan.net.sites
     }
-    assert all(float(change) > 1e-4 for change in moved.values())  # the merges were of something
+    assert all(float(change) > 1e-4 for change in moved.values())  # the merges changed the base
 
 
 if __name__ == "__main__":

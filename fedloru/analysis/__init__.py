@@ -1,1 +1,1 @@
-"""The theory, visible: ranks of clients and server."""
+"""Measurements that test the theory of FedLoRU: curvature, gradient agreement, and ranks along a run."""

@@ -1,4 +1,4 @@
-"""What a reader of a model's curvature should know about the model: normalisation, dropout and kinks."""
+"""Caveats for the curvature of a model: batch normalization, dropout, and functions that are not smooth."""
 
 from __future__ import annotations
 
@@ -19,73 +19,73 @@ KINKED = frozenset(
     | {"abs", "clamp", "clamp_", "clip", "maximum", "minimum", "threshold", "softshrink", "hardshrink"}
     | {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
 )
-"""Functions of torch, by name, whose derivative jumps."""
+"""Names of torch functions whose derivative is discontinuous."""
 
-FEW, SAME = 8, 1e-3
-"""So many examples, and half of them, show whether examples change each other's losses, by more than this share."""
+CHECK_EXAMPLES, CHECK_TOLERANCE = 8, 1e-3
+"""The batch size, and the relative difference in losses, of the check that examples do not affect each other."""
 
 
 def cautions(o: Objective) -> list[str]:
-    """Return what to keep in mind about the figures of ``o``, a sentence each.
+    """Return the caveats that apply to the results for ``o``, one sentence each.
 
     Raises:
-        ModelError: its BatchNorm has no statistics, or untrained ones, or examples change each other's losses.
+        ModelError: a BatchNorm layer has no running statistics or untrained ones, or the loss of an example depends on
+            the other examples in its batch.
     """
-    found = [*_normalisation(o.model), *_dropout(o.model), *_kinks(o)]
-    _check_alone(o)
+    found = [*_batch_norm(o.model), *_dropout(o.model), *_kinks(o)]
+    _check_independent(o)
     return found
 
 
 @torch.no_grad()
-def _check_alone(o: Objective) -> None:
-    """Refuse a model that makes something else of examples when there are fewer of them."""
-    batch = next(batches(o._replace(batch_size=FEW)))
-    half = {key: value[: FEW // 2] for key, value in batch.items()}
-    together, fewer = losses(o, o.params, batch)[: FEW // 2], losses(o, o.params, half)
-    rounding = max(SAME, 10 * torch.finfo(together.dtype).eps)
-    if float((together - fewer).norm()) > rounding * float(together.norm()):
+def _check_independent(o: Objective) -> None:
+    """Raise if the losses of examples change with the number of examples in the batch."""
+    batch = next(batches(o._replace(batch_size=CHECK_EXAMPLES)))
+    half = {key: value[: CHECK_EXAMPLES // 2] for key, value in batch.items()}
+    in_batch, in_half = losses(o, o.params, batch)[: CHECK_EXAMPLES // 2], losses(o, o.params, half)
+    tolerance = max(CHECK_TOLERANCE, 10 * torch.finfo(in_batch.dtype).eps)
+    if float((in_batch - in_half).norm()) > tolerance * float(in_batch.norm()):
         raise ModelError(
-            "the loss of an example changes with the others in its batch, as under BatchNorm in training mode: the "
-            "figures would be of the batches, and of no one's data. Let the model normalise by running statistics in "
-            "evaluation mode, or use GroupNorm"
+            "the loss of an example depends on the other examples in its batch, as with BatchNorm in training mode, so "
+            "results would depend on the batch size. Use running statistics in evaluation mode, or GroupNorm"
         )
 
 
-def _normalisation(model: nn.Module) -> Iterator[str]:
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
-    for name, layer in found.items():
+def _batch_norm(model: nn.Module) -> Iterator[str]:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
             raise ModelError(
-                f"{name} is a BatchNorm without running statistics, so the loss of an example depends on its batch "
-                "and has no curvature of its own: let it track them, or use GroupNorm"
+                f"{name} is a BatchNorm layer without running statistics, so the loss of an example depends on its "
+                "batch. Set track_running_stats=True, or use GroupNorm"
             )
         if not layer.running_mean.any() and bool((layer.running_var == 1).all()):
             raise ModelError(
-                f"{name} is a BatchNorm whose statistics are untrained (mean 0, variance 1): in evaluation mode this "
-                "is another model than clients train. Train it for a round or more first, or use GroupNorm"
+                f"{name} is a BatchNorm layer with untrained statistics (mean 0, variance 1): in evaluation mode the "
+                "model differs from the one that clients train. Train for at least one round first, or use GroupNorm"
             )
-    if found:
-        yield "BatchNorm normalises by running statistics here, as in evaluation; clients train with their batches'."
+    if layers:
+        yield "BatchNorm uses running statistics here, as in evaluation; clients train with batch statistics."
 
 
 def _dropout(model: nn.Module) -> Iterator[str]:
     if any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in model.modules()):
-        yield "Dropout is switched off here: the figures are of the model that is evaluated, not of what clients train."
+        yield "Dropout is disabled: results are for the model in evaluation mode, not as clients train it."
 
 
 def _kinks(o: Objective) -> Iterator[str]:
-    called = _Called()
-    with torch.no_grad(), called:
+    recorder = _CallRecorder()
+    with torch.no_grad(), recorder:
         losses(o, o.params, next(batches(o._replace(batch_size=1))))
-    if kinked := sorted({name.rstrip("_") for name in called.names & KINKED}):
+    if kinked := sorted({name.rstrip("_") for name in recorder.names & KINKED}):
         yield (
-            f"The model has kinks ({', '.join(kinked)}): derivatives are those of the smooth pieces between them, and "
-            "curvature that sits in the kinks is not seen."
+            f"The model is only piecewise smooth ({', '.join(kinked)}): derivatives are those of the smooth pieces, "
+            "and curvature at the kinks between them is not measured."
         )
 
 
-class _Called(TorchFunctionMode):
-    """Takes down the names of the functions of torch that are called."""
+class _CallRecorder(TorchFunctionMode):
+    """Records the names of the torch functions that are called."""
 
     def __init__(self) -> None:
         super().__init__()

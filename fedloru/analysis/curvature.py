@@ -1,12 +1,12 @@
-"""The Hessian of a loss and its generalised Gauss-Newton matrix, as products with vectors (by curvlinops).
+"""Matrix-vector products with the Hessian and the generalized Gauss-Newton matrix of a loss, by curvlinops.
 
 With outputs f_i = f(θ, x_i) and their Jacobians J_i, the Hessian of the mean loss is
 
     H = (1/n) Σ J_iᵀ (∂²ℓ/∂f²) J_i  +  (1/n) Σ Σ_c (∂ℓ/∂f_ic) ∂²f_ic/∂θ²  =  G + R
 
-and G is the generalised Gauss-Newton matrix (GGN; Schraudolph, Neural Computation 2002): positive semidefinite for a
-convex ℓ, and of rank n·(classes - 1) at most for cross-entropy. Where the outputs are piecewise linear in the
-parameters, as in those of one layer of a net with ReLU alone, R vanishes and H = G.
+where G is the generalized Gauss-Newton matrix (GGN; Schraudolph, Neural Computation 2002). It is positive semidefinite
+for convex ℓ, and for cross-entropy its rank is at most n·(classes - 1). If the outputs are piecewise linear in the
+parameters, as in the parameters of a single layer of a ReLU net, R vanishes and H = G.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from fedloru.net import Batch
 try:
     from curvlinops import GGNLinearOperator, HessianLinearOperator
 except ImportError as error:
-    raise MissingExtraError("curvlinops", "analysis", "the study of curvature") from error
+    raise MissingExtraError("curvlinops", "analysis", "curvature analysis") from error
 
 Kind = Literal["hessian", "ggn"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FEW, AGREE = 8, 1e-3
-"""The check takes so many examples, and this share of the product for rounding in float32."""
+CHECK_EXAMPLES, CHECK_TOLERANCE = 8, 1e-3
+"""The number of examples for checking the Hessian-vector product, and the allowed relative error."""
 
 OPERATORS = {"hessian": HessianLinearOperator, "ggn": GGNLinearOperator}
 
 
 class _Outputs(nn.Module):
-    """Maps rows (b,) of the examples to the model's outputs: an operator's data are row numbers alone."""
+    """Maps row indices (b,) of the examples to the model's outputs; the operator's data are row indices only."""
 
     def __init__(self, o: Objective) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ class _Outputs(nn.Module):
 
     def forward(self, rows: Tensor) -> Any:
         with differentiable():
-            return nets.forward(self.o.net, {}, _batch(self.o, rows))  # the parameters are in the module already
+            return nets.forward(self.o.net, {}, _batch(self.o, rows))  # the module already holds the parameters
 
 
 class _MeanLoss(nn.Module):
-    """Maps outputs and the rows (b,) that they are of to the mean loss."""
+    """Maps outputs, and the row indices (b,) of their examples, to the mean loss."""
 
     reduction = "mean"
 
@@ -64,44 +64,44 @@ class _MeanLoss(nn.Module):
 
 
 def curvature(o: Objective, kind: Kind) -> Symmetric:
-    """Return the Hessian or the GGN of ``o`` over its parameters, flat in their order.
+    """Return the Hessian or the GGN of ``o`` over its parameters, flattened in their order.
 
-    A product costs a few passes over all examples: mini-batches in a fixed order, without randomness.
+    A product takes a few passes over all examples, in mini-batches of fixed order. Products are deterministic.
 
     Raises:
-        ModelError: here or in a product: the model cannot be differentiated twice, or the result is not finite.
+        ModelError: the model cannot be differentiated twice, or a result is not finite; also raised by products.
     """
     if kind == "hessian":
-        _check(double(first(o, FEW)))  # in float32 rounding hides what a well trained model has left
+        _check_product(double(first(o, CHECK_EXAMPLES)))  # float32 rounding can exceed a well-trained model's curvature
     return _matrix(o, kind)
 
 
 def _matrix(o: Objective, kind: Kind) -> Symmetric:
     model, sample = _Outputs(o), next(iter(o.params.values()))
-    own = dict(model.named_parameters())
+    by_name = dict(model.named_parameters())
     rows = torch.arange(o.examples, device=sample.device).split(o.batch_size)
     operator = OPERATORS[kind](
         model,
         _MeanLoss(o),
-        [own[f"model.{name}"] for name in o.params],
+        [by_name[f"model.{name}"] for name in o.params],
         [(r, r) for r in rows],
         check_deterministic=False,
     )
 
     def product(v: Tensor) -> Tensor:
-        result = _tried(lambda: operator @ v, kind)
+        result = _differentiate(lambda: operator @ v, kind)
         if not bool(result.isfinite().all()):
             raise ModelError(
-                f"the {kind} times a vector is not finite: the model has diverged, or a function in it has no "
-                "second derivative where it is used, such as a square root of 0"
+                f"the product of the {kind} with a vector is not finite: the model has diverged, or it evaluates a "
+                "function where it has no second derivative, such as the square root at 0"
             )
         return result
 
     return Symmetric(product, operator.shape[0], sample.dtype, sample.device)
 
 
-def _check(o: Objective) -> None:
-    """Refuse a model whose Hessian, times a vector, is another one when both derivatives are taken backward."""
+def _check_product(o: Objective) -> None:
+    """Raise if the Hessian-vector product differs from the one computed with two backward passes."""
     matrix = _matrix(o, "hessian")
     v = draw(matrix, 0, "rank", "check")
     sizes = [p.numel() for p in o.params.values()]
@@ -113,13 +113,13 @@ def _check(o: Objective) -> None:
     def twice_backward() -> Tensor:
         return torch.cat([part.flatten() for part in vhp(mean_loss, tuple(o.params.values()), parts)[1]])
 
-    found, wanted = matrix.product(v), _tried(twice_backward, "hessian")
-    error, norm = float((found - wanted).norm()), float(wanted.norm())
-    if not error <= AGREE * norm:
+    actual, expected = matrix.product(v), _differentiate(twice_backward, "hessian")
+    error, norm = float((actual - expected).norm()), float(expected.norm())
+    if not error <= CHECK_TOLERANCE * norm:
         raise ModelError(
-            f"the hessian times a vector has norm {norm:.4g} by two backward passes, and is off by {error:.2g} where "
-            "one is forward: torch has a wrong derivative for a function of this model. Study the ggn, or write that "
-            "function in elementary ones"
+            f"a Hessian-vector product has norm {norm:.4g} by two backward passes, but forward-over-backward "
+            f"differentiation is off by {error:.2g}: torch has a wrong derivative for a function in this model. Use "
+            "the ggn, or rewrite that function with elementary operations"
         )
 
 
@@ -127,11 +127,11 @@ def _batch(o: Objective, rows: Tensor) -> Batch:
     return {key: value[rows] for key, value in o.data.items()}
 
 
-def _tried(differentiate: Callable[[], Tensor], kind: Kind) -> Tensor:
+def _differentiate(compute: Callable[[], Tensor], kind: Kind) -> Tensor:
     try:
-        return differentiate()
+        return compute()
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"the {kind} does not fit into memory: lower the batch size") from error
-    except Exception as error:  # the user's own model may raise anything
+        raise ModelError(f"out of memory while computing the {kind}: use a smaller batch size") from error
+    except Exception as error:  # a custom model may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModelError(f"the {kind} of this model cannot be formed: {reason}") from error
+        raise ModelError(f"the {kind} of this model cannot be computed: {reason}") from error

@@ -1,6 +1,6 @@
-"""How pictures for papers look, and how they are saved: as PDF and PNG, with the same bytes for the same data.
+"""The style of figures for papers, and how to save them as PDF and PNG; equal data gives identical bytes.
 
-Figures are made without pyplot, so that no window system, global state or earlier figure matters.
+Figures are made without pyplot, so they need no display and depend neither on global state nor on earlier figures.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 except ImportError as error:
-    raise MissingExtraError("matplotlib", "analysis", "drawing pictures") from error
+    raise MissingExtraError("matplotlib", "analysis", "plotting") from error
 
 DECADES = 2.2
-"""An axis over fewer powers of ten than this has ticks at 1, 2 and 5 times each."""
+"""An axis that spans fewer powers of ten than this has ticks at 1, 2 and 5 times each power."""
 
 COLUMN = 3.4
 """The width of one column of a two-column page, in inches."""
 
 SETTINGS: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same everywhere
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -55,7 +55,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
     "errorbar.capsize": 2,
-    "pdf.fonttype": 42,  # fonts that a journal's checker accepts
+    "pdf.fonttype": 42,  # TrueType fonts, which journals accept
     "savefig.dpi": 300,
 }
 
@@ -63,24 +63,24 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "ModDate": None, "Creator": "fedloru", "Producer": "matplotlib"},
     ".png": {"Software": "fedloru"},
 }
-"""What is written of each format beside the picture: nothing that changes from day to day or between versions."""
+"""The metadata to save with each format; it contains nothing that depends on the date or the version."""
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Make or save pictures under ``SETTINGS``; also a decorator."""
+    """Apply ``SETTINGS`` while figures are made or saved; also usable as a decorator."""
     with mpl.rc_context(SETTINGS):
         yield
 
 
 def panels(count: int = 1, height: float = 2.3, **shared: Any) -> tuple[Figure, Sequence[Axes]]:
-    """Return an empty figure of one column's width, with ``count`` panels of ``height`` inches below one another."""
+    """Return an empty figure, one column wide, with ``count`` stacked panels, each ``height`` inches high."""
     figure = Figure(figsize=(COLUMN, height * count), layout="constrained")
     return figure, figure.subplots(count, squeeze=False, **shared)[:, 0]
 
 
 def logarithmic(axes: Axes, which: str) -> None:
-    """Give the axes in ``which`` ("x", "y" or "xy") a logarithmic scale, once all is drawn, and ticks to read off."""
+    """Set a logarithmic scale with readable ticks on the axes in ``which`` ("x", "y" or "xy"); call after plotting."""
     for name in which:
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
@@ -92,21 +92,21 @@ def logarithmic(axes: Axes, which: str) -> None:
 
 
 def legend(axes: Axes, columns: int = 2, title: str | None = None) -> None:
-    """Put the legend above the panel, where it covers nothing."""
+    """Add a legend above the panel, where it covers no data."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, title=title)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``figure`` as ``stem`` with .pdf and .png, and return the two paths.
+    """Write ``figure`` to ``stem`` with the suffixes .pdf and .png, and return the two paths.
 
     Raises:
-        OSError: the folder is missing, or cannot be written to.
+        OSError: the folder is missing or not writable.
     """
     paths = []
-    for suffix, about in FORMATS.items():
+    for suffix, metadata in FORMATS.items():
         data = io.BytesIO()
         with paper_style():
-            figure.savefig(data, format=suffix[1:], metadata=about)
+            figure.savefig(data, format=suffix[1:], metadata=metadata)
         path = stem.with_name(stem.name + suffix)
         write_atomic(path, data.getvalue())
         paths.append(path)

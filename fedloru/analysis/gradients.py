@@ -1,7 +1,8 @@
-"""A study of gradients: those of some clients at one model, how far they agree, and the top of the server's Hessian.
+"""Gradients of clients at one model: their agreement, and their overlap with the server's top Hessian eigenvectors.
 
-A client's gradient is that of its mean loss over all its training examples. ``alignment`` says what is measured of
-these; here they are taken, and held against the span of the k top eigenvectors of the server's Hessian.
+A client's gradient is the gradient of its mean loss over all its training examples. ``alignment`` defines the measures
+of agreement; this module computes the gradients, and compares them with the span of the k top eigenvectors of the
+server's Hessian.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from fedloru.tree import Params
 
 
 def gradients(whole: Objective, data: Examples, chosen: Iterable[Subject]) -> Iterator[Params]:
-    """Yield the gradient of each one's mean loss over what it holds of ``data``.
+    """Yield, for each subject in ``chosen``, the gradient of its mean loss over its rows of ``data``.
 
     Raises:
-        ModelError: one is not finite.
+        ModelError: a gradient is not finite.
     """
     for subject in chosen:
-        found = gradient(study.held(whole, data, subject))
-        if not all(bool(part.isfinite().all()) for part in found.values()):
+        mean_gradient = gradient(study.held(whole, data, subject))
+        if not all(bool(part.isfinite().all()) for part in mean_gradient.values()):
             raise ModelError(
-                f"the gradient of {subject.name} is not finite: the model has diverged, or a function in it has no "
-                "derivative where it is used, such as a square root of 0"
+                f"the gradient of {subject.name} is not finite: the model has diverged, or it evaluates a function "
+                "where it has no derivative, such as the square root at 0"
             )
-        yield found
+        yield mean_gradient
 
 
 def agreement(found: Sequence[Params], ranks: Iterable[int]) -> dict[str, list[Agreement]]:
-    """Return how far gradients agree at each rank: over ``ALL`` weights, and at each.
+    """Return the agreement of gradients at each rank, over ``ALL`` weights together and for each weight.
 
     Raises:
         FedloruError: there are fewer than two gradients.
@@ -53,25 +54,25 @@ def agreement(found: Sequence[Params], ranks: Iterable[int]) -> dict[str, list[A
 
 
 def check(whole: Objective, clients: int, top: int) -> None:
-    """Refuse to compare one client with none, or to find as many eigenvectors as there are parameters, or more.
+    """Check that there are two or more clients, and fewer eigenvectors than parameters.
 
     Raises:
-        ConfigError: there is one client.
-        ModelError: ``top`` is too many.
+        ConfigError: there are fewer than two clients.
+        ModelError: ``top`` is not less than the number of parameters.
     """
     if clients < 2:
-        raise ConfigError([f"agreement is between clients, and there is {clients}: take two or more"], "the study")
+        raise ConfigError([f"agreement needs two or more clients, but the configuration has {clients}"], "the study")
     n = tree.size(whole.params)
     if top >= n:
-        raise ModelError(f"{top} eigenvectors were asked for, and there are {n:,} parameters: ask for fewer")
+        raise ModelError(f"{top} eigenvectors requested, but the model has {n:,} parameters: request fewer")
 
 
 def eigenspace(server: Objective, found: Sequence[Params], top: int, seed: int, tell: Callable[[], object]) -> Record:
-    """Return how gradients lie to the span of the top eigenvectors of the server's Hessian; ``tell`` hears of products.
+    """Compare the gradients ``found`` with the span of the top eigenvectors of the server's Hessian.
 
-    ``shares`` are those of each gradient in that span. ``overlap`` is the mean cos² of the principal angles between it
-    and the span of all gradients: 1 if one holds the other. There are fewer eigenvectors than ``top`` where not all
-    converge.
+    ``shares`` has the share of each gradient in that span. ``overlap`` is the mean cos² of the principal angles
+    between it and the span of all gradients: 1 if one contains the other. There are fewer than ``top`` eigenvectors
+    if not all converge. ``tell`` is called before every Hessian-vector product.
     """
     matrix = curvature(server, "hessian")
 
@@ -93,18 +94,19 @@ def eigenspace(server: Objective, found: Sequence[Params], top: int, seed: int, 
 
 
 def products(whole: Objective, top: int) -> int:
-    """Return about how many products ``top`` eigenvectors take."""
+    """Return approximately how many Hessian-vector products ``top`` eigenvectors take."""
     return _effort(top).products(tree.size(whole.params)) if top else 0
 
 
 def seconds(whole: Objective, data: Examples, server: Subject, clients: Sequence[Subject], top: int) -> float:
-    """Return about how long it all takes, from the times of a batch's gradient, its singular values and products."""
+    """Estimate the total seconds from timings of a batch's gradient, its singular values and its Hessian products."""
     batch = first(study.held(whole, data, server), whole.batch_size)
-    passed = _timed(lambda: gradient(batch)) / batch.examples * sum(len(client.rows) for client in clients)
-    one = gradient(batch)
-    cut = _timed(lambda: grams([one, one], ())) / 2 * len(clients)
+    gradient_seconds = _timed(lambda: gradient(batch)) / batch.examples * sum(len(client.rows) for client in clients)
+    sample = gradient(batch)
+    svd_seconds = _timed(lambda: grams([sample, sample], ())) / 2 * len(clients)
     hessian = Part(server, "hessian", None, tree.size(whole.params))
-    return passed + cut + (study.seconds(whole, data, [hessian], _effort(top)) if top else 0.0)
+    hessian_seconds = study.seconds(whole, data, [hessian], _effort(top)) if top else 0.0
+    return gradient_seconds + svd_seconds + hessian_seconds
 
 
 def _effort(top: int) -> Effort:
@@ -112,8 +114,8 @@ def _effort(top: int) -> Effort:
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Return the seconds that ``work`` takes, once everything is warm."""
+    """Return the seconds that ``work`` takes, after one call to warm up."""
     work()
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start

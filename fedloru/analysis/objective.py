@@ -1,7 +1,7 @@
-"""The loss whose curvature and gradients are studied: the mean over fixed examples, as a function of the parameters.
+"""The mean loss over fixed examples as a function of the parameters, for computing gradients and curvature.
 
-L(θ) = (1/n) Σ ℓ(f(θ, x_i), y_i) of a plain model, factors merged into its weights, in evaluation mode: dropout is
-off and BatchNorm normalises by its running statistics, so that L is one function and its derivatives are its own.
+L(θ) = (1/n) Σ ℓ(f(θ, x_i), y_i) for a plain model with its factors merged into the weights, in evaluation mode: dropout
+is off and BatchNorm uses running statistics, so L is a deterministic function of θ.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from fedloru.net import Batch, Net
 from fedloru.tree import Params
 
 BATCH = 250
-"""Examples a pass: what a second derivative of a small convolutional net keeps of them fits into a gigabyte."""
+"""Default batch size: second derivatives of a small convolutional net then need less than a gigabyte."""
 
 
 class Objective(NamedTuple):
     """The mean loss of a plain model over fixed examples, as a function of its parameters.
 
-    ``params`` are differentiated, in the model's order; ``frozen`` is every other tensor of the forward pass.
-    ``losses`` and ``inputs`` are those of ``Net``. ``batch_size`` examples go through the model at once; beyond
-    rounding, no result depends on it.
+    ``params`` are the parameters to differentiate by, in the model's order; ``frozen`` holds all other tensors of the
+    forward pass. ``losses`` and ``inputs`` are as in ``Net``. ``batch_size`` examples are processed at once; results
+    do not depend on it, up to rounding.
     """
 
     model: nn.Module
@@ -65,8 +65,8 @@ def objective(
 ) -> Objective:
     """Return the mean loss over ``data`` of ``net`` with ``tensors``, as a function of the parameters in ``keys``.
 
-    ``keys`` are globs over the parameters of the plain model; ``dtype`` is what model and examples are cast to
-    (None: they stay as they are).
+    ``keys`` are glob patterns for parameter names of the plain model. The model and the examples are cast to ``dtype``
+    (default: no cast).
 
     Raises:
         DataError: there are no examples.
@@ -82,30 +82,32 @@ def objective(
 
 
 def on(o: Objective, data: Examples) -> Objective:
-    """Return the loss of the same model over other examples, cast to its dtype.
+    """Return the loss of the same model over other examples, which are cast to its dtype.
 
     Raises:
         DataError: there are no examples.
         ModelError: the model is random in evaluation mode.
     """
     if not data or not size(data):
-        raise DataError("there are no examples, and the mean loss over none is not defined: give one at least")
+        raise DataError("there are no examples, so the mean loss is undefined: pass at least one example")
     dtype = next(iter(o.params.values())).dtype
     cast = tree.map(lambda t: t.to(dtype) if t.is_floating_point() else t, data)
-    moved = o._replace(data=cast)
-    _check_same_twice(moved)
-    return moved
+    replaced = o._replace(data=cast)
+    _check_deterministic(replaced)
+    return replaced
 
 
 def restrict(o: Objective, keys: Sequence[str]) -> Objective:
-    """Return the same loss as a function of the parameters that match the globs ``keys``, the others frozen.
+    """Return the same loss as a function of the parameters that match the globs ``keys``; the others are frozen.
 
     Raises:
-        ModelError: none matches.
+        ModelError: no parameter matches.
     """
     chosen = [name for name in o.params if any(fnmatchcase(name, glob) for glob in keys)]
     if not chosen:
-        raise ModelError(f"no parameter matches {', '.join(map(repr, keys))}; there are: {', '.join(o.params)}")
+        raise ModelError(
+            f"no parameter matches {', '.join(map(repr, keys))}; the model has these parameters: {', '.join(o.params)}"
+        )
     return o._replace(params=tree.select(o.params, chosen), frozen=tree.omit(o.params, chosen) | o.frozen)
 
 
@@ -115,13 +117,14 @@ def first(o: Objective, count: int) -> Objective:
 
 
 def double(o: Objective) -> Objective:
-    """Return the same loss in float64, where the device has it."""
+    """Return the same loss in float64 if the device supports it; MPS does not."""
     if next(iter(o.params.values())).device.type == "mps":
         return o
     model = copy.deepcopy(o.model).double()
-    own = {**{name: p.detach() for name, p in model.named_parameters()}, **dict(model.named_buffers())}
+    tensors = {**{name: p.detach() for name, p in model.named_parameters()}, **dict(model.named_buffers())}
+    params, frozen = tree.select(tensors, o.params), tree.select(tensors, o.frozen)
     data = tree.map(lambda t: t.double() if t.is_floating_point() else t, o.data)
-    return o._replace(model=model, params=tree.select(own, o.params), frozen=tree.select(own, o.frozen), data=data)
+    return o._replace(model=model, params=params, frozen=frozen, data=data)
 
 
 def batches(o: Objective) -> Iterator[Examples]:
@@ -131,7 +134,7 @@ def batches(o: Objective) -> Iterator[Examples]:
 
 
 def losses(o: Objective, params: Params, batch: Examples) -> Tensor:
-    """Return one loss per example, (b,), with ``params`` in place of the objective's own."""
+    """Return one loss per example, (b,), for ``params`` instead of ``o.params``."""
     with differentiable():
         return nets.losses(o.net, o.frozen | params, batch)
 
@@ -143,21 +146,21 @@ def loss(o: Objective) -> float:
 
 
 def gradient(o: Objective) -> Params:
-    """Return the gradient of the mean loss; that of a parameter without effect is 0."""
+    """Return the gradient of the mean loss; it is 0 for parameters that do not affect the loss."""
     total = tree.map(torch.zeros_like, o.params)
     for batch in batches(o):
         params = {key: value.detach().requires_grad_() for key, value in o.params.items()}
-        found = torch.autograd.grad(losses(o, params, batch).sum(), list(params.values()), materialize_grads=True)
-        total = tree.add(total, dict(zip(params, found, strict=True)))
+        grads = torch.autograd.grad(losses(o, params, batch).sum(), list(params.values()), materialize_grads=True)
+        total = tree.add(total, dict(zip(params, grads, strict=True)))
     return tree.scale(total, 1 / o.examples)
 
 
 @torch.no_grad()
-def _check_same_twice(o: Objective) -> None:
+def _check_deterministic(o: Objective) -> None:
     batch = next(batches(o))
-    once, again = (losses(o, o.params, batch) for _ in range(2))
-    if not torch.allclose(once, again, rtol=1e-4, equal_nan=True):
+    first_pass, second_pass = (losses(o, o.params, batch) for _ in range(2))
+    if not torch.allclose(first_pass, second_pass, rtol=1e-4, equal_nan=True):
         raise ModelError(
-            "the model gives other losses when asked again, in evaluation mode: it has no derivatives to study. "
-            "Let its random layers depend on self.training, as nn.Dropout does"
+            "two forward passes in evaluation mode give different losses, so the loss has no well-defined derivatives: "
+            "make random layers depend on self.training, as nn.Dropout does"
         )

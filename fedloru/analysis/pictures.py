@@ -1,6 +1,6 @@
-"""The pictures of the theory for papers, as functions of what was measured; each returns a matplotlib figure.
+"""Matplotlib figures of the theory for papers: each function takes measurements and returns a figure.
 
-Records of spectra are those of ``study`` (and of the file that ``fedloru rank`` writes): plain JSON.
+Records of spectra are JSON objects, as ``study`` yields them and ``fedloru rank`` writes them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 
 
 class Modelled(NamedTuple):
-    """What the random-matrix model says of n examples, and what was seen."""
+    """Spectra over n examples: ``predicted`` by the random-matrix model, and ``observed`` in a draw."""
 
     examples: int
-    told: matrices.Spectrum
-    seen: matrices.Spectrum
+    predicted: matrices.Spectrum
+    observed: matrices.Spectrum
 
 
 class Rate(NamedTuple):
-    """A squared gradient norm against rounds, one curve a seed, (seeds, T); and factor · rounds^slope fitted to it."""
+    """Squared gradient norms (seeds, T) against rounds, one curve per seed, with the fit factor · rounds^slope."""
 
     label: str
     rounds: Sequence[int]
@@ -44,7 +44,7 @@ class Rate(NamedTuple):
 
 @paper_style()
 def stable_ranks(records: Sequence[Record]) -> Figure:
-    """Draw stable ranks with their intervals against the number of examples of the loss: server, subsets, clients."""
+    """Plot stable ranks with their intervals against the number of examples in the loss: server, subsets, clients."""
     figure, (axes,) = panels()
     for who, colour in WHO.items():
         known = [r for r in records if r["subject"].startswith(who) and r["stable_rank"] is not None]
@@ -57,17 +57,17 @@ def stable_ranks(records: Sequence[Record]) -> Figure:
 
 
 def _intervals(axes: Axes, points: Sequence[tuple[int, Mapping[str, float]]], label: str, colour: str) -> None:
-    at, found = [n for n, _ in points], [estimate for _, estimate in points]
-    values = [estimate["value"] for estimate in found]
-    below = [estimate["value"] - estimate["low"] for estimate in found]
-    above = [estimate["high"] - estimate["value"] for estimate in found]
+    examples, estimates = [n for n, _ in points], [estimate for _, estimate in points]
+    values = [estimate["value"] for estimate in estimates]
+    below = [estimate["value"] - estimate["low"] for estimate in estimates]
+    above = [estimate["high"] - estimate["value"] for estimate in estimates]
     mark = MARKS[list(WHO).index(label)]
-    axes.errorbar(at, values, (below, above), fmt=mark, color=colour, label=label, elinewidth=0.8, markersize=4)
+    axes.errorbar(examples, values, (below, above), fmt=mark, color=colour, label=label, elinewidth=0.8, markersize=4)
 
 
 @paper_style()
 def spectra(records: Sequence[Record]) -> Figure:
-    """Draw how many eigenvalues lie beyond each size, of either sign: the density, summed from its tail."""
+    """Plot the number of eigenvalues beyond each size, for either sign: the density, summed from its tail."""
     figure, (axes,) = panels()
     for record, colour in zip(records, COLOURS, strict=False):
         for sign, dash in ((1, "-"), (-1, ":")):
@@ -76,27 +76,27 @@ def spectra(records: Sequence[Record]) -> Figure:
             axes.step(sizes, counts, dash, where="pre", color=colour, label=label)
     axes.set(xlabel="size of an eigenvalue (dotted: negative)", ylabel="eigenvalues beyond")
     logarithmic(axes, "xy")
-    axes.set_ylim(bottom=0.5)  # a node of a quadrature may stand for less than one eigenvalue
-    some = f"the first {len(COLOURS)} of {len(records)} losses" if len(records) > len(COLOURS) else None
-    legend(axes, 2, some)
+    axes.set_ylim(bottom=0.5)  # a quadrature node may represent less than one eigenvalue
+    title = f"the first {len(COLOURS)} of {len(records)} losses" if len(records) > len(COLOURS) else None
+    legend(axes, 2, title)
     return figure
 
 
 @paper_style()
 def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
-    """Draw the mean cosine of clients' gradients cut to each rank, and whole, with the band that chance allows."""
+    """Plot the mean cosine of client gradients, truncated to each rank and in full, with the band due to chance."""
     figure, (axes,) = panels()
     for (label, rows), colour, mark in zip(found.items(), COLOURS, MARKS, strict=False):
-        low = {row.rank: row for row in rows if row.rank is not None}
-        ranks, cosines = list(low), [row.cosine for row in low.values()]
-        errors = [row.error or 0.0 for row in low.values()]
+        truncated = {row.rank: row for row in rows if row.rank is not None}
+        ranks, cosines = list(truncated), [row.cosine for row in truncated.values()]
+        errors = [row.error or 0.0 for row in truncated.values()]
         axes.errorbar(ranks, cosines, errors, fmt=f"{mark}-", color=colour, label=label, elinewidth=0.8)
         axes.axhline(rows[-1].cosine, color=colour, linestyle="--", linewidth=0.8)
-        band = [2 * row.chance for row in low.values()]
+        band = [2 * row.chance for row in truncated.values()]
         axes.fill_between(ranks, [-width for width in band], band, color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="rank (dashed: whole gradients)", ylabel="mean cosine of two clients")
+    axes.set(xlabel="rank (dashed: full gradients)", ylabel="mean cosine of two clients")
     logarithmic(axes, "x")
-    axes.set_xticks(drawn := sorted({row.rank for rows in found.values() for row in rows if row.rank}), map(str, drawn))
+    axes.set_xticks(ticks := sorted({row.rank for rows in found.values() for row in rows if row.rank}), map(str, ticks))
     axes.axhline(0, color=style.MUTED, linewidth=0.6)
     legend(axes, 3)
     return figure
@@ -104,20 +104,20 @@ def alignment(found: Mapping[str, Sequence[Agreement]]) -> Figure:
 
 @paper_style()
 def modelled(rows: Sequence[Modelled]) -> Figure:
-    """Draw outliers, edge and stable rank against the number of examples: lines as predicted, dots as seen."""
+    """Plot outliers, edge and stable rank against the number of examples: lines as predicted, dots as drawn."""
     figure, (upper, lower) = panels(2, 2.0, sharex=True)
     examples = [row.examples for row in rows]
     for sign, label in ((1, "edge, predicted"), (-1, None)):
-        edge = [sign * row.told.edge for row in rows]
+        edge = [sign * row.predicted.edge for row in rows]
         upper.plot(examples, edge, color=style.MUTED, linestyle="--", label=label)
-    told = [(row.examples, value) for row in rows for value in row.told.outliers]
-    seen = [(row.examples, value) for row in rows for value in row.seen.outliers]
-    upper.plot(*_columns(told), "o", color=style.BLUE, markersize=5, fillstyle="none", label="outlier, predicted")
-    upper.plot(*_columns(seen), ".", color=style.VERMILLION, label="eigenvalue, seen")
+    predicted = [(row.examples, value) for row in rows for value in row.predicted.outliers]
+    drawn = [(row.examples, value) for row in rows for value in row.observed.outliers]
+    upper.plot(*_columns(predicted), "o", color=style.BLUE, markersize=5, fillstyle="none", label="outlier, predicted")
+    upper.plot(*_columns(drawn), ".", color=style.VERMILLION, label="eigenvalue, drawn")
     upper.set_ylabel("eigenvalue")
     legend(upper, 2)
-    lower.plot(examples, [row.told.stable_rank for row in rows], color=style.BLUE, label="predicted")
-    lower.plot(examples, [row.seen.stable_rank for row in rows], ".", color=style.VERMILLION, label="seen")
+    lower.plot(examples, [row.predicted.stable_rank for row in rows], color=style.BLUE, label="predicted")
+    lower.plot(examples, [row.observed.stable_rank for row in rows], ".", color=style.VERMILLION, label="drawn")
     lower.set(ylabel="stable rank", xlabel="examples n")
     logarithmic(lower, "xy")
     legend(lower, 2)
@@ -130,23 +130,23 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
 
 @paper_style()
 def compared(rows: Sequence[matrices.Compared]) -> Figure:
-    """Draw measured stable ranks against those that the random-matrix model predicts, by n; on the line they agree."""
+    """Plot measured stable ranks against those predicted by the random-matrix model, labelled by n."""
     figure, (axes,) = panels(1, 2.8)
-    told, seen = [row.predicted for row in rows], [row.measured for row in rows]
-    ends = [min(told + seen) / 1.2, max(told + seen) * 1.2]
+    predicted, measured = [row.predicted for row in rows], [row.measured for row in rows]
+    ends = [min(predicted + measured) / 1.2, max(predicted + measured) * 1.2]
     axes.plot(ends, ends, color=style.MUTED, linewidth=0.8, linestyle="--")
-    axes.plot(told, seen, "o", color=style.BLUE)
+    axes.plot(predicted, measured, "o", color=style.BLUE)
     for row in rows:
         below: dict[str, Any] = {"xytext": (0, -9), "textcoords": "offset points", "ha": "center", "fontsize": 6}
         axes.annotate(f"{row.examples:,}", (row.predicted, row.measured), **below)
-    axes.set(xlim=ends, ylim=ends, xlabel="stable rank, predicted (below each: n)", ylabel="stable rank, measured")
+    axes.set(xlim=ends, ylim=ends, xlabel="predicted stable rank (labels: n)", ylabel="measured stable rank")
     logarithmic(axes, "xy")
     return figure
 
 
 @paper_style()
 def rates(found: Sequence[Rate], xlabel: str) -> Figure:
-    """Draw squared gradient norms against rounds, mean and range over seeds, with the power laws fitted to them."""
+    """Plot squared gradient norms against rounds, as mean and range over seeds, with the fitted power laws."""
     figure, (axes,) = panels()
     for rate, colour, mark in zip(found, COLOURS, MARKS, strict=False):
         over_seeds = list(zip(*rate.values, strict=True))
@@ -164,7 +164,7 @@ def rates(found: Sequence[Rate], xlabel: str) -> Figure:
 
 @paper_style()
 def ranks(found: Mapping[str, Curve], ylabel: str) -> Figure:
-    """Draw ranks over rounds, a labelled line each."""
+    """Plot ranks over rounds, one labelled line per curve."""
     figure, (axes,) = panels()
     for (label, curve), colour, mark in zip(found.items(), COLOURS, MARKS, strict=False):
         axes.plot(*_columns(curve), f"{mark}-", color=colour, label=label, markevery=max(1, len(curve) // 12))

@@ -1,9 +1,9 @@
-"""The forward pass in functions whose second derivatives torch gets right.
+"""Replacements for functions whose second derivatives are wrong or missing in torch.
 
-A Hessian-vector product is the forward derivative of a gradient. For layer and instance normalisation torch's is wrong
-without a word, by some per cent (pytorch issues 196699 and 196700, both open with torch 2.13), for group
-normalisation and SiLU there is none, nor is there for the fast kernels of attention. Within ``differentiable`` these
-are computed from elementary functions instead; ``curvature`` checks every model against the other way round.
+A Hessian-vector product is the forward-mode derivative of a gradient. For layer and instance normalization, torch
+silently returns a wrong one, off by a few percent (PyTorch issues 196699 and 196700, both open as of torch 2.13). For
+group normalization, SiLU and the fused attention kernels it is not implemented. Within ``differentiable`` these are
+computed from elementary functions instead; ``curvature`` checks every model against two backward passes.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Compute what is called inside in functions that can be differentiated twice, also forward."""
+    """Run the forward pass with functions that are twice differentiable, in forward mode too."""
     with sdpa_kernel(SDPBackend.MATH), _Elementary():
         yield
 
 
 class _Elementary(TorchFunctionMode):
-    """Puts the functions of ``INSTEAD`` in the place of torch's; in any such mode, attention avoids its fast path."""
+    """Replaces torch functions by those in ``REPLACEMENTS``; any torch function mode disables attention's fast path."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        return REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))
 
 
 def layer_norm(
     x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
 ) -> Tensor:
-    """Normalise the last axes of ``x``, those of ``shape``."""
-    return _affine(_normalised(x, x.ndim - len(shape), eps), weight, bias)
+    """Normalize ``x`` over its last axes, those of ``shape``."""
+    return _affine(_normalized(x, x.ndim - len(shape), eps), weight, bias)
 
 
 def group_norm(
     x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
 ) -> Tensor:
-    """Normalise every group of channels of ``x`` (b, c, …)."""
-    normal = _normalised(x.unflatten(1, (groups, -1)), 2, eps).flatten(1, 2)
-    return _affine(normal, *(None if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias)))
+    """Normalize each group of channels of ``x`` (b, c, …)."""
+    normalized = _normalized(x.unflatten(1, (groups, -1)), 2, eps).flatten(1, 2)
+    return _affine(normalized, *(None if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias)))
 
 
 def instance_norm(
@@ -58,7 +58,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise every channel of ``x`` (b, c, …), or by running statistics, which torch gets right."""
+    """Normalize each channel of ``x`` (b, c, …); with running statistics torch is correct, so its function is used."""
     if use_input_stats:
         return group_norm(x, x.shape[1], weight, bias, eps)
     return F.instance_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
@@ -69,7 +69,7 @@ def silu(x: Tensor, inplace: bool = False) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
+REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: layer_norm,
     F.group_norm: group_norm,
     F.instance_norm: instance_norm,
@@ -77,8 +77,8 @@ INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _normalised(x: Tensor, first: int, eps: float) -> Tensor:
-    axes = list(range(first, x.ndim))
+def _normalized(x: Tensor, first_axis: int, eps: float) -> Tensor:
+    axes = list(range(first_axis, x.ndim))
     centred = x - x.mean(axes, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
 

@@ -1,9 +1,9 @@
-"""A study of curvature: the server's loss, those of some clients and those over fewer examples, one spectrum each.
+"""Curvature on server and clients: one spectrum each for the server's loss, client losses, and losses over subsets.
 
-Park & Klabjan (arXiv 2409.12371) say that a client's loss has a Hessian of higher stable rank than the server's, for
-the client has fewer examples. The server's loss is the mean over the training examples of all clients. Subsets are
-the first rows of one shuffle of these, so that each contains the smaller ones. All spectra of a study use the same
-random directions, so that figures differ by the losses more than by the draws.
+Park & Klabjan (arXiv 2409.12371) claim that the Hessian of a client's loss has a higher stable rank than the server's,
+because the client has fewer examples. The server's loss is the mean over the training examples of all clients. Subsets
+are the first rows of one shuffle of these, so each contains the smaller ones. All spectra of a study use the same
+random directions, so differences between them come from the losses rather than from the draws.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fedloru.errors import ConfigError, FedloruError
 from fedloru.rng import gen
 
 Record = dict[str, Any]
-"""A spectrum, and what it is of, as JSON holds them."""
+"""A spectrum, with the loss and the matrix it belongs to, as a JSON object."""
 
 
 class Subject(NamedTuple):
-    """Whose loss is studied: rows (n,) of the training examples, and the client, where it is one's."""
+    """A loss to study: its rows (n,) of the training examples, and the client if it is a client's loss."""
 
     name: str
     rows: Tensor
@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One spectrum to find: of whose loss, which matrix, of which layer (None: the whole model), and its size n."""
+    """One spectrum to compute: the loss, the matrix, the layer (None: the whole model), and the matrix size n."""
 
     subject: Subject
     kind: Kind
@@ -46,62 +46,63 @@ class Part(NamedTuple):
     n: int
 
     def work(self, effort: Effort) -> int:
-        """Return about how many examples its products pass over."""
+        """Return approximately how many examples its products process."""
         return len(self.subject.rows) * effort.products(self.n)
 
 
 def subjects(held: Sequence[Tensor], sizes: Sequence[int | None], clients: int, seed: int) -> list[Subject]:
-    """Return what to study: the loss over ``sizes`` examples (None: all, the server's), then that of ``clients``.
+    """Return the losses to study: one for each of ``sizes``, then those of ``clients`` randomly chosen clients.
 
-    ``held`` has the rows that each client trains on.
+    A size is a number of training examples, or None for all of them, which gives the server's loss. ``held`` has the
+    training rows of each client.
 
     Raises:
-        ConfigError: there are fewer examples or clients than asked for.
+        ConfigError: there are fewer examples or clients than requested.
     """
     rows = torch.cat(list(held)).sort().values
     problems = [
-        f"a subset of {size:,} was asked for, expected 1 to {len(rows):,}, the training examples of all clients, or all"
+        f"got a subset of {size:,} examples, expected 1 to {len(rows):,} (the training examples of all clients), or all"
         for size in sizes
         if size is not None and not 1 <= size <= len(rows)
     ]
     if clients > len(held):
-        problems.append(f"{clients} clients were asked for, and there are {len(held)}")
+        problems.append(f"{clients} clients requested, but the configuration has {len(held)}")
     if problems:
         raise ConfigError(problems, "the study")
     order = rows[torch.randperm(len(rows), generator=gen(seed, "rank", "subset"))]
     chosen = torch.randperm(len(held), generator=gen(seed, "rank", "clients"))[:clients]
-    whole = [Subject("server" if size is None else "subset", order[:size]) for size in sizes]
-    return whole + [Subject(f"client {client}", held[client], client) for client in sorted(chosen.tolist())]
+    pooled = [Subject("server" if size is None else "subset", order[:size]) for size in sizes]
+    return pooled + [Subject(f"client {client}", held[client], client) for client in sorted(chosen.tolist())]
 
 
 def parts(whole: Objective, chosen: Sequence[Subject], kinds: Sequence[Kind], layers: bool) -> list[Part]:
-    """Return the spectra to find: of each subject and kind the whole model's, and with ``layers`` each layer's."""
+    """Return the spectra to compute for each subject and kind: the whole model's, and with ``layers`` each layer's."""
     names = [None, *layer_keys(whole)] if layers else [None]
     sizes = [tree.size(block(whole, name).params) for name in names]
-    each = list(zip(names, sizes, strict=True))
-    return [Part(subject, kind, name, n) for kind in kinds for name, n in each for subject in chosen]
+    blocks = list(zip(names, sizes, strict=True))
+    return [Part(subject, kind, name, n) for kind in kinds for name, n in blocks for subject in chosen]
 
 
 def held(whole: Objective, data: Examples, subject: Subject) -> Objective:
-    """Return the mean loss over the rows of ``data`` that ``subject`` holds."""
+    """Return the mean loss over the subject's rows of ``data``."""
     return on(whole, {key: value[subject.rows.to(value.device)] for key, value in data.items()})
 
 
 def layer_keys(o: Objective) -> dict[str, list[str]]:
-    """Return the parameters of each layer, in the model's order; a layer is what a parameter's name begins with."""
-    found: dict[str, list[str]] = {}
+    """Return the parameter names of each layer, in the model's order; the layer is the part before the last dot."""
+    layers: dict[str, list[str]] = {}
     for key in o.params:
-        found.setdefault(key.rpartition(".")[0] or key, []).append(key)
-    return found
+        layers.setdefault(key.rpartition(".")[0] or key, []).append(key)
+    return layers
 
 
 def block(o: Objective, layer: str | None) -> Objective:
-    """Return the same loss as a function of one layer's parameters; None: of all."""
+    """Return the same loss as a function of one layer's parameters (None: of all parameters)."""
     return o if layer is None else restrict(o, layer_keys(o)[layer])
 
 
 def seconds(whole: Objective, data: Examples, todo: Sequence[Part], effort: Effort) -> float:
-    """Return about how long ``todo`` takes, from the time of a product of each kind over one example and a batch."""
+    """Estimate the seconds that ``todo`` takes, from timings of a product of each kind over one example and a batch."""
     batch = on(whole, {key: value[: whole.batch_size] for key, value in data.items()})
     total = 0.0
     for kind in {part.kind for part in todo}:
@@ -122,70 +123,70 @@ def study(
     classes: int,
     tell: Callable[[Part], object],
 ) -> Iterator[Record]:
-    """Yield the record of each part of ``todo``; ``tell`` hears of every product.
+    """Yield a record for each part of ``todo``, and call ``tell`` with the part after every product.
 
-    Of a layer with fewer parameters than ``effort.top``, all eigenvalues are found. A loss over fewer examples than
-    ``classes`` is studied like any other, and its record is marked ``few``: what it shows is how little has been
-    seen. To refuse such clients would leave the rich ones in the sample.
+    For a layer with fewer parameters than ``effort.top``, all eigenvalues are computed. A loss over fewer examples than
+    ``classes`` is treated like any other, but its record is marked ``few``, since its rank mostly reflects the small
+    number of examples. Leaving such clients out would bias the sample towards clients with many examples.
 
     Raises:
-        FedloruError: a spectrum cannot be found; a note says of what.
+        FedloruError: a spectrum cannot be computed; a note names the matrix, the layer and the loss.
     """
     for part in todo:
-        began = time.perf_counter()
+        start = time.perf_counter()
         o = held(whole, data, part.subject)
         matrix = curvature(block(o, part.layer), part.kind)
-        counted = _Counted(matrix.product, partial(tell, part))
+        product = _CountedProduct(matrix.product, partial(tell, part))
         top = effort.top if part.layer is None else min(effort.top, part.n)
         try:
-            found = spectrum(matrix._replace(product=counted), effort._replace(top=top))
+            found = spectrum(matrix._replace(product=product), effort._replace(top=top))
         except FedloruError as error:
             error.add_note(f"This was the {part.kind} of {part.layer or 'the whole model'} for {part.subject.name}.")
             raise
         about = {"examples": o.examples, "few": o.examples < classes, "loss": loss(o)}
-        cost = {"products": counted.calls, "seconds": time.perf_counter() - began}
-        yield _of(part) | about | _figures(found) | cost
+        cost = {"products": product.calls, "seconds": time.perf_counter() - start}
+        yield _part_record(part) | about | _spectrum_record(found) | cost
 
 
-class _Counted:
-    """A product that counts its calls, and tells of each."""
+class _CountedProduct:
+    """A product that counts its calls and reports each one."""
 
-    def __init__(self, product: Callable[[Tensor], Tensor], tell: Callable[[], object]) -> None:
-        self.product, self.tell, self.calls = product, tell, 0
+    def __init__(self, product: Callable[[Tensor], Tensor], report: Callable[[], object]) -> None:
+        self.product, self.report, self.calls = product, report, 0
 
     def __call__(self, v: Tensor) -> Tensor:
         result = self.product(v)
         self.calls += 1
-        self.tell()
+        self.report()
         return result
 
 
-def _of(part: Part) -> Record:
+def _part_record(part: Part) -> Record:
     subject = part.subject
     return {"subject": subject.name, "client": subject.client, "curvature": part.kind, "layer": part.layer}
 
 
-def _figures(found: Spectrum) -> Record:
+def _spectrum_record(found: Spectrum) -> Record:
     return {
         "parameters": found.n,
         "eigenvalues": list(found.eigenvalues),
-        "squared_norm": _estimate(found.squared_norm),
-        "stable_rank": None if found.stable_rank is None else _estimate(found.stable_rank),
+        "squared_norm": _estimate_record(found.squared_norm),
+        "stable_rank": None if found.stable_rank is None else _estimate_record(found.stable_rank),
         "density": {"nodes": found.density.nodes.tolist(), "weights": found.density.weights.tolist()},
         "probes": found.probes,
         "reached": found.reached,
     }
 
 
-def _estimate(estimate: Estimate) -> Record:
+def _estimate_record(estimate: Estimate) -> Record:
     return dict(estimate._asdict())
 
 
 def _product_seconds(o: Objective, kind: Kind) -> float:
-    """Return the seconds that a product takes, once everything is warm."""
+    """Return the seconds that a product takes, after one product to warm up."""
     matrix = curvature(o, kind)
     v = draw(matrix, 0, "rank", "pace")
     matrix.product(v)
-    began = time.perf_counter()
+    start = time.perf_counter()
     matrix.product(v)
-    return time.perf_counter() - began
+    return time.perf_counter() - start

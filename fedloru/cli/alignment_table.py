@@ -1,4 +1,4 @@
-"""Agreement of gradients on the terminal: its table, and whether the theory is borne out."""
+"""Gradient agreement on the terminal: a table, and sentences on whether it confirms the theory."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Record]]
-"""By weight, a row a rank; the last is of whole gradients."""
+"""For each weight, one row per rank; the last row is for full gradients."""
 
-SURE = 2
-"""So many standard errors from 0, a gain is taken for one."""
+SIGNIFICANCE = 2
+"""The number of standard errors by which a gain must differ from 0 to be reported."""
 
 
 def shown(figures: Record, layers: bool) -> Rows:
-    """Return the agreement over all weights, and with ``layers`` that at each."""
+    """Return the agreement over all weights, and with ``layers`` also for each weight."""
     agreement: Rows = figures["agreement"]
     return {weight: rows for weight, rows in agreement.items() if layers or weight == ALL}
 
 
 def table(agreement: Rows) -> Table:
-    """Return a row for each weight and rank.
+    """Return a table with one row for each weight and rank.
 
-    The gain is over whole gradients; energy and shared are what is left of the gradients and of their agreement.
+    ``gain`` is relative to full gradients; ``energy`` and ``shared`` are the shares of the gradients and of their
+    agreement that truncation keeps.
     """
     from rich import box
     from rich.table import Table
 
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    named = ["weight"] * (len(agreement) > 1)
-    for name in (*named, "rank", "mean cosine", "gain", "by chance", "energy", "shared"):
-        found.add_column(name, justify="left" if name == "weight" else "right", no_wrap=True)
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    several = len(agreement) > 1
+    for name in (*["weight"] * several, "rank", "mean cosine", "gain", "by chance", "energy", "shared"):
+        result.add_column(name, justify="left" if name == "weight" else "right", no_wrap=True)
     for weight, rows in agreement.items():
         for row in rows:
-            found.add_row(*[weight for _ in named], *_cells(row))
-        found.add_section()
-    return found
+            result.add_row(*[weight] * several, *_cells(row))
+        result.add_section()
+    return result
 
 
 def _cells(row: Record) -> tuple[str, ...]:
     cosine, chance = f"{row['cosine']:.3f}{_error(row['error'])}", f"±{row['chance']:.2g}"
     if row["rank"] is None:
-        return "whole", cosine, units.DASH, chance, units.DASH, units.DASH
+        return "full", cosine, units.DASH, chance, units.DASH, units.DASH
     gain = f"{_signed(row['gain'])}{_error(row['gain_error'])}"
-    return str(row["rank"]), cosine, gain, chance, _whole(row["energy"]), _whole(row["shared"])
+    return str(row["rank"]), cosine, gain, chance, _percent(row["energy"]), _percent(row["shared"])
 
 
-def _whole(share: float | None) -> str:
+def _percent(share: float | None) -> str:
     return units.DASH if share is None else f"{share:.0%}"
 
 
 def _signed(gain: float) -> str:
-    return f"{round(gain, 3) + 0.0:+.3f}"  # + 0.0 makes +0 of −0
+    return f"{round(gain, 3) + 0.0:+.3f}"  # + 0.0 turns −0 into +0
 
 
 def _error(error: float | None) -> str:
@@ -65,45 +66,46 @@ def _error(error: float | None) -> str:
 
 
 def verdicts(figures: Record) -> Iterator[str]:
-    """Yield what the figures say of the claim and of the server's curvature, and how to read them."""
+    """Yield what the results say about the claim and about the server's curvature, and how to interpret them."""
     if len(figures["clients"]) > 2:
-        yield _claim(figures["agreement"][ALL][:-1])
+        yield _significant_gains(figures["agreement"][ALL][:-1])
     if space := figures.get("eigenspace"):
-        yield from _curvature(space, len(figures["clients"]))
+        yield from _eigenspace(space, len(figures["clients"]))
     if few := sum(client["few"] for client in figures["clients"]):
         yield (
-            f"Clients with fewer examples than classes: {few} of {len(figures['clients'])}. The gradient of a linear "
-            "layer has no more ranks than examples, so that cutting it changes little."
+            f"Clients with fewer examples than classes: {few} of {len(figures['clients'])}. The rank of a linear "
+            "layer's gradient is at most the number of examples, so truncation changes little for them."
         )
 
 
-def _claim(rows: Sequence[Record]) -> str:
-    better, less = (", ".join(_sure(rows, sign)) or "none" for sign in (1, -1))
+def _significant_gains(rows: Sequence[Record]) -> str:
+    better, worse = (", ".join(_significant(rows, sign)) or "none" for sign in (1, -1))
     return (
-        f"Ranks at which gradients agree better than whole ones: {better}; less: {less} "
-        f"(gains beyond {SURE} standard errors)."
+        f"Ranks at which truncated gradients agree better than full ones: {better}; worse: {worse} "
+        f"(gains beyond {SIGNIFICANCE} standard errors)."
     )
 
 
-def _sure(rows: Sequence[Record], sign: int) -> list[str]:
-    seen = [row for row in rows if round(row["gain"], 3)]
-    sure = [row for row in seen if sign * row["gain"] > SURE * row["gain_error"]]
-    return [f"{row['rank']} ({_signed(row['gain'])})" for row in sure]
+def _significant(rows: Sequence[Record], sign: int) -> list[str]:
+    visible = [row for row in rows if round(row["gain"], 3)]
+    significant = [row for row in visible if sign * row["gain"] > SIGNIFICANCE * row["gain_error"]]
+    return [f"{row['rank']} ({_signed(row['gain'])})" for row in significant]
 
 
-def _curvature(space: Record, clients: int) -> Iterator[str]:
+def _eigenspace(space: Record, clients: int) -> Iterator[str]:
     shares, k = space["shares"], len(space["eigenvalues"])
     mean = sum(shares) / len(shares)
     yield (
-        f"The {k} top eigenvectors of the server's Hessian, of {space['parameters']:,} dimensions, hold "
-        f"{units.percent(mean)} of a client's gradient on average, {units.percent(min(shares))} at least and "
-        f"{units.percent(max(shares))} at most; by chance {_small(space['share_by_chance'])}."
+        f"The top {k} eigenvectors of the server's Hessian ({space['parameters']:,} dimensions) span "
+        f"{units.percent(mean)} of a client's gradient on average (minimum {units.percent(min(shares))}, maximum "
+        f"{units.percent(max(shares))}; by chance {_small_percent(space['share_by_chance'])})."
     )
     yield (
-        f"The span of the {clients} gradients overlaps that of these eigenvectors by {units.percent(space['overlap'])} "
-        f"(100 %: one holds the other); by chance {_small(space['overlap_by_chance'])}."
+        f"The span of the {clients} gradients and the span of these eigenvectors overlap by "
+        f"{units.percent(space['overlap'])} (100 %: one contains the other; by chance "
+        f"{_small_percent(space['overlap_by_chance'])})."
     )
 
 
-def _small(share: float) -> str:
+def _small_percent(share: float) -> str:
     return f"{units.digits(100 * share)} %"

@@ -1,6 +1,6 @@
-"""The application: what every command has in common.
+"""The application: what all commands share.
 
-Exit codes: 0 done, 2 refused (one paragraph on stderr says why), 130 stopped by Ctrl-C.
+Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typer.core import TyperGroup
 
 from fedloru.errors import ConfigError, FedloruError
 
-REFUSED, STOPPED = 2, 130
-THE_LINE = "the command line"
-"""Where a problem is, if not in a configuration."""
+ERROR, STOPPED = 2, 130
+COMMAND_LINE = "the command line"
+"""The source that messages name for problems with options and arguments."""
 
 
 class Commands(TyperGroup):
-    """The commands, in the order they are defined, with their errors told in words."""
+    """The commands in the order of their definition; errors are printed as messages, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        with _warnings(), _words():
+        """Run the command that the arguments name."""
+        with _printed_warnings(), _printed_errors():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands as they are defined."""
+        """Return the names of the commands in the order of their definition."""
         return list(self.commands)
 
 
@@ -44,7 +44,8 @@ app = typer.Typer(
 )
 
 Source = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a preset; without it, the demo.")
+    str | None,
+    typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a preset (default: the demo preset)."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -54,7 +55,7 @@ Overrides = Annotated[
 
 @app.callback()
 def fedloru() -> None:
-    """Train one model over many clients that send only low-rank updates."""
+    """Train one model on many clients that send only low-rank updates."""
 
 
 def say(line: str) -> None:
@@ -63,49 +64,49 @@ def say(line: str) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Refuse to write to a folder, or into one that does not exist.
+    """Check that a file can be written to ``path``.
 
     Raises:
-        ConfigError: ``path`` is no place for a file.
+        ConfigError: ``path`` is a folder, or is in a folder that does not exist.
     """
     if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError([f"{path} {what}: name a file to write to"], THE_LINE)
+        problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise ConfigError([f"{path} {problem}: name a file to write to"], COMMAND_LINE)
 
 
 def check_folder(path: Path) -> None:
-    """Refuse to put files into a file.
+    """Check that files can be written into the folder ``path``, which may not exist yet.
 
     Raises:
-        ConfigError: ``path`` is no place for a folder.
+        ConfigError: ``path`` is a file.
     """
     if path.exists() and not path.is_dir():
-        raise ConfigError([f"{path} is a file: name a folder to write to"], THE_LINE)
+        raise ConfigError([f"{path} is a file: name a folder to write to"], COMMAND_LINE)
 
 
 @contextmanager
-def _words() -> Iterator[None]:
+def _printed_errors() -> Iterator[None]:
     try:
         yield
     except FedloruError as error:
-        _refuse(error, str(error))
-    except BrokenPipeError:  # the reader of our output has gone: nothing to tell, and nobody to tell it
+        _fail(error, str(error))
+    except BrokenPipeError:  # the reader of the output is gone, so there is nowhere to print a message
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _refuse(error, f"{where}{error.strerror or error}. Free or mend it, then try again")
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(error, f"{place}{error.strerror or error}. Fix this, then try again")
     except KeyboardInterrupt as error:
         say("\n".join(["Stopped.", *getattr(error, "__notes__", [])]))
         raise typer.Exit(STOPPED) from error
 
 
-def _refuse(error: Exception, message: str) -> None:
+def _fail(error: Exception, message: str) -> None:
     say("\n".join([f"Error: {message}", *getattr(error, "__notes__", [])]))
-    raise typer.Exit(REFUSED) from error
+    raise typer.Exit(ERROR) from error
 
 
-class _Lines(logging.Handler):
-    """Shows a warning once, as a plain line."""
+class _NoteHandler(logging.Handler):
+    """Prints each distinct warning once, as a line on stderr."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -119,10 +120,10 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def _warnings() -> Iterator[None]:
-    log, lines = logging.getLogger("fedloru"), _Lines()
-    log.addHandler(lines)
+def _printed_warnings() -> Iterator[None]:
+    log, handler = logging.getLogger("fedloru"), _NoteHandler()
+    log.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(lines)
+        log.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""The progress of a study on the terminal, in examples that have passed through the model."""
+"""A progress bar for ``rank`` and ``align``, measured in examples processed by the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Bar:
-    """A progress bar on stderr, if that is a terminal and not ``quiet``; a context manager."""
+    """A context manager that shows a progress bar on stderr if it is a terminal, unless ``quiet``."""
 
     def __init__(self, total: int, quiet: bool) -> None:
         from rich.console import Console
@@ -25,9 +25,9 @@ class Bar:
         self._bar.stop()
 
     def step(self, examples: int, said: str) -> None:
-        """Take note of ``examples`` more, and of what is being done."""
+        """Advance by ``examples``, and show ``said`` as the description of the current work."""
         self._bar.update(self._task, advance=examples, description=said)
 
     def reach(self, examples: int) -> None:
-        """Take note that so many are behind, whatever the steps have come to."""
+        """Set the number of processed examples, overriding the sum of the steps so far."""
         self._bar.update(self._task, completed=examples)

@@ -1,4 +1,4 @@
-"""Spectra on the terminal: their table, and whether the theory is borne out."""
+"""Spectra on the terminal: a table, and sentences on whether they confirm the theory."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ LEFT = ("loss of", "matrix", "layer")
 
 
 def table(records: Sequence[Record]) -> Table:
-    """Return a row for each spectrum."""
+    """Return a table with one row for each spectrum."""
     from rich import box
     from rich.table import Table
 
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     layered = any(record["layer"] for record in records)
     for name in ("loss of", "examples", "matrix", *["layer"] * layered, "largest λ", "stable rank", "interval", "time"):
-        found.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+        result.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
     for record in records:
         examples = f"{record['examples']:,}{'*' if record['few'] else ' '}"
         layer = [record["layer"] or "all"] * layered
-        largest, took = units.digits(record["eigenvalues"][0]), units.duration(record["seconds"])
-        rank = _rank(record["stable_rank"])
-        found.add_row(record["subject"], examples, record["curvature"], *layer, largest, *rank, took)
-    return found
+        largest, duration = units.digits(record["eigenvalues"][0]), units.duration(record["seconds"])
+        rank = _rank_cells(record["stable_rank"])
+        result.add_row(record["subject"], examples, record["curvature"], *layer, largest, *rank, duration)
+    return result
 
 
 def verdicts(records: Sequence[Record]) -> Iterator[str]:
-    """Yield what the figures say of clients against the server, and how to read them."""
+    """Yield how clients compare with the server, and how to interpret the table."""
     for kind in dict.fromkeys(record["curvature"] for record in records):
         whole = [r for r in records if r["curvature"] == kind and r["layer"] is None and r["stable_rank"]]
         clients = [r["stable_rank"] for r in whole if r["client"] is not None and not r["few"]]
@@ -46,12 +46,12 @@ def verdicts(records: Sequence[Record]) -> Iterator[str]:
                 f"lower for {lower}; for {len(clients) - higher - lower} the intervals overlap."
             )
     if any(record["few"] for record in records):
-        yield "* fewer examples than classes: such a rank shows how little was seen, and is not counted."
+        yield "* fewer examples than classes: the rank mostly reflects their small number, and is not counted."
     if wide := sum(not record["reached"] for record in records):
-        yield f"Intervals wider than asked for: {wide}. Allow more --probes, or find more eigenvalues with --top."
+        yield f"Intervals wider than requested: {wide}. Increase --probes, or find more eigenvalues with --top."
 
 
-def _rank(rank: Mapping[str, float] | None) -> tuple[str, str]:
+def _rank_cells(rank: Mapping[str, float] | None) -> tuple[str, str]:
     if rank is None:
         return units.DASH, units.DASH
     return units.digits(rank["value"]), f"{units.digits(rank['low'])}–{units.digits(rank['high'])}"

@@ -1,4 +1,4 @@
-"""What rank and align share: the model of a run folder or a configuration, as a loss, and where figures are written."""
+"""What ``rank`` and ``align`` share: loading a run or a configuration as a loss, and writing the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from fedloru import api, report, tree
 from fedloru import config as configs
-from fedloru.cli.app import THE_LINE, check_folder, check_place
+from fedloru.cli.app import COMMAND_LINE, check_folder, check_place
 from fedloru.errors import ConfigError
 from fedloru.evaluate import shared_model
 from fedloru.files import write_atomic
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="RUN|CONFIG", help="A run folder, a TOML file, or the name of a preset; without it, the demo."
+        metavar="RUN|CONFIG", help="A run folder, a TOML file, or the name of a preset (default: the demo preset)."
     ),
 ]
 Round = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Of a run: the checkpoint of round N; without it, the last.")
+    int | None, typer.Option(min=0, metavar="N", help="For a run: use the checkpoint of round N (default: the last).")
 ]
 Rounds = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Of a configuration: train N rounds first; without it, none.")
+    int | None, typer.Option(min=0, metavar="N", help="For a configuration: train N rounds first (default: 0).")
 ]
-Batch = Annotated[int, typer.Option(min=1, metavar="B", help="Examples that go through the model at once.")]
+Batch = Annotated[int, typer.Option(min=1, metavar="B", help="Number of examples to process at once.")]
 Double = Annotated[bool, typer.Option("--double", help="Compute in float64.")]
 Out = Annotated[
     Path | None,
@@ -45,68 +45,68 @@ Out = Annotated[
         "-o",
         "--out",
         metavar="FILE",
-        help="Write all figures as JSON there; without it, those of a run go into its folder and onto its page.",
+        help="Write all results to FILE as JSON (default for a run: its folder, shown on its page).",
     ),
 ]
 
 
-class Studied(NamedTuple):
-    """A plan, its shared model as a mean loss, and what is known of both, as JSON holds it."""
+class Study(NamedTuple):
+    """A plan, the mean loss of its shared model, and JSON metadata that identifies both."""
 
     plan: Plan
-    whole: Objective
-    about: dict[str, Any]
+    objective: Objective
+    metadata: dict[str, Any]
 
 
-class Place:
-    """Where figures are written, if anywhere: to a file, or into a run folder."""
+class Destination:
+    """Where results are written: to a file, into a run folder, or nowhere."""
 
     def __init__(self, file: Path | None, run: Path | None) -> None:
         self.file, self.run = file, run
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Write what there is so far."""
+        """Write the results so far."""
         if self.file:
             if self.run:
                 self.file.parent.mkdir(exist_ok=True)
             write_atomic(self.file, json.dumps(figures, allow_nan=False).encode())
 
     def finish(self) -> list[Path]:
-        """Draw the page of the run anew, if it is finished and has one, and return what was written."""
+        """Update the page of the run, if it has one, and return the written files."""
         page = [report.write(self.run)] if self.run and (self.run / REPORT).is_file() else []
         return [*([self.file] if self.file else ()), *page]
 
 
-def studied(
+def load_study(
     source: str | None, overrides: list[str], round: int | None, rounds: int | None, batch: int, double: bool
-) -> Studied:
-    """Return what is to be studied; a configuration is trained first, for ``rounds``.
+) -> Study:
+    """Load a run folder at ``round``, or build a configuration and train it for ``rounds``.
 
     Raises:
-        FedloruError: it is not there, or cannot be made as configured.
+        FedloruError: ``source`` does not exist, or cannot be built as configured.
     """
     from fedloru.analysis.objective import objective
 
-    plan, state = _looked_at(source, overrides, round, rounds)
+    plan, state = _load_state(source, overrides, round, rounds)
     tensors = shared_model(plan.net, plan.method, state)
     dtype = torch.float64 if double else None
-    whole = objective(plan.net, tensors, plan.data.train, batch_size=batch, dtype=dtype)
-    about = {
+    mean_loss = objective(plan.net, tensors, plan.dataset.train, batch_size=batch, dtype=dtype)
+    metadata = {
         "source": source or configs.DEMO,
         "round": state.round,
         "method": plan.method.name,
-        "data": plan.data.name,
+        "data": plan.dataset.name,
         "model": tree.digest(tensors),
-        "dtype": str(next(iter(whole.params.values())).dtype).removeprefix("torch."),
+        "dtype": str(next(iter(mean_loss.params.values())).dtype).removeprefix("torch."),
     }
-    return Studied(plan, whole, about)
+    return Study(plan, mean_loss, metadata)
 
 
 def check_written(out: Path | None, pictures: Path | None) -> None:
-    """Refuse places where nothing can be written, before time is spent.
+    """Check before any computation that the results can be written.
 
     Raises:
-        ConfigError: there is no folder for ``out``, or ``pictures`` is a file.
+        ConfigError: the folder of ``out`` does not exist, or ``pictures`` is a file.
     """
     if out:
         check_place(out)
@@ -114,44 +114,46 @@ def check_written(out: Path | None, pictures: Path | None) -> None:
         check_folder(pictures)
 
 
-def place(source: str | None, out: Path | None, name: str, round: int) -> Place:
-    """Return where the figures called ``name`` of ``source`` after ``round`` are written."""
+def destination(source: str | None, out: Path | None, name: str, round: int) -> Destination:
+    """Return where to write the results ``name`` (``ranks`` or ``alignment``) for ``source`` after ``round``."""
     if out or not _is_folder(source):
-        return Place(out, None)
+        return Destination(out, None)
     run = Path(str(source))
-    return Place(run / STUDIES / f"{name}-{round}.json", run)
+    return Destination(run / STUDIES / f"{name}-{round}.json", run)
 
 
 def _is_folder(source: str | None) -> bool:
     return source is not None and Path(source).is_dir()
 
 
-def _looked_at(source: str | None, overrides: list[str], round: int | None, rounds: int | None) -> tuple[Plan, State]:
-    """Return what is studied, and the server's state there."""
+def _load_state(source: str | None, overrides: list[str], round: int | None, rounds: int | None) -> tuple[Plan, State]:
+    """Return the plan and the server's state, from a checkpoint or after training."""
     folder = _is_folder(source)
     misplaced = {"-s": folder and overrides, "--rounds": folder and rounds is not None}
     misplaced |= {"--round": not folder and round is not None}
     if wrong := [option for option, given in misplaced.items() if given]:
-        what = "run folder, which is taken as it is" if folder else "configuration; --rounds says how long to train it"
-        raise ConfigError([f"{wrong[0]} is given, but {source or configs.DEMO} is a {what}"], THE_LINE)
+        expected = "a configuration" if folder else "a run folder"
+        actual = "a run folder" if folder else "a configuration; use --rounds to train it first"
+        problem = f"{wrong[0]} applies only to {expected}, but {source or configs.DEMO} is {actual}"
+        raise ConfigError([problem], COMMAND_LINE)
     if source is not None and folder:
         return api.load_state(source, round)
-    return _trained(configs.plan(_loaded(source, overrides)), rounds or 0)
+    return _train(configs.plan(_load_config(source, overrides)), rounds or 0)
 
 
-def _loaded(source: str | None, overrides: list[str]) -> configs.Config:
+def _load_config(source: str | None, overrides: list[str]) -> configs.Config:
     try:
         return configs.load(source, overrides)
     except ConfigError as error:
         if source and not Path(source).exists() and source not in configs.presets():
-            error.add_note("Nor is there a run folder of that name.")
+            error.add_note("There is no run folder of that name either.")
         raise
 
 
-def _trained(plan: Plan, rounds: int) -> tuple[Plan, State]:
+def _train(plan: Plan, rounds: int) -> tuple[Plan, State]:
     if rounds > plan.rounds:
-        problem = f"--rounds is {rounds}, but the configuration trains for {plan.rounds}; set rounds with -s rounds=…"
-        raise ConfigError([problem], THE_LINE)
+        problem = f"--rounds is {rounds}, but the configuration trains for {plan.rounds} rounds; use -s rounds={rounds}"
+        raise ConfigError([problem], COMMAND_LINE)
     if not rounds:
         return on_device(plan), plan.method.init(on_device(plan).net, plan.seed)
     run = Run(plan)

@@ -19,22 +19,23 @@ from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
 from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
+from fedloru.settings import short
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 LINES = 100
-"""Where the output is no terminal, a run prints about so many lines at most."""
+"""The approximate maximum number of lines that a run prints if the output is not a terminal."""
 
 
 @app.command()
 def run(
     source: Source = None,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder; it must not exist.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train, and leave a run folder with a report.
+    """Train a model, and write a run folder with a report.
 
-    Ctrl-C saves a checkpoint first. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
+    Ctrl-C saves a checkpoint, then stops. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
     --out runs/first.
     """
     chosen = config.load(source, [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())])
@@ -46,29 +47,30 @@ def resume(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an earlier run.")],
     from_round: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Go on from the checkpoint of round N, not the last; 0 begins again."),
+        typer.Option(min=0, metavar="N", help="Resume from the checkpoint of round N (default: the last); 0: restart."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Continue a run that was stopped.
+    """Resume a run that was stopped.
 
-    The result is bit for bit that of a run that was not stopped. With --from-round, a finished run is trained anew
-    from there; without it, only what it should have left and is missing is written.
+    The result is bit-identical to that of an uninterrupted run. With --from-round, a finished run is trained again from
+    that round; without it, only its missing files are written.
     """
     if from_round is None and api.finished(folder):
-        say(f"The run in {folder} is finished: {_page(folder)}.")
+        say(f"The run in {folder} is finished: {_write_missing_page(folder)}.")
         return
     run = api.resume(folder, from_round)
     assert run.folder is not None
     if run.state.round == run.plan.rounds and (missing := run.folder.missing):
-        say(f"All {run.plan.rounds} rounds are done; what is missing is written: {', '.join(missing)}.")
+        say(f"All {run.plan.rounds} rounds are done; writing what is missing: {', '.join(missing)}.")
     _train(run, quiet)
 
 
-def _page(folder: Path) -> str:
+def _write_missing_page(folder: Path) -> str:
+    """Write the page of a finished run if it is missing, and return the end of the message that reports it."""
     if (folder / REPORT).is_file():
-        return "there is nothing left to train"
-    return f"its report was missing, and is now in {reports.write(folder)}"
+        return "nothing is left to train"
+    return f"its report was missing, and has been written to {reports.write(folder)}"
 
 
 def _train(run: ReportedRun, quiet: bool) -> None:
@@ -79,7 +81,7 @@ def _train(run: ReportedRun, quiet: bool) -> None:
     try:
         follow(run, quiet)
     except (FedloruError, OSError, KeyboardInterrupt) as error:
-        error.add_note(_way_on(folder, error, run.plan.recipe.lr))
+        error.add_note(_next_step(folder, error, run.plan.recipe.lr))
         raise
     if not quiet:
         from rich.console import Console
@@ -89,31 +91,33 @@ def _train(run: ReportedRun, quiet: bool) -> None:
 
 
 def follow(run: ReportedRun, quiet: bool) -> None:
-    """Train the rounds that are left, and show each unless ``quiet``."""
+    """Train the remaining rounds, and display each unless ``quiet``."""
     with closing(iter(run)) as rows:
         if quiet:
             for _ in rows:
                 pass
             return
-        plan, told = run.plan, run.summary()
+        plan, summary = run.plan, run.summary()
         facts = [
-            ("clients", f"{plan.clients:,}, {plan.cohort:,} a round"),
-            ("trained", units.percent(told["trained_parameters"] / told["parameters"])),
+            ("clients", f"{plan.clients:,}, {plan.cohort:,} per round"),
+            ("trained", units.percent(summary["trained_parameters"] / summary["parameters"])),
             ("engine", run.engine.name),
         ]
-        title, every = f"{plan.method.name} on {plan.data.name}", max(1, plan.rounds // LINES)
+        title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
         with Live(title, plan.rounds, run.state.round, facts, every=every) as live:
             for row in rows:
                 live.update(row)
 
 
-def _way_on(folder: Path, error: BaseException, lr: float) -> str:
-    kept = checkpoint.rounds(folder / "checkpoint")
-    rounds = f"Rounds 1 to {kept[-1]} are kept" if kept else "No round was kept"
+def _next_step(folder: Path, error: BaseException, lr: float) -> str:
+    """Return the note about a run that stopped: which rounds are saved, and how to continue."""
+    checkpoints = checkpoint.rounds(folder / "checkpoint")
+    saved = f"Rounds 1 to {checkpoints[-1]} are saved" if checkpoints else "No round was saved"
     if isinstance(error, TrainingError):
-        again = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}", "--out", f"{folder}-2"]
+        retry = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}", "--out", f"{folder}-2"]
         return (
-            f"{rounds}, but the same settings diverge again. Change them in a new run, such as `{shlex.join(again)}`."
+            f"{saved}, but the same settings would diverge again. Start a new run with other settings, such as "
+            f"`{shlex.join(retry)}`."
         )
     command = f"`fedloru resume {shlex.quote(str(folder))}`"
-    return f"{rounds}: {command} {'goes on from there' if kept else 'begins again'} with the same settings."
+    return f"{saved}: {command} {'continues from there' if checkpoints else 'starts again'} with the same settings."

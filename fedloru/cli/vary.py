@@ -1,4 +1,4 @@
-"""The runs of one configuration under every combination of varied values and seeds: named, checked, and made."""
+"""The runs of a configuration for all combinations of varied values and seeds: their folders, checks and training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru import api, config
-from fedloru.cli.app import say
+from fedloru.cli.app import COMMAND_LINE, say
 from fedloru.cli.train import follow
 from fedloru.config import Config
 from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError
@@ -20,55 +20,55 @@ OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
 
 class Planned(NamedTuple):
-    """A run to compare, which may be there already."""
+    """A run to compare; its folder may already exist."""
 
     folder: Path
     config: Config
 
 
 def planned(source: str, overrides: Sequence[str], vary: Sequence[str], seeds: int, out: Path | None) -> list[Planned]:
-    """Return all runs, checked against the folders that exist; nothing is trained or written.
+    """Return all runs, checked against existing folders; nothing is trained or written.
 
     Raises:
-        ConfigError: a configuration has problems, or ``vary`` cannot be read.
-        RunFolderError: a folder is there, and is of another configuration.
+        ConfigError: a configuration has problems, or ``vary`` cannot be parsed.
+        RunFolderError: a folder exists and has another configuration.
     """
-    place = out or Path("runs", f"compare-{Path(source).stem}")
+    parent = out or Path("runs", f"compare-{Path(source).stem}")
     runs = []
     for values in product(*map(_options, vary)):
         for seed in range(seeds):
-            folder = place / "_".join([*(_slug(*value) for value in values), f"seed-{seed}"])
+            folder = parent / "_".join([*(_slug(*value) for value in values), f"seed-{seed}"])
             changes = [f"{key}={value}" for key, value in values]
-            where = [f"seed={seed}", f"output.dir={json.dumps(str(folder))}"]
-            runs.append(Planned(folder, config.load(source, [*overrides, *changes, *where])))
+            fixed = [f"seed={seed}", f"output.dir={json.dumps(str(folder))}"]
+            runs.append(Planned(folder, config.load(source, [*overrides, *changes, *fixed])))
     for run in runs:
-        _check_there(run)
+        _check_existing(run)
     return runs
 
 
 def make(runs: Sequence[Planned], quiet: bool) -> None:
-    """Train what is missing or was interrupted.
+    """Train the runs that are missing, and resume those that were interrupted.
 
     Raises:
-        FedloruError: a run cannot be made or fails; those before it are kept.
+        FedloruError: a run cannot be started or fails; the results of earlier runs are kept.
     """
-    left = [run for run in runs if not api.finished(run.folder)]
-    for number, run in enumerate(left, 1):
-        begun = (run.folder / "config.toml").is_file()
+    unfinished = [run for run in runs if not api.finished(run.folder)]
+    for number, run in enumerate(unfinished, 1):
+        started = (run.folder / "config.toml").is_file()
         if not quiet:
-            say(f"Run {number} of {len(left)}: {'resuming ' if begun else ''}{run.folder}")
+            say(f"Run {number} of {len(unfinished)}: {'resuming ' if started else ''}{run.folder}")
         try:
-            follow(api.resume(run.folder) if begun else api.start(run.config), quiet)
+            follow(api.resume(run.folder) if started else api.start(run.config), quiet)
         except (FedloruError, OSError, KeyboardInterrupt) as error:
-            way_on = "the same command goes on from there"
+            next_step = "repeat the command to continue"
             if isinstance(error, TrainingError):
-                way_on = "this run diverges again with the same settings, so change them or leave it out"
-            error.add_note(f"This was {run.folder}. What is done is kept: {way_on}.")
+                next_step = "the same settings would diverge again, so change them or remove this run"
+            error.add_note(f"The run was {run.folder}. Results so far are kept: {next_step}.")
             raise
 
 
 def split(values: str) -> list[str]:
-    """Split ``values`` at its commas, those in brackets and strings apart."""
+    """Split ``values`` at the commas that are outside of brackets and strings."""
     parts, depth, quote = [""], 0, ""
     for letter in values:
         if quote or letter in QUOTES:
@@ -85,34 +85,47 @@ def _options(vary: str) -> list[tuple[str, str]]:
     key, equals, values = vary.partition("=")
     options = [(key.strip(), value) for value in split(values)]
     if not (equals and key.strip() and all(value for _, value in options)):
-        raise ConfigError([f"{vary!r} is not of the form key=value,value, such as method.tau=5,10"], "the command line")
+        raise ConfigError([f"{vary!r} is not of the form key=value,value, such as method.tau=5,10"], COMMAND_LINE)
     if key.strip() in ("seed", "output.dir"):
-        raise ConfigError([f"{key.strip()} cannot be varied: --seeds and --out set it"], "the command line")
+        raise ConfigError([f"{key.strip()} cannot be varied: --seeds and --out set it"], COMMAND_LINE)
     if len({_slug(*option) for option in options}) < len(options):
-        raise ConfigError([f"{vary!r} names a value twice: leave it out once"], "the command line")
+        raise ConfigError([f"{vary!r} names a value twice: remove one of them"], COMMAND_LINE)
     return options
 
 
 def _slug(key: str, value: str) -> str:
-    """Return a setting as a part of a folder's name."""
+    """Return a setting as part of a folder name."""
     name, plain = key.rpartition(".")[2], re.sub(r"[^\w.+-]+", "-", value).strip("-.")
     return plain if name == "name" else f"{name}-{plain}"
 
 
-def _check_there(run: Planned) -> None:
+def _check_existing(run: Planned) -> None:
+    """Check that the folder of a run is free, or has the same configuration."""
     if is_free(run.folder):
         return
-    there, wanted = _flat(RunFolder.open(run.folder).config), _flat(config.dump(run.config))
-    compared = (there.keys() | wanted.keys()) - (config.OPEN - wanted.keys())
-    changed = [key for key in sorted(compared) if there.get(key) != wanted.get(key)]
+    existing, wanted = _flat(_with_defaults(RunFolder.open(run.folder).config)), _flat(config.dump(run.config))
+    compared = (existing.keys() | wanted.keys()) - (config.OPEN - wanted.keys())
+    changed = [key for key in sorted(compared) if existing.get(key) != wanted.get(key)]
     if changed:
-        told = "; ".join(f"{key} is {there.get(key)!r} there, {wanted.get(key)!r} here" for key in changed[:5])
+        differences = "; ".join(
+            f"{key} is {existing.get(key)!r} there, {wanted.get(key)!r} here" for key in changed[:5]
+        )
         raise RunFolderError(
-            f"{run.folder} is of another configuration: {told}. Name another folder with --out, or remove that one"
+            f"{run.folder} has another configuration: {differences}. Choose another folder with --out, or remove this "
+            "one"
         )
 
 
+def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with the settings that later versions added; unchanged if it no longer parses."""
+    try:
+        return config.dump(config.parse(table))
+    except ConfigError:
+        return table
+
+
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings but those of [output] by their keys, such as "client.lr", as JSON holds them."""
     sections = {name: value if isinstance(value, dict) else {"": value} for name, value in table.items()}
     return {
         f"{name}.{key}".strip("."): value

@@ -1,4 +1,4 @@
-"""The commands that only look: audit, cost, report, config and presets."""
+"""The commands that do not train: audit, cost, report, config and presets."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from fedloru.report.profiles import CAPTION, table
 from fedloru.run import profiles
 from fedloru.run.plan import Plan, cohort
 from fedloru.run.summary import fedavg_bytes
+from fedloru.settings import short
 from fedloru.wire import KINDS, Traffic, cost_by_profile
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 CLIENTS, CLASSES = 20, 12
-"""The table of an audit shows so many clients and classes at most."""
+"""The maximum numbers of clients and of classes in the table of an audit."""
 
 
 @app.command()
 def audit(source: Source = None, overrides: Overrides = None) -> None:
-    """Show how the data comes to clients.
+    """Show how the data is partitioned over clients.
 
-    Before training: sizes, label skew, the labels of each client, and a hash of it all. A partition that is not
-    sound is refused, with all its problems.
+    Prints sizes, label skew, the labels of each client, and a hash of the partition. Nothing is trained. For an
+    invalid partition, prints all its problems.
     """
     from rich.console import Console
 
@@ -48,10 +49,10 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
 
 @app.command()
 def cost(source: Source = None, overrides: Overrides = None) -> None:
-    """Show the bytes of a run, without training.
+    """Show the bytes that a run would send, without training.
 
-    By the method's formula: by kind and direction, in total and for a round, and against FedAvg; where clients differ,
-    by profile too.
+    The bytes are computed by the method's formula, and shown by kind and direction, in total and per round, compared
+    with FedAvg and, if clients have different profiles, by profile.
     """
     from rich.console import Console
 
@@ -66,17 +67,17 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
         first_download=plan.sends_base,
     )
     console = Console()
-    each = [sum(account.values(), Traffic()) for account in accounts]
-    console.print(_bytes(each, sum(each, Traffic())))
+    by_round = [sum(account.values(), Traffic()) for account in accounts]
+    console.print(_bytes(by_round))
     for by_profile in _by_profile(plan, cohorts, accounts):
         console.print(by_profile)
-    for line in _compared(plan, each):
+    for line in _comparison(plan, by_round):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, finished or not.")]) -> None:
-    """Write the page of a run, report.html."""
+    """Write the HTML report of a run, report.html."""
     typer.echo(f"Report: {reports.write(folder)}")
 
 
@@ -84,14 +85,14 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
 def config(source: Source = None, overrides: Overrides = None) -> None:
     """Print the complete configuration as TOML.
 
-    Every default is included; a key that is missing has no value.
+    All defaults are included; keys without a value are omitted.
     """
     typer.echo(configs.text(configs.load(source, overrides or ())), nl=False)
 
 
 @app.command()
 def presets() -> None:
-    """List the configurations that come along."""
+    """List the presets, the configurations that come with fedloru."""
     known = configs.presets()
     for name, text in known.items():
         about = text.splitlines()[0].removeprefix("#").strip()
@@ -103,14 +104,14 @@ def _audit_facts(dataset: Dataset, scheme: str, checked: Audit) -> Iterator[tupl
     yield "scheme", scheme
     yield "clients", f"{checked.clients:,}"
     yield "training examples", f"{checked.examples:,}"
-    yield "examples on no client", f"{checked.unused:,}"
-    for name, spread in (("examples of a client", checked.sizes), ("tokens of a client", checked.tokens)):
+    yield "unassigned examples", f"{checked.unused:,}"
+    for name, spread in (("examples per client", checked.sizes), ("tokens per client", checked.tokens)):
         if spread is not None:
-            least, middle, most = spread
-            yield name, f"{least:,} to {most:,}, median {middle:,g}"
+            smallest, median, largest = spread
+            yield name, f"{smallest:,} to {largest:,}, median {median:,g}"
     if dataset.classes:
-        yield "label skew", f"{checked.skew:.3f} (0: all alike, 1: nothing in common)"
-        yield "classes of a client", f"{checked.classes:.1f} on average"
+        yield "label skew", f"{checked.skew:.3f} (0: equal distributions, 1: disjoint)"
+        yield "classes per client", f"{checked.classes:.1f} on average"
     yield from ((name, f"{count:,}") for name, count in dataset.notes.items())
 
 
@@ -129,9 +130,9 @@ def _labels(classes: tuple[str, ...], checked: Audit) -> Table:
     from rich.table import Table
 
     shown = classes[:CLASSES]
-    cut = [] if len(classes) <= CLASSES else [f"{len(classes) - CLASSES} more classes"]
-    cut += [] if checked.clients <= CLIENTS else [f"{checked.clients - CLIENTS:,} more clients"]
-    table = Table(box=box.SIMPLE_HEAD, title="examples of each class", caption=", ".join(cut) or None)
+    omitted = [] if len(classes) <= CLASSES else [f"{len(classes) - CLASSES} more classes"]
+    omitted += [] if checked.clients <= CLIENTS else [f"{checked.clients - CLIENTS:,} more clients"]
+    table = Table(box=box.SIMPLE_HEAD, title="examples by class", caption=", ".join(omitted) or None)
     for name in ("client", "all", *shown):
         table.add_column(name, justify="right")
     for client, counts in enumerate(checked.counts[:CLIENTS].tolist()):
@@ -139,33 +140,33 @@ def _labels(classes: tuple[str, ...], checked: Audit) -> Table:
     return table
 
 
-def _bytes(each: list[Traffic], total: Traffic) -> Table:
+def _bytes(by_round: list[Traffic]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"MB over {len(each):,} rounds")
+    total, rounds = sum(by_round, Traffic()), len(by_round)
+    table = Table(box=box.SIMPLE_HEAD, title=f"MB in {rounds:,} rounds")
     for name in ("", "down", "up", "both"):
         table.add_column(name, justify="right" if name else "left")
-    spent = [(kind, total.down[kind], total.up[kind]) for kind in KINDS]
-    for kind, down, up in [row for row in spent if row[1] or row[2]]:
+    by_kind = [(kind, total.down[kind], total.up[kind]) for kind in KINDS]
+    for kind, down, up in [row for row in by_kind if row[1] or row[2]]:
         table.add_row(kind.replace("_", " "), *_megabytes(down, up))
     table.add_section()
     table.add_row("total", *_megabytes(total.total("down"), total.total("up")), style="bold")
-    count = len(each)
-    table.add_row("a round, mean", *_megabytes(total.total("down") / count, total.total("up") / count))
+    table.add_row("mean per round", *_megabytes(total.total("down") / rounds, total.total("up") / rounds))
     return table
 
 
 def _by_profile(plan: Plan, cohorts: list[list[int]], accounts: list[dict[Profile, Traffic]]) -> Iterator[Table]:
-    """Yield the table of profiles, where clients differ."""
+    """Yield the table of profiles if clients have different ones."""
     from rich import box
     from rich.table import Table
 
-    each = [profiles.of_round(plan, chosen, spent) for chosen, spent in zip(cohorts, accounts, strict=True)]
-    told = profiles.of_run(plan, each)
-    if not told:
+    by_round = [profiles.of_round(plan, clients, spent) for clients, spent in zip(cohorts, accounts, strict=True)]
+    summary = profiles.of_run(plan, by_round)
+    if not summary:
         return
-    head, rows = table(told["profiles"])
+    head, rows = table(summary["profiles"])
     shown = Table(box=box.SIMPLE_HEAD, title="by profile", caption=CAPTION, caption_justify="left")
     for name in head:
         shown.add_column(name, justify="left" if name == head[0] else "right")
@@ -180,12 +181,12 @@ def _megabytes(down: float, up: float) -> list[str]:
     return [f"{count / 1e6:,.3f}" for count in (down, up, down + up)]
 
 
-def _compared(plan: Plan, each: list[Traffic]) -> list[str]:
-    total = sum(each, Traffic())
+def _comparison(plan: Plan, by_round: list[Traffic]) -> list[str]:
+    total = sum(by_round, Traffic())
     sent, fedavg = total.total("down") + total.total("up"), fedavg_bytes(plan, plan.rounds)
     return [
-        f"{plan.method.name} would send {units.megabytes(sent)}, FedAvg {units.megabytes(fedavg)}: "
-        f"{units.percent(sent / fedavg)} of it, {units.times(sent / fedavg)}.",
-        f"Counted for {plan.cohort:,} of {plan.clients:,} clients a round and the codec {plan.codec}; "
-        "the envelopes of messages come on top.",
+        f"{short(plan.method.name)} would send {units.megabytes(sent)}, and FedAvg {units.megabytes(fedavg)}: "
+        f"{units.percent(sent / fedavg)} of FedAvg's bytes, {units.times(sent / fedavg)}.",
+        f"Computed for {plan.cohort:,} of {plan.clients:,} clients per round and the codec {plan.codec}, "
+        "without the envelopes of messages.",
     ]

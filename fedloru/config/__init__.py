@@ -1,16 +1,17 @@
-"""The configuration: TOML in, all problems told at once, complete TOML out, and the plan that it stands for.
+"""The configuration: TOML in, all problems at once, complete TOML out, and the plan that it describes.
 
 ::
 
-    fields    kinds of values, in words     forms    sections that come in several forms
-    schema    all sections and keys         checks   what cannot be together
-    parse     table → Config                source   files, presets, overrides ↔ table
-    plan      Config → everything a run is made of
+    fields    what sections are made of       derive   sections from declarations
+    schema    all sections                    methods  [method] and the wrappers        forms   data, partitions, models
+    parse     table → Config                  checks   what cannot be set together
+    source    files, presets and overrides    plan     Config → everything a run is made of
 """
 
+from fedloru.config.derive import Forms
 from fedloru.config.parse import parse
 from fedloru.config.plan import OPEN, completed, plan
-from fedloru.config.schema import SECTIONS, Config, Forms, Top
+from fedloru.config.schema import SECTIONS, Config, Top
 from fedloru.config.source import DEMO, dump, load, presets, text
 
 __all__ = [

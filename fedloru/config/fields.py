@@ -1,71 +1,45 @@
-"""What the sections of a configuration are made of: the kinds that all settings have, and those only written here."""
+"""The base class of the sections of a configuration, and types that only sections use."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from fedloru.kinds import Betas, Count, Expected, Flag, NotNegative, Positive, Share, Whole, either, spoken, words
+from fedloru.settings import Expected, expectation
+from fedloru.settings.types import Fraction
 
-__all__ = [
-    "Alphas",
-    "Betas",
-    "Capacities",
-    "Count",
-    "Counts",
-    "Expected",
-    "Flag",
-    "Fraction",
-    "NotNegative",
-    "Positive",
-    "Ranks",
-    "Section",
-    "Share",
-    "Tau",
-    "Text",
-    "Texts",
-    "Whole",
-    "either",
-    "expected",
+Capacities = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Fraction],
+    Expected("a table from ranks, integers >= 1, to shares in (0, 1)"),
 ]
 
 
 class Section(BaseModel):
-    """A table of the configuration: no unknown keys, no coercion, never changed once made."""
+    """A table of the configuration: immutable, without unknown keys or type coercion."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
     )
 
+    if TYPE_CHECKING:  # the fields of most sections are derived from declarations
 
-def _tau(value: Any) -> Any:
-    cycles = value if isinstance(value, list) else [value]
-    whole = all(type(cycle) is int and cycle >= 1 for cycle in cycles)
-    if value != math.inf and not (cycles and whole):
-        raise ValueError("not an accumulation cycle")
-    return value
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1), Expected("a number between 0 and 1")]
-Text = Annotated[str, Field(min_length=1), Expected("a string")]
-Texts = Annotated[list[str], Expected("a list of strings")]
-Counts = Annotated[list[Count], Expected("a list of whole numbers from 1")]
-Ranks = Annotated[dict[str, Count], Expected("a table from globs to whole numbers from 1")]
-Alphas = Annotated[dict[str, Positive], Expected("a table from globs to numbers above 0")]
-Capacities = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Fraction],
-    Expected("a table from ranks, whole numbers from 1, to shares between 0 and 1"),
-]
-Tau = Annotated[
-    int | float | list[int],
-    PlainValidator(_tau),
-    Expected("a whole number of rounds from 1, a list of them, or inf"),
-]
+        def __getattr__(self, name: str) -> Any:
+            """Return a setting."""
 
 
 def expected(field: FieldInfo) -> str:
-    """Return in words what a setting may be."""
-    return words(field.metadata) or spoken(field.annotation)
+    """Return the phrase for the expected values of a setting."""
+    return next((item.text for item in field.metadata if hasattr(item, "text")), "") or expectation(field.annotation)
+
+
+def shown(value: Any) -> str:
+    """Return a value as TOML writes it, cut to 80 characters."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""From a table, as TOML gives it, to a ``Config``: every problem is found before any is told."""
+"""Parse a table, as read from TOML, into a ``Config``; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -9,104 +9,109 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedloru.config.checks import conflicts
-from fedloru.config.fields import Section, either, expected
-from fedloru.config.forms import NaturalPartition
-from fedloru.config.schema import OWN_MODEL, PREFIXES, SECTIONS, Config, Forms, Top
+from fedloru.config.derive import Forms
+from fedloru.config.fields import Section, expected, shown
+from fedloru.config.schema import SECTIONS, Config, Top
 from fedloru.errors import ConfigError, did_you_mean
+from fedloru.settings import one_of
+from fedloru.settings.table import SYNTAX
 
 Table = Mapping[str, Any]
 
 TOP = ""
-_ALL: dict[str, Forms] = {TOP: Forms("", {"": Top}), **SECTIONS}
+_FORMS: dict[str, Forms] = {TOP: Forms("", {"": Top}), **SECTIONS}
 
 
 def parse(table: Table, source: str = "the configuration") -> Config:
     """Return ``table`` as a complete configuration; ``source`` names it in messages.
 
     Raises:
-        ConfigError: unknown keys, wrong types, values out of range, settings that contradict each other: all of them.
+        ConfigError: there are unknown keys, wrong types, values out of range, or settings that contradict each other;
+            the message lists all of them.
     """
     tables = {TOP: {key: value for key, value in table.items() if key not in SECTIONS}}
     tables |= {name: table.get(name, {}) for name in SECTIONS}
     valid: dict[str, Section] = {}
     problems: list[str] = []
-    for name, given in tables.items():
-        found = _section(name, given)
-        if isinstance(found, Section):
-            valid[name] = found
+    for name, values in tables.items():
+        parsed = _section(name, values)
+        if isinstance(parsed, Section):
+            valid[name] = parsed
         else:
-            problems += found
+            problems += parsed
     problems += conflicts(valid)
     if problems:
         raise ConfigError(problems, source)
-    config = Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section was made by its own form
-    return _with_key(config)
+    config = Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section is an instance of one of its forms
+    return _with_client_column(config)
 
 
-def _with_key(config: Config) -> Config:
-    """Keep the column that tells clients apart, where the data does not name it among its columns."""
+def _with_client_column(config: Config) -> Config:
+    """Add the column that defines the clients of a natural partition to the columns that are loaded."""
     data, partition = config.data, config.partition
-    kept: list[str] = getattr(data, "columns", [])
-    if not isinstance(partition, NaturalPartition) or partition.key in kept:
+    columns: list[str] = getattr(data, "columns", [])
+    if partition.scheme != "natural" or partition.key in columns:
         return config
-    return config._replace(data=data.model_copy(update={"columns": [*kept, partition.key]}))
+    return config._replace(data=data.model_copy(update={"columns": [*columns, partition.key]}))
 
 
 def _section(name: str, table: Any) -> Section | list[str]:
+    """Return the parsed section, or its problems."""
     if not isinstance(table, Mapping):
-        return [f"{name} is {_shown(table)}, expected a table of settings, [{name}]"]
-    forms = _ALL[name]
-    asked = forms.named(table)
-    form = forms.find(asked)
+        return [f"{name} is {shown(table)}, expected a table of settings, [{name}]"]
+    forms = _FORMS[name]
+    selected = forms.named(table)
+    form = forms.find(selected)
     if form is None:
-        return [_no_form(name, forms, asked)]
+        return [_no_form(name, forms, selected)]
     try:
         return form.model_validate(table)
     except ValidationError as error:
-        return list(dict.fromkeys(_sentence(name, form, table, problem) for problem in error.errors()))
+        return list(dict.fromkeys(_message(name, form, table, details) for details in error.errors()))
 
 
-def _no_form(name: str, forms: Forms, asked: Any) -> str:
-    names = [option for option in forms.by_name if option not in PREFIXES]
-    hint = did_you_mean(get_close_matches(str(asked), names, n=1))
-    own = " (or python:package.module:function, or hf:FOLDER)" if OWN_MODEL in forms.by_name else ""
-    return f"{name}.{forms.key} is {_shown(asked)}, expected {either(names)}{own}{hint}"
+def _no_form(name: str, forms: Forms, selected: Any) -> str:
+    hint = did_you_mean(get_close_matches(str(selected), forms.by_name, n=1))
+    others = [SYNTAX] * (forms.reference is not None) + [f"or {prefix}FOLDER" for prefix in forms.prefixes]
+    more = f" ({', '.join(others)})" if others else ""
+    return f"{name}.{forms.key} is {shown(selected)}, expected {one_of(forms.by_name)}{more}{hint}"
 
 
-def _sentence(name: str, form: type[Section], table: Table, error: Any) -> str:
-    key = str(error["loc"][0])
-    if error["type"] == "extra_forbidden":
+def _message(name: str, form: type[Section], table: Table, details: Any) -> str:
+    """Return the message for an error of pydantic."""
+    key = str(details["loc"][0])
+    if details["type"] == "extra_forbidden":
         return _unknown(name, form, key, table[key])
     wanted = expected(form.model_fields[key])
     if key not in table:
-        return f"{_path(name, key)} is missing: {_asked(name, table)} needs it, expected {wanted}"
-    return f"{_path(name, key)} is {_shown(table[key])}, expected {wanted}"
+        return f"{_path(name, key)} is missing: {_selection(name, table)} requires it, expected {wanted}"
+    return f"{_path(name, key)} is {shown(table[key])}, expected {wanted}"
 
 
-def _asked(name: str, table: Table) -> str:
-    forms = _ALL[name]
+def _selection(name: str, table: Table) -> str:
+    forms = _FORMS[name]
     return f"{name}.{forms.key} = '{forms.named(table)}'"
 
 
 def _unknown(name: str, form: type[Section], key: str, value: Any) -> str:
-    path, forms = _path(name, key), _ALL[name]
-    if owners := [other for other, fields in forms.by_name.items() if key in fields.model_fields]:
-        return f"{path} is set, but only {name}.{forms.key} = {either(owners)} takes it: leave it out"
+    path, forms = _path(name, key), _FORMS[name]
+    if owners := [other for other, fields in forms.all.items() if key in fields.model_fields]:
+        return f"{path} is set, but only {name}.{forms.key} = {one_of(owners)} has this setting: remove it"
     if near := list(_nearest(name, form, key, isinstance(value, Mapping))):
         return f"{path} is not a setting{did_you_mean(near)}"
-    what = f"those of [{name}]" if name else "those at the top"
-    return f"{path} is not a setting; {what} are {', '.join(_known(name, form))}"
+    place = f"[{name}] has" if name else "the top level has"
+    return f"{path} is not a setting; {place} {', '.join(_known(name, form))}"
 
 
 def _nearest(name: str, form: type[Section], key: str, is_table: bool) -> Iterator[str]:
-    """Yield what may be meant: the same key elsewhere, or else the nearest one here, or else the nearest of all."""
+    """Yield suggestions: the same key in other sections, or the most similar key in this one, or in any."""
     if is_table:
         yield from get_close_matches(key, SECTIONS, n=1)
         return
     everywhere = {
         _path(section, field): field
-        for section, forms in _ALL.items()
-        for known in forms.by_name.values()
+        for section, forms in _FORMS.items()
+        for known in forms.all.values()
         for field in known.model_fields
     }
     here = [] if key in everywhere.values() else get_close_matches(key, form.model_fields, n=1)
@@ -120,8 +125,3 @@ def _known(name: str, form: type[Section]) -> list[str]:
 
 def _path(section: str, key: str) -> str:
     return f"{section}.{key}" if section else key
-
-
-def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,99 +1,98 @@
-"""From a configuration to everything a run is made of; whatever cannot be made is refused here."""
+"""The plan that a configuration describes: data, partition, model, method and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from fedloru import hf, models
 from fedloru import net as nets
-from fedloru.config.forms import LanguageModel, NoServer, TextData
-from fedloru.config.schema import Config
-from fedloru.config.text import language_net, texts, writing
+from fedloru.config.methods import assembled
+from fedloru.config.schema import CAPACITIES, Config
+from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.method import Method, Profile
-from fedloru.methods import METHODS, clip, prox, scaffold, server_opt
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
-from fedloru.run.plan import Plan, check
-from fedloru.tree import Params
+from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_table
 
 EVERY = ["*"]
-"""The layers that get factors where nobody says."""
+"""The layers that get factors by default."""
+
 OPEN = frozenset({"lowrank.targets", "wire.first_download", "output.increments"})
-"""The settings that depend on the model where they are left out."""
+"""The settings whose defaults depend on the model."""
 
 
 def plan(config: Config) -> Plan:
-    """Load the data, part and audit it, and make the model and the method.
+    """Load the data, partition and audit it, and create the model and the method.
 
     Raises:
-        FedloruError: the data, the partition, the model or the method cannot be made as configured.
+        FedloruError: the data, the partition, the model or the method cannot be created as configured.
     """
     dataset, partition = split(config)
     audited(dataset, partition)
-    net, made = parts(config, dataset, len(partition.train))
-    recipe = Recipe(**dict(config.client))
+    net, method = parts(config, dataset, len(partition.train))
+    recipe = recipe_of(config)
     try_out(net, dataset, partition, recipe)
-    whole = Plan(
+    made = Plan(
         net,
-        made,
+        method,
         dataset,
         partition,
-        config.rounds,
-        config.cohort.size,
-        recipe,
-        config.seed,
-        cohort_seed=config.cohort.seed,
-        engine=config.engine.name,
-        chunk=config.engine.chunk,
-        path=config.engine.path,
-        device=config.engine.device,
-        codec=config.wire.codec,
-        round_trip=config.wire.round_trip,
-        first_download=config.wire.first_download is not False,
+        recipe=recipe,
         profiles=_profiles(config, partition),
-        eval_every=config.eval.every,
-        eval_clients=config.eval.clients,
-        diagnostics=config.eval.diagnostics,
         eval_hook=_eval_hook(config, dataset),
-        checkpoint_every=config.output.checkpoint_every,
-        increments=config.output.increments,
+        **run_settings(config),
     )
-    check(whole)
-    return whole
+    check(made)
+    return made
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Return the settings of local training."""
+    return Recipe(**config.client.model_dump())
+
+
+def run_settings(config: Config) -> dict[str, Any]:
+    """Return the settings of a run by their keywords in ``Plan``."""
+    return {name: _value(config, key) for name, (key, _) in keyed_settings().items()}
+
+
+def _value(config: Config, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
 
 
 def completed(config: Config, plan: Plan) -> Config:
-    """Return ``config`` with the settings of ``OPEN``, where it leaves them to the model, as ``plan`` has them."""
-    lowrank, wire = config.lowrank, config.wire.model_copy(update={"first_download": plan.sends_base})
-    if lowrank.targets is None and plan.method.low_rank:
-        usual = hf.usual_targets(plan.net.model) if isinstance(config.model, LanguageModel) else EVERY
-        lowrank = lowrank.model_copy(update={"targets": usual})
-    output = config.output.model_copy(update={"increments": plan.keeps_increments})
+    """Return ``config`` with the model-dependent defaults of ``OPEN`` filled in from ``plan``."""
+    lowrank, settings = config.lowrank, settings_table(plan)
+    if lowrank.targets is None and plan.method.traits.low_rank:
+        targets = hf.usual_targets(plan.net.model) if is_language_model(config.model) else EVERY
+        lowrank = lowrank.model_copy(update={"targets": targets})
+    wire = config.wire.model_copy(update={"first_download": settings["wire"]["first_download"]})
+    output = config.output.model_copy(update={"increments": settings["output"]["increments"]})
     return config._replace(lowrank=lowrank, wire=wire, output=output)
 
 
 def parts(config: Config, dataset: Dataset, clients: int) -> tuple[Net, Method]:
-    """Make the model and the method; of a language model's data set, the classes alone are needed.
+    """Create the model and the method; for a language model, only the classes of ``dataset`` are used.
 
     Raises:
-        FedloruError: one of them cannot be made as configured.
+        FedloruError: one of them cannot be created as configured.
     """
-    made = _method(config, clients)
-    return _net(config, made, dataset), made
+    method = assembled(config._asdict(), recipe_of(config), clients)
+    return _net(config, method, dataset), method
 
 
 def split(config: Config) -> tuple[Dataset, Partition]:
-    """Load the data, and part it over clients.
+    """Load the data and partition it.
 
     Raises:
-        DataError: the data is missing or malformed, or cannot be parted as configured.
+        DataError: the data is missing or malformed, or cannot be partitioned as configured.
     """
     dataset = examples(config)
     settings = config.partition.model_dump(exclude={"seed"})
@@ -101,59 +100,50 @@ def split(config: Config) -> tuple[Dataset, Partition]:
 
 
 def audited(dataset: Dataset, partition: Partition) -> Audit:
-    """Return the audit of ``partition`` by its own settings.
+    """Return the audit of ``partition``, by the requirements in its settings.
 
     Raises:
-        PartitionError: it is not sound; all its problems are listed.
+        PartitionError: the partition is invalid; all its problems are listed.
     """
-    asked = {key: partition.settings[key] for key in ("min_examples", "allow_unused") if key in partition.settings}
-    return audit(dataset, partition, **asked)
+    required = {key: partition.settings[key] for key in ("min_examples", "allow_unused") if key in partition.settings}
+    return audit(dataset, partition, **required)
 
 
 def examples(config: Config) -> Dataset:
     """Load the data.
 
     Raises:
-        DataError: it is missing or malformed.
+        DataError: the data is missing or malformed.
     """
-    if isinstance(config.data, TextData) and isinstance(config.model, LanguageModel):
+    if is_text(config.data) and is_language_model(config.model):
         return texts(config.data, config.model)
     return load(**config.data.model_dump())
 
 
-def _eval_hook(config: Config, dataset: Dataset) -> Callable[[Net, Params], dict[str, Any]] | None:
-    if isinstance(config.model, LanguageModel) and config.eval.generations:
-        return writing(config.eval, config.model, dataset, config.data.seed)
+def _eval_hook(config: Config, dataset: Dataset) -> EvalHook | None:
+    if is_language_model(config.model) and config.eval.generations:
+        return generation_hook(config.eval, config.model, dataset, config.data.seed)
     return None
 
 
-def _seed(config: Config, own: int | None) -> int:
-    return config.seed if own is None else own
+def _seed(config: Config, seed: int | None) -> int:
+    """Return the seed of a section, which defaults to the seed of the run."""
+    return config.seed if seed is None else seed
 
 
-def _method(config: Config, clients: int) -> Method:
-    chosen, server = config.method, config.server
-    made = METHODS[chosen.name](**chosen.model_dump(exclude={"name", "prox", "clip", "scaffold"}))
-    if chosen.prox is not None:
-        made = prox(made, mu=chosen.prox)
-    if not isinstance(server, NoServer):
-        made = server_opt(made, **dict(server))
-    if chosen.scaffold:
-        made = scaffold(made, lr=config.client.lr, clients=clients)
-    if chosen.clip is not None:
-        made = clip(made, norm=chosen.clip)
-    return made
-
-
-def _net(config: Config, made: Method, dataset: Dataset) -> Net:
-    if isinstance(config.model, LanguageModel):
-        lowrank, seed = config.lowrank if made.low_rank else None, _seed(config, config.model.seed)
-        return language_net(config.model, lowrank, dataset.classes, seed)
+def _net(config: Config, method: Method, dataset: Dataset) -> Net:
+    if is_language_model(config.model):
+        lowrank = _lowrank(config) if method.traits.low_rank else None
+        return language_net(config.model, lowrank, dataset.classes, _seed(config, config.model.seed))
     model = _model(config, dataset)
-    if made.low_rank:
-        settings = config.lowrank.model_dump(exclude={"capacities"}) | {"targets": config.lowrank.targets or EVERY}
-        return nets.attach(model, **settings)
+    if method.traits.low_rank:
+        return nets.attach(model, **_lowrank(config))
     return nets.make(model)
+
+
+def _lowrank(config: Config) -> dict[str, Any]:
+    """Return the settings of factors, as ``attach`` takes them."""
+    return config.lowrank.model_dump(exclude={CAPACITIES.name})
 
 
 def _profiles(config: Config, partition: Partition) -> tuple[Profile, ...]:
@@ -164,7 +154,7 @@ def _profiles(config: Config, partition: Partition) -> tuple[Profile, ...]:
 def _model(config: Config, dataset: Dataset) -> nn.Module:
     channels, *pixels = dataset.train["x"].shape[1:]
     if len(set(pixels)) > 1:
-        raise ModelError(f"the images of {dataset.name!r} have {pixels[0]}×{pixels[1]} pixels: make them square")
+        raise ModelError(f"the images of {dataset.name!r} have {pixels[0]}×{pixels[1]} pixels, expected square images")
     name, settings = config.model.name, config.model.model_dump(exclude={"name", "seed"})
     try:
         return models.build(
@@ -177,5 +167,5 @@ def _model(config: Config, dataset: Dataset) -> nn.Module:
         )
     except FedloruError:
         raise
-    except Exception as error:  # the user's own code may raise anything
-        raise ModelError(f"{name} failed: {traced(error)}; mend it") from error
+    except Exception as error:  # user code may raise anything
+        raise ModelError(f"{name} failed: {traced(error)}; fix it") from error

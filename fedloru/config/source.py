@@ -1,4 +1,4 @@
-"""Where a configuration comes from, a file or a preset and what overrides it, and how it is written back."""
+"""Load a configuration from a file or a preset with overrides, and write it as TOML."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 
 import tomli_w
 
+from fedloru.config.derive import Forms
+from fedloru.config.fields import Section
 from fedloru.config.parse import parse
 from fedloru.config.schema import SECTIONS, Config
 from fedloru.errors import ConfigError, choices
+from fedloru.settings import PREFIX, When
 
 DEMO = "demo"
 
@@ -23,21 +26,22 @@ Table = dict[str, Any]
 def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a TOML file or of a preset (None: the demo), changed by ``key=value`` overrides.
 
-    A value is read as TOML, or as a plain string where it is none. An override that chooses another method, model,
-    scheme, source or rule leaves out what the file sets for the old one alone.
+    A value is read as TOML, or as a plain string if it is not valid TOML. If an override selects another method, model,
+    scheme, source, rule or optimizer, settings in the file that only the old one has are dropped.
 
     Raises:
-        ConfigError: there is no such file or preset, it is not TOML, or it has problems, all of which are listed.
+        ConfigError: the file or preset does not exist, is not valid TOML, or has problems; the message lists all of
+            them.
     """
     name = str(source or DEMO)
     table = _read(name)
     changes = _overrides(overrides)
     default = {"output": {"dir": f"runs/{Path(name).stem}"}}
-    return parse(_merge(default, _merge(_kept(table, changes), changes)), name)
+    return parse(_merge(default, _merge(_without_replaced(table, changes), changes)), name)
 
 
 def dump(config: Config) -> Table:
-    """Return ``config`` as a table with every default; what has no value is left out. ``parse`` reads it back."""
+    """Return ``config`` as a table with all defaults, without None; ``parse`` returns an equal configuration."""
     sections: Table = {}
     for name, forms in SECTIONS.items():
         section = getattr(config, name).model_dump(exclude_none=True)
@@ -52,8 +56,8 @@ def text(config: Config) -> str:
 
 def presets() -> dict[str, str]:
     """Return the presets that come with fedloru: name and TOML text."""
-    found = (files("fedloru") / "presets").iterdir()
-    toml = sorted((Path(file.name).stem, file.read_text("utf-8")) for file in found if file.name.endswith(".toml"))
+    entries = (files("fedloru") / "presets").iterdir()
+    toml = sorted((Path(file.name).stem, file.read_text("utf-8")) for file in entries if file.name.endswith(".toml"))
     return dict(toml)
 
 
@@ -92,20 +96,40 @@ def _override(override: str) -> Table:
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> Table:
-    """Return ``old`` with ``new`` over it, table by table."""
+    """Return ``old`` updated with ``new``; tables in both are merged recursively."""
     merged = dict(old)
     for key, value in new.items():
-        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        both_tables = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
     return merged
 
 
-def _kept(table: Table, changes: Table) -> Table:
-    """Leave out the settings of a form, such as a method, in whose place ``changes`` puts another."""
+def _without_replaced(table: Table, changes: Table) -> Table:
+    """Return ``table`` without the settings that belong only to a form, or only apply to a value, that changes."""
     kept = dict(table)
     for name, forms in SECTIONS.items():
         old, new = table.get(name), changes.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and (form := forms.find(new.get(forms.key))):
-            others = {key for other in forms.by_name.values() for key in other.model_fields}
-            kept[name] = {key: value for key, value in old.items() if key in form.model_fields or key not in others}
+        if isinstance(old, dict) and isinstance(new, dict):
+            form = forms.find(forms.named(old | new))
+            if form is not None:
+                unused = _of_others(forms, old, new) - form.model_fields.keys() if forms.key in new else set()
+                kept[name] = {key: value for key, value in old.items() if key not in unused | _unused(form, new)}
     return kept
+
+
+def _of_others(forms: Forms, old: Table, new: Table) -> set[str]:
+    """Return the settings that belong to a form; those of a function are whatever ``old`` sets for it."""
+    known = {key for form in forms.all.values() for key in form.model_fields}
+    before = str(forms.named(old))
+    return known | set(old) if before.startswith(PREFIX) and before != forms.named(new) else known
+
+
+def _unused(form: type[Section], changes: Table) -> set[str]:
+    """Return the settings that have no effect any longer, because ``changes`` sets what they depend on."""
+    conditions = {
+        key: when
+        for key, field in form.model_fields.items()
+        for when in field.metadata
+        if isinstance(when, When) and when.key in changes
+    }
+    return {key for key, when in conditions.items() if changes[when.key] not in when.values}

@@ -1,4 +1,4 @@
-"""Try a model out on a client's examples before anything is written: what would fail in a round is told now."""
+"""A trial of a model on a few examples before a run writes anything: errors of a round are raised early."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger("fedloru")
 
 
 def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) -> None:
-    """Evaluate one example and train on two, and on one where a client comes to that; the model stays as it is.
+    """Evaluate the model on one example, and train it on two, and on one if a client ends an epoch with one.
 
-    A language model is tried out on the longest text, and on texts of a client.
+    The model is not changed. A language model is evaluated on the longest text, and trained on texts of a client.
 
     Raises:
-        ModelError: the model fails, its outputs or losses have another shape than is needed, or it cannot learn.
-        DataError: the examples cannot be augmented as asked.
+        ModelError: the model fails, its outputs or losses have the wrong shape, or it cannot learn.
+        DataError: the examples cannot be augmented as configured.
     """
     largest = max(partition.train, key=len)
     first = by_length(dataset.train)[:1] if "length" in dataset.train else largest[:1]
@@ -36,7 +36,7 @@ def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) ->
         _train(net, dataset, _batch(dataset, largest[:2], recipe), "")
     for client, rows in enumerate(partition.train):
         if _ends_with_one(len(rows), recipe):
-            _train(net, dataset, _batch(dataset, rows[:1], recipe), f", which client {client} ends an epoch with")
+            _train(net, dataset, _batch(dataset, rows[:1], recipe), f", with which client {client} ends an epoch")
             return
 
 
@@ -46,42 +46,42 @@ def _batch(dataset: Dataset, rows: Tensor, recipe: Recipe) -> Examples:
 
 
 def _ends_with_one(examples: int, recipe: Recipe) -> bool:
-    """Say whether a client with so many examples takes a local step on one of them alone."""
+    """Return whether a client with this number of examples takes a local step on a single one."""
     batches = -(-examples // recipe.batch_size)
-    alone = examples - (batches - 1) * recipe.batch_size == 1
-    return alone and (recipe.steps is None or recipe.steps >= batches)
+    single = examples - (batches - 1) * recipe.batch_size == 1
+    return single and (recipe.steps is None or recipe.steps >= batches)
 
 
 def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
     name, first = next(iter(batch.items()))
-    about = f"an example of {dataset.name!r}, {name} of shape {tuple(first.shape)}"
+    subject = f"an example of {dataset.name!r}, {name} of shape {tuple(first.shape)}"
     try:
         with torch.no_grad(), nets.mode(net, False), forked(first.device):
             outputs = nets.forward(net, _copies(net), batch)
-    except Exception as error:  # the user's own code may raise anything
-        reason = _told(error, "Choose another model, or other settings")
-        raise ModelError(f"the model cannot take {about}: {reason}") from error
+    except Exception as error:  # user code may raise anything
+        reason = _reason(error, "Choose another model, or other settings")
+        raise ModelError(f"the model cannot be evaluated on {subject}: {reason}") from error
     wanted = (1, len(dataset.classes))
     if net.score is None and getattr(outputs, "shape", None) != wanted:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ModelError(f"the model makes {got} of {about}, but one score for each class is needed, {wanted}")
+        raise ModelError(f"the model returns {got} for {subject}, expected one score per class, {wanted}")
 
 
 def _train(net: Net, dataset: Dataset, batch: Examples, whose: str) -> None:
     count = size(batch)
-    about = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
+    subject = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
     tensors = _copies(net)
     leaves = {key: tensors[key].requires_grad_() for key in sorted(net.trainable)}
     try:
-        with nets.mode(net, True), forked(next(iter(batch.values())).device), nets.holding(net, tensors):
-            each = nets.held_losses(net, batch)
+        with nets.mode(net, True), forked(next(iter(batch.values())).device), nets.use_tensors(net, tensors):
+            each = nets.compute_losses(net, batch)
             if each.requires_grad:
                 backward(each.mean())
-    except Exception as error:  # the user's own code may raise anything
-        reason = _told(error, "Mend it, or choose another model")
-        raise ModelError(f"the model cannot train on {about}: {reason}") from error
+    except Exception as error:  # user code may raise anything
+        reason = _reason(error, "Fix it, or choose another model")
+        raise ModelError(f"the model cannot be trained on {subject}: {reason}") from error
     if not bool(each.isfinite().all()):
-        raise ModelError(f"the untrained model has losses of {each.tolist()} on {about}: mend the model, or the data")
+        raise ModelError(f"the untrained model has losses of {each.tolist()} on {subject}: fix the model or the data")
     _check_gradients({key: leaf.grad for key, leaf in leaves.items()})
 
 
@@ -89,11 +89,11 @@ def _check_gradients(gradients: dict[str, Tensor | None]) -> None:
     without = [key for key, gradient in gradients.items() if gradient is None]
     if len(without) == len(gradients):
         raise ModelError(
-            f"no gradient reaches what is trained ({', '.join(without)}): the forward pass detaches it, runs under "
-            "no_grad, or is checkpointed with use_reentrant=True from its first layer on. Mend the model"
+            f"no gradient reaches the trained tensors ({', '.join(without)}): the forward pass detaches them, runs "
+            "under no_grad, or is checkpointed with use_reentrant=True from its first layer on. Fix the model"
         )
     if without:
-        log.warning("no gradient reaches %s: they learn nothing from any example", ", ".join(without))
+        log.warning("no gradient reaches %s, so they are not trained", ", ".join(without))
 
 
 def _copies(net: Net) -> tree.Params:
@@ -101,5 +101,5 @@ def _copies(net: Net) -> tree.Params:
     return nets.constants(net, nets.unshared(net, net.params | net.buffers | trained))
 
 
-def _told(error: Exception, cure: str) -> str:
-    return str(error) if isinstance(error, FedloruError) else f"{traced(error)}. {cure}"
+def _reason(error: Exception, hint: str) -> str:
+    return str(error) if isinstance(error, FedloruError) else f"{traced(error)}. {hint}"

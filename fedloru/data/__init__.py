@@ -6,14 +6,15 @@ a client's rows into the batches of a round, and ``fetch`` reads one.
 
 from fedloru.data.audit import Audit, audit
 from fedloru.data.batches import Schedule, fetch, schedule
+from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
-from fedloru.data.make import SCHEMES
 from fedloru.data.make import make as make_partition
 from fedloru.data.partition import Partition
 from fedloru.data.partition import load as load_partition
 from fedloru.data.partition import table as partition_table
+from fedloru.data.raw import Raw, Rows
 from fedloru.data.schemes import dirichlet, iid, natural, shards
-from fedloru.data.sources import SOURCES, load, synthetic
+from fedloru.data.sources import load, synthetic
 
 __all__ = [
     "SCHEMES",
@@ -22,6 +23,8 @@ __all__ = [
     "Dataset",
     "Examples",
     "Partition",
+    "Raw",
+    "Rows",
     "Schedule",
     "audit",
     "by_length",

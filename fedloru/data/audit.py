@@ -1,4 +1,4 @@
-"""The audit of a partition: nothing twice, nothing lost, nobody empty, and how skewed it is."""
+"""Audit of a partition: every example assigned once, no empty clients, and how skewed the clients are."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ from fedloru.errors import PartitionError
 
 
 class Audit(NamedTuple):
-    """What a sound partition looks like; all but ``unused`` and ``hash`` describe training examples."""
+    """Statistics of a valid partition; all but ``unused`` and ``hash`` describe training examples."""
 
     clients: int
     examples: int
     unused: int
-    """Training examples of the data set that are on no client, neither to train nor to test."""
+    """Training examples of the data set that no client holds, neither for training nor for testing."""
     sizes: tuple[int, float, int]
-    """Examples of a client: the least, the median, the most."""
+    """Examples per client: minimum, median, maximum."""
     skew: float
-    """Mean total-variation distance between the classes of a client and those of the data set, from 0 to 1."""
+    """Mean total variation distance between the class distributions of a client and of the data set, from 0 to 1."""
     classes: float
-    """Mean number of classes on a client."""
+    """Mean number of classes per client."""
     hash: str
     counts: Tensor
-    """(K, classes) int64: examples of each class on each client; one column where examples have no class."""
+    """(K, classes) int64: examples per client and class; a single column if examples have no class."""
     tokens: tuple[int, float, int] | None = None
-    """Tokens of a client's texts: the least, the median, the most."""
+    """Tokens per client, for texts: minimum, median, maximum."""
 
 
 def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_unused: bool = False) -> Audit:
-    """Describe ``partition``, or refuse it.
+    """Check ``partition`` and return its statistics.
 
-    ``min_examples`` is the least a client may hold, to train and to test together; ``allow_unused`` accepts
-    examples on no client.
+    Args:
+        dataset: the data set that was partitioned.
+        partition: the partition to check.
+        min_examples: minimum number of examples per client, training and test examples together.
+        allow_unused: accept examples that no client holds.
 
     Raises:
-        PartitionError: it is not sound; all its problems are listed, with the clients.
+        PartitionError: the partition is not valid; the message lists all problems and the clients they affect.
     """
-    rows = size(dataset.train)
-    problems = list(_problems(partition, rows, min_examples, allow_unused))
+    total = size(dataset.train)
+    problems = list(_problems(partition, total, min_examples, allow_unused))
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise PartitionError(f"the {partition.scheme} partition of {dataset.name!r} is not sound:\n{lines}")
-    sizes = [len(own) for own in partition.train]
+        raise PartitionError(f"the {partition.scheme} partition of {dataset.name!r} is not valid:\n{lines}")
+    sizes = [len(rows) for rows in partition.train]
     length = dataset.train.get("length")
     counts = _counts(dataset, partition.train)
     return Audit(
         clients=len(sizes),
         examples=sum(sizes),
-        unused=rows - sum(len(own) for own in partition.train + partition.test),
+        unused=total - sum(len(rows) for rows in partition.train + partition.test),
         sizes=_spread(sizes),
         skew=_skew(dataset, counts),
         classes=float((counts > 0).sum(1).double().mean()),
         hash=digest(partition),
         counts=counts,
-        tokens=None if length is None else _spread([int(length[own].sum()) for own in partition.train]),
+        tokens=None if length is None else _spread([int(length[rows].sum()) for rows in partition.train]),
     )
 
 
@@ -68,44 +71,47 @@ def _spread(sizes: list[int]) -> tuple[int, float, int]:
     return min(sizes), float(median(sizes)), max(sizes)
 
 
-def _problems(partition: Partition, rows: int, min_examples: int, allow_unused: bool) -> Iterator[str]:
+def _problems(partition: Partition, total: int, min_examples: int, allow_unused: bool) -> Iterator[str]:
     clients = len(partition.train)
     if not clients:
         yield "it has no clients"
         return
     if len(partition.test) not in (0, clients):
-        yield f"{clients} clients train, but {len(partition.test)} test; give every client a test set, or none"
-    held, owner = _holdings(partition)
-    inside = (held >= 0) & (held < rows)
-    times = torch.bincount(held[inside], minlength=rows)
-    yield from _outside(held[~inside], owner[~inside], rows)
-    yield from _twice(held[inside], owner[inside], times)
-    if not allow_unused and (lost := _where(times == 0)):
-        yield f"{len(lost)} examples are on no client (rows {listed(lost)}); set allow_unused if that is meant"
-    yield from _small(partition, torch.bincount(owner, minlength=clients), min_examples)
-
-
-def _outside(held: Tensor, owner: Tensor, rows: int) -> Iterator[str]:
-    if len(held):
-        clients = sorted(set(owner.tolist()))
         yield (
-            f"rows {listed(sorted(set(held.tolist())))} on clients {listed(clients)} are not among 0 to {rows - 1}; "
-            "the partition belongs to other data"
+            f"there are {clients} training sets, but {len(partition.test)} test sets; "
+            "give every client a test set, or none"
+        )
+    rows, owners = _assignments(partition)
+    in_range = (rows >= 0) & (rows < total)
+    uses = torch.bincount(rows[in_range], minlength=total)
+    yield from _out_of_range(rows[~in_range], owners[~in_range], total)
+    yield from _duplicates(rows[in_range], owners[in_range], uses)
+    if not allow_unused and (unused := _where(uses == 0)):
+        yield f"{len(unused)} examples are assigned to no client (rows {listed(unused)}); set allow_unused to allow it"
+    yield from _too_small(partition, torch.bincount(owners, minlength=clients), min_examples)
+
+
+def _out_of_range(rows: Tensor, owners: Tensor, total: int) -> Iterator[str]:
+    if len(rows):
+        invalid, clients = sorted(set(rows.tolist())), sorted(set(owners.tolist()))
+        yield (
+            f"rows {listed(invalid)} of clients {listed(clients)} are not in the range 0 to {total - 1}; "
+            "the partition was made for other data"
         )
 
 
-def _twice(held: Tensor, owner: Tensor, times: Tensor) -> Iterator[str]:
-    if rows := _where(times > 1):
-        clients = sorted(set(owner[times[held] > 1].tolist()))
+def _duplicates(rows: Tensor, owners: Tensor, uses: Tensor) -> Iterator[str]:
+    if duplicates := _where(uses > 1):
+        clients = sorted(set(owners[uses[rows] > 1].tolist()))
         yield (
-            f"{len(rows)} examples are given out more than once (rows {listed(rows)}), on clients {listed(clients)}; "
-            "give each to one client, to train or to test"
+            f"{len(duplicates)} examples are assigned more than once (rows {listed(duplicates)}), "
+            f"to clients {listed(clients)}; assign each to one client, for training or for testing"
         )
 
 
-def _small(partition: Partition, sizes: Tensor, min_examples: int) -> Iterator[str]:
+def _too_small(partition: Partition, sizes: Tensor, min_examples: int) -> Iterator[str]:
     if empty := [client for client, rows in enumerate(partition.train) if not len(rows)]:
-        yield f"clients {listed(empty)} have nothing to train on; leave them out, or use fewer clients"
+        yield f"clients {listed(empty)} have no training examples; remove them, or use fewer clients"
     if small := _where(sizes < min_examples):
         yield f"clients {listed(small)} have fewer than {min_examples} examples; lower min_examples, or merge clients"
 
@@ -114,26 +120,27 @@ def _where(mask: Tensor) -> list[int]:
     return mask.nonzero().flatten().tolist()
 
 
-def _holdings(partition: Partition) -> tuple[Tensor, Tensor]:
-    """Return every row given out, to train or to test, and the client it is given to."""
-    sides = [*enumerate(partition.train), *enumerate(partition.test)]
-    owner = torch.tensor([client for client, _ in sides]).repeat_interleave(torch.tensor([len(r) for _, r in sides]))
-    return torch.cat([rows for _, rows in sides]), owner
+def _assignments(partition: Partition) -> tuple[Tensor, Tensor]:
+    """Return all assigned rows, for training and for testing, and the client that each is assigned to."""
+    parts = [*enumerate(partition.train), *enumerate(partition.test)]
+    lengths = torch.tensor([len(rows) for _, rows in parts])
+    owners = torch.tensor([client for client, _ in parts]).repeat_interleave(lengths)
+    return torch.cat([rows for _, rows in parts]), owners
 
 
 def _counts(dataset: Dataset, train: tuple[Tensor, ...]) -> Tensor:
     y = labels(dataset)
     if y is None:
         return torch.tensor([[len(rows)] for rows in train])
-    width = len(dataset.classes)
-    owner = torch.arange(len(train)).repeat_interleave(torch.tensor([len(rows) for rows in train]))
-    return torch.bincount(owner * width + y[torch.cat(train)], minlength=len(train) * width).view(-1, width)
+    classes = len(dataset.classes)
+    owners = torch.arange(len(train)).repeat_interleave(torch.tensor([len(rows) for rows in train]))
+    return torch.bincount(owners * classes + y[torch.cat(train)], minlength=len(train) * classes).view(-1, classes)
 
 
 def _skew(dataset: Dataset, counts: Tensor) -> float:
     y = labels(dataset)
     if y is None:
         return 0.0
-    everyone = torch.bincount(y, minlength=len(dataset.classes)).double() / len(y)
-    each = counts.double() / counts.sum(1, keepdim=True)
-    return float((each - everyone).abs().sum(1).mean() / 2)
+    overall = torch.bincount(y, minlength=len(dataset.classes)).double() / len(y)
+    per_client = counts.double() / counts.sum(1, keepdim=True)
+    return float((per_client - overall).abs().sum(1).mean() / 2)

@@ -1,8 +1,8 @@
-"""Deterministic local batches: which examples a client sees at each of its steps, and how they are augmented.
+"""Deterministic local batches: which examples a client uses in each local step, and how they are augmented.
 
-Texts differ in length, and a batch is as long as its longest. So ``fetch`` leaves out the padding that no example of a
-batch needs, and ``schedule`` can put examples of like length into one batch: of every ``WINDOW`` batches of an epoch's
-order the examples are sorted by length, and then the batches are shuffled.
+Texts differ in length, and a batch is padded to its longest text. ``fetch`` therefore cuts padding that no example of
+the batch needs, and ``schedule`` can form batches of similar length: it sorts the examples of every ``WINDOW``
+consecutive batches of an epoch by length, then shuffles the batches of the epoch.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from fedloru.errors import DataError
 from fedloru.rng import gen
 
 WINDOW = 8
-"""Batches whose examples are sorted by length together: more would pad less, and mix less."""
+"""Number of batches that are sorted by length together. A larger window means less padding and less mixing."""
 
 PADDED = ("input_ids", "labels")
-"""Tensors (N, T) of tokens, whose padding beyond the longest example of a batch is left out."""
+"""Keys of the token tensors (N, T) that are cut to the longest example of a batch."""
 
 
 class Schedule(NamedTuple):
     """The local steps of one client in one round: S steps of up to b examples.
 
-    ``rows`` (S, b) int64 are rows of the data set; a short batch is padded with its own first row, and ``counts``
-    (S,) int64 says how many are valid. ``shifts`` (S, b, 2) int64 are crop offsets, down and right, from 0 to
-    2·crop, and ``flips`` (S, b) bool say which images are mirrored; None where not asked for. ``longest`` (S,) int64
-    are the tokens of the longest text of each step; None where examples have no length, or it is not known yet.
+    Attributes:
+        rows: (S, b) int64 rows of the data set; a short batch is padded with its own first row.
+        counts: (S,) int64 number of valid rows in each batch.
+        shifts: (S, b, 2) int64 crop offsets, down and right, from 0 to 2·crop; None without cropping.
+        flips: (S, b) bool mask of the images to mirror; None without mirroring.
+        longest: (S,) int64 number of tokens of the longest text in each batch; None if examples have no length, or
+            if it is not known yet.
     """
 
     rows: Tensor
@@ -53,30 +56,42 @@ def schedule(
     round: int,
     client: int,
 ) -> Schedule:
-    """Return the batches of a client that holds ``rows`` (n,): every row once an epoch, in a fresh order each.
+    """Return the batches of a client that holds ``rows`` (n,): every row once per epoch, reshuffled for each epoch.
 
-    The last batch of an epoch is short where b = min(batch_size, n) does not divide n. ``steps``, where given,
-    replaces ``epochs``: epochs follow each other until there are that many batches. With the ``lengths`` (n,) of the
-    rows, batches are of like length, and the short one may come anywhere in the epoch.
+    The last batch of an epoch is short if b = min(batch_size, n) does not divide n.
+
+    Args:
+        rows: (n,) rows of the data set that the client holds.
+        batch_size: maximum number of examples in a batch.
+        epochs: number of passes over ``rows``.
+        steps: number of batches; overrides ``epochs``. Epochs are repeated until there are that many batches.
+        lengths: (n,) number of tokens of each row. If given, batches contain examples of similar length, and the
+            short batch may come anywhere in the epoch.
+        crop: draw crop offsets for images padded by this many pixels on each side.
+        flip: draw which images to mirror.
+        seed: seed of the run.
+        round: number of the round.
+        client: client that holds the rows.
 
     Raises:
         DataError: there are no rows, or a setting is below 1 (``crop``: below 0).
     """
     _check(len(rows), batch_size, epochs if steps is None else steps, crop)
     b = min(batch_size, len(rows))
-    each = -(-len(rows) // b)
+    per_epoch = -(-len(rows) // b)
     if steps is None:
-        steps = epochs * each
+        steps = epochs * per_epoch
     g = gen(seed, "batches", round, client)
-    # One randperm an epoch costs 3 µs and less than sorting random numbers for all epochs at once.
-    order = torch.stack([torch.randperm(len(rows), generator=g) for _ in range(-(-steps // each))])
+    # One randperm per epoch takes 3 µs, less than sorting random numbers for all epochs at once.
+    order = torch.stack([torch.randperm(len(rows), generator=g) for _ in range(-(-steps // per_epoch))])
     if lengths is not None:
         order = _by_length(order, lengths.cpu(), WINDOW * b)
     batches, counts = _cut(order, b)
     if lengths is not None:
-        shuffled = torch.cat([torch.randperm(each, generator=g) + start for start in range(0, len(counts), each)])
+        starts = range(0, len(counts), per_epoch)
+        shuffled = torch.cat([torch.randperm(per_epoch, generator=g) + start for start in starts])
         batches, counts = batches[shuffled], counts[shuffled]
-    shifts, flips = _draw((steps, b), crop, flip, gen(seed, "augment", round, client))
+    shifts, flips = _draw_augmentation((steps, b), crop, flip, gen(seed, "augment", round, client))
     return Schedule(rows.cpu()[batches[:steps]], counts[:steps], shifts, flips)
 
 
@@ -88,14 +103,20 @@ def fetch(
     crop: int = 0,
     longest: int | None = None,
 ) -> Examples:
-    """Return the examples at ``rows``, of any shape, as one batch of M = rows.numel() on the device of ``data``.
+    """Return the examples at ``rows`` as one batch of M = rows.numel() examples, on the device of ``data``.
 
-    With ``shifts`` (…, 2), "x" is padded by ``crop`` pixels of 0, which is the mean after normalisation, and the
-    window at that offset is kept; with ``flips`` (…), that window is mirrored left to right where true. Tokens
-    (N, T) with a "length" (N,) are cut to the ``longest`` of the batch; where it is not given, the device is asked.
+    Args:
+        data: the examples.
+        rows: rows of ``data``, of any shape (…).
+        shifts: (…, 2) crop offsets. "x" is padded by ``crop`` pixels of 0, which is the mean after normalization,
+            and the window at the offset is kept.
+        flips: (…) bool mask of the images to mirror left to right, after cropping.
+        crop: padding on each side, in pixels.
+        longest: length to cut tokens (N, T) to; default: the "length" (N,) of the longest example of the batch, if
+            ``data`` has lengths, which is then read from the device.
 
     Raises:
-        DataError: "x" is not images (N, C, H, W), but should be shifted or mirrored.
+        DataError: "x" does not hold images (N, C, H, W), but ``shifts`` or ``flips`` are given.
     """
     index = rows.flatten().to(next(iter(data.values())).device)
     if longest is None and "length" in data:
@@ -103,31 +124,31 @@ def fetch(
     batch = {key: (value[:, :longest] if key in PADDED else value)[index] for key, value in data.items()}
     if shifts is not None or flips is not None:
         if "x" not in batch:
-            raise DataError(f"crop and flip need images, but an example is {' and '.join(batch)}; turn them off")
+            raise DataError(f"crop and flip need images, but the examples have {' and '.join(batch)}; turn them off")
         batch["x"] = _augment(batch["x"], shifts, flips, crop)
     return batch
 
 
 def _by_length(order: Tensor, lengths: Tensor, window: int) -> Tensor:
-    """Sort each epoch of ``order`` (epochs, n) by length within windows of so many rows."""
-    where = torch.arange(order.shape[1]) // window
-    key = where * (lengths.max() + 1) + lengths[order]
-    return order.gather(1, key.argsort(dim=1, stable=True))
+    """Sort each epoch of ``order`` (epochs, n) by length within windows of ``window`` rows."""
+    windows = torch.arange(order.shape[1]) // window
+    keys = windows * (lengths.max() + 1) + lengths[order]
+    return order.gather(1, keys.argsort(dim=1, stable=True))
 
 
 def _cut(order: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """Cut each epoch of ``order`` (epochs, n) into batches of ``b``, and return them with their numbers of rows."""
+    """Cut each epoch of ``order`` (epochs, n) into batches of ``b``; return them and their numbers of valid rows."""
     epochs, n = order.shape
-    each = -(-n // b)
-    last = (each - 1) * b
-    padding = order[:, last : last + 1].expand(-1, each * b - n)
-    counts = torch.full((epochs, each), b)
+    per_epoch = -(-n // b)
+    last = (per_epoch - 1) * b
+    padding = order[:, last : last + 1].expand(-1, per_epoch * b - n)
+    counts = torch.full((epochs, per_epoch), b)
     counts[:, -1] = n - last
     return torch.cat([order, padding], 1).view(-1, b), counts.flatten()
 
 
 def _augment(x: Tensor, shifts: Tensor | None, flips: Tensor | None, crop: int) -> Tensor:
-    """Crop and mirror ``x`` (M, C, H, W) by one gather of pixels."""
+    """Crop and mirror ``x`` (M, C, H, W) with a single gather of pixels."""
     if x.ndim != 4:
         raise DataError(f"crop and flip need images (N, C, H, W), but x has shape {('N', *x.shape[1:])}; turn them off")
     (m, c, h, w), device = x.shape, x.device
@@ -142,7 +163,9 @@ def _augment(x: Tensor, shifts: Tensor | None, flips: Tensor | None, crop: int) 
     return x.flatten(2).gather(2, pixels.view(m, 1, h * w).expand(m, c, h * w)).view(m, c, h, w)
 
 
-def _draw(shape: tuple[int, int], crop: int, flip: bool, g: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+def _draw_augmentation(
+    shape: tuple[int, int], crop: int, flip: bool, g: torch.Generator
+) -> tuple[Tensor | None, Tensor | None]:
     shifts = torch.randint(0, 2 * crop + 1, (*shape, 2), generator=g) if crop else None
     flips = torch.rand(shape, generator=g) < 0.5 if flip else None
     return shifts, flips
@@ -150,9 +173,11 @@ def _draw(shape: tuple[int, int], crop: int, flip: bool, g: torch.Generator) -> 
 
 def _check(rows: int, batch_size: int, length: int, crop: int) -> None:
     if not rows:
-        raise DataError("a client without examples cannot train: give every client one, or leave it out")
+        raise DataError(
+            "a client without examples cannot train; give every client at least one example, or remove the client"
+        )
     if batch_size < 1 or length < 1 or crop < 0:
         raise DataError(
-            f"batch_size {batch_size}, epochs or steps {length} and crop {crop} were given; "
-            "batch_size and epochs or steps must be at least 1, crop at least 0"
+            "batch_size and epochs (or steps) must be at least 1, and crop at least 0; "
+            f"got batch_size {batch_size}, epochs or steps {length} and crop {crop}"
         )

@@ -1,4 +1,4 @@
-"""What a data set is: tensors to train on, tensors to test on, and what is known about the training examples."""
+"""Data sets: training and test examples as tensors, class names, and columns of the training examples."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import torch
 from torch import Tensor
 
 Examples = dict[str, Tensor]
-"""Tensors with one row an example. Images: ``x`` (N, C, H, W) float32, normalised, and ``y`` (N,) int64.
-Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64. Texts: ``input_ids`` (N, T) int64, padded on the right, of which
-the first ``length`` (N,) int64 are real; for a causal model ``labels`` (N, T) int64, not shifted, −100 where there is
-no loss, and for a classifier ``y`` (N,) int64."""
+"""Tensors with one row per example.
+
+Images: ``x`` (N, C, H, W) float32, normalized, and ``y`` (N,) int64.
+Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64.
+Texts: ``input_ids`` (N, T) int64, padded on the right, and ``length`` (N,) int64, the number of tokens that are not
+padding; for a causal model also ``labels`` (N, T) int64, not shifted, −100 where no loss is computed, and for a
+classifier ``y`` (N,) int64.
+"""
 
 
 class Dataset(NamedTuple):
-    """A data set in memory; ``columns`` are natural keys of the training examples, such as speaker or hospital.
+    """A data set in memory.
 
-    ``notes`` count what reading it came to, such as the tokens of texts that were cut.
+    ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
+    ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
     """
 
     name: str
@@ -34,13 +39,13 @@ def size(examples: Examples) -> int:
 
 
 def by_length(examples: Examples, *, longest_first: bool = True) -> Tensor:
-    """Return all rows, (N,), in the order of their lengths; in their own where examples have none."""
+    """Return all rows (N,) sorted by length, or in the given order if examples have no length."""
     if "length" in examples:
         return examples["length"].argsort(descending=longest_first, stable=True)
     return torch.arange(size(examples))
 
 
 def labels(dataset: Dataset) -> Tensor | None:
-    """Return the class of every training example, (N,) int64, or None where examples have no single class."""
+    """Return the class of every training example, (N,) int64, or None if examples have no single class."""
     y = dataset.train.get("y")
     return y if y is not None and y.ndim == 1 and dataset.classes else None

@@ -1,4 +1,4 @@
-"""Who holds which example, as a value, as a table for JSON, and read from a file."""
+"""Partitions: which client holds which training examples, and how a partition is written to and read from JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedloru.errors import PartitionError
 
 
 class Partition(NamedTuple):
-    """Rows of the training examples of each client, int64 and sorted; ``test`` is () without a split per client."""
+    """Rows of the training examples each client holds, int64 and sorted; ``test`` is () without client test sets."""
 
     scheme: str
     seed: int
@@ -25,16 +25,16 @@ class Partition(NamedTuple):
 
 
 def digest(partition: Partition) -> str:
-    """Return a hash of the whole assignment: which rows each client trains on and which it tests on."""
+    """Return a hash of the whole assignment: the training rows and the test rows of every client."""
     h = hashlib.blake2b(digest_size=16)
-    for side in (partition.train, partition.test):
-        h.update(repr([len(rows) for rows in side]).encode())
-        h.update(torch.cat([*side, torch.empty(0, dtype=torch.int64)]).numpy().astype("<i8").tobytes())
+    for part in (partition.train, partition.test):
+        h.update(repr([len(rows) for rows in part]).encode())
+        h.update(torch.cat([*part, torch.empty(0, dtype=torch.int64)]).numpy().astype("<i8").tobytes())
     return h.hexdigest()
 
 
 def table(partition: Partition) -> dict[str, Any]:
-    """Return ``partition`` as a table for JSON, with its hash inside; ``load`` reads it, whatever stands beside it."""
+    """Return ``partition`` as a table for JSON, including its hash; ``load`` reads it and ignores other keys."""
     return {
         "scheme": partition.scheme,
         "seed": partition.seed,
@@ -49,27 +49,31 @@ def load(path: Path) -> Partition:
     """Read a ``table`` from a JSON file.
 
     Raises:
-        PartitionError: the file is missing or damaged, or its rows do not have the hash it names.
+        PartitionError: the file is missing or damaged, or its rows do not match its hash.
     """
     try:
         document = json.loads(path.read_bytes())
-        sides = [tuple(torch.tensor(rows, dtype=torch.int64) for rows in document[side]) for side in ("train", "test")]
-        partition = Partition(document["scheme"], document["seed"], sides[0], sides[1], document["settings"])
+        train, test = (
+            tuple(torch.tensor(rows, dtype=torch.int64) for rows in document[key]) for key in ("train", "test")
+        )
+        partition = Partition(document["scheme"], document["seed"], train, test, document["settings"])
         expected = document["hash"]
     except FileNotFoundError as error:
-        raise PartitionError(f"there is no partition file {path}; make the partition anew") from error
+        raise PartitionError(f"there is no partition file {path}; create the partition again") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise PartitionError(f"{path} is not a partition file, or is damaged ({error}); make it anew") from error
+        raise PartitionError(f"{path} is not a partition file, or is damaged ({error}); create it again") from error
     if digest(partition) != expected:
-        raise PartitionError(f"{path} was changed: its rows hash to {digest(partition)}, not {expected}; make it anew")
+        raise PartitionError(
+            f"{path} was changed: its rows have the hash {digest(partition)}, expected {expected}; create it again"
+        )
     return partition
 
 
 def listed(clients: Sequence[int]) -> str:
-    """Return client ids for a message: the first ten, and how many more there are."""
+    """Return client ids or rows for a message: the first ten, and how many more there are."""
     more = f" and {len(clients) - 10} more" if len(clients) > 10 else ""
     return ", ".join(str(client) for client in clients[:10]) + more
 
 
-def _lists(side: Sequence[Tensor]) -> list[list[int]]:
-    return [rows.tolist() for rows in side]
+def _lists(part: Sequence[Tensor]) -> list[list[int]]:
+    return [rows.tolist() for rows in part]

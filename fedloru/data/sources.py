@@ -1,50 +1,53 @@
-"""Where data comes from: a table of readers, and ``load``, which turns what they read into a ``Dataset``."""
+"""``load`` reads a data source and returns a ``Dataset``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fedloru.data import arrays, tables
+from fedloru.data import arrays
 from fedloru.data.build import build
+from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
-from fedloru.data.raw import Query, Raw, Reader
+from fedloru.data.raw import Raw, Rows
 from fedloru.errors import DataError, choices
-
-SOURCES: dict[str, Reader] = {
-    "mnist5k": arrays.mnist5k,
-    "digits": arrays.digits,
-    "synthetic": arrays.mixture,
-    "parquet": tables.parquet,
-    "folder": arrays.folder,
-    "npz": arrays.npz,
-    "hub": tables.hub,
-}
-"""What ``load`` can read, by the name it has in a configuration."""
+from fedloru.settings import REQUIRED, problems_of, settings_of, short
+from fedloru.settings.types import Fraction, Whole
 
 
-def load(
-    source: str,
-    *,
-    path: str | None = None,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    image: str = "image",
-    label: str = "label",
-    columns: Sequence[str] = (),
-) -> Dataset:
-    """Load a data set from one of ``SOURCES``, with images or vectors standardised on the training examples.
+def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **settings: Any) -> Dataset:
+    """Load a data set from one of ``SOURCES``; images and vectors are standardised on the training examples.
 
-    ``test_fraction`` of each class is held out, drawn by ``seed``, where the source has no test set of its own.
-    ``image``, ``label`` and ``columns`` name columns; ``columns`` are kept as strings, for natural partitions.
+    Args:
+        source: the name of the source, or ``python:package.module:function``.
+        test_fraction: the fraction of each class that is held out for testing if the source has no test set.
+        seed: the seed of the held-out examples; it does not follow the run's seed, so that all runs are tested on the
+            same examples.
+        settings: the settings of the source, such as ``path``.
 
     Raises:
-        DataError: the source is unknown, or what it holds is missing or malformed.
+        DataError: the source or a setting is unknown, or the data is missing or malformed.
     """
-    if source not in SOURCES:
-        raise DataError(f"there is no data source {source!r}{choices(source, SOURCES)}")
-    raw = SOURCES[source](Query(source, path, image, label, tuple(columns), seed))
-    return build(Path(path).stem if path else source, raw, test_fraction=test_fraction, seed=seed)
+    reader = SOURCES.find(source)
+    known = settings_of(reader)
+    given = settings | ({"seed": seed} if "seed" in known else {})
+    for name in given.keys() - known.keys():
+        raise DataError(f"the data source {source!r} has no setting {name!r}{choices(name, known)}")
+    for name, setting in known.items():
+        if setting.default is REQUIRED and name not in given:
+            raise DataError(f"the data source {source!r} needs {name}: set data.{name}")
+    for problem in problems_of(known, given):
+        raise DataError(f"the data source {source!r}: {problem}")
+    made: Any = reader(**given)
+    if isinstance(made, Dataset):
+        return made
+    if isinstance(made, Rows):
+        made = Raw(made)
+    if not isinstance(made, Raw):
+        raise DataError(f"{source} returned {type(made).__name__}, not fedloru.data.Raw, Rows or Dataset; return one")
+    name = Path(settings["path"]).stem if "path" in settings else short(source)
+    return build(name, made, test_fraction=test_fraction, seed=seed)
 
 
 def synthetic(
@@ -55,12 +58,17 @@ def synthetic(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """Make a classification problem, a mixture of Gaussians, of ``examples`` in all.
+    """Generate a classification problem, a mixture of Gaussians.
 
-    ``shape`` is that of an example, (d,) or (C, H, W).
+    Args:
+        examples: the number of examples, training and test together.
+        shape: the shape of an example, (d,) or (C, H, W).
+        classes: the number of classes.
+        test_fraction: the fraction of each class that is held out for testing.
+        seed: the seed of the examples and of those that are held out.
 
     Raises:
-        DataError: fewer than 2 examples a class.
+        DataError: there are fewer than 2 examples per class.
     """
     if examples < 2 * classes:
         raise DataError(f"{examples} examples are too few for {classes} classes: at least {2 * classes} are needed")

@@ -1,4 +1,4 @@
-"""The sequential engine: one client after another, slow and obvious, the oracle of all others."""
+"""The sequential engine: trains one client after another. It is slow and simple, the reference for other engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedloru.net import Net
 
 
 def sequential(net: Net, method: Method, data: Examples) -> Engine:
-    """Return the engine that trains every client by ``client.train``, in client order."""
+    """Return an engine that calls ``client.train`` for every client, in client order."""
 
     def run(task: Task) -> Outcome:
         collector = Collector(net, method, task)

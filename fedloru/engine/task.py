@@ -1,7 +1,7 @@
-"""What the run asks of an engine, and what it gets back.
+"""The interface between a run and its engine.
 
-An engine is a function from a ``Task`` to an ``Outcome``: train this cohort. What crosses between server and client
-goes through the ``Channel``, in every engine, so that rounding and bytes are those of a real run.
+An engine is a function from a ``Task`` to an ``Outcome`` that trains one cohort. In every engine, messages between
+server and clients pass through the ``Channel``, so that rounding and bytes are those of a real run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fedloru.tree import Params
 from fedloru.wire import Channel
 
 Observer = Callable[[Down, Sequence[Up], Sequence[float]], None]
-"""Called with the messages of each chunk of clients: what they received, what they sent, and their weights."""
+"""Called for each chunk of clients with the message they received, the messages they sent, and their weights."""
 
 
 class Task(NamedTuple):
-    """One round of work: ``jobs`` sorted by profile, then client; ``recipe`` with this round's learning rate."""
+    """The work of one round: ``jobs`` sorted by profile, then client; ``recipe`` with the round's learning rate."""
 
     state: State
     jobs: Sequence[Job]
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a task: the total, the state each client keeps, and the mean training loss per example in nats."""
+    """The result of a task: the total, the new client states, and the mean training loss per example in nats."""
 
     total: Total
     client_state: dict[int, Params]
@@ -51,7 +51,7 @@ Engine = Callable[[Task], Outcome]
 
 
 def sessions(net: Net, method: Method, data: Examples, task: Task) -> Iterator[tuple[Session, list[Job]]]:
-    """Yield the jobs of each profile, and what they train with: what the channel delivers to them."""
+    """Yield the session and the jobs of each profile, with the message as the channel delivers it."""
     for profile, group in groupby(task.jobs, key=lambda job: job.profile):
         jobs = list(group)
         down = task.channel.down(method.down(net, task.state, profile), task.state, len(jobs), profile)
@@ -59,7 +59,7 @@ def sessions(net: Net, method: Method, data: Examples, task: Task) -> Iterator[t
 
 
 class Collector:
-    """Gathers what clients send, chunk by chunk, into one ``Outcome``."""
+    """Collects the results of clients, chunk by chunk, into one ``Outcome``."""
 
     def __init__(self, net: Net, method: Method, task: Task) -> None:
         self.net, self.method, self.task = net, method, task
@@ -68,7 +68,7 @@ class Collector:
         self.loss = 0.0
 
     def add(self, down: Down, jobs: Sequence[Job], results: Sequence[Trained]) -> None:
-        """Send the results of one chunk, in the order of ``jobs``, and join them to the total."""
+        """Send the results of one chunk, in the order of ``jobs``, and add them to the total."""
         weights = [float(len(job.rows)) for job in jobs]
         ups = []
         round, version = self.task.round, self.task.state.version
@@ -76,7 +76,9 @@ class Collector:
             numbers = {"weight": weight, "loss": result.loss}
             ups.append(self.task.channel.up(result.up, job.client, round, version, numbers, job.profile))
             if result.client_state:
-                self.client_state[job.client] = tree.clone(result.client_state)  # a view would keep all of its chunk
+                self.client_state[job.client] = tree.clone(
+                    result.client_state
+                )  # a view would keep the whole chunk alive
             self.loss += weight * result.loss
         if self.task.observe is not None:
             self.task.observe(down, ups, weights)
@@ -84,5 +86,5 @@ class Collector:
         self.total = self.total.join(chunk, self.net)
 
     def outcome(self) -> Outcome:
-        """Return what has been gathered."""
+        """Return the outcome of all chunks added so far."""
         return Outcome(self.total, self.client_state, self.loss / self.total.weight)

@@ -1,9 +1,9 @@
-"""Taking home what a run has learnt, in a form that the rest of the ecosystem loads.
+"""Export the model of a run as merged weights or as a PEFT adapter.
 
 ::
 
-    learnt    the state of a run after a round      formats   merged and peft: written, and loaded again
-    checks    the scores of both, compared          cards     README.md and fedloru.json
+    trained   the state of a run after a round      formats   write merged weights or an adapter, and load them again
+    checks    compare the scores of both models     cards     README.md and fedloru.json
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from fedloru.errors import ConfigError, choices
 from fedloru.exports.cards import card, facts
 from fedloru.exports.checks import check
-from fedloru.exports.formats import FORMATS
-from fedloru.exports.trained import of
+from fedloru.exports.formats import FORMATS, TRAINED
+from fedloru.exports.trained import trained_run
 from fedloru.files import write_atomic
 from fedloru.run.loop import Run
 
@@ -32,41 +32,50 @@ def export(
     round: int | None = None,
     rank: int | None = None,
 ) -> dict[str, Any]:
-    """Write what ``run``, or that of a folder, has learnt into the folder ``out``, and return its facts.
+    """Export the model of ``run``, a run or a run folder, to the new folder ``out``.
 
-    ``merged`` is the whole model, ``peft`` an adapter for its base, of the rank of all cycles together or cut to
-    ``rank``. ``round`` is that of a checkpoint of the folder; without it, the last. What was written is loaded again
-    and compared with the model that was trained: ``facts["check"]`` tells by how much they differ.
+    The exported model is loaded again and its scores are compared with those of the trained model.
+
+    Args:
+        run: a run, or the path of a run folder.
+        out: the folder to create.
+        format: ``"merged"`` for the whole model, ``"peft"`` for an adapter of its base.
+        round: the round of a checkpoint in the run folder; default: the last one.
+        rank: truncate the adapter to this rank; default: the rank of all increments and factors together.
+
+    Returns:
+        The contents of ``fedloru.json``; ``["check"]`` holds the result of the comparison.
 
     Raises:
-        ConfigError: ``out`` is there already, or a setting is none.
-        ModelError: what was learnt has no such form, or what was written scores otherwise; then nothing is left.
+        ConfigError: ``out`` exists, or an argument is invalid.
+        ModelError: the model cannot be exported in this format, or the exported model has other scores; ``out`` is
+            then not created.
         RunFolderError: the run, its checkpoint or its increments are missing or damaged.
     """
     if format not in FORMATS:
         raise ConfigError([f"there is no format {format!r}{choices(format, FORMATS)}"], "export")
-    with _made_whole(Path(out)) as folder:
-        learnt = of(run, round)
-        written = FORMATS[format](learnt, folder, rank)
-        found = check(learnt.plan.net, written, learnt.tensors, learnt.plan.data.test)
-        told = facts(learnt, format, written, found)
-        write_atomic(folder / "fedloru.json", json.dumps(told, indent=2).encode())
-        write_atomic(folder / "README.md", card(told, learnt).encode())
-    return told
+    with _new_folder(Path(out)) as folder:
+        trained = trained_run(run, round)
+        written = FORMATS[format](trained, folder, rank)
+        checked = check(trained.plan.net, written, trained.tensors, trained.plan.dataset.test)
+        summary = facts(trained, format, written, checked)
+        write_atomic(folder / "fedloru.json", json.dumps(summary, indent=2).encode())
+        write_atomic(folder / "README.md", card(summary, trained).encode())
+    return summary
 
 
 @contextmanager
-def _made_whole(out: Path) -> Iterator[Path]:
-    """Make a folder that gets its name when all is in it, and goes if anything fails.
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to ``out`` on success, and removed on any error.
 
     Raises:
-        ConfigError: it is there already, or cannot be made where it is to be.
+        ConfigError: ``out`` exists, or its parent does not.
     """
     if out.exists() or not out.resolve().parent.is_dir():
         what = "exists already" if out.exists() else "is in a folder that does not exist"
         raise ConfigError([f"{out} {what}: name a new folder"], "export")
     temporary = out.resolve().with_name(f".{out.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)  # what an export that was killed has left
+    shutil.rmtree(temporary, ignore_errors=True)  # left over from an export that was killed
     temporary.mkdir()
     try:
         yield temporary
@@ -75,4 +84,4 @@ def _made_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "TRAINED", "export"]

@@ -1,4 +1,4 @@
-"""The model card of an export, README.md, and its facts for programs, fedloru.json."""
+"""The model card of an export, README.md, and its machine-readable summary, fedloru.json."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from typing import Any
 import tomli_w
 
 from fedloru.exports.checks import Check
-from fedloru.exports.formats import Written
-from fedloru.exports.trained import Learnt
+from fedloru.exports.formats import TRAINED, Written
+from fedloru.exports.trained import TrainedRun
 from fedloru.run.folder import CONFIG
+from fedloru.settings import short
 
 SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1")
 
 
-def facts(learnt: Learnt, format: str, written: Written, check: Check) -> dict[str, Any]:
-    """Return all that is known of an export; bytes, nats."""
-    plan, last = learnt.plan, learnt.rows[-1] if learnt.rows else {}
+def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> dict[str, Any]:
+    """Return the contents of fedloru.json; sizes are in bytes, losses in nats."""
+    plan, last = trained.plan, trained.rows[-1] if trained.rows else {}
     return {
         "format": format,
         "made_by": {"fedloru": version("fedloru")},
         "model": type(plan.net.model).__name__,
-        "classes": list(plan.data.classes),
-        "data": plan.data.name,
+        "classes": list(plan.dataset.classes),
+        "data": plan.dataset.name,
         "method": {"name": plan.method.name, **plan.method.config},
-        "round": learnt.state.round,
-        "merges": learnt.state.version,
+        "round": trained.state.round,
+        "merges": trained.state.version,
         "clients": plan.clients,
         "cohort": plan.cohort,
         "up_bytes": last.get("up_bytes_total", 0),
         "down_bytes": last.get("down_bytes_total", 0),
-        "scores": _scores(learnt.rows),
+        "scores": _scores(trained.rows),
         **written.notes,
         "check": check._asdict() | {"tolerance": check.tolerance},
     }
 
 
-def card(told: dict[str, Any], learnt: Learnt) -> str:
-    """Return the text of README.md, with a header that the hub reads; the licence is left to the user."""
-    parts = [_header(told), _what(told), _use(told), _training(told), _checked(told)]
-    if learnt.folder is not None:
-        config = (learnt.folder / CONFIG).read_text(encoding="utf-8").strip()
+def card(summary: dict[str, Any], trained: TrainedRun) -> str:
+    """Return the text of README.md, with the metadata header of the Hugging Face hub; the user adds the license."""
+    parts = [_header(summary), _description(summary), _usage(summary), _training(summary), _check(summary)]
+    if trained.folder is not None:
+        config = (trained.folder / CONFIG).read_text(encoding="utf-8").strip()
         parts.append(f"## Configuration\n\n```toml\n{config}\n```\n")
     else:
-        settings = {key: value for key, value in told["method"].items() if value is not None}
+        settings = {key: value for key, value in summary["method"].items() if value is not None}
         parts.append(f"## Configuration\n\n```toml\n{tomli_w.dumps({'method': settings}).strip()}\n```\n")
     return "\n".join(parts)
 
@@ -59,88 +60,91 @@ def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"round": tested[-1]["round"]} | {key: tested[-1][key] for key in SCORES if tested[-1].get(key) is not None}
 
 
-def _header(told: dict[str, Any]) -> str:
-    base, adapter = told.get("base") or {}, told["format"] == "peft"
+def _header(summary: dict[str, Any]) -> str:
+    base, adapter = summary.get("base") or {}, summary["format"] == "peft"
     name = base.get("name", "")
-    lines = ["# license: say here under which licence this may be used, such as apache-2.0"]
+    lines = ["# license: add the license of this model, such as apache-2.0"]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
         lines.append(f"base_model: {name}")
     if base:
-        lines += [f"library_name: {'peft' if adapter else 'transformers'}", f"pipeline_tag: {_task(told)}"]
+        lines += [f"library_name: {'peft' if adapter else 'transformers'}", f"pipeline_tag: {_task(summary)}"]
     else:
         lines.append("library_name: pytorch")
     tags = ["federated-learning", "fedloru", *(["lora"] if adapter else [])]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
 
 
-def _task(told: dict[str, Any]) -> str:
-    return "text-classification" if told["classes"] else "text-generation"
+def _task(summary: dict[str, Any]) -> str:
+    return "text-classification" if summary["classes"] else "text-generation"
 
 
-def _what(told: dict[str, Any]) -> str:
-    base = told.get("base") or {}
+def _description(summary: dict[str, Any]) -> str:
+    base = summary.get("base") or {}
     of = f" of `{base['name']}`" if base.get("name") else ""
     at = f" at revision `{base['revision']}`" if base.get("revision") else ""
-    if told["format"] == "peft":
-        ranks = sorted(set(told["ranks"].values()))
+    if summary["format"] == "peft":
+        ranks = sorted(set(summary["ranks"].values()))
         span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-        what = f"A LoRA adapter of {span} in {len(told['ranks'])} layers{of}{at}, in the format of PEFT"
+        what = f"A LoRA adapter of {span} for {len(summary['ranks'])} layers{of}{at}, in PEFT's format"
     else:
-        what = f"A {told['model']}, fine-tuned from{of.removeprefix(' of')}{at}" if of else f"A {told['model']}"
-    return f"# {told['model']} by {told['method']['name']}\n\n{what}, trained over clients that kept their data.\n"
+        what = f"A {summary['model']}, fine-tuned from{of.removeprefix(' of')}{at}" if of else f"A {summary['model']}"
+    return (
+        f"# {summary['model']} by {short(summary['method']['name'])}\n\n"
+        f"{what}, trained by federated learning on clients that kept their data.\n"
+    )
 
 
-def _use(told: dict[str, Any]) -> str:
-    base = told.get("base") or {}
+def _usage(summary: dict[str, Any]) -> str:
+    base = summary.get("base") or {}
     if not base:
         code = 'model.load_state_dict(safetensors.torch.load_file("model.safetensors"))'
         return f"## Use\n\n```python\nimport safetensors.torch\n\n{code}\n```\n"
-    kind = "AutoModelForSequenceClassification" if told["classes"] else "AutoModelForCausalLM"
-    if told["format"] == "merged":
-        lines = [f"from transformers import {kind}", "", f'model = {kind}.from_pretrained("THIS FOLDER")']
+    auto = "AutoModelForSequenceClassification" if summary["classes"] else "AutoModelForCausalLM"
+    if summary["format"] == "merged":
+        lines = [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("THIS FOLDER")']
     else:
-        labels = f", num_labels={len(told['classes'])}" if told["classes"] else ""
+        labels = f", num_labels={len(summary['classes'])}" if summary["classes"] else ""
         revision = f", revision={base['revision']!r}" if base["revision"] else ""
         lines = [
             "from peft import PeftModel",
-            f"from transformers import {kind}",
+            f"from transformers import {auto}",
             "",
-            f"base = {kind}.from_pretrained({base['name']!r}{revision}{labels})",
+            f"base = {auto}.from_pretrained({base['name']!r}{revision}{labels})",
             *([f"base.config.pad_token_id = {base['pad']}"] if base["pad"] is not None else []),
             'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         ]
-    listed = f"\nClasses, in order: {', '.join(told['classes'])}.\n" if told["classes"] else ""
-    return "## Use\n\n```python\n" + "\n".join(lines) + f"\n```\n{listed}"
+    classes = f"\nClasses, in order: {', '.join(summary['classes'])}.\n" if summary["classes"] else ""
+    return "## Use\n\n```python\n" + "\n".join(lines) + f"\n```\n{classes}"
 
 
-def _training(told: dict[str, Any]) -> str:
-    scores = {key.removeprefix("test_"): value for key, value in told["scores"].items() if key != "round"}
+def _training(summary: dict[str, Any]) -> str:
+    scores = {key.removeprefix("test_"): value for key, value in summary["scores"].items() if key != "round"}
     rows = {
-        "method": told["method"]["name"],
-        "data": told["data"] or "not there when this was exported",
-        "clients": f"{told['clients']:,}, {told['cohort']:,} a round",
-        "rounds": f"{told['round']:,}, with {told['merges']:,} merges",
-        "sent by clients": f"{told['up_bytes'] / 1e6:,.3f} MB",
-        "sent to clients": f"{told['down_bytes'] / 1e6:,.3f} MB",
-        **{f"test {name}, round {told['scores']['round']}": f"{value:.4f}" for name, value in scores.items()},
+        "method": summary["method"]["name"],
+        "data": summary["data"] or "not available at the time of the export",
+        "clients": f"{summary['clients']:,}, {summary['cohort']:,} per round",
+        "rounds": f"{summary['round']:,}, with {summary['merges']:,} merges",
+        "sent by clients": f"{summary['up_bytes'] / 1e6:,.3f} MB",
+        "sent to clients": f"{summary['down_bytes'] / 1e6:,.3f} MB",
+        **{f"test {name}, round {summary['scores']['round']}": f"{value:.4f}" for name, value in scores.items()},
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}"
 
 
-def _checked(told: dict[str, Any]) -> str:
-    check = told["check"]
+def _check(summary: dict[str, Any]) -> str:
+    check = summary["check"]
     examples = "texts of random tokens" if check["drawn"] else "examples"
     lines = [
-        f"Loaded again from this folder, the model scores {check['examples']} {examples} as {check['against']} does: "
-        f"scores of up to {check['largest']:.4g} differ by {check['difference']:.2g} at most."
+        f"The exported model was loaded again and compared with {check['against']} on {check['examples']} {examples}: "
+        f"the scores, of at most {check['largest']:.4g}, differ by at most {check['difference']:.2g}."
     ]
-    if check["against"] != "the training model":
-        lines.append(f"From the training model, they differ by {check['training']:.2g}.")
-    if errors := told.get("errors"):
+    if check["against"] != TRAINED:
+        lines.append(f"They differ from the scores of {TRAINED} by at most {check['training']:.2g}.")
+    if errors := summary.get("errors"):
         worst = max(errors, key=lambda key: errors[key])
         lines.append(
-            f"The adapter was cut to a lower rank: the relative error ‖BA − B'A'‖ / ‖BA‖ is {errors[worst]:.4f} at "
-            f"most, in {worst}; fedloru.json has that of every layer."
+            f"The adapter was truncated to a lower rank. The relative error ‖BA − B'A'‖ / ‖BA‖ is at most "
+            f"{errors[worst]:.4f}, in {worst}; fedloru.json lists the error of every layer."
         )
     return "## Check\n\n" + " ".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Every export is checked: what was written, loaded again from the disk, is to score a few examples as the run does."""
+"""Check every export: the exported model, loaded from disk, must score a few examples like the trained model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from fedloru.net import Batch, Net
 from fedloru.rng import gen
 from fedloru.tree import Params
 
-EXAMPLES, DRAWN = 8, 16
-"""So many examples are scored; where there are none, texts of so many random tokens."""
+EXAMPLES, RANDOM_TOKENS = 8, 16
+"""The number of examples to score; without test data, texts of ``RANDOM_TOKENS`` random tokens are scored instead."""
 TOLERANCE = 1e-4
-"""By so much of the largest score (of 1, if that is smaller), scores may differ: more than sums in another order do."""
+"""The allowed difference, relative to the largest score, or to 1 if all are smaller: more than rounding causes."""
 
 
 class Check(NamedTuple):
-    """The largest difference between scores, and the largest score; ``training`` is that to the training model.
+    """The result of a comparison of scores.
 
-    ``against`` says what the export is compared with: the training model, or where its type is too narrow or its rank
-    was cut, what it is then to compute.
+    ``difference`` is the largest difference to the scores of ``against``: the trained model, or, if its dtype is below
+    float32 or the adapter was truncated, the weights that the export represents. ``training`` is the largest difference
+    to the trained model, ``largest`` the largest absolute score. ``drawn`` is True if the examples were random tokens.
     """
 
     difference: float
@@ -38,45 +39,45 @@ class Check(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """The largest difference that is let pass."""
+        """The largest difference that is accepted."""
         return TOLERANCE * max(1.0, self.largest)
 
 
 def check(net: Net, written: Written, trained: Params, data: Examples) -> Check:
-    """Compare the scores of what was ``written`` with what they should be.
+    """Compare the scores of the exported model with the expected ones.
 
     Raises:
         ModelError: they differ.
     """
-    batch = fetch(data, torch.arange(min(EXAMPLES, size(data)))) if data else _drawn(net)
-    got = scores(net._replace(model=wide(written.model)), {}, batch)
+    batch = fetch(data, torch.arange(min(EXAMPLES, size(data)))) if data else _random_batch(net)
+    scored = scores(net._replace(model=wide(written.model)), {}, batch)
     expected = scores(net, tree.map(_wide, written.tensors), batch)
     largest = float(expected.abs().max())
-    training = float((got - scores(net, trained, batch)).abs().max())
-    made = Check(float((got - expected).abs().max()), largest, len(expected), not data, written.against, training)
-    if not made.difference <= made.tolerance:  # NaN is no match either
+    training = float((scored - scores(net, trained, batch)).abs().max())
+    result = Check(float((scored - expected).abs().max()), largest, len(expected), not data, written.against, training)
+    if not result.difference <= result.tolerance:  # also fails for NaN
         raise ModelError(
-            f"what was written scores {made.examples} examples otherwise than {made.against}: scores of up to "
-            f"{largest:.4g} differ by {made.difference:.3g}, and by {made.tolerance:.3g} they may. Nothing is left "
-            "behind; this is a fault of the export, or the files of the model were changed"
+            f"the exported model does not score {result.examples} examples like {result.against}: scores of at most "
+            f"{largest:.4g} differ by {result.difference:.3g}, but at most {result.tolerance:.3g} is allowed. Nothing "
+            "was written. This is a bug in the export, or the files of the model were changed"
         )
-    return made
+    return result
 
 
 @torch.no_grad()
 def scores(net: Net, tensors: Params, batch: Batch) -> Tensor:
-    """Return what the model puts out with ``tensors``, in float64; for texts, where there are tokens."""
+    """Return the outputs of the model with ``tensors`` in float64; for texts, outputs at padding are set to 0."""
     with nets.mode(net, False):
         out: Any = nets.forward(net, nets.unshared(net, tensors), batch)
-    found: Tensor = getattr(out, "logits", out).double()
-    if found.ndim == 3 and "length" in batch:
-        real = torch.arange(found.shape[1]) < batch["length"][:, None]
-        found = found.masked_fill(~real[:, :, None], 0.0)
-    return found
+    logits: Tensor = getattr(out, "logits", out).double()
+    if logits.ndim == 3 and "length" in batch:
+        is_token = torch.arange(logits.shape[1]) < batch["length"][:, None]
+        logits = logits.masked_fill(~is_token[:, :, None], 0.0)
+    return logits
 
 
 def wide(model: Any) -> Any:
-    """Return ``model`` in float32, or in float64 if it is already."""
+    """Return ``model`` in float32, or unchanged if it is already at least that wide."""
     return model.float() if next(model.parameters()).dtype.itemsize < 4 else model
 
 
@@ -84,8 +85,8 @@ def _wide(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
 
 
-def _drawn(net: Net) -> Batch:
+def _random_batch(net: Net) -> Batch:
     config: Any = net.model.config
-    words = config.get_text_config().vocab_size
-    ids = torch.randint(words, (EXAMPLES, DRAWN), generator=gen(0, "export"))
-    return {"input_ids": ids, "length": torch.full((EXAMPLES,), DRAWN)}
+    vocab_size = config.get_text_config().vocab_size
+    ids = torch.randint(vocab_size, (EXAMPLES, RANDOM_TOKENS), generator=gen(0, "export"))
+    return {"input_ids": ids, "length": torch.full((EXAMPLES,), RANDOM_TOKENS)}

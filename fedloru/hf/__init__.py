@@ -1,19 +1,19 @@
-"""Language models: models of transformers, texts made of their tokens, and what a model writes.
+"""Language models: transformers models, tokenized texts to train them on, and text generation.
 
 ::
 
     import fedloru as fl
 
-    texts = fl.hf.texts(fl.hf.tokenizer(folder), "said.parquet", fl.hf.Classify("text", "label"))
+    texts = fl.hf.texts(fl.hf.tokenizer(folder), "texts.parquet", fl.hf.Classify("text", "label"))
     clients = fl.data.iid(texts, clients=3)
     net = fl.hf.attach(fl.hf.load(folder, task="classify", classes=texts.classes), rank=8)
     for row in fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=3, cohort=2):
         print(row["round"], row["test_accuracy"])
 
-``attach`` gives a model factors where the PEFT library would, ``make`` trains every weight of it, and ``adopt`` merges
-an adapter beforehand; ``fedloru.export`` takes home what was learnt. Examples are
-``input_ids`` (N, T), padded on the right, and ``length`` (N,), with ``labels`` (N, T) for a causal model (−100 where
-there is no loss) or ``y`` (N,) for a classifier. The libraries of the extra ``hf`` are imported when they are used.
+``attach`` adds factors to the layers that the PEFT library adapts, ``make`` trains every weight, and ``adopt`` merges
+an existing adapter before the run. ``fedloru.export`` exports the trained model. Examples are ``input_ids`` (N, T),
+padded on the right, and ``length`` (N,), with ``labels`` (N, T) for a causal model (−100 for tokens without a loss) or
+``y`` (N,) for a classifier. The libraries of the extra ``hf`` are imported on first use.
 """
 
 from fedloru.hf.adapter import Adapter, save_adapter

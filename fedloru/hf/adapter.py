@@ -1,8 +1,9 @@
-"""What a net has learnt as one adapter of the PEFT library, for the untouched base.
+"""Export the learned update of a net as one adapter of the PEFT library, for the unchanged base.
 
-The increments of all cycles and the live factors stand rank beside rank, [s₁B₁ … s_jB_j] and [A₁; …; A_j], with
-lora_alpha = r so that PEFT's own scale is 1. FedLoRU merges low-rank updates into the model, but what it has learnt
-*is* an adapter: of rank j·r, or cut to a rank by an SVD (LoRA: Hu et al. 2022, arXiv 2106.09685).
+The increments of all merges and the current factors are concatenated along the rank, [s₁B₁ … s_jB_j] and [A₁; …; A_j],
+with lora_alpha = r so that PEFT's own scale is 1. FedLoRU merges low-rank updates into the model, but the sum of these
+updates is still an adapter: of rank j·r, or truncated to a given rank by an SVD (LoRA: Hu et al. 2022, arXiv
+2106.09685).
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from fedloru.errors import ModelError
 from fedloru.files import write_atomic
 from fedloru.hf.base import Base, base, body_hash, weights
 from fedloru.hf.models import SHOWN, transposed
-from fedloru.hf.source import Source, library, told
+from fedloru.hf.source import Source, library, loading
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
 from fedloru.tree import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT's keys begin with."""
+"""The prefix of PEFT's keys."""
 HEADS = ("classifier", "score")
-"""The names of heads of classifiers, of which PEFT always keeps a copy in the adapter."""
-MERGED = "export the merged model, with the format merged"
+"""The names of classification heads; PEFT always saves a copy of them with the adapter."""
+USE_MERGED = "export the merged model instead, with the format merged"
 
 
 class Adapter(NamedTuple):
-    """An adapter as PEFT loads it beside its base, the tensors that a net computes the same with, and what is told.
+    """An exported adapter, loaded again by PEFT.
 
-    ``errors`` are the relative errors of a truncation, by weight.
+    ``tensors`` are those with which the net must give the same scores. ``base`` describes the base, ``ranks`` are the
+    ranks of the adapted weights, and ``errors`` the relative errors of a truncation, by weight.
     """
 
     model: Any
@@ -52,43 +54,46 @@ class Adapter(NamedTuple):
 def save_adapter(
     net: Net, tensors: Params, increments: Sequence[Increment], folder: Path, rank: int | None = None
 ) -> Adapter:
-    """Write what ``tensors`` have beyond the base as an adapter, and load it again beside the base.
+    """Write the difference of ``tensors`` and the base as an adapter, and load it again with the base.
 
-    ``increments`` are all that was merged, in order. With ``rank``, no weight has an adapter of a higher one.
+    ``increments`` are all increments in the order of their merges. ``rank`` is the highest rank of the adapter of any
+    weight; if None, the adapter is exact.
 
     Raises:
-        ModelError: something else than increments, factors and heads has changed, or nothing has.
+        ModelError: weights other than increments, factors and heads have changed, or nothing has.
     """
     origin = base(net)
     model = origin.load()
     start = weights(model)
-    _check_sum(net, tensors, start, increments, origin)
+    _check_frozen(net, tensors, start, increments, origin)
     live = lowrank.increment(net.sites, tensors)
-    whole = lowrank.together([*increments, live])
+    whole = lowrank.combine([*increments, live])
     if not whole.sites:
-        raise ModelError(f"the model has no factors beyond {origin.place.name} yet, so there is no adapter: train it")
-    short, errors = (whole, {}) if rank is None else lowrank.shortened(whole, rank)
+        raise ModelError(
+            f"the model does not differ from {origin.place.name} yet, so there is no adapter: train it first"
+        )
+    truncated, errors = (whole, {}) if rank is None else lowrank.truncate_increment(whole, rank)
     heads = _heads(net, whole.sites, origin)
-    kept = {key: tensors[key] for key, _ in net.model.named_parameters() if any(_is_in(key, head) for head in heads)}
-    _write(folder, short, kept, _config(net, short.sites, heads, origin), net)
+    dense = {key: tensors[key] for key, _ in net.model.named_parameters() if any(_is_in(key, head) for head in heads)}
+    _write(folder, truncated, dense, _config(net, truncated.sites, heads, origin), net)
     loaded = _load(model, folder)
-    ranks = {site.weight: site.rank for site in short.sites}
+    ranks = {site.weight: site.rank for site in truncated.sites}
     padding = model.config.get_text_config().pad_token_id if origin.task == "classify" else None
-    known = origin.table | {"hash": body_hash(net, start), "classes": list(origin.classes), "pad": padding}
-    return Adapter(loaded, _computed(net, start, short, kept), known, ranks, errors)
+    description = origin.table | {"hash": body_hash(net, start), "classes": list(origin.classes), "pad": padding}
+    return Adapter(loaded, _merged(net, start, truncated, dense), description, ranks, errors)
 
 
 def _load(model: Any, folder: Path) -> Any:
-    with told(Source(str(folder)), "the adapter"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT calls what transformers is about to rename
+    with loading(Source(str(folder)), "the adapter"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT uses names that transformers has deprecated
         return library("peft").PeftModel.from_pretrained(model, folder).eval()
 
 
-def _check_sum(net: Net, tensors: Params, start: Params, increments: Sequence[Increment], origin: Base) -> None:
-    """Refuse frozen weights that are not W₀ and the increments, bit for bit."""
+def _check_frozen(net: Net, tensors: Params, start: Params, increments: Sequence[Increment], origin: Base) -> None:
+    """Raise ModelError unless the frozen weights are W₀ with all increments merged, bit for bit."""
     name = origin.place.name
     if not net.sites:
-        raise ModelError(f"the method trains whole weights, whose change is no adapter of low rank: {MERGED}")
+        raise ModelError(f"the method trains whole weights, so the update is not a low-rank adapter: {USE_MERGED}")
     for sites, factors in increments:
         start = lowrank.merge(sites, start, factors)
     frozen = net.params.keys() - net.trainable - net.factors
@@ -96,21 +101,21 @@ def _check_sum(net: Net, tensors: Params, start: Params, increments: Sequence[In
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ModelError(
-            f"the weights are not those of {name} and the {len(increments)} increments that were merged: the method "
-            f"changes them in another way, or the base was changed. To take the model home as it is, {MERGED}. They "
-            f"differ in {', '.join(changed[:SHOWN])}{more}"
+            f"the weights are not those of {name} with the {len(increments)} increments merged: the method changes "
+            f"weights in another way, or the base has changed. They differ in {', '.join(changed[:SHOWN])}{more}. To "
+            f"export this model, {USE_MERGED}"
         )
 
 
 def _heads(net: Net, sites: Iterable[Site], origin: Base) -> list[str]:
-    """Return the names of the modules that are trained whole, and of the heads that PEFT keeps in any case."""
+    """Return the names of the modules that are trained whole, and of the heads that PEFT always saves."""
     names = [name for name, _ in net.model.named_modules()]
     known = [name for name in names if origin.task == "classify" and name.split(".")[-1] in HEADS]
     owners = {key.rpartition(".")[0] for key in net.trainable - net.factors}
     heads = known + sorted(owner for owner in owners if not any(_is_in(owner, head) for head in known))
     if both := [head for head in heads if any(_is_in(site.weight, head) for site in sites)]:
         raise ModelError(
-            f"{both[0] or 'the model'} is trained whole and has factors too, which PEFT cannot have at once: {MERGED}"
+            f"{both[0] or 'the model'} is trained whole and also has factors, which PEFT does not support: {USE_MERGED}"
         )
     return heads
 
@@ -120,11 +125,11 @@ def _is_in(name: str, module: str) -> bool:
 
 
 def _config(net: Net, sites: Sequence[Site], heads: list[str], origin: Base) -> Any:
-    """Return the adapter's configuration: exact names, and a scale of 1 everywhere."""
+    """Return PEFT's configuration of the adapter, with full layer names and a scale of 1 for every layer."""
     ranks = {_layer(site): site.rank for site in sites}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {name: rank for name, rank in ranks.items() if rank != usual}
-    turned = set(transposed(net.model))
+    conv1d = set(transposed(net.model))
     return library("peft").LoraConfig(
         task_type="SEQ_CLS" if origin.task == "classify" else "CAUSAL_LM",
         base_model_name_or_path=origin.place.name,
@@ -136,7 +141,7 @@ def _config(net: Net, sites: Sequence[Site], heads: list[str], origin: Base) -> 
         alpha_pattern=others,
         target_modules=sorted(ranks),
         modules_to_save=heads or None,
-        fan_in_fan_out=any(site.weight in turned for site in sites),
+        fan_in_fan_out=any(site.weight in conv1d for site in sites),
     )
 
 
@@ -144,27 +149,27 @@ def _layer(site: Site) -> str:
     return site.weight.removesuffix(".weight")
 
 
-def _write(folder: Path, whole: Increment, heads: Mapping[str, Tensor], config: Any, net: Net) -> None:
-    tables = {name for name, layer in net.model.named_modules() if isinstance(layer, nn.Embedding)}
+def _write(folder: Path, adapter: Increment, heads: Mapping[str, Tensor], config: Any, net: Net) -> None:
+    embeddings = {name for name, layer in net.model.named_modules() if isinstance(layer, nn.Embedding)}
     named = {f"{PREFIX}{key}": value for key, value in heads.items()}
-    for site in whole.sites:
-        named |= _named(site, whole.factors, table=_layer(site) in tables)
-    written = {key: value.detach().clone().contiguous() for key, value in named.items()}
+    for site in adapter.sites:
+        named |= _peft_factors(site, adapter.factors, embedding=_layer(site) in embeddings)
+    tensors = {key: value.detach().clone().contiguous() for key, value in named.items()}
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_atomic(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True).encode())
-    write_atomic(folder / WEIGHTS, safetensors.torch.save(written, {"format": "pt"}))
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
 
 
-def _named(site: Site, factors: Params, *, table: bool) -> Params:
-    """Return the factors under PEFT's names; those of an embedding are transposed and change places."""
+def _peft_factors(site: Site, factors: Params, *, embedding: bool) -> Params:
+    """Return the factors under PEFT's names; those of an embedding are transposed and swapped."""
     a, b = factors[site.a], factors[site.b]
-    if table:
+    if embedding:
         return {f"{PREFIX}{_layer(site)}.lora_embedding_A": b.T, f"{PREFIX}{_layer(site)}.lora_embedding_B": a.T}
     return {f"{PREFIX}{_layer(site)}.lora_A.weight": a, f"{PREFIX}{_layer(site)}.lora_B.weight": b}
 
 
-def _computed(net: Net, start: Params, whole: Increment, heads: Params) -> Params:
-    """Return W₀ + BA in float32 or better, never rounded to the weights' own type, and no live factors."""
+def _merged(net: Net, start: Params, adapter: Increment, heads: Params) -> Params:
+    """Return W₀ + BA in float32 or wider, not rounded to the dtype of the weights, with all factors set to 0."""
     wide = tree.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)), start | heads)
-    idle = tree.map(torch.zeros_like, tree.select(net.params, net.factors))
-    return lowrank.merge(whole.sites, wide, whole.factors) | idle
+    zeros = tree.map(torch.zeros_like, tree.select(net.params, net.factors))
+    return lowrank.merge(adapter.sites, wide, adapter.factors) | zeros

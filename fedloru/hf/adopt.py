@@ -1,7 +1,7 @@
-"""Starting from an adapter of the PEFT library: it is merged into the weights before the first round.
+"""Start a run from an adapter of the PEFT library, which is merged into the weights before the first round.
 
-To a run, an adapter is the increment that came before all others. Merges are computed in float64 and rounded once, like
-any other. What PEFT has beside plain LoRA, such as DoRA, is refused: it is no product of two factors.
+The run treats the adapter as an increment that precedes all others. Like any other increment, it is merged in float64
+and rounded once. PEFT's variants of LoRA whose update is not a product of two factors, such as DoRA, are rejected.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from fedloru.net import Net
 from fedloru.tree import Params
 
 ABOUT = "fedloru.json"
-OTHERS = {
-    "use_dora": "DoRA, whose update is no product of two factors",
-    "lora_bias": "biases of factors",
-    "layer_replication": "layers that are used again",
-    "trainable_token_indices": "rows of an embedding",
-    "target_parameters": "parameters that are no layer's weight",
-    "alora_invocation_tokens": "aLoRA, which is switched on by tokens",
+UNSUPPORTED = {
+    "use_dora": "DoRA, whose update is not a product of two factors",
+    "lora_bias": "biases in the factors",
+    "layer_replication": "replicated layers",
+    "trainable_token_indices": "trained rows of an embedding",
+    "target_parameters": "parameters that are not the weight of a layer",
+    "alora_invocation_tokens": "aLoRA, which is activated by tokens",
     "use_qalora": "QA-LoRA",
     "use_bdlora": "BD-LoRA",
     "velora_config": "VeLoRA",
     "monteclora_config": "MonteCLoRA",
     "arrow_config": "Arrow",
     "kasa_config": "KaSA",
-    "megatron_config": "layers of Megatron",
+    "megatron_config": "Megatron layers",
 }
-"""Settings of PEFT with which an adapter is something else than factors, and what."""
-USUAL_ALPHA = 8
-"""PEFT's."""
-STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Ways to draw factors that leave the base as it is."""
+"""Settings of PEFT with which an adapter is more than a pair of factors, and their meaning."""
+DEFAULT_ALPHA = 8
+"""PEFT's default for lora_alpha."""
+INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""The values of init_lora_weights that do not change the base."""
 FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 log = logging.getLogger("fedloru")
 
 
-class _Found(NamedTuple):
-    """What is in the folder: settings, factors by layer and PEFT's name, and all other tensors."""
+class _Adapter(NamedTuple):
+    """The contents of an adapter folder: its configuration, the factors by layer and PEFT's name, all other tensors."""
 
     config: dict[str, Any]
     factors: dict[str, Params]
@@ -63,40 +63,44 @@ class _Found(NamedTuple):
 
 
 def adopt(net: Net, folder: str | Path) -> Net:
-    """Return ``net`` with the adapter in ``folder`` merged into its weights; its head, if it has one, is trained on.
+    """Return ``net`` with the adapter in ``folder`` merged into its weights.
+
+    If the adapter has a trained head, it replaces the model's head and is trained further.
 
     Raises:
-        ModelError: there is no such adapter, it is not plain LoRA, or it is for another base.
+        ModelError: there is no such adapter, it is not plain LoRA, or it belongs to another base.
     """
     folder = Path(folder)
     if net.imported is not None:
-        raise ModelError(f"the model has an adapter merged already, and {folder} would be a second: take one of them")
-    found = _read(folder)
-    problems = [*_other_kinds(found.config)] or [*_strangers(net, found), *_other_base(net, folder)]
+        raise ModelError(
+            f"an adapter is already merged into the model, and {folder} would be a second one: use only one"
+        )
+    adapter = _read(folder)
+    problems = [*_unsupported(adapter.config)] or [*_mismatches(net, adapter), *_other_base(net, folder)]
     if problems:
-        more = f"; and {len(problems) - SHOWN} more of the kind" if len(problems) > SHOWN else ""
-        raise ModelError(f"the adapter in {folder} cannot be taken: {'; '.join(problems[:SHOWN])}{more}")
-    whole = _increment(net, found)
-    heads = tree.cast_like(found.rest, net.params)
+        more = f"; and {len(problems) - SHOWN} more problems" if len(problems) > SHOWN else ""
+        raise ModelError(f"the adapter in {folder} cannot be used: {'; '.join(problems[:SHOWN])}{more}")
+    increment = _increment(net, adapter)
+    heads = tree.cast_like(adapter.rest, net.params)
     changed = {key for key, value in heads.items() if not value.equal(net.params[key])}
-    merged = lowrank.merge(whole.sites, net.params, whole.factors) | heads
-    return net._replace(params=merged, trainable=net.trainable | changed, imported=whole)
+    merged = lowrank.merge(increment.sites, net.params, increment.factors) | heads
+    return net._replace(params=merged, trainable=net.trainable | changed, imported=increment)
 
 
-def _read(folder: Path) -> _Found:
+def _read(folder: Path) -> _Adapter:
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} has no {CONFIG}, so it holds no adapter of PEFT: name the folder of one")
+        raise ModelError(f"{folder} has no {CONFIG}, so it is not a PEFT adapter: name the folder of an adapter")
     if not (folder / WEIGHTS).is_file():
         pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
         raise ModelError(
             f"{folder} has no {WEIGHTS}"
-            + (f", but {pickled[0]}, a pickle, which can run any code when it is read" if pickled else "")
-            + ": have whoever made it save it anew with model.save_pretrained(folder)"
+            + (f", only {pickled[0]}, a pickle, which can run arbitrary code when loaded" if pickled else "")
+            + ": ask the author of the adapter to save it again with model.save_pretrained(folder)"
         )
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         tensors = safetensors.torch.load((folder / WEIGHTS).read_bytes())
-        config["peft_type"]  # whatever lacks it is no adapter's
+        config["peft_type"]  # every adapter has it
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ModelError(f"the adapter in {folder} cannot be read: {type(error).__name__}: {error}") from error
     factors: dict[str, Params] = {}
@@ -107,110 +111,111 @@ def _read(folder: Path) -> _Found:
             factors.setdefault(match[1], {})[match[2].removesuffix(".weight")] = value
         else:
             rest[name] = value
-    return _Found(config, factors, rest)
+    return _Adapter(config, factors, rest)
 
 
-def _increment(net: Net, found: _Found) -> Increment:
+def _increment(net: Net, adapter: _Adapter) -> Increment:
     sites: list[Site] = []
     factors: Params = {}
-    for layer, named in found.factors.items():
+    for layer, named in adapter.factors.items():
         a, b = _pair(named)
-        shape, scale = tuple(net.params[f"{layer}.weight"].shape), _scale(found, layer, a)
+        shape, scale = tuple(net.params[f"{layer}.weight"].shape), _scale(adapter, layer, a)
         sites.append(Site(f"{layer}.weight", f"{layer}.a", f"{layer}.b", shape, len(a), scale))
         factors |= {f"{layer}.a": a, f"{layer}.b": b}
     return Increment(tuple(sites), factors)
 
 
 def _pair(named: Params) -> tuple[Tensor, Tensor]:
-    """Return A (r, i) and B (o, r); those of an embedding are transposed and change places."""
+    """Return A (r, i) and B (o, r); PEFT stores those of an embedding transposed and swapped."""
     if "lora_A" in named:
         return named["lora_A"], named["lora_B"]
     return named["lora_embedding_B"].T.contiguous(), named["lora_embedding_A"].T.contiguous()
 
 
-def _scale(found: _Found, layer: str, a: Tensor) -> float:
-    """Return α/r, or α/√r where the adapter is rank-stabilised; a pattern for the layer goes before the usual α."""
-    patterns = found.config.get("alpha_pattern") or {}
-    own = [alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)]
-    alpha = float(own[0] if own else found.config.get("lora_alpha", USUAL_ALPHA))
-    return alpha / (math.sqrt(len(a)) if found.config.get("use_rslora") else len(a))
+def _scale(adapter: _Adapter, layer: str, a: Tensor) -> float:
+    """Return α/r, or α/√r for rsLoRA; an ``alpha_pattern`` that matches the layer overrides ``lora_alpha``."""
+    patterns = adapter.config.get("alpha_pattern") or {}
+    matching = [alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)]
+    alpha = float(matching[0] if matching else adapter.config.get("lora_alpha", DEFAULT_ALPHA))
+    return alpha / (math.sqrt(len(a)) if adapter.config.get("use_rslora") else len(a))
 
 
-def _other_kinds(config: dict[str, Any]) -> Iterator[str]:
+def _unsupported(config: dict[str, Any]) -> Iterator[str]:
     if (kind := config["peft_type"]) != "LORA":
-        yield f"it is of the type {kind}, and only LORA can be merged"
-    for key, what in OTHERS.items():
+        yield f"its type is {kind}, but only LORA is supported"
+    for key, what in UNSUPPORTED.items():
         if config.get(key):
-            yield f"it has {key}, {what}"
-    for alpha in (config.get("lora_alpha", USUAL_ALPHA), *(config.get("alpha_pattern") or {}).values()):
+            yield f"it uses {key} ({what})"
+    for alpha in (config.get("lora_alpha", DEFAULT_ALPHA), *(config.get("alpha_pattern") or {}).values()):
         if not isinstance(alpha, int | float):
-            yield f"its alpha is {alpha!r}, and must be a number"
+            yield f"its alpha is {alpha!r}, expected a number"
     if config.get("bias", "none") != "none":
         yield f"it has trained biases (bias = {config['bias']!r})"
-    if (start := config.get("init_lora_weights", True)) not in STARTS:
-        yield f"init_lora_weights is {start!r}, which changes the base: have it converted to plain LoRA by PEFT"
+    if (start := config.get("init_lora_weights", True)) not in INITS:
+        yield f"init_lora_weights is {start!r}, which changes the base: convert it to plain LoRA with PEFT"
 
 
-def _strangers(net: Net, found: _Found) -> Iterator[str]:
-    """Yield what the model has no place for."""
+def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
+    """Yield what does not fit the model: layers, shapes, tied weights and dense tensors."""
     owners: dict[Tensor, list[str]] = {}
     for name, parameter in net.model.named_parameters(remove_duplicate=False):
         owners.setdefault(parameter, []).append(name)
     tied = {name for names in owners.values() if len(names) > 1 for name in names}
-    for layer, named in found.factors.items():
+    for layer, named in adapter.factors.items():
         key = f"{layer}.weight"
         if named.keys() not in ({"lora_A", "lora_B"}, {"lora_embedding_A", "lora_embedding_B"}):
-            yield f"it has only {' and '.join(named)} of {layer}"
+            yield f"it has only {' and '.join(named)} for {layer}"
         elif key in tied:
-            yield f"{key} is tied, and a change of it would change every owner"
+            yield f"{key} is tied, so changing it would change all layers that share it"
         elif key not in net.params:
             yield f"the model has no layer {layer}"
         else:
-            yield from _shapes(layer, tuple(net.params[key].shape), *_pair(named))
-    for key, value in found.rest.items():
-        yield from _no_head(net, key, value)
-    if not found.factors:
+            yield from _shape_mismatches(layer, tuple(net.params[key].shape), *_pair(named))
+    for key, value in adapter.rest.items():
+        yield from _dense_mismatches(net, key, value)
+    if not adapter.factors:
         yield "it has no factors"
 
 
-def _shapes(layer: str, shape: tuple[int, ...], a: Tensor, b: Tensor) -> Iterator[str]:
+def _shape_mismatches(layer: str, shape: tuple[int, ...], a: Tensor, b: Tensor) -> Iterator[str]:
     if (b.shape[0], *a.shape[1:]) != shape or a.shape[0] != b.shape[1]:
-        yield f"{layer} is {_by(shape)} in the model, and its factors are {_by(b.shape)} and {_by(a.shape)}"
+        factors = f"{_shape_text(b.shape)} and {_shape_text(a.shape)}"
+        yield f"{layer} is {_shape_text(shape)} in the model, but its factors are {factors}"
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _no_head(net: Net, key: str, value: Tensor) -> Iterator[str]:
+def _dense_mismatches(net: Net, key: str, value: Tensor) -> Iterator[str]:
     model: Any = net.model
     if key not in net.params:
         yield f"the model has no {key}"
     elif value.shape != net.params[key].shape:
-        shapes = _by(net.params[key].shape), _by(value.shape)
-        yield f"{key} is {shapes[0]} in the model and {shapes[1]} in the adapter"
+        shape = _shape_text(net.params[key].shape)
+        yield f"{key} is {shape} in the model but {_shape_text(value.shape)} in the adapter"
     elif value.equal(net.params[key]):
         return
     elif not is_classifier(model) or (key.startswith(f"{model.base_model_prefix}.") and key not in net.trainable):
-        yield f"it has a whole copy of {key}, and only heads of classifiers are taken whole"
+        yield f"it has a dense copy of {key}, but only classification heads may be dense"
 
 
 def _other_base(net: Net, folder: Path) -> Iterator[str]:
-    """Yield how the base is known to be another; an adapter that is not ours says its name at most."""
+    """Yield how the base differs from that of the adapter; only adapters exported by fedloru record enough to check."""
     if not (folder / ABOUT).is_file():
         return
     try:
-        theirs = json.loads((folder / ABOUT).read_bytes())["base"]
-        name, dtype, digest, classes = (theirs[key] for key in ("name", "dtype", "hash", "classes"))
+        base = json.loads((folder / ABOUT).read_bytes())["base"]
+        name, dtype, digest, classes = (base[key] for key in ("name", "dtype", "hash", "classes"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"its {ABOUT} cannot be read ({type(error).__name__}): restore it, or remove it to check shapes alone"
+        yield f"its {ABOUT} cannot be read ({type(error).__name__}): restore it, or remove it to check only the shapes"
         return
     model: Any = net.model
-    ours = str(model.dtype).split(".")[-1]
-    if ours != dtype:
-        log.warning("the adapter is for %s in %s, here in %s: the bits of weights are not compared", name, dtype, ours)
+    current = str(model.dtype).split(".")[-1]
+    if current != dtype:
+        log.warning("the adapter was trained on %s in %s, not %s: the base cannot be verified", name, dtype, current)
     elif digest != body_hash(net, net.params):
-        yield f"it is for {name}, whose weights have the hash {digest}; those of the model are others"
+        yield f"it is for {name}, whose weights have the hash {digest}; the weights of this model differ"
     labels = class_names(model) if is_classifier(model) else []
     if classes and labels and classes != labels:
-        yield f"its classes are {', '.join(classes)}, and those of the data are {', '.join(labels)}"
+        yield f"its classes are {', '.join(classes)}, but those of the data are {', '.join(labels)}"

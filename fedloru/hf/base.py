@@ -1,4 +1,4 @@
-"""The base of a net: the model that it was made from, as whoever takes an adapter home loads it."""
+"""The base of a net: the pretrained model that its adapter belongs to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.errors import ModelError
 from fedloru.hf.models import Task, is_classifier, pad, read, transposed
-from fedloru.hf.source import Source, check_weights, source, told
+from fedloru.hf.source import Source, check_weights, loading, source
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
 class Base(NamedTuple):
-    """A model on the disk or the hub, and what it was loaded as."""
+    """A model on disk or on the hub, and how it was loaded."""
 
     place: Source
     task: Task
@@ -26,41 +26,41 @@ class Base(NamedTuple):
     attention: Any
 
     def load(self, place: Source | None = None) -> Any:
-        """Return the model as the library makes it; from another ``place``, the same kind of model.
+        """Load the model with transformers from its place, or from another ``place``.
 
         Raises:
             ModelError: it cannot be loaded.
         """
         place = place or self.place
         check_weights(place)
-        with told(place, "the model"), torch.random.fork_rng(devices=[]):
+        with loading(place, "the model"), torch.random.fork_rng(devices=[]):
             model, _ = read(place, self.task, self.classes, self.dtype, self.attention)
         pad(model)
         return model.eval()
 
     @property
     def table(self) -> dict[str, Any]:
-        """What is told of it to others."""
+        """The description of the base in fedloru.json."""
         return {"name": self.place.name, "revision": self.place.revision, "dtype": str(self.dtype).split(".")[-1]}
 
 
 def base(net: Net) -> Base:
-    """Return the base of a net of transformers.
+    """Return the base of a net with a transformers model.
 
     Raises:
-        ModelError: it was made in memory, and nobody else could load it.
+        ModelError: the model was created in memory, so the base could not be loaded elsewhere.
     """
     model: Any = net.model
     if not model.name_or_path:
         raise ModelError(
-            f"the {type(model).__name__} was made in memory, so that nobody else has it: save it with "
-            "model.save_pretrained(folder), and train what fedloru.hf.load(folder) returns"
+            f"the {type(model).__name__} was created in memory, so its adapter would have no base to be loaded with: "
+            "save it with model.save_pretrained(folder), and train the model that fedloru.hf.load(folder) returns"
         )
     return described(net, source(model.name_or_path, revision(model), is_remote(model)))
 
 
 def described(net: Net, place: Source) -> Base:
-    """Return what the model of ``net`` was loaded as, with the ``place`` where it is."""
+    """Return the base that describes the model of ``net``, loaded from ``place``."""
     model: Any = net.model
     task: Task = "classify" if is_classifier(model) else "causal"
     classes = tuple(class_names(model)) if task == "classify" else ()
@@ -73,25 +73,25 @@ def class_names(model: Any) -> list[str]:
 
 
 def revision(model: Any) -> str | None:
-    """Return the commit that a model of the hub was taken at; None for one of a folder."""
+    """Return the commit of a model from the hub; None for a model from a folder."""
     commit: str | None = getattr(model.config, "_commit_hash", None)
     return commit
 
 
 def is_remote(model: Any) -> bool:
-    """Say whether code that came with the model makes it, which somebody has trusted to get it."""
+    """Return whether the model's class comes from code on the hub (``trust_remote_code``)."""
     return type(model).__module__.startswith("transformers_modules")
 
 
 def weights(model: Any) -> Params:
-    """Return the parameters of a model as the library makes it, in the form that nets have: Conv1D transposed."""
-    turned = set(transposed(model))
+    """Return the parameters of a model of the library in the layout of nets: weights of Conv1D are transposed."""
+    conv1d = set(transposed(model))
     named: Mapping[str, Tensor] = dict(model.named_parameters())
-    return {key: (t.T.contiguous() if key in turned else t).detach() for key, t in named.items()}
+    return {key: (t.T.contiguous() if key in conv1d else t).detach() for key, t in named.items()}
 
 
 def body_hash(net: Net, params: Params) -> str:
-    """Return a hash of the weights in ``params`` that models of every task have: without the head and the pooler."""
+    """Return a hash of the weights in ``params`` without head and pooler, which do not depend on the task."""
     prefix = f"{net.model.base_model_prefix}."
     keys = [key for key in net.params if key.startswith(prefix) and "pooler" not in key.split(".")]
     return tree.digest(tree.select(params, sorted(set(keys) - net.factors)))

@@ -1,4 +1,4 @@
-"""Examples of tokens, cut and joined to blocks of one size."""
+"""Cut and join tokenized examples into blocks of a given size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IGNORED = -100
 
 
 class Tokens(NamedTuple):
-    """One example: its tokens, for a causal model as many labels, and the row of the table that it begins in."""
+    """One example: its tokens, one label per token for a causal model, and the row of the table that it starts in."""
 
     row: int
     ids: list[int]
@@ -19,15 +19,15 @@ class Tokens(NamedTuple):
 
 
 def cut_into(ids: list[int], size: int) -> list[list[int]]:
-    """Return ``ids`` in blocks of ``size``; a rest of one token is left out, since nothing predicts it."""
+    """Return ``ids`` in blocks of ``size``; a final block of one token is dropped: it has nothing to predict."""
     return [ids[start : start + size] for start in range(0, len(ids), size) if len(ids) - start > 1]
 
 
 def packed(examples: Sequence[Tokens], max_length: int, *, whole: bool) -> list[Tokens]:
-    """Join examples to blocks of up to ``max_length`` tokens, in which tokens attend to the examples before theirs.
+    """Pack examples into blocks of up to ``max_length`` tokens.
 
-    Where ``whole``, no example is divided. Otherwise all are one stream with a loss on every token, and every block but
-    the last is full.
+    If ``whole``, no example is split. Otherwise all examples form one stream with a loss on every token, and every
+    block but the last is full. Attention is not masked: tokens attend to the earlier examples of their block.
     """
     if not whole:
         stream = list(chain.from_iterable(example.ids for example in examples))
@@ -36,7 +36,7 @@ def packed(examples: Sequence[Tokens], max_length: int, *, whole: bool) -> list[
 
 
 def _best_fit(examples: Sequence[Tokens], size: int) -> list[list[Tokens]]:
-    """Put each example, the longest first, in the fullest block that has room (Ding et al. 2024, arXiv 2404.10830)."""
+    """Put each example, longest first, into the fullest block with room for it (Ding et al. 2024, arXiv 2404.10830)."""
     blocks: list[list[Tokens]] = []
     with_room: list[list[int]] = [[] for _ in range(size + 1)]
     for example in sorted(examples, key=lambda each: -len(each.ids)):

@@ -1,25 +1,28 @@
-"""From texts to tokens: what a model reads of an example, and which of its tokens it should learn to say.
+"""Tokenize texts: the tokens of an example, and those of them that the model is trained to predict.
 
-Three kinds of text. *Instruct*: a prompt and a response, with a loss on the response alone, which ends with the token
-that ends a text. *Plain*: texts cut into blocks of at most ``max_length`` tokens, with a loss on all of them.
-*Classify*: a text with a class. What is longer than ``max_length`` is cut at its end, and counted.
+There are three kinds of text. *Instruct*: a prompt and a response, with a loss only on the response and the
+end-of-sequence token after it. *Plain*: texts split into blocks of at most ``max_length`` tokens, with a loss on every
+token. *Classify*: a text with a class. Longer instructions and texts with a class are truncated to ``max_length``
+tokens, and counted.
 
-Prompt and response are tokenised apart, so that a model is trained on the very tokens it is given when it writes.
+Prompt and response are tokenized separately, so that training uses the same prompt tokens as generation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, cut_into
 from fedloru.hf.tables import strings
 from fedloru.hf.templates import Columns, pairs
+from fedloru.settings import When
+from fedloru.settings.types import Text, Texts
 
 
 class Counts(NamedTuple):
-    """What texts came to: their tokens in all, examples that were cut or dropped, and texts that were empty."""
+    """Counts of all tokens, of truncated and dropped examples, and of empty texts."""
 
     tokens: int
     cut: int = 0
@@ -27,35 +30,48 @@ class Counts(NamedTuple):
     empty: int = 0
 
     def join(self, other: Counts) -> Counts:
-        """Return what both came to."""
+        """Return the sums of both counts."""
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 Encoded = tuple[list[Tokens], Counts]
 
+INSTRUCT, TEXT = When("kind", ("instruct",)), When("kind", ("classify", "plain"))
+"""In a configuration, the columns of a kind of text have an effect for that kind only."""
+
 
 class Instruct(NamedTuple):
-    """A prompt, perhaps with context, and a response; ``template`` makes the prompt of the columns."""
+    r"""A prompt, optionally with context, and a response.
 
-    prompt: str = "prompt"
-    context: str | None = None
-    response: str = "response"
-    template: str = "alpaca"
+    Args:
+        prompt: the column of prompts, for the templates alpaca and chat.
+        context: the column of additional context of the prompt, for the templates alpaca and chat.
+        response: the column of responses.
+        template: how the prompt is built: alpaca, chat (the template of the tokenizer), or a format string with columns
+            in braces, such as 'Question: {question}\n'.
+    """
+
+    prompt: Annotated[Text, INSTRUCT] = "prompt"
+    context: Annotated[Text | None, INSTRUCT] = None
+    response: Annotated[Text, INSTRUCT] = "response"
+    template: Annotated[Text, INSTRUCT] = "alpaca"
 
     def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
-        """Return each row as an example; one whose whole response is beyond ``max_length`` is dropped.
+        """Return each row as an example; rows whose prompt alone fills ``max_length`` tokens are dropped.
 
         Raises:
-            DataError: a column, the template or the tokenizer does not serve.
+            DataError: a column, the template or the tokenizer cannot be used.
         """
-        found = pairs(table, Columns(self.prompt, self.context, self.response), self.template, tokenizer, where)
+        prompts_and_responses = pairs(
+            table, Columns(self.prompt, self.context, self.response), self.template, tokenizer, where
+        )
         end = _end(tokenizer)
-        chat = self.template == "chat"  # which writes the first and the last token itself
+        chat = self.template == "chat"  # a chat template writes the first and the last token itself
         begin = [] if chat else _begin(tokenizer)
-        prompts, responses = (_tokens(tokenizer, texts) for texts in zip(*found, strict=True))
+        prompts, responses = (_tokens(tokenizer, texts) for texts in zip(*prompts_and_responses, strict=True))
         examples, tokens, cut, dropped = [], 0, 0, 0
-        for row, (asked, said) in enumerate(zip(prompts, responses, strict=True)):
-            prompt, response = begin + asked, _ended(said, end) if chat else [*said, end]
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            prompt, response = begin + prompt, _ended(response, end) if chat else [*response, end]
             ids, labels = prompt + response, [IGNORED] * len(prompt) + response
             tokens += len(ids)
             if len(prompt) >= max_length:
@@ -67,47 +83,55 @@ class Instruct(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """A text to go on with, token by token."""
+    """A text without a prompt; the model is trained to predict every token.
 
-    text: str = "text"
+    Args:
+        text: the column of texts.
+    """
+
+    text: Annotated[Text, TEXT] = "text"
 
     def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
-        """Return each row in blocks of at most ``max_length`` tokens.
-
-        Empty texts are left out.
+        """Return each row as one or more blocks of at most ``max_length`` tokens; empty texts are skipped.
 
         Raises:
-            DataError: the column or the tokenizer does not serve.
+            DataError: the column or the tokenizer cannot be used.
         """
         begin, end = _begin(tokenizer), _end(tokenizer)
         examples, tokens = [], 0
         texts = strings(table, self.text, where, empty=True)
-        full = [row for row, text in enumerate(texts) if text.strip()]
-        for row, ids in zip(full, _tokens(tokenizer, [texts[row] for row in full]), strict=True):
+        nonempty = [row for row, text in enumerate(texts) if text.strip()]
+        for row, ids in zip(nonempty, _tokens(tokenizer, [texts[row] for row in nonempty]), strict=True):
             whole = [*begin, *ids, end]
             tokens += len(whole)
             examples += [Tokens(row, block, block) for block in cut_into(whole, max_length)]
-        return examples, Counts(tokens, empty=len(texts) - len(full))
+        return examples, Counts(tokens, empty=len(texts) - len(nonempty))
 
 
 class Classify(NamedTuple):
-    """A text and its class; ``labels`` names the classes in order (): those of the source, or sorted."""
+    """A text and its class.
 
-    text: str = "text"
-    label: str = "label"
-    labels: tuple[str, ...] = ()
+    Args:
+        text: the column of texts.
+        label: the column of classes.
+        labels: the names of the classes in order; by default those of the source, or sorted.
+    """
+
+    text: Annotated[Text, TEXT] = "text"
+    label: Annotated[Text, When("kind", ("classify",))] = "label"
+    labels: Annotated[Texts, When("kind", ("classify",))] = ()
 
     def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
-        """Return each row with the tokens that the tokenizer puts around a text.
+        """Return each row with the special tokens that the tokenizer adds around a text.
 
         Raises:
-            DataError: the column does not serve.
+            DataError: the column cannot be used.
         """
         texts = strings(table, self.text, where)
         whole = tokenizer(texts, verbose=False)["input_ids"]
         long = [row for row, ids in enumerate(whole) if len(ids) > max_length]
         tokens = sum(map(len, whole))
-        if long:  # the tokenizer knows which tokens at the end of a text must stay
+        if long:  # the tokenizer keeps the special tokens at the end of a truncated text
             shorter = tokenizer([texts[row] for row in long], truncation=True, max_length=max_length)["input_ids"]
             for row, ids in zip(long, shorter, strict=True):
                 whole[row] = ids
@@ -118,22 +142,24 @@ Kind = Instruct | Plain | Classify
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return found
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _begin(tokenizer: Any) -> list[int]:
-    """Return the token that the tokenizer begins a text with, if it does."""
+    """Return the beginning-of-sequence token as a list; empty if the tokenizer does not add one."""
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 
-def _ended(said: list[int], end: int) -> list[int]:
-    """Return a response with ``end`` as its last token, without what a chat template writes after that."""
-    return said[: len(said) - said[::-1].index(end)] if end in said else [*said, end]
+def _ended(response: list[int], end: int) -> list[int]:
+    """Return ``response`` with ``end`` as its last token; tokens that a chat template writes after it are dropped."""
+    return response[: len(response) - response[::-1].index(end)] if end in response else [*response, end]
 
 
 def _end(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no token for the end of a text (eos_token), so a model cannot learn to stop")
+        raise DataError(
+            "the tokenizer has no end-of-sequence token (eos_token), so a model cannot learn to stop: set one"
+        )
     end: int = tokenizer.eos_token_id
     return end

@@ -1,4 +1,4 @@
-"""What a net has learnt as a model of the library: a folder that ``from_pretrained`` loads, or an adapter in memory."""
+"""Write the trained model of a net as a folder for ``from_pretrained`` of transformers."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from torch import nn
 from fedloru import net as nets
 from fedloru.errors import ModelError
 from fedloru.hf.base import described, is_remote, revision
-from fedloru.hf.models import tokenizer, transposed
+from fedloru.hf.models import tokenizer as load_tokenizer
+from fedloru.hf.models import transposed
 from fedloru.hf.source import Source, library, quiet, source
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
 def save_merged(net: Net, tensors: Params, folder: Path) -> None:
-    """Write the model of ``tensors``, factors merged, as the library writes its own, and the tokenizer of its base.
+    """Save the model with ``tensors`` and merged factors by ``save_pretrained``, and the tokenizer of its base.
 
     Raises:
-        ModelError: the model needs code that comes with it.
+        ModelError: the model needs remote code.
     """
     model: Any = net.model
     if is_remote(model):
         raise ModelError(
-            f"the {type(model).__name__} needs code that comes with {model.name_or_path}, and the folder would lack "
-            "it: export an adapter, with the format peft"
+            f"the {type(model).__name__} needs the remote code of {model.name_or_path}, which would be missing from "
+            "the exported folder: export an adapter instead, with the format peft"
         )
     whole: Any = plain(nets.load(net, tensors))
     with quiet():
         whole.save_pretrained(folder)
-        if (words := _tokenizer(model)) is not None:
-            words.save_pretrained(folder)
+        if (tokenizer := _tokenizer(model)) is not None:
+            tokenizer.save_pretrained(folder)
 
 
 def load_merged(net: Net, folder: Path) -> nn.Module:
-    """Return the model in ``folder`` as the library loads it, and computes attention like ``net``.
+    """Load the model in ``folder`` with transformers, with the attention implementation of ``net``.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -47,13 +48,13 @@ def load_merged(net: Net, folder: Path) -> nn.Module:
 
 
 def named_base(net: Net) -> dict[str, Any]:
-    """Return what is told of the model that ``net`` was made from; its name is "" where it was made in memory."""
+    """Return the description of the base of ``net``; its name is "" if the model was created in memory."""
     model: Any = net.model
     return described(net, Source(model.name_or_path, revision(model))).table
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Turn a model that ``prepare`` made ready back, in place, into what the library makes."""
+    """Undo ``prepare`` in place: restore ``Conv1D`` layers and the cache."""
     conv1d = library("transformers.pytorch_utils").Conv1D
     for key in transposed(model):
         name = key.removesuffix(".weight")
@@ -70,11 +71,11 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _tokenizer(model: Any) -> Any:
-    """Return the tokenizer of the base; None where it has none, or the model was made in memory."""
+    """Return the tokenizer of the base; None if it has none, or if the model was created in memory."""
     if not model.name_or_path:
         return None
     place = source(model.name_or_path, revision(model))
     try:
-        return tokenizer(place.name, revision=place.revision)
+        return load_tokenizer(place.name, revision=place.revision)
     except ModelError:
         return None

@@ -1,7 +1,7 @@
-"""What a model writes, so that a person can read it, and whether its final answers are right.
+"""Generate text at every evaluation, and compare its final answers with those of the references.
 
-Prompts are drawn from the test examples and continued greedily. A final answer is what follows ``####``, as in GSM8K
-(Cobbe et al. 2021, arXiv 2110.14168), or else the last number of the text.
+Prompts are sampled from the test examples and continued greedily. The final answer of a text is what follows ``####``,
+as in GSM8K (Cobbe et al. 2021, arXiv 2110.14168), or else its last number.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 from fedloru.data.dataset import Examples, size
 from fedloru.errors import DataError, MissingExtraError
 from fedloru.hf.blocks import IGNORED
-from fedloru.net import Net, holding, mode, unshared
+from fedloru.net import Net, mode, unshared, use_tensors
 from fedloru.rng import gen
 from fedloru.tree import Params
 
 MARK = "####"
 NUMBER = re.compile(r"(?:(?<![\d)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 BATCH = 16
-"""Prompts that are continued together."""
+"""The number of prompts in a batch."""
 
 
-class Asked(NamedTuple):
-    """The tokens of a prompt, and those that the data goes on with."""
+class Prompt(NamedTuple):
+    """The tokens of a prompt, and those of its reference continuation in the data."""
 
     prompt: list[int]
     reference: list[int]
@@ -37,22 +37,23 @@ class Asked(NamedTuple):
 def generations(
     tokenizer: Any, test: Examples, count: int, max_new_tokens: int, *, seed: int = 0, positions: int | None = None
 ) -> Callable[[Net, Params], dict[str, Any]]:
-    """Return what lets a model write on after ``count`` prompts of ``test``, drawn by ``seed``, at every evaluation.
+    """Return an evaluation hook that continues ``count`` prompts of ``test``, sampled by ``seed``.
 
-    It gives ``generations``, a list of prompt, reference and generated text, and where references have a final answer,
-    ``exact_match``, the share of them that the model comes to. ``positions`` is how many tokens the model takes.
+    The hook returns ``generations``, a list of prompts, references and generated texts, and, if references have a
+    final answer, ``exact_match``, the fraction of them for which the model's final answer is the same. ``positions``
+    is the maximum sequence length of the model.
 
     Raises:
-        DataError: no example has a whole response, and room for ``max_new_tokens`` after its prompt.
+        DataError: no example has a complete response and room for ``max_new_tokens`` after its prompt.
     """
-    chosen = _drawn(test, tokenizer.eos_token_id, count, seed, max_new_tokens, positions)
+    chosen = _sample(test, tokenizer.eos_token_id, count, seed, max_new_tokens, positions)
     prompts, references = (
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in each] for each in zip(*chosen, strict=True)
     )
 
     def hook(net: Net, tensors: Params) -> dict[str, Any]:
-        written = write(net, tensors, [asked.prompt for asked in chosen], max_new_tokens, tokenizer.eos_token_id)
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        generated = write(net, tensors, [each.prompt for each in chosen], max_new_tokens, tokenizer.eos_token_id)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in generated]
         lines = [
             {"prompt": prompt, "reference": reference, "generated": text}
             for prompt, reference, text in zip(prompts, references, texts, strict=True)
@@ -63,37 +64,42 @@ def generations(
     return hook
 
 
-def _drawn(test: Examples, end: int, count: int, seed: int, max_new_tokens: int, positions: int | None) -> list[Asked]:
-    found: list[Asked] = []
+def _sample(
+    test: Examples, end: int, count: int, seed: int, max_new_tokens: int, positions: int | None
+) -> list[Prompt]:
+    chosen: list[Prompt] = []
     for row in torch.randperm(size(test), generator=gen(seed, "generations")).tolist():
         length = int(test["length"][row])
-        asked = split(test["input_ids"][row, :length].tolist(), test["labels"][row, :length].tolist(), end)
-        if asked and (positions is None or len(asked.prompt) + max_new_tokens <= positions):
-            found.append(asked)
-        if len(found) == count:
+        example = split(test["input_ids"][row, :length].tolist(), test["labels"][row, :length].tolist(), end)
+        if example and (positions is None or len(example.prompt) + max_new_tokens <= positions):
+            chosen.append(example)
+        if len(chosen) == count:
             break
-    if not found:
+    if not chosen:
         room = "" if positions is None else f" and a prompt of at most {positions - max_new_tokens} tokens"
         raise DataError(
-            f"no test example has a whole response{room} to be continued by {max_new_tokens}: lower "
+            f"no test example has a complete response{room} that leaves room for {max_new_tokens} new tokens: lower "
             "eval.max_new_tokens, raise data.max_length, or set eval.generations = 0"
         )
-    return found
+    return chosen
 
 
-def split(ids: list[int], labels: list[int], end: int) -> Asked | None:
-    """Return the first prompt and its response; of a text without a prompt, both halves; None where the end was cut."""
+def split(ids: list[int], labels: list[int], end: int) -> Prompt | None:
+    """Return the first prompt and its response, or the two halves of a plain text; None if the response was truncated.
+
+    The prompt is the tokens before the first label, and the response is complete if it contains the token ``end``.
+    """
     start = next((i for i, label in enumerate(labels) if label != IGNORED), len(labels))
     if start == 0:
         half = len(ids) // 2
-        return Asked(ids[:half], ids[half:])
+        return Prompt(ids[:half], ids[half:])
     stop = next((i for i in range(start, len(labels)) if labels[i] == IGNORED), len(labels))
-    return Asked(ids[:start], ids[start:stop]) if end in ids[start:stop] else None
+    return Prompt(ids[:start], ids[start:stop]) if end in ids[start:stop] else None
 
 
 @torch.no_grad()
 def write(net: Net, tensors: Params, prompts: Sequence[list[int]], max_new_tokens: int, end: int) -> list[list[int]]:
-    """Return the tokens that the model with ``tensors`` writes greedily after each prompt, until ``end``.
+    """Return the tokens that the model with ``tensors`` generates greedily after each prompt, until ``end``.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -101,22 +107,22 @@ def write(net: Net, tensors: Params, prompts: Sequence[list[int]], max_new_token
     try:
         from transformers import GenerationConfig
     except ModuleNotFoundError as error:
-        raise MissingExtraError("transformers", "hf", "a language model that writes") from error
+        raise MissingExtraError("transformers", "hf", "text generation") from error
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end, use_cache=True
     )
     model: Any = net.model
     device = next(iter(tensors.values())).device
-    written: list[list[int]] = []
-    with mode(net, False), holding(net, unshared(net, tensors)):
+    generated: list[list[int]] = []
+    with mode(net, False), use_tensors(net, unshared(net, tensors)):
         for ids, mask in _padded(prompts, end, device):
-            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-            written += made[:, ids.shape[1] :].tolist()
-    return written
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            generated += output[:, ids.shape[1] :].tolist()
+    return generated
 
 
 def _padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield prompts batch by batch, padded on the left, (b, T), and the mask of their tokens."""
+    """Yield batches of prompts (b, T), padded on the left, and their attention masks (b, T)."""
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         longest = max(map(len, batch))
@@ -126,32 +132,32 @@ def _padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> Ite
 
 
 def exact_match(references: Sequence[str], texts: Sequence[str]) -> float | None:
-    """Return the share of ``texts`` that come to the final answer of their reference; None where none has one.
+    """Return the fraction of ``texts`` with the final answer of their reference; None if no reference has one.
 
-    A reference has a final answer where it marks one, or is nothing but a number.
+    A reference has a final answer if it contains the mark ``####``, or is only a number.
     """
-    known = [
+    answered = [
         (final_answer(reference), text)
         for reference, text in zip(references, texts, strict=True)
         if MARK in reference or NUMBER.fullmatch(reference.strip())
     ]
-    return sum(answer == final_answer(text) for answer, text in known) / len(known) if known else None
+    return sum(answer == final_answer(text) for answer, text in answered) / len(answered) if answered else None
 
 
 def final_answer(text: str) -> str | None:
-    """Return the final answer of ``text``, a number in its shortest form; None where there is none."""
+    """Return the final answer of ``text``, with numbers in their shortest form; None if there is none."""
     _, mark, after = text.rpartition(MARK)
     if mark:
         line = after.strip().partition("\n")[0]
         number = NUMBER.match(line.lstrip("*_ "))
-        return _normal(number[0] if number else line)
+        return _normalized(number[0] if number else line)
     numbers = NUMBER.findall(text)
-    return _normal(numbers[-1]) if numbers else None
+    return _normalized(numbers[-1]) if numbers else None
 
 
-def _normal(answer: str) -> str:
+def _normalized(answer: str) -> str:
     plain = re.sub(r"[$%,\s]", "", answer).rstrip(".")
     try:
-        return f"{Decimal(plain).normalize() + 0:f}"  # 0 for -0
+        return f"{Decimal(plain).normalize() + 0:f}"  # adding 0 turns -0 into 0
     except DecimalException:
         return " ".join(answer.casefold().split()).rstrip(".")

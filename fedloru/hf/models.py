@@ -1,8 +1,8 @@
-"""Models of transformers, made ready to be trained by federated methods.
+"""Load transformers models and prepare them for training by federated methods.
 
-``load`` reads one from a folder or the hub, ``prepare`` takes one that is already there. Either way its weights are
-frozen, it keeps no cache, and each of the library's ``Conv1D`` is an ``nn.Linear`` with the transposed weight under
-the same key, so that there is one kind of linear layer for factors to be attached to.
+``load`` reads a model from a folder or the hub, ``prepare`` changes an existing one in place. Either way the weights
+are frozen, the key-value cache is disabled, and every ``Conv1D`` of transformers is replaced by an ``nn.Linear`` with
+the transposed weight under the same key, so that factors can be attached to it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import torch
 from torch import nn
 
 from fedloru.errors import ConfigError, ModelError
-from fedloru.hf.source import Source, check_weights, library, source, told
+from fedloru.hf.source import Source, check_weights, library, loading, source
 from fedloru.rng import gen
+from fedloru.settings.types import Flag, Text
 
 Task = Literal["causal", "classify"]
+Dtype = Literal["float32", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 SHOWN = 5
-"""So many missing weights are named in a message."""
+"""The number of weights that a message names."""
 
 
 def load(
@@ -30,71 +32,81 @@ def load(
     *,
     task: Task = "causal",
     classes: Sequence[str] = (),
-    revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    revision: Text | None = None,
+    dtype: Dtype | torch.dtype = "float32",
     attention: Attention | None = None,
-    checkpointing: bool = False,
-    trust_remote_code: bool = False,
+    checkpointing: Flag = False,
+    trust_remote_code: Flag = False,
     seed: int = 0,
 ) -> nn.Module:
     """Load a causal language model, or a classifier of texts into ``classes``, from a folder or the hub.
 
-    A classifier keeps the head that comes with it where that is for these very classes, in this order. Any other
-    head is drawn from (seed, "head") and will be trained whole; it alone, all other weights are frozen. A name on
-    the hub needs the ``revision`` it is taken at, the 40 digits of a commit. ``attention`` is how the library
-    computes attention (None: as it chooses), and ``checkpointing`` computes each layer anew in the backward pass,
-    which takes a third more time and keeps only what enters the layers.
+    A classifier keeps its pretrained head if that is for exactly these classes, in this order. Otherwise a fresh head
+    is initialized from (seed, "head") and trained whole; all other weights are frozen.
+
+    Args:
+        name: a folder, or a name on the hub.
+        task: ``"causal"`` or ``"classify"``.
+        classes: the names of the classes, for a classifier.
+        revision: the commit of a model on the hub, 40 hexadecimal digits; required there.
+        dtype: the dtype of the weights; factors are always float32.
+        attention: the attention implementation; default: chosen by transformers.
+        checkpointing: recompute each layer in the backward pass, which takes about a third more time and keeps only
+            the inputs of the layers in memory.
+        trust_remote_code: allow code that comes with the model to run.
+        seed: the seed of a fresh head.
 
     Raises:
-        ConfigError: an unknown task, or classes that do not go with it.
-        ModelError: there is no such model, its weights are pickled or incomplete, or it does not serve the task.
+        ConfigError: the task is unknown, or the classes do not fit it.
+        ModelError: there is no such model, its weights are pickled or incomplete, or it does not support the task.
         MissingExtraError: transformers is not installed.
     """
     _check_task(task, classes)
     place = source(name, revision, trust_remote_code)
     check_weights(place)
-    with told(place, "the model"), torch.random.fork_rng(devices=[]):
-        model, fresh = read(place, task, classes, dtype, attention)
-    _draw(model, fresh, seed)
+    with loading(place, "the model"), torch.random.fork_rng(devices=[]):
+        weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model, fresh = read(place, task, classes, weights, attention)
+    _init_head(model, fresh, seed)
     model = prepare(model, trained=fresh, checkpointing=checkpointing)
     if task == "causal":
-        _refuse_looking_ahead(model, name)
+        _check_causal(model, name)
     return model
 
 
 def tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load the tokenizer that belongs to a model, from the same place.
+    """Load the tokenizer of a model from the same folder or name on the hub.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no tokenizer.
         MissingExtraError: transformers is not installed.
     """
     place = source(name, revision, trust_remote_code)
     if place.is_folder and not any(path for glob in TOKENIZERS for path in Path(name).glob(glob)):
-        raise ModelError(f"{name} has no tokenizer: copy tokenizer.json and tokenizer_config.json beside the model")
-    with told(place, "the tokenizer"):
+        raise ModelError(f"{name} has no tokenizer: copy tokenizer.json and tokenizer_config.json to this folder")
+    with loading(place, "the tokenizer"):
         return library().AutoTokenizer.from_pretrained(**place.arguments)
 
 
 def positions(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
-    """Return how many tokens a model takes, by its configuration; None where it does not say.
+    """Return the maximum sequence length in the configuration of a model; None if it has no such setting.
 
     Raises:
         ModelError: there is no configuration.
         MissingExtraError: transformers is not installed.
     """
     place = source(name, revision, trust_remote_code)
-    with told(place, "the configuration"):
+    with loading(place, "the configuration"):
         config = library().AutoConfig.from_pretrained(**place.arguments).get_text_config()
-    most: int | None = getattr(config, "max_position_embeddings", None)
-    return most
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    return longest
 
 
 def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: bool = False) -> nn.Module:
-    """Make a model of transformers ready, in place: linear for Conv1D, no cache, only ``trained`` is not frozen.
+    """Prepare a transformers model in place: replace Conv1D by Linear, disable the cache, freeze all but ``trained``.
 
     Raises:
-        ModelError: it has nothing to checkpoint.
+        ModelError: ``checkpointing`` is set, but the model does not support it.
     """
     conv1d = library("transformers.pytorch_utils").Conv1D
     for name, layer in [*model.named_modules()]:
@@ -112,10 +124,10 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
 
 
 def pad(model: Any) -> None:
-    """Name a token that a classifier takes for padding where none is named, since it refuses batches without one.
+    """Set the padding token of a classifier that has none, since it rejects batches without one.
 
-    It is the end of a text, if there is one: a classifier of the last token passes over such tokens at the end, and
-    token 0 is "!" in the vocabulary of GPT-2.
+    It is set to the end-of-sequence token if there is one. A classifier of the last token ignores padding tokens at the
+    end, so token 0 would be a bad choice: it is "!" in the vocabulary of GPT-2.
     """
     config = model.config.get_text_config()
     if _is_named_classifier(model) and config.pad_token_id is None:
@@ -125,7 +137,7 @@ def pad(model: Any) -> None:
 
 
 def transposed(model: nn.Module) -> tuple[str, ...]:
-    """Return the keys of the weights that the library keeps transposed, in a ``Conv1D``."""
+    """Return the keys of the weights that transformers stores transposed, in a ``Conv1D``."""
     conv1d = library("transformers.pytorch_utils").Conv1D
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         plain = type(model)(model.config)
@@ -133,7 +145,7 @@ def transposed(model: nn.Module) -> tuple[str, ...]:
 
 
 def is_classifier(model: nn.Module) -> bool:
-    """Say whether a model of transformers scores whole texts; else it scores the next token.
+    """Return whether a transformers model classifies texts (True) or predicts the next token (False).
 
     Raises:
         ModelError: it does neither.
@@ -142,8 +154,8 @@ def is_classifier(model: nn.Module) -> bool:
         return True
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(
-            f"{type(model).__name__} scores neither the next token nor a whole text: load the model with "
-            "fedloru.hf.load, whose task is 'causal' or 'classify'"
+            f"{type(model).__name__} neither predicts the next token nor classifies texts: load the model with "
+            "fedloru.hf.load, as task 'causal' or 'classify'"
         )
     return False
 
@@ -164,16 +176,16 @@ def _check_task(task: str, classes: Sequence[str]) -> None:
 def read(
     place: Source, task: Task, classes: Sequence[str], dtype: torch.dtype, attention: Attention | None
 ) -> tuple[nn.Module, list[str]]:
-    """Return the model as the library makes it, and the names of the parameters that were not read.
+    """Load a model with transformers, and return it with the names of the parameters that were not in its files.
 
     Raises:
         ModelError: weights are missing.
     """
-    found = library()
-    known = found.AutoConfig.from_pretrained(**place.arguments)
-    auto, labels = found.AutoModelForCausalLM, {}
+    transformers = library()
+    config = transformers.AutoConfig.from_pretrained(**place.arguments)
+    auto, labels = transformers.AutoModelForCausalLM, {}
     if task == "classify":
-        auto, labels = found.AutoModelForSequenceClassification, dict(enumerate(classes))
+        auto, labels = transformers.AutoModelForSequenceClassification, dict(enumerate(classes))
     settings = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}} if labels else {}
     model, report = auto.from_pretrained(
         **place.arguments,
@@ -186,25 +198,25 @@ def read(
     )
     absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = _head(model) if task == "classify" else set()
-    if lacking := sorted(absent - head):
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+    if missing := sorted(absent - head):
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise ModelError(
-            f"{place.name} lacks the weights {', '.join(lacking[:SHOWN])}{more} of a {type(model).__name__}: "
-            "name a model that is whole, or one for this task"
+            f"{place.name} lacks the weights {', '.join(missing[:SHOWN])}{more} of a {type(model).__name__}: "
+            "name a complete model, or a model for this task"
         )
-    if labels and dict(known.id2label) != labels:
+    if labels and dict(config.id2label) != labels:
         absent |= {name for name in head if not name.startswith(f"{model.base_model_prefix}.")}
     return model, sorted(absent)
 
 
 def _head(model: nn.Module) -> set[str]:
-    """Return the names of the parameters above the encoder, and of its pooler, which not every folder has."""
+    """Return the names of the parameters outside the encoder, and of its pooler, which some checkpoints lack."""
     base = f"{model.base_model_prefix}."
     return {name for name, _ in model.named_parameters() if not name.startswith(base) or "pooler" in name.split(".")}
 
 
-def _draw(model: nn.Module, fresh: Iterable[str], seed: int) -> None:
-    """Draw matrices from N(0, initializer_range²), each by its own name; vectors are at 0, or at 1 in a norm."""
+def _init_head(model: nn.Module, fresh: Iterable[str], seed: int) -> None:
+    """Draw each fresh matrix from N(0, initializer_range²), seeded by its name; vectors keep 0, or 1 in a norm."""
     std = getattr(model.config, "initializer_range", 0.02)
     for name in fresh:
         parameter = model.get_parameter(name)
@@ -225,18 +237,18 @@ def _checkpoint(model: Any) -> None:
     try:
         model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
-        raise ModelError(f"{error} Leave checkpointing out") from error
-    model.disable_input_require_grads()  # only the reentrant kind needs gradients at the embeddings
+        raise ModelError(f"{error} Set checkpointing to false") from error
+    model.disable_input_require_grads()  # only reentrant checkpointing needs gradients at the embeddings
 
 
 @torch.no_grad()
-def _refuse_looking_ahead(model: Any, name: str) -> None:
-    """Refuse an encoder, whose scores of the next token would know that token."""
+def _check_causal(model: Any, name: str) -> None:
+    """Raise ModelError if the logits at a position depend on later tokens, as those of an encoder do."""
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % model.config.get_text_config().vocab_size
     first, second = model(input_ids=ids).logits[:, :3].float()
     rounding = 10 * torch.finfo(next(model.parameters()).dtype).eps * float(first.abs().max())
     if not torch.allclose(first, second, rtol=0, atol=rounding):
         raise ModelError(
-            f"{name} is a {type(model).__name__} that reads the tokens after the one it predicts, as an encoder does: "
-            "use it for texts with classes, or name a causal model"
+            f"{name} is a {type(model).__name__} that attends to later tokens, as encoders do, so it cannot be "
+            "trained to predict the next token: use it as a classifier, or name a causal model"
         )

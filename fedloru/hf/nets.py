@@ -1,4 +1,4 @@
-"""Models of transformers as nets: what they read, what they are trained on, and what is trained of them."""
+"""Make nets of transformers models: their inputs, losses, metrics and trainable parameters."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def attach(
     dropout: float = 0.0,
     dense: Sequence[str] = ("*",),
 ) -> Net:
-    """Attach factors to a copy of a model that ``load`` or ``prepare`` made; the frozen weights are not copied.
+    """Attach factors to a copy of a model from ``load`` or ``prepare``; the copy shares the frozen weights.
 
-    ``targets`` are globs of layers (None: ``usual_targets``). Beside the factors, what is not frozen and matches
-    ``dense`` is trained: the head, where it is fresh.
+    ``targets`` are globs of layer names (default: ``usual_targets``). In addition to the factors, parameters that are
+    not frozen and match ``dense`` are trained, such as a fresh head.
 
     Raises:
-        ModelError: no layer matches, a rank does not fit, or the model is neither a causal one nor a classifier.
+        ModelError: no layer matches, a rank is too high, or the model is neither causal nor a classifier.
     """
     chosen = usual_targets(model) if targets is None else targets
     attached = lowrank.attach(
         model, rank=rank, alpha=alpha, targets=chosen, ranks=ranks, alphas=alphas, dropout=dropout
     )
-    return _read(nets.make(attached.model, dense=dense, skipped=attached.skipped))
+    return _text_net(nets.make(attached.model, dense=dense, skipped=attached.skipped))
 
 
 def make(model: nn.Module) -> Net:
-    """Take a copy of a model that ``load`` or ``prepare`` made as it is, to train every weight of it.
+    """Return a net that trains every weight of a copy of a model from ``load`` or ``prepare``.
 
     Raises:
-        ModelError: the model is neither a causal one nor a classifier.
+        ModelError: the model is neither causal nor a classifier.
     """
-    return _read(nets.make(copy.deepcopy(model).requires_grad_()))
+    return _text_net(nets.make(copy.deepcopy(model).requires_grad_()))
 
 
-def _read(net: Net) -> Net:
+def _text_net(net: Net) -> Net:
     classifier = is_classifier(net.model)
     config = net.model.config.get_text_config()  # type: ignore[union-attr, operator]
     return net._replace(

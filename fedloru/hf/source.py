@@ -1,7 +1,7 @@
-"""Where a model of transformers comes from: a folder, or a name on the hub pinned to a commit.
+"""The source of a transformers model: a folder, or a name on the hub pinned to a commit.
 
-Weights are read from safetensors alone. Nothing is downloaded that could change under the same name, and no code of
-a model's author is run unless the user says so.
+Weights are read only from safetensors. Downloads are pinned to a commit, so they cannot change, and code that comes
+with a model runs only with ``trust_remote_code``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from fedloru.errors import MissingExtraError, ModelError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-REFUSALS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
-"""What the library raises of files that it cannot load."""
+LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+"""The exceptions that transformers raises for files it cannot load."""
 
 
 class Source(NamedTuple):
-    """A folder, or a name on the hub with the commit it is taken at."""
+    """A folder, or a name on the hub with a commit."""
 
     name: str
     revision: str | None = None
@@ -31,12 +31,12 @@ class Source(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Whether the name is that of a folder here."""
+        """Whether the name is a local folder."""
         return Path(self.name).is_dir()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What every ``from_pretrained`` is told of it."""
+        """The arguments for ``from_pretrained``."""
         return {
             "pretrained_model_name_or_path": self.name,
             "revision": self.revision,
@@ -46,57 +46,57 @@ class Source(NamedTuple):
 
 
 def source(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Source:
-    """Return where ``name`` leads.
+    """Return the source of the model ``name``.
 
     Raises:
-        ModelError: it is no folder of a model, and no pinned name.
+        ModelError: it is neither the folder of a model nor a name with the revision of a commit.
     """
-    found = Source(name, revision, trust_remote_code)
-    if problem := _of_folder(Path(name), revision) if found.is_folder else _of_name(name, revision):
+    place = Source(name, revision, trust_remote_code)
+    if problem := _folder_problem(Path(name), revision) if place.is_folder else _name_problem(name, revision):
         raise ModelError(problem)
-    return found
+    return place
 
 
 def check_weights(source: Source) -> None:
-    """Look what a folder has its weights in; those of the hub are safetensors, or the library refuses them.
+    """Check that a folder has its weights in safetensors; for models on the hub, transformers checks it.
 
     Raises:
-        ModelError: they are pickled, or there are none.
+        ModelError: the weights are pickled, or there are none.
     """
     folder = Path(source.name)
     if not source.is_folder or any(folder.glob("*.safetensors")):
         return
     if pickled := sorted(path.name for pattern in PICKLED for path in folder.glob(pattern)):
         raise ModelError(
-            f"{folder} has its weights in {', '.join(pickled)}, a pickle, which can run any code when it is read: "
-            "have whoever made it save it anew with model.save_pretrained(folder), which writes safetensors"
+            f"{folder} has its weights in {', '.join(pickled)}, a pickle, which can run arbitrary code when loaded: "
+            "ask the author of the model to save it again with model.save_pretrained(folder), which writes safetensors"
         )
-    raise ModelError(f"{folder} has no *.safetensors, so there are no weights: name the folder of a whole model")
+    raise ModelError(f"{folder} has no *.safetensors, so it has no weights: name the folder of a complete model")
 
 
-def _of_folder(folder: Path, revision: str | None) -> str | None:
+def _folder_problem(folder: Path, revision: str | None) -> str | None:
     if revision is not None:
-        return f"{folder} is a folder and has no revision {revision!r}: leave the revision out"
+        return f"{folder} is a folder, so it has no revision {revision!r}: leave the revision out"
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            return f"{folder} holds an adapter and no model: name the folder of its base model"
-        return f"{folder} has no config.json, so it holds no model of transformers: name the folder of one"
+            return f"{folder} holds an adapter, not a model: name the folder of its base model"
+        return f"{folder} has no config.json, so it is not a transformers model: name the folder of a model"
     return None
 
 
-def _of_name(name: str, revision: str | None) -> str | None:
+def _name_problem(name: str, revision: str | None) -> str | None:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        return f"there is no folder {name}, and a name on the hub has the form owner/name; check the path"
+        return f"there is no folder {name}, and it is not a name on the hub (owner/name): check the path"
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         return (
-            f"{name} is no folder here, and as a name on the hub it needs the commit it is taken at, since a branch "
-            f"or tag can move: set revision to the 40 digits of a commit (now {revision!r}), or name a folder"
+            f"there is no folder {name}, and a name on the hub needs a commit, since branches and tags can move: set "
+            f"revision to the 40 digits of a commit (got {revision!r}), or name a folder"
         )
     return None
 
 
 def library(name: str = "transformers") -> Any:
-    """Return a library of the extra ``hf``, imported when it is needed.
+    """Import and return a library of the extra ``hf``.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -104,12 +104,12 @@ def library(name: str = "transformers") -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(name, "hf", "a model of transformers") from error
+        raise MissingExtraError(name, "hf", "a transformers model") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the library from its own reports and bars."""
+    """Silence the messages and progress bars of transformers."""
     logging = library("transformers.utils.logging")
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -123,15 +123,15 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def told(source: Source, what: str) -> Iterator[None]:
-    """Say in one sentence, and without the library's own reports and bars, why ``what`` cannot be loaded.
+def loading(source: Source, what: str) -> Iterator[None]:
+    """Silence transformers, and turn its exceptions while it loads ``what`` into a ModelError.
 
     Raises:
-        ModelError: the library refused.
+        ModelError: ``what`` cannot be loaded.
     """
     try:
         with quiet():
             yield
-    except REFUSALS as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{what} of {source.name} cannot be loaded: {said}") from error
+    except LOAD_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{what} of {source.name} cannot be loaded: {reason}") from error

@@ -1,7 +1,7 @@
-"""Which layers of a model of transformers get factors, where nobody says: what the PEFT library adapts.
+"""The layers of a transformers model that get factors by default: those that the PEFT library adapts.
 
-PEFT keeps a table from types of models to the names of their usual projections, such as q_proj and v_proj. A type that
-is not in it gets factors in all linear layers but those above the body of the model, such as the output head.
+PEFT maps model types to the names of their target modules, such as q_proj and v_proj. Models of other types get factors
+in all linear layers of the body, so not in the output head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedloru.hf.source import library
 
 
 def usual_targets(model: Any) -> list[str]:
-    """Return globs of the layers of ``model`` that usually get factors."""
+    """Return globs of the layers of ``model`` that get factors by default."""
     table = library("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     names = table.get(model.config.model_type)
     linear = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}

@@ -1,7 +1,7 @@
-"""From the columns of a table to prompts and the responses that are asked for.
+"""Build prompts and responses from the columns of a table.
 
 A template is ``alpaca``, the prompts of Taori et al. (Stanford Alpaca, 2023) with and without context; ``chat``, the
-tokenizer's own; or a format string whose names in braces are columns, ending where the response begins.
+tokenizer's chat template; or a format string with column names in braces, which the response is appended to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALPACA_WITH_CONTEXT = (
 
 
 class Columns(NamedTuple):
-    """Where prompts, what they are about, and responses stand."""
+    """The names of the columns of prompts, contexts and responses."""
 
     prompt: str
     context: str | None
@@ -32,14 +32,14 @@ class Columns(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What a model is given, and what it should say."""
+    """A prompt and the expected response."""
 
     prompt: str
     response: str
 
 
 def pairs(table: Any, columns: Columns, template: str, tokenizer: Any, where: str) -> list[Pair]:
-    """Return the pair of each row; ``columns.prompt`` and ``columns.context`` are not used by a format string.
+    """Return the prompt and response of each row. A format string ignores ``columns.prompt`` and ``columns.context``.
 
     Raises:
         DataError: a column is missing or has empty texts, or the template cannot be used.
@@ -55,7 +55,9 @@ def pairs(table: Any, columns: Columns, template: str, tokenizer: Any, where: st
     if template == "alpaca":
         return [Pair(_alpaca(prompt, context.strip()), response) for prompt, context, response in rows]
     if not getattr(tokenizer, "chat_template", None):
-        raise DataError("data.template is 'chat', but the tokenizer has no chat template; use 'alpaca', or your own")
+        raise DataError(
+            "data.template is 'chat', but the tokenizer has no chat template: use 'alpaca' or a format string"
+        )
     return [_chat(tokenizer, prompt, context.strip(), response) for prompt, context, response in rows]
 
 
@@ -64,18 +66,18 @@ def _alpaca(prompt: str, context: str) -> str:
 
 
 def _chat(tokenizer: Any, prompt: str, context: str, response: str) -> Pair:
-    asked = [{"role": "user", "content": f"{prompt}\n\n{context}" if context else prompt}]
-    answered = [*asked, {"role": "assistant", "content": response}]
+    question = [{"role": "user", "content": f"{prompt}\n\n{context}" if context else prompt}]
+    conversation = [*question, {"role": "assistant", "content": response}]
     try:
-        start = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(answered, tokenize=False)
-    except Exception as error:  # a template is a program of the model's author
+        start = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(conversation, tokenize=False)
+    except Exception as error:  # a chat template is a program, so it can raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"the tokenizer's chat template fails ({reason}); use data.template = 'alpaca'") from error
+        raise DataError(f"the tokenizer's chat template fails ({reason}): use data.template = 'alpaca'") from error
     if not whole.startswith(start):
         raise DataError(
-            "the tokenizer's chat template writes a prompt otherwise once it is answered, so the response cannot be "
-            "told from it; use data.template = 'alpaca', or your own"
+            "the tokenizer's chat template renders a prompt differently when a response follows, so the two cannot be "
+            "separated: use data.template = 'alpaca' or a format string"
         )
     return Pair(start, whole[len(start) :])
 
@@ -85,15 +87,16 @@ def _formatted(table: Any, template: str, where: str) -> list[str]:
         parts = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
     except ValueError as error:
         raise DataError(
-            f"data.template {template!r} cannot be read ({error}); write a brace that is no column as {{{{ or }}}}"
+            f"data.template {template!r} is not a valid format string ({error}): write literal braces as {{{{ and }}}}"
         ) from error
     names = {name for _, name in parts if name is not None}
     if not names:
         raise DataError(
-            f"data.template {template!r} names no column; use 'alpaca', 'chat', or such as 'Question: {{question}}\\n'"
+            f"data.template {template!r} names no column: use 'alpaca', 'chat', or a format string such as "
+            "'Question: {question}\\n'"
         )
-    found = {name: strings(table, name, where, empty=True) for name in names}
+    values = {name: strings(table, name, where, empty=True) for name in names}
     rows = range(table.num_rows)
-    made = ["".join(text + (found[name][row] if name is not None else "") for text, name in parts) for row in rows]
-    refuse_empty(made, template, where)
-    return made
+    prompts = ["".join(text + (values[name][row] if name is not None else "") for text, name in parts) for row in rows]
+    refuse_empty(prompts, template, where)
+    return prompts

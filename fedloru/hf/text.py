@@ -1,14 +1,15 @@
-"""Texts as a data set: read, made into tokens, parted into training and test, packed or padded."""
+"""Make a data set of texts: read, tokenize, split into training and test examples, and pack or pad them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,122 +19,133 @@ from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
 from fedloru.hf.tables import Tables, filled, is_nested, keys, read
+from fedloru.settings import Expected, When
+from fedloru.settings.types import Flag, Fraction, Text, Texts, Whole
 
 log = logging.getLogger("fedloru")
 
 UNKNOWN = 10**9
-"""A tokenizer that does not know how many tokens its model takes claims more than these."""
+"""A tokenizer whose ``model_max_length`` is not less than this does not know the limit of its model."""
 
 
-class _Side(NamedTuple):
-    """The examples to train or to test on; ``units`` says for each row of their table whose text it is."""
+class _Split(NamedTuple):
+    """The training or the test examples; ``units`` has, for each row of the table, the values of the unit columns."""
 
     examples: list[Tokens]
     units: list[tuple[str, ...]]
     labels: np.ndarray[Any, Any] | None
 
-    def part(self, mask: Tensor) -> _Side:
+    def subset(self, mask: Tensor) -> _Split:
         return self._replace(examples=[self.examples[i] for i in mask.nonzero().flatten().tolist()])
 
 
 def load(
     tokenizer: Any,
-    path: str,
+    path: Text,
     kind: Kind,
     *,
-    test: str | None = None,
-    subset: str | None = None,
-    columns: Sequence[str] = (),
-    max_length: int = 512,
-    pack: bool = False,
-    test_fraction: float = 0.2,
-    seed: int = 0,
+    test: Text | None = None,
+    subset: Text | None = None,
+    columns: Texts = (),
+    max_length: Annotated[int, Field(ge=2), Expected("an integer >= 2")] = 512,
+    pack: Annotated[Flag, When("kind", ("instruct", "plain"))] = False,
+    test_fraction: Fraction = 0.2,
+    seed: Whole = 0,
     positions: int | None = None,
 ) -> Dataset:
-    """Load texts from a file of parquet or JSON lines, a folder or the hub, as examples of up to ``max_length`` tokens.
+    """Load texts as examples of up to ``max_length`` tokens.
 
-    ``test`` is a second file, or the name of a split; without it and without a split of that name, ``test_fraction``
-    is held out: of each class, or of each unit. A unit is all texts with the same values of ``columns``, and the whole
-    data set where there are none. With ``pack``, the examples of a unit share blocks; attention crosses examples
-    there. ``positions`` is how many tokens the model takes.
+    Args:
+        tokenizer: the tokenizer of the model.
+        path: a parquet or JSON Lines file, a folder, or a name on the hub.
+        kind: the kind of text, and its columns.
+        test: a second file, or the name of a split; default: the split ``test``, or else a held-out part.
+        subset: the configuration of a data set on the hub.
+        columns: the columns that define units, for natural partitions: the texts with the same values in all of them
+            form a unit. Without columns, the whole data set is one unit.
+        max_length: the maximum number of tokens of an example.
+        pack: pack the examples of a unit into blocks. Attention is not masked between the examples of a block.
+        test_fraction: the fraction of each class, or of each unit, to hold out if there are no test examples.
+        seed: the seed of the held-out part.
+        positions: the maximum sequence length of the model.
 
     Raises:
-        DataError: the texts, their columns, the template or the tokenizer do not serve; it says what to do.
+        DataError: the texts, their columns, the template or the tokenizer cannot be used.
     """
     _check(tokenizer, kind, max_length, pack, positions)
     name = Path(path).stem
-    found = read(path, test, subset, kind.label if isinstance(kind, Classify) else None)
-    train, counts = _side(found.train, f"{name} (train)", kind, tokenizer, columns, max_length)
-    if found.test is None:
+    tables = read(path, test, subset, kind.label if isinstance(kind, Classify) else None)
+    train, counts = _encode_split(tables.train, f"{name} (train)", kind, tokenizer, columns, max_length)
+    if tables.test is None:
         mask = held_out(_groups(train), test_fraction, seed)
-        train, held = train.part(~mask), train.part(mask)
+        train, tests = train.subset(~mask), train.subset(mask)
     else:
-        held, more = _side(found.test, f"{name} (test)", kind, tokenizer, (), max_length)
-        counts = counts.join(more)
+        tests, test_counts = _encode_split(tables.test, f"{name} (test)", kind, tokenizer, (), max_length)
+        counts = counts.join(test_counts)
     if pack:
-        train, held = (_packed(side, max_length, whole=not isinstance(kind, Plain)) for side in (train, held))
-    notes = _notes(name, max_length, (train, held), counts)
-    return _dataset(name, kind, found, (train, held), columns, notes)
+        train, tests = (_packed(split, max_length, whole=not isinstance(kind, Plain)) for split in (train, tests))
+    notes = _notes(name, max_length, (train, tests), counts)
+    return _dataset(name, kind, tables, (train, tests), columns, notes)
 
 
 def _check(tokenizer: Any, kind: Kind, max_length: int, pack: bool, positions: int | None) -> None:
-    known = [size for size in (positions, tokenizer.model_max_length) if size is not None and size < UNKNOWN]
-    most = min(known, default=UNKNOWN)
-    if not 2 <= max_length <= most:
-        limit = f"from 2 to {most}, which is what the model takes" if known else "2 or more"
-        raise DataError(f"max_length is {max_length} tokens, but must be {limit}: change data.max_length")
+    limits = [size for size in (positions, tokenizer.model_max_length) if size is not None and size < UNKNOWN]
+    limit = min(limits, default=UNKNOWN)
+    if not 2 <= max_length <= limit:
+        expected = f"2 to {limit}, the limit of the model" if limits else "2 or more"
+        raise DataError(f"max_length is {max_length} tokens, expected {expected}: change data.max_length")
     if pack and isinstance(kind, Classify):
-        raise DataError("texts with a class cannot be packed, since a block has one class: leave data.pack out")
+        raise DataError("texts with a class cannot be packed, since a block has only one class: leave data.pack out")
 
 
-def _side(
+def _encode_split(
     table: Any, where: str, kind: Kind, tokenizer: Any, columns: Sequence[str], max_length: int
-) -> tuple[_Side, Counts]:
+) -> tuple[_Split, Counts]:
     if not table.num_rows:
         raise DataError(f"{where} has no rows")
-    found = keys(table, columns, where)
+    values = keys(table, columns, where)
     labels = None
     if isinstance(kind, Classify):
         raw = filled(table, kind.label, where)
         if is_nested(raw):
-            raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, and a text has one class; name another")
+            raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, but a text has one class: name another")
         labels = np.array(raw.to_pylist())
         check_labels(where, labels)
     examples, counts = kind.encode(tokenizer, table, where, max_length)
     if not examples:
-        raise DataError(f"{where}: nothing is left to learn within {max_length} tokens; raise data.max_length")
-    units = [tuple(found[name][row] for name in columns) for row in range(table.num_rows)]
-    return _Side(examples, units, labels), counts
+        raise DataError(f"{where}: no example has a token to predict within {max_length} tokens: raise data.max_length")
+    units = [tuple(values[name][row] for name in columns) for row in range(table.num_rows)]
+    return _Split(examples, units, labels), counts
 
 
-def _groups(side: _Side) -> np.ndarray[Any, Any]:
-    """Return what each example is held out by: its class, or its unit."""
-    rows = [example.row for example in side.examples]
-    if side.labels is not None:
-        return side.labels[rows]
-    number = {unit: position for position, unit in enumerate(dict.fromkeys(side.units))}
-    return np.array([number[side.units[row]] for row in rows])
+def _groups(split: _Split) -> np.ndarray[Any, Any]:
+    """Return the stratum of each example when examples are held out: its class, or the number of its unit."""
+    rows = [example.row for example in split.examples]
+    if split.labels is not None:
+        return split.labels[rows]
+    number = {unit: position for position, unit in enumerate(dict.fromkeys(split.units))}
+    return np.array([number[split.units[row]] for row in rows])
 
 
-def _packed(side: _Side, max_length: int, *, whole: bool) -> _Side:
-    of_unit: dict[tuple[str, ...], list[Tokens]] = {}
-    for example in side.examples:
-        of_unit.setdefault(side.units[example.row], []).append(example)
-    blocks = [block for examples in of_unit.values() for block in packed(examples, max_length, whole=whole)]
-    return side._replace(examples=blocks)
+def _packed(split: _Split, max_length: int, *, whole: bool) -> _Split:
+    by_unit: dict[tuple[str, ...], list[Tokens]] = {}
+    for example in split.examples:
+        by_unit.setdefault(split.units[example.row], []).append(example)
+    blocks = [block for examples in by_unit.values() for block in packed(examples, max_length, whole=whole)]
+    return split._replace(examples=blocks)
 
 
-def _notes(name: str, max_length: int, sides: Sequence[_Side], counts: Counts) -> dict[str, int]:
-    """Count what was kept and what was not, and say so where tokens were lost."""
-    kept = sum(len(example.ids) for side in sides for example in side.examples)
+def _notes(name: str, max_length: int, splits: Sequence[_Split], counts: Counts) -> dict[str, int]:
+    """Count the tokens and examples that were kept and lost, and log a warning if any were lost."""
+    kept = sum(len(example.ids) for split in splits for example in split.examples)
     lost = counts.tokens - kept
     if counts.cut or counts.dropped:
-        more = f", {counts.dropped:,} more were dropped since their whole response is beyond it"
-        told = f"{counts.cut:,} examples are longer than data.max_length = {max_length} and were cut"
-        told += more if counts.dropped else ""
-        log.warning("%s: %s; %s of %s tokens were lost", name, told, f"{lost:,}", f"{counts.tokens:,}")
+        more = f", and {counts.dropped:,} more were dropped because nothing of their response fits"
+        message = f"{counts.cut:,} examples are longer than data.max_length = {max_length} and were truncated"
+        message += more if counts.dropped else ""
+        log.warning("%s: %s; %s of %s tokens were lost", name, message, f"{lost:,}", f"{counts.tokens:,}")
     if counts.empty:
-        log.warning("%s: %s texts are empty and were left out", name, f"{counts.empty:,}")
+        log.warning("%s: %s empty texts were skipped", name, f"{counts.empty:,}")
     return {
         "tokens": kept,
         "tokens cut": lost,
@@ -144,25 +156,25 @@ def _notes(name: str, max_length: int, sides: Sequence[_Side], counts: Counts) -
 
 
 def _dataset(
-    name: str, kind: Kind, found: Tables, sides: tuple[_Side, _Side], columns: Sequence[str], notes: dict[str, int]
+    name: str, kind: Kind, tables: Tables, splits: tuple[_Split, _Split], columns: Sequence[str], notes: dict[str, int]
 ) -> Dataset:
-    train, test = (tensors(side.examples) for side in sides)
+    train, test = (tensors(split.examples) for split in splits)
     classes: tuple[str, ...] = ()
     if isinstance(kind, Classify):
-        labels, of_test = (_groups(side) for side in sides)
-        train["y"], test["y"], classes = numbers(name, labels, of_test, kind.labels or found.classes)
-    rows = [example.row for example in sides[0].examples]
-    natural = {column: tuple(sides[0].units[row][i] for row in rows) for i, column in enumerate(columns)}
+        labels, test_labels = (_groups(split) for split in splits)
+        train["y"], test["y"], classes = numbers(name, labels, test_labels, tuple(kind.labels) or tables.classes)
+    rows = [example.row for example in splits[0].examples]
+    natural = {column: tuple(splits[0].units[row][i] for row in rows) for i, column in enumerate(columns)}
     return Dataset(name, train, test, classes, natural, notes)
 
 
 def tensors(examples: Sequence[Tokens]) -> Examples:
-    """Return ``input_ids`` (N, T), padded with 0 on the right, ``length`` (N,), and ``labels`` (N, T), if any."""
+    """Return ``input_ids`` (N, T), padded on the right with 0, ``length`` (N,), and ``labels`` (N, T), if any."""
     length = torch.tensor([len(example.ids) for example in examples])
-    found = {"input_ids": _pad([example.ids for example in examples], 0), "length": length}
+    batch = {"input_ids": _pad([example.ids for example in examples], 0), "length": length}
     if examples[0].labels:
-        found["labels"] = _pad([example.labels for example in examples], IGNORED)
-    return found
+        batch["labels"] = _pad([example.labels for example in examples], IGNORED)
+    return batch
 
 
 def _pad(lists: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""Low-rank layers and their algebra: what a site is, how factors merge, stack and truncate, and where they attach."""
+"""Low-rank layers and the algebra of their factors: sites, attaching, merging, stacking and truncation."""
 
-from fedloru.lowrank.algebra import concatenate, delta, fresh, matrices, merge, stack, truncate
+from fedloru.lowrank.algebra import concatenate, delta, init_factors, matrices, merge, stack, truncate
 from fedloru.lowrank.attach import Attached, attach, detach, sites
 from fedloru.lowrank.copying import shallow_copy
-from fedloru.lowrank.increments import Increment, increment, shortened, together
+from fedloru.lowrank.increments import Increment, combine, increment, truncate_increment
 from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.site import Site
 
@@ -15,17 +15,17 @@ __all__ = [
     "LowRankLinear",
     "Site",
     "attach",
+    "combine",
     "concatenate",
     "delta",
     "detach",
-    "fresh",
     "increment",
+    "init_factors",
     "matrices",
     "merge",
     "shallow_copy",
-    "shortened",
     "sites",
     "stack",
-    "together",
     "truncate",
+    "truncate_increment",
 ]

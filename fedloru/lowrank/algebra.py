@@ -1,8 +1,8 @@
 """The algebra of low-rank factors, as pure functions over ``Params``.
 
-Products of many clients are never formed one by one: Σ_k p_k B_k A_k is the single product
-[p_1 B_1 … p_K B_K] [A_1; …; A_K] (law 10), and its SVD is taken on the small cores of two QR factorisations.
-Work is done in float32 or better and cast once.
+The products of the clients are never formed individually ("no dense sums"): Σ_k p_k B_k A_k is the single product
+[p_1 B_1 … p_K B_K] [A_1; …; A_K], and its SVD is computed from the small cores of two QR factorizations.
+Functions compute in float32 or wider and cast the result once.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def matrices(site: Site, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def delta(site: Site, params: Mapping[str, Tensor]) -> Tensor:
-    """Return s·BA in the shape of the weight, in float32 or better.
+    """Return s·BA in the shape of the weight, in float32 or wider.
 
-    The product is taken in float64 and rounded once: its last bits, which depend on the number of threads, the
-    processor and the memory layout, are then rounded away, and every machine merges the same increment (law 4).
+    The product is computed in float64 and rounded once. Rounding removes the last bits, which depend on the number of
+    threads, the processor and the memory layout, so every machine merges the same increment: catch-up is bit-exact.
     """
     a, b = matrices(site, params)
     work = torch.float32 if a.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -39,7 +39,7 @@ def delta(site: Site, params: Mapping[str, Tensor]) -> Tensor:
 
 
 def merge(sites: Sequence[Site], base: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Params:
-    """Return base + s·BA at every site; all other entries are the same tensors."""
+    """Return ``base`` with s·BA added at every site; all other entries are the same tensor objects."""
     merged = dict(base)
     for site in sites:
         weight, change = base[site.weight], delta(site, factors)
@@ -47,17 +47,18 @@ def merge(sites: Sequence[Site], base: Mapping[str, Tensor], factors: Mapping[st
     return merged
 
 
-def fresh(
+def init_factors(
     sites: Sequence[Site],
     seed: int,
     version: int,
     like: Mapping[str, Tensor],
     init: Init = "a",
 ) -> Params:
-    """Draw new factors from (seed, "fresh", version), so that they cost no bytes on the wire.
+    """Draw new factors from (seed, "fresh", version).
 
-    A is Kaiming-uniform, U(-1/√i, 1/√i); B is 0, or for ``init="both"`` U(-1/√r, 1/√r), as the published
-    script of FedLoRU (arXiv 2409.12371) draws it. ``like`` gives dtype and device of the factors.
+    Receivers can draw the same factors themselves, so they cost no bytes on the wire. A is Kaiming-uniform,
+    U(-1/√i, 1/√i). B is 0, or U(-1/√r, 1/√r) with ``init="both"``, as in the published script of FedLoRU
+    (arXiv 2409.12371). The factors have the dtype and the device of their entries in ``like``.
     """
     drawn: Params = {}
     for site in sites:
@@ -74,12 +75,12 @@ def fresh(
 
 
 def _zeros(shape: tuple[int, ...]) -> Tensor:
-    """Return zeros that are the same whatever the process has as its default dtype and device."""
+    """Return float32 zeros on the CPU, independent of the default dtype and device of the process."""
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def stack(sites: Sequence[Site], parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Params:
-    """Concatenate weighted factors along the rank, so that B A of the result is Σ_k w_k B_k A_k."""
+    """Concatenate weighted factors along the rank axis, so that BA of the result is Σ_k w_k B_k A_k."""
     stacked: Params = {}
     for site in sites:
         work = torch.promote_types(parts[0][1][site.b].dtype, torch.float32)
@@ -96,10 +97,10 @@ def concatenate(sites: Sequence[Site], x: Mapping[str, Tensor], y: Mapping[str, 
 
 
 def truncate(site: Site, factors: Mapping[str, Tensor], rank: int) -> tuple[Params, float]:
-    """Return the best factors of ``rank`` for BA, and the relative error ‖BA - B'A'‖_F / ‖BA‖_F.
+    """Return the best approximation of BA by factors of ``rank``, and its relative error ‖BA - B'A'‖_F / ‖BA‖_F.
 
-    With thin QR factorisations B = Q_b R_b and Aᵀ = Q_a R_a, the SVD of R_b R_aᵀ is that of BA. The singular
-    values are shared evenly: B' = Q_b U √Σ and A' = √Σ Vᵀ Q_aᵀ (Eckart-Young).
+    With the thin QR factorizations B = Q_b R_b and Aᵀ = Q_a R_a, the SVD U Σ Vᵀ of R_b R_aᵀ gives the SVD of BA. The
+    singular values are split evenly: B' = Q_b U √Σ and A' = √Σ Vᵀ Q_aᵀ (Eckart-Young).
     """
     a, b = matrices(site, factors)
     work = torch.promote_types(a.dtype, torch.float32)
@@ -112,8 +113,8 @@ def truncate(site: Site, factors: Mapping[str, Tensor], rank: int) -> tuple[Para
     low_a = (root[:, None] * vt[:keep]) @ qa.T
     total = float(sigma.square().sum())
     error = math.sqrt(float(sigma[keep:].square().sum()) / total) if total > 0 else 0.0
-    shaped = {
+    truncated = {
         site.a: low_a.to(a.dtype).reshape(site.a_shape(keep)),
         site.b: low_b.to(b.dtype).reshape(site.b_shape(keep)),
     }
-    return shaped, error
+    return truncated, error

@@ -1,4 +1,4 @@
-"""Choose layers by glob, put low-rank layers in their place, and take them out again."""
+"""Replace the layers that match a glob by low-rank layers, and turn them back into plain layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Number = TypeVar("Number", int, float)
 
 
 class Attached(NamedTuple):
-    """A copy of a model with low-rank layers, and the layers that matched but stay dense, with the reason."""
+    """A copy of a model with low-rank layers, and the matching layers that stay dense, each with the reason."""
 
     model: nn.Module
     skipped: dict[str, str]
@@ -44,20 +44,20 @@ def attach(
 ) -> Attached:
     """Replace the linear, convolution and embedding layers whose name matches a glob in ``targets``.
 
-    ``ranks`` and ``alphas`` map globs to settings of single sites; the last glob that matches wins. The scale
-    is α/r, and α is the rank where not given. The model itself is left as it was; weights that are frozen in it
-    (``requires_grad=False``) lie in the same memory in the copy.
+    ``ranks`` and ``alphas`` map globs to the rank and α of individual sites; the last matching glob wins. The scale
+    is α/r; α defaults to the rank. ``model`` is not modified. The copy shares the memory of its frozen weights
+    (``requires_grad=False``).
 
     Raises:
-        ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
+        ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; the message names all such sites.
     """
     if isinstance(targets, str):
-        raise ModelError(f"targets is the string {targets!r}, and a list of globs is expected: [{targets!r}]")
+        raise ModelError(f"targets is the string {targets!r}, but a list of globs is expected: [{targets!r}]")
     copied = shallow_copy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
     _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, chosen)
-    skipped = {n: reason for n, m in chosen.items() if (reason := _unfit(copied, m))}
+    skipped = {n: reason for n, m in chosen.items() if (reason := _unsupported(copied, m))}
     problems: list[str] = []
     for name in chosen.keys() - skipped.keys():
         site_rank = _setting(name, ranks, rank)
@@ -65,14 +65,14 @@ def attach(
             problems.append(problem)
     refuse_ranks(sorted(problems))
     if not chosen.keys() - skipped.keys():
-        raise ModelError(_no_site(targets, found, skipped))
+        raise ModelError(_no_site_message(targets, found, skipped))
     for name, layer in chosen.items():
         if name in skipped:
             continue
         site_rank = _setting(name, ranks, rank)
         site_alpha = _setting(name, alphas, float(site_rank) if alpha is None else alpha)
         new = adapt(layer, site_rank, site_alpha / site_rank, dropout)
-        if not name:  # the model is itself one layer
+        if not name:  # the model is a single layer
             return Attached(new, skipped)
         copied.set_submodule(name, new)
     _call_layers(copied)
@@ -80,7 +80,7 @@ def attach(
 
 
 def sites(model: nn.Module) -> tuple[Site, ...]:
-    """Return the sites of ``model`` in the order of its modules."""
+    """Return the sites of ``model``, in module order."""
     return tuple(
         Site(
             weight=_key(name, "weight"),
@@ -96,7 +96,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` with plain layers, whose weights are W + s·BA."""
+    """Return a copy of ``model`` with plain layers whose weights are W + s·BA."""
     copied = shallow_copy(model)
     params: dict[str, Tensor] = {name: p.detach() for name, p in copied.named_parameters()}
     for site in sites(copied):
@@ -128,7 +128,7 @@ def _check_globs(settings: Mapping[str, Mapping[str, float]], chosen: Mapping[st
 
 
 def _call_layers(model: nn.Module) -> None:
-    """Turn off torch's fast inference of encoder layers, which reads the weights of layers and never calls them."""
+    """Disable torch's fast path for encoder layers, which reads the weights of layers instead of calling them."""
     for parent in model.modules():
         if any(isinstance(layer, LowRank) for layer in parent.modules()):
             if isinstance(parent, nn.TransformerEncoderLayer):
@@ -137,27 +137,27 @@ def _call_layers(model: nn.Module) -> None:
                 parent.use_nested_tensor = False
 
 
-def _unfit(model: nn.Module, layer: Adaptable) -> str | None:
+def _unsupported(model: nn.Module, layer: Adaptable) -> str | None:
     if type(layer) not in get_args(Adaptable) or "weight" not in layer._parameters:
-        return f"it is a {type(layer).__name__} with a way of its own to compute, which would be lost; it stays dense"
+        return f"it is a {type(layer).__name__} with a custom forward pass, which would be lost; it stays dense"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
-        return f"a convolution in {layer.groups} groups has no k×k down, 1×1 up form; it stays dense"
+        return f"a convolution with {layer.groups} groups has no k×k plus 1×1 factorization; it stays dense"
     if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse or layer.scale_grad_by_freq):
-        return "an embedding with max_norm, scaled or sparse gradients cannot be adapted; it stays dense"
+        return "an embedding with max_norm, scaled gradients or sparse gradients is not supported; it stays dense"
     owners = [n for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
     if len(owners) > 1:
-        return f"its weight is tied ({' = '.join(owners)}), and an increment would change every owner; it stays dense"
+        return f"its weight is tied ({' = '.join(owners)}), so an increment would change all its owners; it stays dense"
     return None
 
 
-def _no_site(targets: Sequence[str], found: Mapping[str, nn.Module], skipped: Mapping[str, str]) -> str:
-    wanted = ", ".join(repr(t) for t in targets)
+def _no_site_message(targets: Sequence[str], found: Mapping[str, nn.Module], skipped: Mapping[str, str]) -> str:
+    globs = ", ".join(repr(t) for t in targets)
     if skipped:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        return f"no layer that matches {wanted} can be adapted ({reasons}). Choose other targets"
+        return f"no layer that matches {globs} can be adapted ({reasons}). Choose other targets"
     if not found:
-        return "the model has no Linear, Conv2d or Embedding layer, so there is no site for low-rank factors"
-    return f"no layer matches {wanted}; the layers that can be adapted are {', '.join(found)}"
+        return "the model has no Linear, Conv2d or Embedding layer to attach low-rank factors to"
+    return f"no layer matches {globs}; the layers that can be adapted are {', '.join(found)}"
 
 
 def _setting(name: str, patterns: Mapping[str, Number] | None, default: Number) -> Number:

@@ -1,4 +1,4 @@
-"""A copy of a module that need not copy its weights."""
+"""Copies of a module that share the memory of its weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import nn
 
 
 def shallow_copy(model: nn.Module, *, trained: bool = True) -> nn.Module:
-    """Return a copy of ``model`` whose frozen parameters lie in the same memory.
+    """Return a copy of ``model`` that shares the memory of its frozen parameters.
 
-    Those that are not frozen are copied, unless ``trained`` is false: then all memory is shared.
+    Other parameters are copied, unless ``trained`` is False: then the copy shares the memory of all parameters.
     """
-    same = {
+    shared = {
         id(parameter): nn.Parameter(parameter.detach(), parameter.requires_grad)
         for parameter in model.parameters()
         if not (trained and parameter.requires_grad)
     }
-    return copy.deepcopy(model, same)
+    return copy.deepcopy(model, shared)

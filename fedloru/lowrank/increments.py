@@ -1,7 +1,7 @@
-"""Increments: factors that are merged into weights, and the one increment that many of them make together.
+"""Increments: factors that are merged into weights. Several increments can be combined into one.
 
-W₀ + s₁·B₁A₁ + … + s_j·B_jA_j is W₀ + [s₁B₁ … s_jB_j][A₁; …; A_j]: what was learnt in j cycles of rank r is one adapter
-of rank j·r.
+W₀ + s₁·B₁A₁ + … + s_j·B_jA_j is W₀ + [s₁B₁ … s_jB_j][A₁; …; A_j]: the learned updates of j cycles of rank r are one
+adapter of rank j·r.
 """
 
 from __future__ import annotations
@@ -19,48 +19,50 @@ from fedloru.tree import Params
 
 
 class Increment(NamedTuple):
-    """Factors, and the sites that say which weights they belong to, at which rank and scale."""
+    """Factors, and their sites: the weights they belong to, their ranks and their scales."""
 
     sites: tuple[Site, ...]
     factors: Params
 
 
 def increment(sites: Iterable[Site], params: Mapping[str, Tensor]) -> Increment:
-    """Return the factors of ``sites`` in ``params``, which may have them at another rank."""
+    """Return the factors of ``sites`` in ``params``, at the rank that they have there."""
     ranked = tuple(site._replace(rank=len(params[site.a])) for site in sites)
     return Increment(ranked, tree.select(params, (key for site in ranked for key in site.keys)))
 
 
-def together(increments: Sequence[Increment]) -> Increment:
-    """Return one increment of scale 1 whose product is the sum of all, rank beside rank, in float32 or better.
+def combine(increments: Sequence[Increment]) -> Increment:
+    """Combine increments into one increment of scale 1 whose product is the sum of theirs, in float32 or wider.
 
-    Ranks that add nothing, such as those of fresh factors, are left out, and so are weights that have no others.
+    The factors are concatenated along the rank axis. Ranks that contribute nothing, such as those of fresh factors,
+    are dropped, as are weights without any other rank.
     """
     parts: dict[str, list[tuple[Site, Params]]] = {}
     for sites, factors in increments:
         for site in sites:
             parts.setdefault(site.weight, []).append((site, factors))
-    pairs = [pair for each in parts.values() if (pair := _side_by_side(each)) is not None]
-    return Increment(tuple(site for site, _ in pairs), {key: t for _, pair in pairs for key, t in pair.items()})
+    combined = [pair for each in parts.values() if (pair := _concatenate(each)) is not None]
+    return Increment(tuple(site for site, _ in combined), {key: t for _, pair in combined for key, t in pair.items()})
 
 
-def shortened(whole: Increment, rank: int) -> tuple[Increment, dict[str, float]]:
-    """Return the best increment of ``rank`` at every weight, and the relative errors ‖BA − B'A'‖_F / ‖BA‖_F.
+def truncate_increment(whole: Increment, rank: int) -> tuple[Increment, dict[str, float]]:
+    """Truncate an increment to ``rank``, and return it with the relative errors ‖BA − B'A'‖_F / ‖BA‖_F by weight.
 
-    The weights are those whose rank is higher; all others stay as they are, and have no error.
+    Each factor pair of a higher rank is replaced by the best approximation of rank ``rank``. All others are kept as
+    they are, and have no entry in the errors.
     """
     sites, factors, errors = list(whole.sites), dict(whole.factors), {}
-    for place, site in enumerate(sites):
+    for index, site in enumerate(sites):
         if site.rank <= rank:
             continue
         wide = tree.map(lambda t: t.double(), tree.select(factors, site.keys))
         best, errors[site.weight] = truncate(site, wide, rank)
         factors |= tree.cast_like(best, factors)
-        sites[place] = site._replace(rank=len(best[site.a]))
+        sites[index] = site._replace(rank=len(best[site.a]))
     return Increment(tuple(sites), factors), errors
 
 
-def _side_by_side(parts: Sequence[tuple[Site, Params]]) -> tuple[Site, Params] | None:
+def _concatenate(parts: Sequence[tuple[Site, Params]]) -> tuple[Site, Params] | None:
     pairs = [(matrices(site, factors), site.scale) for site, factors in parts]
     work = torch.promote_types(pairs[0][0][0].dtype, torch.float32)
     a = torch.cat([a.to(work) for (a, _), _ in pairs])

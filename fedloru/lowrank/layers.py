@@ -1,9 +1,9 @@
 """Layers that compute with W + s·BA, where W is frozen and only the factors are trained.
 
-Each is a subclass of the torch layer it stands in for, and keeps that layer's state-dict keys: ``weight`` and
-``bias`` stay where they were, ``a`` and ``b`` are added. With B = 0 the output is the original layer's, exactly.
-Dropout, where asked for, acts on the rank-space activation, as the published code of FedLoRU does. Factors are float32
-or wider, also of weights that are narrower: a step in bfloat16 would lose most of what is learnt.
+Each is a subclass of the torch layer that it replaces, and keeps the state-dict keys of that layer: ``weight`` and
+``bias`` are unchanged, ``a`` and ``b`` are added. With B = 0 the output is exactly that of the original layer.
+Dropout, if any, is applied to the rank-space activation, as in the published code of FedLoRU. Factors are float32 or
+wider even if the weight is narrower: a step in bfloat16 would round away most of the update.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LowRankConv2d(nn.Conv2d):
 class LowRankEmbedding(nn.Embedding):
     """An embedding that looks up rows of W + s·BA, with B (V, r) and A (r, d).
 
-    As in the layer it stands in for, a padding token takes no part in training.
+    As in ``nn.Embedding``, padding tokens contribute nothing to the gradients.
     """
 
     a: nn.Parameter
@@ -61,7 +61,7 @@ class LowRankEmbedding(nn.Embedding):
 
 
 def still_padding(change: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
-    """Return ``change`` (…, d) without gradient where ``ids`` (…) are padding."""
+    """Return ``change`` (…, d), detached at the positions where ``ids`` (…) are padding."""
     if padding_idx is None:
         return change
     return torch.where((ids == padding_idx).unsqueeze(-1), change.detach(), change)
@@ -72,7 +72,7 @@ Adaptable = nn.Linear | nn.Conv2d | nn.Embedding
 
 
 def adapt(layer: Adaptable, rank: int, scale: float, drop: float = 0.0) -> LowRank:
-    """Return a low-rank layer around the weight and bias of ``layer``, with factors at 0."""
+    """Return a low-rank layer with the weight and bias of ``layer``, and factors of zeros."""
     new: LowRank
     if isinstance(layer, nn.Linear):
         new = LowRankLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
@@ -93,7 +93,7 @@ def adapt(layer: Adaptable, rank: int, scale: float, drop: float = 0.0) -> LowRa
 
 
 def restore(layer: LowRank, weight: Tensor) -> Adaptable:
-    """Return the plain torch layer with ``weight`` in place of W."""
+    """Return the plain torch layer, with ``weight`` in place of W."""
     plain: Adaptable
     if isinstance(layer, LowRankLinear):
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

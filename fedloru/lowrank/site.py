@@ -1,4 +1,4 @@
-"""A site: one weight that is adapted by low-rank factors."""
+"""Sites: the weights that are adapted by low-rank factors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedloru.errors import ModelError
 class Site(NamedTuple):
     """One adapted weight W (o, i, …): the layer computes with W + s·BA.
 
-    The only place that knows key names and axes. W is read as the matrix o × i, where i takes in a
-    convolution's kernel (i·k·k); an embedding of V tokens in d dimensions is the matrix V × d.
+    Key names and axes are defined here and nowhere else. W is treated as an o × i matrix; for a convolution, i
+    includes the kernel (i·k·k). An embedding of V tokens in d dimensions is a V × d matrix.
     """
 
     weight: str
@@ -46,19 +46,19 @@ class Site(NamedTuple):
         return (self.o, self.rank if rank is None else rank, *(1 for _ in self.shape[2:]))
 
     def values(self, rank: int | None = None) -> int:
-        """Return how many numbers the factors hold: r(o + i)."""
+        """Return the number of values in both factors: r(o + i)."""
         return (self.rank if rank is None else rank) * (self.o + self.i)
 
 
 def check_rank(weight: str, shape: tuple[int, ...], rank: int) -> str | None:
-    """Return what is wrong with ``rank`` for a weight of this shape, or None."""
-    most = min(shape[0], math.prod(shape[1:]))
-    if 1 <= rank <= most:
+    """Return why ``rank`` is not valid for a weight of this shape, or None if it is."""
+    o, i = shape[0], math.prod(shape[1:])
+    if 1 <= rank <= min(o, i):
         return None
-    return f"{weight}: rank {rank} was asked for, but a matrix {shape[0]} × {math.prod(shape[1:])} has rank 1 to {most}"
+    return f"{weight}: got rank {rank}, but a matrix of {o} × {i} has rank 1 to {min(o, i)}"
 
 
 def refuse_ranks(problems: list[str]) -> None:
-    """Raise one ``ModelError`` for all sites whose rank is out of range."""
+    """Raise one ``ModelError`` that lists all sites whose rank is out of range."""
     if problems:
-        raise ModelError("the rank does not fit: " + "; ".join(problems) + ". Lower the rank, or leave the layer out")
+        raise ModelError("the rank is out of range: " + "; ".join(problems) + ". Lower the rank, or exclude the layer")

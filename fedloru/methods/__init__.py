@@ -1,110 +1,87 @@
-"""The federated methods, one file each, and the table that finds them by name.
+"""Federated methods, one file each, and the table of their names.
 
-``METHODS[name](**config)`` makes a method; ``rebuild(name, config)`` also puts back the wrappers that its
-configuration names, so that a method crosses a process as a name and a dictionary.
+``METHODS[name](**settings)`` creates a method. ``rebuild(name, config)`` also applies the wrappers in its
+configuration, so that a method can be sent to another process as a name and a dictionary. To write a method, compose
+it from ``blocks`` and declare it with ``method``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from inspect import signature
 from typing import Any
 
-from fedloru.errors import ConfigError, choices
+from fedloru.errors import ConfigError
 from fedloru.method import Method
-from fedloru.methods.fedavg import fedavg
-from fedloru.methods.fedex import fedex
-from fedloru.methods.fedhm import fedhm
-from fedloru.methods.fedlmt import fedlmt
-from fedloru.methods.fedlora import fedlora
-from fedloru.methods.fedloru import fedloru
-from fedloru.methods.fedmud import fedmud
-from fedloru.methods.fedpara import fedpara
-from fedloru.methods.fedsa import fedsa
-from fedloru.methods.ffalora import ffalora
-from fedloru.methods.flexlora import flexlora
-from fedloru.methods.flora import flora
-from fedloru.methods.hetlora import hetlora
-from fedloru.methods.mfedloru import mfedloru
-from fedloru.methods.pfedloru import pfedloru
-from fedloru.methods.rolora import rolora
-from fedloru.methods.wrappers import clip, prox, scaffold, server_opt
+from fedloru.methods import blocks, catalogue, ranks
+from fedloru.methods.catalogue import *  # noqa: F403  # the public functions of the catalogue
+from fedloru.methods.declare import Declaration, declaration, method, wrapper, wrapper_declaration, wrapper_settings
+from fedloru.methods.wrappers import WRAPPERS
+from fedloru.methods.wrappers.catalogue import *  # noqa: F403
+from fedloru.settings import Table, calling, check, listed, settings_of
 
-METHODS: dict[str, Callable[..., Method]] = {
-    "fedavg": fedavg,
-    "fedlora": fedlora,
-    "fedloru": fedloru,
-    "pfedloru": pfedloru,
-    "mfedloru": mfedloru,
-    "ffalora": ffalora,
-    "rolora": rolora,
-    "fedsa": fedsa,
-    "flora": flora,
-    "fedex": fedex,
-    "fedhm": fedhm,
-    "fedlmt": fedlmt,
-    "fedmud": fedmud,
-    "fedpara": fedpara,
-    "flexlora": flexlora,
-    "hetlora": hetlora,
-}
-WRAPPERS: dict[str, Callable[..., Method]] = {
-    "prox": prox,
-    "scaffold": scaffold,
-    "server_opt": server_opt,
-    "clip": clip,
-}
+METHODS: Table[Callable[..., Method]] = Table("method", listed(catalogue))
+"""The methods by name; ``METHODS.find`` also finds ``python:package.module:function``."""
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Method:
+    """Return the method called ``name``, or the one that a ``python:`` name refers to, with ``settings``.
+
+    Raises:
+        ConfigError: there is no such method or setting, or a setting is out of range.
+    """
+    function = METHODS.find(name)
+    check(name, settings_of(function), settings)
+    with calling(name, METHODS.error):
+        made = function(**settings)
+    if not isinstance(made, Method):
+        raise ConfigError([f"it returned {type(made).__name__}, not a fedloru.Method"], name)
+    declared = isinstance(getattr(function, "declaration", None), Declaration)
+    return made if declared else made._replace(name=name, config=dict(settings))
+
+
+def wrap(inner: Method, name: str, settings: Mapping[str, Any]) -> Method:
+    """Return ``inner`` wrapped by the wrapper called ``name``, or by the one that a ``python:`` name refers to.
+
+    Raises:
+        ConfigError: there is no such wrapper or setting, a setting is out of range, or the method cannot be wrapped.
+    """
+    function = WRAPPERS.find(name)
+    check(name, wrapper_settings(function), settings)
+    with calling(name, WRAPPERS.error):
+        made = function(inner, **settings)
+    if not isinstance(made, Method):
+        raise ConfigError([f"it returned {type(made).__name__}, not a fedloru.Method"], name)
+    before, entries = inner.config.get("wrap", []), made.config.get("wrap", [])
+    declared = entries[-1] if len(entries) > len(before) else settings
+    return made._replace(config={**made.config, "wrap": [*before, {**declared, "name": name}]})
 
 
 def rebuild(name: str, config: Mapping[str, Any]) -> Method:
     """Return the method that ``(method.name, method.config)`` describe.
 
     Raises:
-        ConfigError: no method or wrapper has such a name or setting, or a setting is out of range.
+        ConfigError: there is no such method, wrapper or setting, or a setting is out of range.
     """
     settings = dict(config)
     wraps = settings.pop("wrap", [])
-    method = _make(METHODS, "method", name, settings)
-    for wrap in wraps:
-        settings = dict(wrap)
-        method = _make(WRAPPERS, "wrapper", settings.pop("name"), settings, method)
-    return method
-
-
-def _make(
-    table: Mapping[str, Callable[..., Method]], kind: str, name: str, settings: Mapping[str, Any], *inner: Method
-) -> Method:
-    if name not in table:
-        raise ConfigError([f"there is no {kind} {name!r}{choices(name, table)}"], kind)
-    known = [key for key, p in signature(table[name]).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    unknown = [f"there is no setting {key!r}{choices(key, known)}" for key in settings if key not in known]
-    if unknown:
-        raise ConfigError(unknown, name)
-    return table[name](*inner, **settings)
+    made = make(name, settings)
+    for entry in wraps:
+        others = dict(entry)
+        made = wrap(made, others.pop("name"), others)
+    return made
 
 
 __all__ = [
     "METHODS",
     "WRAPPERS",
-    "clip",
-    "fedavg",
-    "fedex",
-    "fedhm",
-    "fedlmt",
-    "fedlora",
-    "fedloru",
-    "fedmud",
-    "fedpara",
-    "fedsa",
-    "ffalora",
-    "flexlora",
-    "flora",
-    "hetlora",
-    "mfedloru",
-    "pfedloru",
-    "prox",
+    "blocks",
+    "declaration",
+    "make",
+    "method",
+    "ranks",
     "rebuild",
-    "rolora",
-    "scaffold",
-    "server_opt",
+    "wrap",
+    "wrapper",
+    "wrapper_declaration",
+    "wrapper_settings",
 ]

@@ -7,34 +7,36 @@ Regularization", arXiv 2409.12371::
     server    A ← Σ p_k A_k,  B ← Σ p_k B_k,  θ ← Σ p_k θ_k
               every τ rounds:  W ← W + s·BA,  version += 1,  fresh A, B
 
-After T rounds the model is W₀ + s·Σ_j B⁽ʲ⁾A⁽ʲ⁾: low rank in every message, up to (T/τ)·r in total. Clients apply
-the same increments to their own copy of W, so a merge round costs a client what any other round does.
+After T rounds the model is W₀ + s·Σ_j B⁽ʲ⁾A⁽ʲ⁾: every message has low rank, and the total update a rank of up to
+(T/τ)·r. Clients apply the same increments to their copy of W, so a merge round costs a client as much as any other.
 
-Where the published script differs from the paper, the paper is the default and the script a switch: it never
-draws fresh factors (``reset="keep"``: the effective weight then jumps from W + sBA to W + 2sBA), starts W at 0
-(``base="zero"``), draws B too (``init="both"``), and takes a list of rounds for ``tau``. ``accumulate="exact"`` is
-ours: at a merge round the server holds every client's factors, and can merge s·Σ p_k B_k A_k at no extra uplink.
+Where the published script differs from the paper, the defaults follow the paper, and settings select the behaviour of
+the script: it never draws fresh factors (``reset="keep"``: the effective weight then jumps from W + sBA to W + 2sBA),
+initializes W to 0 (``base="zero"``), draws B too (``init="both"``), and accepts a list of rounds for ``tau``.
+``accumulate="exact"`` is our addition: in a merge round, the server has the factors of all clients, and can merge
+s·Σ p_k B_k A_k without additional uploads.
 
-At a reset, what is remembered about the old factors means nothing for the new ones. Clients start their optimizers
-anew every round, so none of them is affected; ``server_opt`` drops its moments of the factors.
+After a reset, optimizer state of the old factors does not apply to the new ones. Clients create a new optimizer in
+every round, so they are not affected; ``server_opt`` resets its moments of the factors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypedDict, get_args
+from typing import Literal, TypedDict
 
 import torch
 
 from fedloru import lowrank, tree
 from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
-from fedloru.methods.accumulate import Tau, check_cycle, is_merge_round, mean_product, merged, stacked, truncated
-from fedloru.methods.fedavg import average, reduce
-from fedloru.methods.fedlora import fedlora, live_factors, start, values
-from fedloru.methods.settings import expect, one_of, refuse
+from fedloru.methods import blocks
+from fedloru.methods.blocks import Tau, is_merge_round
+from fedloru.methods.declare import method
+from fedloru.methods.fedlora import fedlora
 from fedloru.net import Net
+from fedloru.settings.types import Count
 from fedloru.tree import Params
 
 Reset = Literal["fresh", "keep"]
@@ -42,17 +44,31 @@ Base = Literal["model", "zero"]
 Accumulate = Literal["factors", "exact"]
 
 
-class Switches(TypedDict, total=False):
-    """The settings of FedLoRU, which its variants pass on."""
+class Settings(TypedDict, total=False):
+    """The settings of FedLoRU, which its variants also take."""
 
     tau: Tau
     reset: Reset
     base: Base
     init: Init
     accumulate: Accumulate
-    accumulate_rank: int | None
+    accumulate_rank: Count | None
 
 
+@method(
+    trained="A, B, merged every τ",
+    aggregate="inexact",
+    rank="r·T/τ",
+    source="2409.12371",
+    cases={
+        "": {"tau": 2},
+        "list": {"tau": [2, 3]},
+        "keep": {"tau": 2, "reset": "keep"},
+        "published": {"tau": 2, "base": "zero", "init": "both"},
+        "exact": {"tau": 2, "accumulate": "exact"},
+        "truncated": {"tau": 2, "accumulate": "exact", "accumulate_rank": 2},
+    },
+)
 def fedloru(
     *,
     tau: Tau = 10,
@@ -60,90 +76,78 @@ def fedloru(
     base: Base = "model",
     init: Init = "a",
     accumulate: Accumulate = "factors",
-    accumulate_rank: int | None = None,
+    accumulate_rank: Count | None = None,
 ) -> Method:
-    """Return FedLoRU. Values each way: r(o + i) a site, and θ; fresh factors are drawn, and cost nothing.
+    """FedLoRU: averages the factors of a frozen model, and merges them into the model every tau rounds.
+
+    Values in each direction: r(o + i) for each site, and θ; down, fresh factors are not sent.
 
     Args:
-        tau: the accumulation cycle in rounds; a list names the rounds themselves; ``inf`` makes it FedLoRA.
-        reset: ``"fresh"`` draws new factors after a merge, ``"keep"`` goes on with the old ones.
-        base: ``"zero"`` starts the adapted weights at 0 instead of the model's own.
-        init: ``"a"`` draws A and sets B = 0, ``"both"`` draws both.
-        accumulate: ``"factors"`` merges s·B̄Ā, ``"exact"`` merges s·Σ p_k B_k A_k, of rank P·r at most.
-        accumulate_rank: truncates the exact increment to this rank; the error is recorded with the round.
-
-    Raises:
-        ConfigError: a cycle below one round, a truncation without ``accumulate="exact"``, or no such choice.
+        tau: the number of rounds between merges, a list of merge rounds, or inf to never merge (FedLoRA).
+        reset: the factors after a merge: `fresh` draws new ones, `keep` continues with the old ones as the published
+            code does.
+        base: the initial adapted weights: `model` takes the model's values, `zero` sets them to 0 as the published
+            code does.
+        init: the initial factors: `a` draws A and sets B to 0, so that the model is unchanged; `both` draws both.
+        accumulate: the update that is merged: `factors` is the product of the averaged factors, `exact` the average of
+            the clients' products, whose rank is at most P·r.
+        accumulate_rank: the rank to which the exact increment is truncated; by default it is not truncated. The error
+            is recorded in the row of the round.
     """
-    exact, rank = accumulate == "exact", accumulate_rank
-    inexact = "accumulate_rank truncates an exact increment: set accumulate = 'exact', or leave it out"
-    refuse(
-        "fedloru",
-        check_cycle("tau", tau),
-        expect(rank is None or rank >= 1, "accumulate_rank", rank, "1 or more"),
-        None if exact or rank is None else inexact,
-        one_of("reset", reset, get_args(Reset)),
-        one_of("base", base, get_args(Base)),
-        one_of("init", init, get_args(Init)),
-        one_of("accumulate", accumulate, get_args(Accumulate)),
-    )
-    cycle = tau if isinstance(tau, int | float) else list(tau)
-    switches = Switches(tau=cycle, reset=reset, base=base, init=init, accumulate=accumulate, accumulate_rank=rank)
-    return fedlora(init=init)._replace(
-        name="fedloru",
-        config=dict(switches),
-        init=partial(_start, switches),
-        reduce=partial(_reduce, switches),
-        server=partial(_server, switches),
-        values=partial(_values, switches),
-        stacks=exact,
+    exact = accumulate == "exact"
+    inexact = "accumulate_rank truncates an exact increment: set accumulate = 'exact', or remove accumulate_rank"
+    blocks.reject("fedloru", None if exact or accumulate_rank is None else inexact)
+    inner = fedlora(init=init)
+    return inner._replace(
+        traits=inner.traits._replace(stacks=exact),
+        init=partial(_init, base, init),
+        down=blocks.down_fresh(init, after_merges=reset == "fresh"),
+        reduce=partial(_reduce, tau) if exact else inner.reduce,
+        server=partial(_server, tau, init if reset == "fresh" else None, accumulate_rank),
+        values=partial(_values, tau, reset, exact, accumulate_rank),
     )
 
 
-def _start(switches: Switches, net: Net, seed: int) -> State:
-    state = start(net, seed, switches["init"])
-    if switches["base"] == "model":
+def _init(base: Base, init: Init, net: Net, seed: int) -> State:
+    state = blocks.init_low_rank(net, seed, init)
+    if base == "model":
         return state
     zeros = {site.weight: torch.zeros_like(state.base[site.weight]) for site in net.sites}
     return state._replace(base=state.base | zeros)
 
 
-def _reduce(
-    switches: Switches, net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]
-) -> Total:
-    exact = switches["accumulate"] == "exact" and is_merge_round(switches["tau"], state.round + 1)
-    return (stacked if exact else reduce)(net, state, down, ups, weights)
+def _reduce(tau: Tau, net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
+    reduce = blocks.stacked if is_merge_round(tau, state.round + 1) else blocks.reduce
+    return reduce(net, state, down, ups, weights)
 
 
-def _server(switches: Switches, net: Net, state: State, total: Total) -> State:
-    state = average(net, state, total)
-    if not is_merge_round(switches["tau"], state.round):
+def _server(tau: Tau, reset: Init | None, rank: int | None, net: Net, state: State, total: Total) -> State:
+    state = blocks.average(net, state, total)
+    if not is_merge_round(tau, state.round):
         return state
-    increment, notes = _increment(net, state, total, switches["accumulate_rank"])
-    state = merged(net, state, increment)._replace(notes=notes)
-    if switches["reset"] == "keep":
-        return state
-    renewed = lowrank.fresh(net.sites, state.seed, state.version, state.shared, switches["init"])
-    return state._replace(shared=state.shared | renewed)
+    increment, notes = _increment(net, state, total, rank)
+    state = blocks.merged(net, state, increment)._replace(notes=notes)
+    return state if reset is None else blocks.reset_factors(net, state, reset)
 
 
 def _increment(net: Net, state: State, total: Total, rank: int | None) -> tuple[Params, dict[str, float]]:
     if not total.stack:
-        return live_factors(net, state), {}
-    mean = mean_product(net, total)
+        return blocks.current_factors(net, state), {}
+    mean = blocks.mean_product(net, total)
     if rank is None:
         return tree.cast_like(mean, state.shared), {}
-    increment, error = truncated(net, mean, rank)
+    increment, error = blocks.truncated(net, mean, rank)
     return tree.cast_like(increment, state.shared), {"truncation_error": error}
 
 
-def _values(switches: Switches, net: Net, round: int, cohort: Sequence[Profile], profile: Profile) -> Values:
-    fresh = round == 1 or (switches["reset"] == "fresh" and is_merge_round(switches["tau"], round - 1))
+def _values(
+    tau: Tau, reset: Reset, exact: bool, rank: int | None, net: Net, round: int, cohort: Sequence[Profile], own: Profile
+) -> Values:
+    fresh = round == 1 or (reset == "fresh" and is_merge_round(tau, round - 1))
     increment = 0
-    if is_merge_round(switches["tau"], round):
-        clients = len(cohort) if switches["accumulate"] == "exact" else 1
-        increment = sum(_increment_values(site, clients, switches["accumulate_rank"]) for site in net.sites)
-    return values(net, factors_down=not fresh, increment=increment)
+    if is_merge_round(tau, round):
+        increment = sum(_increment_values(site, len(cohort) if exact else 1, rank) for site in net.sites)
+    return blocks.low_rank_values(net, factors_down=not fresh, increment=increment)
 
 
 def _increment_values(site: lowrank.Site, clients: int, rank: int | None) -> int:

@@ -1,4 +1,4 @@
-"""FedMUD: low-rank updates that are merged and reset every interval, with or without aggregation-aware decomposition.
+"""FedMUD: low-rank updates, merged and reset every interval, with or without aggregation-aware decomposition (AAD).
 
 Li, Luo, Wang, Tang, Xu, Luo, Li, He, Li, "The Panaceas for Improving Low-Rank Decomposition in
 Communication-Efficient Federated Learning", ICML 2025, arXiv 2505.23176::
@@ -8,48 +8,55 @@ Communication-Efficient Federated Learning", ICML 2025, arXiv 2505.23176::
     clients     minimise f_k(W + s·ΔW; θ) over (U, V, θ) or (L, R, θ)
     server      means;  every interval:  W ← W + s·ΔW,  version += 1,  reset
 
-Without AAD this is ``fedloru(tau=interval)``, which draws V and sets U = 0. With AAD, ΔW is linear in what is
-trained, so the mean is exact. R travels as A, L as B; to the layer, and in an increment, they are factors of rank 2r,
-([L̃ L], [R; R̃]). An increment therefore costs a client that catches up 2r(o + i) values: the ledger does not know that
-half of it could be drawn. L̃ and R̃ are never sent otherwise, while the zeros of a reset are. Different from the paper:
-s is the site's α/r, with the paper's 1 as default, and its block-wise Kronecker form (BKD) is left out.
+Without AAD, this is ``fedloru(tau=interval)``, which draws V and sets U = 0. With AAD, ΔW is linear in the trained
+factors, so the mean is exact. R is sent as A, and L as B; the layer and the increments use factors of rank 2r,
+([L̃ L], [R; R̃]). An increment therefore costs 2r(o + i) values in a catch-up, although the client could draw half of
+them. Other messages do not contain L̃ and R̃, but they do contain the zeros of a reset. Differences from the paper: s is
+the site's α/r, 1 by default as in the paper, and the block-wise Kronecker decomposition (BKD) is not implemented.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
 
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, State, Total, Up, Values
-from fedloru.methods.accumulate import is_merge_round, merged
-from fedloru.methods.fedavg import average
-from fedloru.methods.fedlora import fedlora, live_factors, start
-from fedloru.methods.fedlora import values as lora_values
+from fedloru.methods import blocks
+from fedloru.methods.blocks import Tau, is_merge_round
+from fedloru.methods.declare import method
+from fedloru.methods.fedlora import fedlora
 from fedloru.methods.fedloru import fedloru
-from fedloru.methods.settings import expect, refuse
 from fedloru.net import Net
+from fedloru.settings.types import Flag
 from fedloru.tree import Params
 
 FIXED = "fedmud."
 
 
-def fedmud(*, interval: float = 10, aad: bool = True) -> Method:
-    """Return FedMUD. Values each way: r(o + i) a site, and θ; without AAD, fresh factors cost nothing down.
+@method(
+    trained="L, R, merged every τ",
+    aggregate="exact",
+    rank="2r·T/τ",
+    source="2505.23176",
+    cases={"": {"interval": 2, "aad": False}, "aad": {"interval": 2}},
+)
+def fedmud(*, interval: Tau = 10, aad: Flag = True) -> Method:
+    """FedMUD: averages low-rank updates, and merges them into the model every interval.
 
-    ``interval`` are the rounds from one merge to the next; ``inf`` never merges.
+    Values in each direction: r(o + i) for each site, and θ; down, without AAD, fresh factors are not sent.
+
+    Args:
+        interval: the number of rounds between merges, a list of merge rounds, or inf to never merge.
+        aad: whether an update is the sum of two products that each have one fixed random factor, so that averages are
+            exact (aggregation-aware decomposition).
     """
-    whole = interval == math.inf or (interval >= 1 and interval == int(interval))
-    refuse("fedmud", expect(whole, "interval", interval, "a whole number of rounds from 1, or inf"))
-    config = {"interval": interval, "aad": aad}
     if not aad:
-        return fedloru(tau=interval)._replace(name="fedmud", config=config)
+        return fedloru(tau=interval)
     return fedlora()._replace(
-        name="fedmud",
-        config=config,
-        init=lambda net, seed: _reset(net, start(net, seed, "a")),
+        init=lambda net, seed: _reset(net, blocks.init_low_rank(net, seed)),
+        down=blocks.down,
         begin=_begin,
         expand=_expand,
         up=lambda net, train, down, client_state, steps: (Up(_trained(train)), client_state),
@@ -60,12 +67,13 @@ def fedmud(*, interval: float = 10, aad: bool = True) -> Method:
 
 
 def _reset(net: Net, state: State) -> State:
-    return state._replace(shared=state.shared | tree.map(torch.zeros_like, live_factors(net, state)))
+    return state._replace(shared=state.shared | tree.map(torch.zeros_like, blocks.current_factors(net, state)))
 
 
 def _fixed(net: Net, seed: int, version: int, like: Params) -> Params:
-    """Return L̃ and R̃ of the cycle that follows ``version`` merges."""
-    return {FIXED + key: value for key, value in lowrank.fresh(net.sites, seed, version, like, "both").items()}
+    """Return L̃ and R̃ of the cycle after ``version`` merges."""
+    drawn = lowrank.init_factors(net.sites, seed, version, like, "both")
+    return {FIXED + key: value for key, value in drawn.items()}
 
 
 def _trained(train: Params) -> Params:
@@ -85,15 +93,15 @@ def _expand(net: Net, train: Params, down: Down) -> Params:
     return whole
 
 
-def _server(interval: float, net: Net, state: State, total: Total) -> State:
-    state = average(net, state, total)
+def _server(interval: Tau, net: Net, state: State, total: Total) -> State:
+    state = blocks.average(net, state, total)
     if not is_merge_round(interval, state.round):
         return state
-    live = live_factors(net, state)
+    live = blocks.current_factors(net, state)
     increment = _expand(net, live | _fixed(net, state.seed, state.version, live), Down({}))
-    return _reset(net, merged(net, state, increment))
+    return _reset(net, blocks.merged(net, state, increment))
 
 
-def _values(interval: float, net: Net, round: int) -> Values:
+def _values(interval: Tau, net: Net, round: int) -> Values:
     increment = 2 * sum(site.values() for site in net.sites) if is_merge_round(interval, round) else 0
-    return lora_values(net, factors_down=True, increment=increment)
+    return blocks.low_rank_values(net, factors_down=True, increment=increment)

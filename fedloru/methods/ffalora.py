@@ -1,32 +1,35 @@
-"""FFA-LoRA: train B alone, with A frozen at a random draw.
+"""FFA-LoRA: train only B; A is a random draw and frozen.
 
 Sun, Li, Li, Ding, "Improving LoRA in Privacy-Preserving Federated Learning", ICLR 2024, arXiv 2403.12313::
 
-    clients   minimise f_k(W + s·BA; θ) over (B, θ);  A and W are frozen for ever
+    clients   minimise f_k(W + s·BA; θ) over (B, θ);  A and W stay frozen
     server    B ← Σ p_k B_k,  θ ← Σ p_k θ_k
 
-The aggregate is exact: s·B̄A = s·Σ p_k B_k A. A is drawn from (seed, "fresh", 0) by server and clients alike, whenever
-it is needed: it is neither base nor shared, so it never travels, not even with the first download. The paper has no θ;
-here every weight that the configuration leaves trainable is averaged too.
+The aggregate is exact: s·B̄A = s·Σ p_k B_k A. The server and the clients draw A from (seed, "fresh", 0) whenever they
+need it. It is neither base nor shared, so it is never sent, not even in the first download. The paper has no θ; here,
+all other trainable weights are averaged too.
 """
 
 from __future__ import annotations
 
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, State, Up, Values
-from fedloru.methods.fedavg import whole_counts
+from fedloru.methods.blocks import count_dense, down, init_low_rank
+from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
-from fedloru.methods.fedlora import start as attach
 from fedloru.net import Net
 from fedloru.tree import Params
 
 
+@method(trained="B, fixed A", aggregate="exact", rank="r", source="2403.12313")
 def ffalora() -> Method:
-    """Return FFA-LoRA. Values each way: r·o a site, and θ; the first B are 0, and are sent all the same."""
+    """FFA-LoRA: trains and averages the factors B of a frozen model; A is a fixed random draw that is never sent.
+
+    Values in each direction: r·o for each site, and θ; the initial B are 0 and are sent too.
+    """
     return fedlora()._replace(
-        name="ffalora",
-        config={},
-        init=_start,
+        init=_init,
+        down=down,
         begin=_begin,
         up=_up,
         phases=_phases,
@@ -38,13 +41,13 @@ def _frozen(net: Net) -> frozenset[str]:
     return frozenset(site.a for site in net.sites)
 
 
-def _start(net: Net, seed: int) -> State:
-    state = attach(net, seed, "a")
+def _init(net: Net, seed: int) -> State:
+    state = init_low_rank(net, seed)
     return state._replace(shared=tree.omit(state.shared, _frozen(net)))
 
 
 def _begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
-    return lowrank.fresh(net.sites, down.seed, 0, net.params) | down.shared
+    return lowrank.init_factors(net.sites, down.seed, 0, net.params) | down.shared
 
 
 def _phases(net: Net, train: Params) -> tuple[Phase, ...]:
@@ -56,6 +59,6 @@ def _up(net: Net, train: Params, down: Down, client_state: Params, steps: int) -
 
 
 def _values(net: Net) -> Values:
-    each = whole_counts(net, net.trainable - net.factors)
+    each = count_dense(net, net.trainable - net.factors)
     each["factors"] = sum(site.o * site.rank for site in net.sites)
     return Values(each, each)

@@ -1,16 +1,16 @@
-"""FlexLoRA: clients of different rank, whose products are summed and cut to each client's rank by an SVD.
+"""FlexLoRA: clients of different ranks, whose products are averaged and truncated to each client's rank by an SVD.
 
 Bai, Chen, Qian, Yao, Li, "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client
 Resources", NeurIPS 2024, arXiv 2402.11505::
 
-    clients   minimise f_k(W + s_k·B_k A_k; θ) over (A_k, B_k, θ) of rank r_k;  s_k = α/r_k;  W is frozen for ever
+    clients   minimise f_k(W + s_k·B_k A_k; θ) over (A_k, B_k, θ) of rank r_k;  s_k = α/r_k;  W stays frozen
     server    ΔW = Σ p_k s_k B_k A_k,  θ ← Σ p_k θ_k
               client k receives the best factors of rank r_k:  s_k B_k A_k = SVD_{r_k}(ΔW)
 
-The aggregate is exact; what a client receives of it has rank r_k. The server's own model keeps all of ΔW, of rank
-Σ r_k over the cohort at most. Different from the paper's code, ΔW is never formed: the SVD is that of the stacked
-factors by two QR factorisations, and the singular values are shared evenly between B and A. Ranks that ΔW leaves
-unused, as before the first round, hold the fresh draw of A and B = 0, and so can still be trained.
+The aggregate is exact, and a client receives its best approximation of rank r_k. The server's model keeps all of ΔW,
+whose rank is at most Σ r_k over the cohort. Unlike in the paper's code, ΔW is never formed: the SVD is computed from
+the stacked factors by two QR factorisations, and the singular values are split evenly between B and A. Ranks that ΔW
+does not use, such as all ranks before round 1, contain the fresh draw of A and B = 0, so that they can be trained.
 """
 
 from __future__ import annotations
@@ -21,59 +21,59 @@ import torch
 
 from fedloru import lowrank, tree
 from fedloru.lowrank import Site
-from fedloru.method import Down, Method, Profile, State, Total, Up
-from fedloru.methods import ranks
-from fedloru.methods.accumulate import mean_product
-from fedloru.methods.fedavg import average
-from fedloru.methods.fedavg import down as message
-from fedloru.methods.fedavg import reduce as sums
+from fedloru.method import Down, Method, Profile, State, Total, Traits, Up
+from fedloru.methods import blocks, ranks
+from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
 from fedloru.net import Net
 from fedloru.tree import Params
 
+_message = blocks.down_fresh("a")
 
+
+@method(trained="A, B of rank r_k", aggregate="exact", rank="Σ r_k", source="2402.11505")
 def flexlora() -> Method:
-    """Return FlexLoRA. Values each way: r_k(o + i) a site, and θ; the first are drawn, and cost nothing down."""
+    """FlexLoRA: averages products of any rank, and truncates them to each client's rank (lowrank.capacities) by an SVD.
+
+    Values in each direction: r_k(o + i) for each site, and θ; down, the initial factors are not sent.
+    """
     return fedlora()._replace(
-        ranks="many",
-        name="flexlora",
-        config={},
+        traits=Traits(low_rank=True, ranks="many", stacks=True),
         down=down,
         expand=ranks.scaled,
         reduce=reduce,
         server=server,
         values=lambda net, round, cohort, profile: ranks.values(net, profile, drawn=round == 1),
         view=lambda net, state: state.shared,
-        stacks=True,
     )
 
 
 def down(net: Net, state: State, profile: Profile) -> Down:
-    """Send the first r_k ranks, which are the largest, in the scale s_k of the client."""
-    cut = ranks.cut(net, message(net, state, profile), profile)
+    """Send the first r_k ranks, which have the largest singular values, at the client's scale s_k."""
+    cut = ranks.cut(net, _message(net, state, profile), profile)
     scaled = {site.b: cut.shared[site.b] * (ranks.rank_of(site, profile) / site.rank) for site in net.sites}
     return cut._replace(shared=cut.shared | scaled)
 
 
 def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
-    """Stack the factors in the scale of the site, and sum θ."""
+    """Stack the factors at the scale of the site, and sum θ."""
     rest = [Up(tree.omit(up.shared, net.factors)) for up in ups]
     scaled = [(w, ranks.scaled(net, up.shared, down)) for w, up in zip(weights, ups, strict=True)]
-    return sums(net, state, down, rest, weights)._replace(stack=lowrank.stack(net.sites, scaled))
+    return blocks.reduce(net, state, down, rest, weights)._replace(stack=lowrank.stack(net.sites, scaled))
 
 
 def server(net: Net, state: State, total: Total) -> State:
-    """Average θ, and sort ΔW by singular values."""
-    after = average(net, state, total)
-    mean = mean_product(net, total)
-    fresh = lowrank.fresh(net.sites, state.seed, 0, state.shared)
+    """Average θ, and factorise ΔW with its singular values in descending order."""
+    after = blocks.average(net, state, total)
+    mean = blocks.mean_product(net, total)
+    fresh = lowrank.init_factors(net.sites, state.seed, 0, state.shared)
     factors = [_sorted(site, mean, fresh) for site in net.sites]
     shared = state.shared | after.shared | tree.cast_like({k: v for f in factors for k, v in f.items()}, state.shared)
     return after._replace(shared=shared)
 
 
 def _sorted(site: Site, stack: Params, fresh: Params) -> Params:
-    """Return the SVD's factors of all ranks in use, and fresh ones up to the rank of the site."""
+    """Return the SVD factors for the ranks in use, and fresh factors up to the rank of the site."""
     factors, _ = lowrank.truncate(site, stack, min(site.o, site.i))
     sigma = lowrank.matrices(site, factors)[1].square().sum(0)
     used = int((sigma > 1e-6 * sigma.max()).sum()) if torch.any(sigma > 0) else 0

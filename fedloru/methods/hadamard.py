@@ -1,7 +1,7 @@
-"""FedPara's factors of one weight: their keys and shapes, their product, and what they start at.
+"""FedPara's factors of one weight: their keys and shapes, their product, and their initial values.
 
-A pair of a matrix is X (o, R), Y (i, R) with the product XYᵀ; that of a convolution has a core T (R, R, k, k) too, and
-the product T ×₁ X ×₂ Y, which is Proposition 3 of arXiv 2108.06098.
+For a matrix, a pair consists of X (o, R) and Y (i, R), with the product XYᵀ. For a convolution, it also has a core
+T (R, R, k, k), and the product is T ×₁ X ×₂ Y (Proposition 3 of arXiv 2108.06098).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def product(site: Site, train: Params, n: str) -> Tensor:
 
 
 def he(net: Net, site: Site, seed: int, n: str, pairs: int) -> Params:
-    """Draw a pair so that the product of so many pairs has variance 2/i."""
+    """Draw one of ``pairs`` pairs, so that the elementwise product of them all has variance 2/i."""
     each, conv = (2 / site.i) ** (1 / pairs), len(site.shape) > 2
     sigma = (each / site.rank**2) ** (1 / 6) if conv else (each / site.rank) ** (1 / 4)
     like = net.params[site.weight]
@@ -39,7 +39,7 @@ def he(net: Net, site: Site, seed: int, n: str, pairs: int) -> Params:
 
 
 def flat(net: Net, site: Site, seed: int, value: float) -> Params:
-    """Return a second pair whose product is ``value`` everywhere, and whose every rank can be trained."""
+    """Return a second pair whose product is ``value`` everywhere, such that all of its ranks can be trained."""
     pair = he(net, site, seed, "2", 1)
     x, y, *core = pair
     pair[core[0] if core else y].zero_()
@@ -51,7 +51,7 @@ def flat(net: Net, site: Site, seed: int, value: float) -> Params:
 
 
 def of_model(net: Net, site: Site, seed: int) -> Params:
-    """Return a first pair that is the truncated SVD, or HOSVD, of the model's weight."""
+    """Return the first pair as the truncated SVD, or for a convolution HOSVD, of the model's weight."""
     w, r = net.params[site.weight], site.rank
     wide = w.to(torch.promote_types(w.dtype, torch.float32))
     x, y, *core = shapes(site, "1")

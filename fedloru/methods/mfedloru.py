@@ -1,16 +1,16 @@
-"""mFedLoRU: FedLoRU among clients of different capacity, by factors of the factors.
+"""mFedLoRU: FedLoRU for clients of different capacity, which train low-rank updates of the factors.
 
-Park and Klabjan, arXiv 2409.12371 (the variant is in the paper, and not in the published code)::
+Park and Klabjan, arXiv 2409.12371 (the variant is in the paper, but not in the published code)::
 
     client k of rank r_k < r   freezes the received A, B and trains nested pairs
         A_k = A + s_n·A_d A_u   (A_d: r × r_k, A_u: r_k × i)
         B_k = B + s_n·B_d B_u   (B_d: o × r_k, B_u: r_k × r)
     and sends r_k(r + i) + r_k(o + r) values in place of r(o + i); a client of rank r trains A, B directly
-    server     rebuilds A_k, B_k from what the client received and sent, then FedLoRU's
+    server     computes A_k, B_k from the tensors that the client received and sent, then proceeds as in FedLoRU
 
-A_d and B_d start at 0, A_u and B_u at a draw from (seed, round), new in every round so that the rounds of a cycle
-search different subspaces; the paper's text does not say which half starts at 0. A nested pair is a site of its own
-on a factor: the same algebra serves.
+A_d and B_d start at 0, and A_u and B_u at a draw from (seed, round); each round draws them again, so that the rounds of
+a cycle explore different subspaces. The paper does not say which half starts at 0. A nested pair is a site on a factor,
+so the same algebra applies.
 """
 
 from __future__ import annotations
@@ -22,31 +22,35 @@ from typing import Unpack
 from fedloru import lowrank, tree
 from fedloru.lowrank import Site
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
-from fedloru.methods.fedloru import Switches, fedloru
+from fedloru.methods.declare import method
+from fedloru.methods.fedloru import Settings, fedloru
 from fedloru.methods.ranks import rank_of
-from fedloru.methods.settings import expect, extends, refuse
 from fedloru.net import Net
 from fedloru.rng import derive
+from fedloru.settings.types import Positive
 from fedloru.tree import Params
 
 
-@extends(fedloru)
-def mfedloru(*, nested_scale: float = 1.0, **switches: Unpack[Switches]) -> Method:
-    """Return mFedLoRU. Up: r_k(r + i) + r_k(o + r) values a site on a client of rank r_k < r, and θ.
+@method(
+    trained="A, B or nested pairs",
+    aggregate="inexact",
+    rank="r·T/τ",
+    source="2409.12371",
+    cases={"": {"tau": 2, "nested_scale": 2.0}, "exact": {"tau": 2, "accumulate": "exact"}},
+    extends=fedloru,
+)
+def mfedloru(*, nested_scale: Positive = 1.0, **settings: Unpack[Settings]) -> Method:
+    """mFedLoRU: FedLoRU for clients of different ranks (lowrank.capacities), which train updates of the factors.
+
+    Values up: r_k(r + i) + r_k(o + r) for each site on a client of rank r_k < r, and θ. Values down: as FedLoRU.
 
     Args:
-        nested_scale: the scale s_n of a nested product.
-        switches: those of ``fedloru``.
-
-    Raises:
-        ConfigError: a setting is out of range.
+        nested_scale: the scale s_n of the nested products.
+        settings: the settings of FedLoRU.
     """
-    refuse("mfedloru", expect(nested_scale > 0, "nested_scale", nested_scale, "a number above 0"))
-    inner = fedloru(**switches)
+    inner = fedloru(**settings)
     return inner._replace(
-        name="mfedloru",
-        ranks="many",
-        config=inner.config | {"nested_scale": nested_scale},
+        traits=inner.traits._replace(ranks="many"),
         begin=partial(_begin, nested_scale),
         expand=partial(_expand, nested_scale),
         reduce=partial(_reduce, nested_scale, inner),
@@ -68,12 +72,12 @@ def _begin(scale: float, net: Net, down: Down, client_state: Params, profile: Pr
             continue
         pairs = nested(site, rank, scale)
         like = {key: start[pair.weight] for pair in pairs for key in pair.keys}
-        start = tree.omit(start, site.keys) | lowrank.fresh(pairs, derive(down.seed, "nested"), down.round, like)
+        start = tree.omit(start, site.keys) | lowrank.init_factors(pairs, derive(down.seed, "nested"), down.round, like)
     return dict(sorted(start.items()))
 
 
 def _expand(scale: float, net: Net, train: Params, down: Down) -> Params:
-    """Return A_k, B_k and θ_k, in the order of keys that all messages have."""
+    """Return A_k, B_k and θ_k, in alphabetical order of their keys as in all messages."""
     whole = dict(train)
     for site in net.sites:
         for pair in nested(site, 0, scale):

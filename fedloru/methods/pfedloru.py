@@ -1,14 +1,14 @@
 """pFedLoRU: FedLoRU with a private low-rank pair on every client, for clients with different data.
 
-Park and Klabjan, arXiv 2409.12371 (the variant is in the paper, and not in the published code)::
+Park and Klabjan, arXiv 2409.12371 (the variant is in the paper, but not in the published code)::
 
     client k   owns L_k (r_p × i) and U_k (o × r_p), never sent; its layer computes with W + s·BA + s_p·U_k L_k
                1. trains L_k, U_k with A, B, θ frozen      2. trains A, B, θ with L_k, U_k frozen
-    server     FedLoRU's, on A, B, θ alone
+    server     as in FedLoRU, on A, B, θ only
 
-U_k starts at 0, L_k at a draw that all clients share. Private pairs live through rounds, merges and restarts. To the
-layer, the private pair is extra rank: [A; L_k] and [B, (s_p/s)·U_k]. The order of the two phases and their epochs are
-settings, since the paper's text leaves them open.
+U_k starts at 0, and L_k at a draw that is the same for all clients. Private pairs persist through rounds, merges and
+restarts. The layer sees the private pair as additional ranks: [A; L_k] and [B, (s_p/s)·U_k]. The order of the two
+phases and the epochs of the private phase are settings, since the paper does not specify them.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ import torch
 
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.methods.fedloru import Switches, fedloru
-from fedloru.methods.settings import expect, extends, one_of, refuse
+from fedloru.methods.declare import method
+from fedloru.methods.fedloru import Settings, fedloru
 from fedloru.net import Net
+from fedloru.settings.types import Count, Positive
 from fedloru.tree import Params
 
 
-@extends(fedloru)
+@method(
+    trained="A, B, private pair",
+    aggregate="inexact",
+    rank="r·T/τ",
+    client_state="the pair",
+    source="2409.12371",
+    cases={"": {"tau": 2, "private_rank": 1, "private_scale": 0.5, "private_epochs": 1}},
+    extends=fedloru,
+)
 def pfedloru(
     *,
-    private_rank: int | None = None,
-    private_scale: float = 1.0,
-    private_epochs: int = 1,
+    private_rank: Count | None = None,
+    private_scale: Positive = 1.0,
+    private_epochs: Count = 1,
     first: Literal["private", "shared"] = "private",
-    **switches: Unpack[Switches],
+    **settings: Unpack[Settings],
 ) -> Method:
-    """Return pFedLoRU. Values each way: FedLoRU's; the private pair is never sent.
+    """pFedLoRU: FedLoRU with a private pair of factors on every client, which is never sent.
+
+    Values in each direction: as FedLoRU.
 
     Args:
-        private_rank: the rank r_p of the private pair, at most that of its weight; None: the rank of the site.
+        private_rank: the rank r_p of the private pair, at most the rank of its weight; by default the rank of the
+            factors.
         private_scale: the scale s_p of the private product.
-        private_epochs: local epochs of the private phase; the shared phase has those of the recipe.
-        first: which phase comes first.
-        switches: those of ``fedloru``.
-
-    Raises:
-        ConfigError: a setting is out of range.
+        private_epochs: the number of local epochs of the private phase; the shared phase runs client.epochs.
+        first: the phase that comes first.
+        settings: the settings of FedLoRU.
     """
-    refuse(
-        "pfedloru",
-        expect(private_rank is None or private_rank >= 1, "private_rank", private_rank, "1 or more, or nothing"),
-        expect(private_scale > 0, "private_scale", private_scale, "a number above 0"),
-        expect(private_epochs >= 1, "private_epochs", private_epochs, "1 or more"),
-        one_of("first", first, ("private", "shared")),
-    )
-    inner = fedloru(**switches)
-    own = {"private_rank": private_rank, "private_scale": private_scale, "private_epochs": private_epochs}
+    inner = fedloru(**settings)
     return inner._replace(
-        name="pfedloru",
-        config=inner.config | own | {"first": first},
+        traits=inner.traits._replace(several_phases=True),
         begin=partial(_begin, private_rank),
         expand=partial(_expand, private_scale),
         up=_up,
@@ -74,7 +74,8 @@ def _begin(rank: int | None, net: Net, down: Down, client_state: Params, profile
     private = client_state
     if not private:
         pairs = [site._replace(rank=min(rank or site.rank, site.o, site.i)) for site in net.sites]
-        private = {f"{key}.private": value for key, value in lowrank.fresh(pairs, down.seed, 0, down.shared).items()}
+        drawn = lowrank.init_factors(pairs, down.seed, 0, down.shared)
+        private = {f"{key}.private": value for key, value in drawn.items()}
     return dict(sorted((down.shared | private).items()))
 
 

@@ -1,6 +1,6 @@
 """The tail of a client's factors: its last ranks, which HetLoRA penalises and prunes.
 
-The tail of A (r_k, i) and B (o, r_k) are their last ⌈tail·r_k⌉ rows and columns, and r_k − 1 of them at most.
+The tail of A (r_k, i) and B (o, r_k) consists of their last ⌈tail·r_k⌉ rows and columns, but at most r_k − 1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fedloru.tree import Params
 
 
 def norms(net: Net, factors: Params, tail: float) -> Tensor:
-    """Return Σ ‖B^tail‖_F ‖A^tail‖_F over the sites, a 0-d tensor."""
+    """Return Σ ‖B^tail‖_F ‖A^tail‖_F over the sites, as a 0-d tensor."""
     return torch.stack([_norm(site, factors, tail) for site in net.sites]).sum()
 
 
 def pruned(net: Net, train: Params, down: Down, tail: float) -> Params:
-    """Return what was trained without the tails that are smaller, by ‖B^tail‖_F ‖A^tail‖_F, than those received."""
+    """Return ``train`` without the tails whose ‖B^tail‖_F ‖A^tail‖_F is smaller than that of the received ones."""
     kept = dict(train)
     for site in net.sites:
         if bool(_norm(site, train, tail) < _norm(site, down.shared, tail)):

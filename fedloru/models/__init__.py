@@ -1,7 +1,8 @@
-"""The models that come with fedloru, by name, and how the user's own are found."""
+"""The built-in models, and building a model by name, including your own."""
 
-from fedloru.models.build import MODELS, build
+from fedloru.models.build import build
+from fedloru.models.catalogue import FROM_DATA, MODELS
 from fedloru.models.plain import cnn, mlp
 from fedloru.models.resnet import ResNet, resnet
 
-__all__ = ["MODELS", "ResNet", "build", "cnn", "mlp", "resnet"]
+__all__ = ["FROM_DATA", "MODELS", "ResNet", "build", "cnn", "mlp", "resnet"]

@@ -1,19 +1,28 @@
-"""Plain chains of layers: the multilayer perceptron and the convolutional net of the FedAvg paper."""
+"""Sequential models: a multilayer perceptron and the convolutional network of the FedAvg paper."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
 from fedloru.errors import ModelError
 from fedloru.models.norm import norm as norm_layer
+from fedloru.settings.types import Count, Counts
 
 
-def mlp(in_features: int, classes: int, hidden: Sequence[int] = (200,)) -> nn.Sequential:
-    """Return a perceptron with ReLU that flattens its input and maps (b, …) to (b, classes); layers fc1, fc2, …."""
+def mlp(in_features: int, classes: int, hidden: Counts = (200,)) -> nn.Sequential:
+    """Return a multilayer perceptron with ReLU that maps (b, …), flattened, to (b, classes).
+
+    Its linear layers are named fc1, fc2, ….
+
+    Args:
+        in_features: the number of values of an example.
+        classes: the number of classes.
+        hidden: the widths of the hidden layers.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (i, o) in enumerate(pairwise((in_features, *hidden)), start=1):
         layers[f"fc{number}"] = nn.Linear(i, o)
@@ -22,17 +31,26 @@ def mlp(in_features: int, classes: int, hidden: Sequence[int] = (200,)) -> nn.Se
     return nn.Sequential(layers)
 
 
-def cnn(channels: int, classes: int, size: int = 28, norm: str = "none", width: int = 32) -> nn.Sequential:
-    """Return the net of McMahan et al. 2017 (arXiv 1602.05629) for images (b, channels, size, size).
+def cnn(
+    channels: int, classes: int, size: int = 28, norm: Literal["none", "group", "batch"] = "none", width: Count = 32
+) -> nn.Sequential:
+    """Return the CNN of McMahan et al. 2017 (arXiv 1602.05629) for images (b, channels, size, size).
 
-    Two 5×5 convolutions to ``width`` and 2·width channels, each with 2×2 max-pooling, then 16·width features.
-    For 28×28 grey images and 10 classes it has 1,663,370 parameters. ``norm`` is "none", "group" or "batch".
+    It has two 5×5 convolutions, with ``width`` and 2·width output channels and 2×2 max-pooling after each, followed by
+    a hidden linear layer of 16·width features. For 28×28 grayscale images and 10 classes it has 1,663,370 parameters.
+
+    Args:
+        channels: the channels of an image.
+        classes: the number of classes.
+        size: the height and width of an image, in pixels.
+        norm: the normalization after each convolution.
+        width: output channels of the first convolution; everything else scales with it.
 
     Raises:
-        ModelError: the images are smaller than 4×4, or the normalisation is unknown.
+        ModelError: the images are smaller than 4×4 pixels, or ``norm`` is unknown.
     """
     if size < 4:
-        raise ModelError(f"cnn halves its images twice and needs 4×4 pixels at least, but got {size}×{size}; use mlp")
+        raise ModelError(f"cnn halves images twice and needs at least 4×4 pixels, got {size}×{size}; use mlp instead")
     features = 2 * width * (size // 4) ** 2
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (i, o) in enumerate(pairwise((channels, width, 2 * width)), start=1):

@@ -1,23 +1,26 @@
 """Residual networks for small images (He et al. 2016, arXiv 1512.03385), with a 3×3 stem and no max-pooling.
 
-GroupNorm is the default in place of the paper's BatchNorm, whose statistics do not average well over clients whose
-data differ (Hsieh et al. 2020, arXiv 1910.00189).
+The default is GroupNorm instead of the paper's BatchNorm, because batch statistics do not average well over clients
+with heterogeneous data (Hsieh et al. 2020, arXiv 1910.00189).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru.errors import ModelError
 from fedloru.models.norm import norm as norm_layer
+from fedloru.settings.types import Count
 
 STAGES = {8: (1, 1, 1), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}
-"""Blocks of each stage by depth; every stage after the first halves the image and doubles the channels."""
+"""Number of blocks in each stage, by depth. Every stage after the first halves the image and doubles the channels."""
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions and a shortcut, which is a 1×1 convolution if the shape changes, else the identity."""
 
     def __init__(self, i: int, o: int, stride: int, norm: str) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of blocks, the mean over pixels and one linear layer."""
+    """A residual network: a stem, stages of blocks, global average pooling and a linear layer."""
 
     def __init__(self, blocks: tuple[int, ...], channels: int, classes: int, width: int, norm: str) -> None:
         super().__init__()
@@ -62,12 +65,21 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet(depth: int, channels: int, classes: int, width: int = 64, norm: str = "group") -> ResNet:
-    """Return a residual network of ``depth`` 8, 10 or 18 layers whose first stage has ``width`` channels.
+def resnet(
+    depth: int, channels: int, classes: int, width: Count = 64, norm: Literal["group", "batch"] = "group"
+) -> ResNet:
+    """Return a residual network for small images; its layers are conv1, norm1, layer1, layer2, …, fc.
+
+    Args:
+        depth: the number of layers: 8, 10 or 18.
+        channels: the channels of an image.
+        classes: the number of classes.
+        width: channels of the first stage; everything else scales with it.
+        norm: the normalization after each convolution.
 
     Raises:
-        ModelError: there is no network of this depth, or no normalisation of this name.
+        ModelError: the depth or the normalization is not supported.
     """
     if depth not in STAGES:
-        raise ModelError(f"there is no resnet of depth {depth}; there are {', '.join(map(str, STAGES))}")
+        raise ModelError(f"the depth of a resnet must be one of {', '.join(map(str, STAGES))}, got {depth}")
     return ResNet(STAGES[depth], channels, classes, width, norm)

@@ -1,11 +1,22 @@
-"""What runs did, told: a folder read, its figures drawn, a page of one run or of many, and progress while one goes on.
+"""Reports on runs: reading run folders, HTML pages with figures for one run or several, tables, and live progress.
 
-plotly and rich are imported when something is drawn, not before. ::
+plotly and rich are imported only when something is rendered. ::
 
-    records  a run folder, read        page, headline    one run            plots, inside, skew   its figures
-    profiles clients that differ       live              progress           blocks, css           pages of HTML
-    groups   runs by configuration     versus, tally     many compared      race                  their figures
-    writing  what a model wrote        style, units      looks and words
+    one run          records             read a run folder
+                     headline, profiles  headline numbers; bytes by client profile
+                     page                the HTML page of a run
+                     figures             accuracy, loss and bytes
+                     diagnostics         ranks, overlaps and other numbers recorded with each round
+                     partition_figure    examples and classes per client
+                     study_figures       curvature ranks, spectra and gradient alignment
+                     generations         texts that a language model generated
+                     live                progress and summary on the terminal
+    several runs     groups              group runs by configuration
+                     results             the results table and the CSV file
+                     comparison          the comparison page and table
+                     comparison_figures  the figures of the comparison page
+    shared           blocks, stylesheet  HTML building blocks and the CSS
+                     style, units        the look of figures; number formats
 """
 
 from fedloru.report.comparison import comparison, comparison_table, write_comparison

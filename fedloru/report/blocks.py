@@ -1,4 +1,4 @@
-"""The blocks a page is built of: text in, HTML out, and everything that comes in is escaped here."""
+"""The building blocks of a page: functions from text to HTML, which escape all text passed to them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fedloru.report.stylesheet import CSS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-SETTINGS = {"displayModeBar": False, "responsive": True}
+PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
 
-PRINTED = """
+PRINT_SCRIPT = """
 for (const [moment, width] of [["beforeprint", "44rem"], ["afterprint", ""]])
   addEventListener(moment, () => {
     document.body.style.width = width;
     document.querySelectorAll(".js-plotly-plot").forEach(plot => Plotly.relayout(plot, {autosize: true}));
   });
 """
-"""Draws the plots as wide as a sheet of paper, A4 or Letter, for as long as the page is printed."""
+"""Resizes the plots to the width of a sheet of paper (A4 or Letter) while the page is printed."""
 
 
 def document(title: str, blocks: Iterable[str], script: str) -> str:
-    """Return a whole page; ``script`` is the one piece taken as it is."""
+    """Return a complete HTML page; ``script`` is inserted without escaping, as are the HTML ``blocks``."""
     body = "\n".join(blocks)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -34,7 +34,7 @@ def document(title: str, blocks: Iterable[str], script: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>{CSS}</style>
 <script>{script}</script>
-<script>{PRINTED}</script>
+<script>{PRINT_SCRIPT}</script>
 </head>
 <body>
 <main>
@@ -46,77 +46,78 @@ def document(title: str, blocks: Iterable[str], script: str) -> str:
 
 
 def header(method: str, name: str, facts: Sequence[str], notes: Iterable[str]) -> str:
-    """Return the head of the page: what ran, its name, facts in one line, and notes that must not be missed."""
-    warned = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    """Return the page header: the method, the name of the run, a line of facts, and highlighted notes."""
+    warnings = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     line = escape(" · ".join(facts))
-    return f'<header><p class="method">{escape(method)}</p><h1>{escape(name)}</h1><p>{line}</p>{warned}</header>'
+    return f'<header><p class="method">{escape(method)}</p><h1>{escape(name)}</h1><p>{line}</p>{warnings}</header>'
 
 
 def section(title: str, blocks: Iterable[str]) -> str:
-    """Return blocks in a grid under a heading, or nothing where there are none."""
-    inside = "\n".join(blocks)
-    return f'<section><h2>{escape(title)}</h2>\n<div class="grid">\n{inside}\n</div></section>' if inside else ""
+    """Return blocks in a grid under a heading, or an empty string if there are no blocks."""
+    content = "\n".join(blocks)
+    return f'<section><h2>{escape(title)}</h2>\n<div class="grid">\n{content}\n</div></section>' if content else ""
 
 
 def column(blocks: Iterable[str]) -> str:
-    """Return blocks one below the other in one cell of the grid."""
+    """Return blocks stacked vertically in one cell of the grid."""
     return '<div class="column">\n{}\n</div>'.format("\n".join(blocks))
 
 
-def tiles(figures: Iterable[tuple[str, str, str]]) -> str:
-    """Return headline figures, each a label, a value and an aside."""
+def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:
+    """Return tiles of headline numbers, each a label, a value and a short explanation."""
     return '<dl class="tiles">\n{}\n</dl>'.format(
         "\n".join(
             f'<div><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
             f'<dd class="aside">{escape(aside)}</dd></div>'
-            for label, value, aside in figures
+            for label, value, aside in numbers
         )
     )
 
 
-def card(title: str, inside: str, caption: str = "", *, wide: bool = False) -> str:
-    """Return ``inside``, which is HTML, under a title and a caption."""
-    said = f"<p>{escape(caption)}</p>" if caption else ""
-    return f'<article class="card{" wide" if wide else ""}"><h3>{escape(title)}</h3>{said}{inside}</article>'
+def card(title: str, content: str, caption: str = "", *, wide: bool = False) -> str:
+    """Return ``content``, which is HTML, under a title and a caption."""
+    subtitle = f"<p>{escape(caption)}</p>" if caption else ""
+    return f'<article class="card{" wide" if wide else ""}"><h3>{escape(title)}</h3>{subtitle}{content}</article>'
 
 
 def plot(name: str, figure: go.Figure) -> str:
-    """Return a figure as a place in the page, named ``name``, and the script that draws it there."""
-    drawn: str = figure.to_html(
-        config=SETTINGS,
+    """Return a figure as an HTML element with the id ``name``, and the script that renders the figure in it."""
+    html: str = figure.to_html(
+        config=PLOT_CONFIG,
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
         default_height=f"{figure.layout.height}px",
     )
-    return drawn
+    return html
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False) -> str:
-    """Return a table whose first column names its rows; ``total`` sets the last row apart."""
-    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    """Return a table whose first column holds row headers; with ``total``, the last row is styled as a total."""
+    header_cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = [
         f'<th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(v)}</td>" for v in row[1:]) for row in rows
     ]
     last = f'<tr class="total">{lines.pop()}</tr>' if total else ""
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    kind = ' class="numbers"' if total else ""
-    return f"<table{kind}>{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>\n{body}{last}</tbody></table>"
+    attribute = ' class="numbers"' if total else ""
+    thead = f"<thead><tr>{header_cells}</tr></thead>" if head else ""
+    return f"<table{attribute}>{thead}<tbody>\n{body}{last}</tbody></table>"
 
 
 def prose(rows: Iterable[tuple[str, str]]) -> str:
-    """Return texts with their lines as they are, each beside its name."""
+    """Return a table of texts with their line breaks preserved, each next to its name."""
     lines = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>\n' for name, text in rows)
     return f'<table class="prose"><tbody>\n{lines}</tbody></table>'
 
 
-def scrolled(inside: str) -> str:
-    """Return ``inside``, which is HTML, so that it scrolls sideways where it is wider than its place."""
-    return f'<div class="scroll">{inside}</div>'
+def scrolled(content: str) -> str:
+    """Return ``content``, which is HTML, in a container that scrolls horizontally if the content is too wide."""
+    return f'<div class="scroll">{content}</div>'
 
 
 def bars(values: Sequence[tuple[str, float, str]]) -> str:
-    """Return labelled bars to one scale, each a label, a length and the text that stands for it."""
+    """Return labeled bars on a common scale, each given by a label, a length and the text shown for the length."""
     longest = max(length for _, length, _ in values) or 1
     return "".join(
         f'<div class="bar"><span>{escape(label)}</span><span>{escape(text)}</span>'
@@ -126,5 +127,5 @@ def bars(values: Sequence[tuple[str, float, str]]) -> str:
 
 
 def listing(title: str, text: str) -> str:
-    """Return a text that opens on a click, as it is."""
+    """Return preformatted text in a collapsible block."""
     return f'<details class="card wide"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'

@@ -1,4 +1,4 @@
-"""The pictures of a run, as functions of its records: plotly figures in one look, without a side effect."""
+"""The figures of one run: functions from its records to plotly figures in a common style, without side effects."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from fedloru.report.records import Records, evaluations
 
 MEGA = 1e6
 DOTS = 60
-"""Up to so many points, each is a dot on its line."""
+"""Lines with at most this many points also show a marker at each point."""
 SHARES = {"test_f1": ("macro-F1", style.BLUE), "exact_match": ("exact match", style.VERMILLION)}
 WIDE = 20
-"""Perplexities that differ by more than this factor are drawn on a logarithmic axis."""
+"""The perplexity axis is logarithmic if the largest value exceeds the smallest by more than this factor."""
 
 
 def accuracy(records: Records) -> go.Figure:
-    """Draw the test accuracy over rounds, and where factors were merged."""
+    """Plot test accuracy over rounds, with the merges marked."""
     rows = evaluations(records)
     figure = style.figure("round", "test accuracy")
     figure.add_trace(line(column(rows, "round"), column(rows, "test_accuracy"), "test accuracy", style.BLUE))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
-    return _over_rounds(figure, records)
+    return _with_merges(figure, records)
 
 
 def perplexity(records: Records) -> go.Figure:
-    """Draw the perplexity of the test tokens over rounds, and where factors were merged."""
+    """Plot the perplexity of the test tokens over rounds, with the merges marked."""
     rows = evaluations(records, "test_perplexity")
     figure = style.figure("round", "test perplexity")
     figure.add_trace(line(column(rows, "round"), column(rows, "test_perplexity"), "test perplexity", style.BLUE))
     figure.update_traces(hovertemplate="%{y:,.3f}").update_yaxes(type="log" if _is_wide(rows) else "linear")
-    return _over_rounds(figure, records)
+    return _with_merges(figure, records)
 
 
 def shares(records: Records) -> go.Figure:
-    """Draw, over rounds, what else is a share of 1: macro-F1 and exact matches, and where factors were merged."""
-    figure = style.figure("round", "share of 1")
-    for field, (name, colour) in SHARES.items():
+    """Plot macro-F1 and the fraction of exact matches over rounds, with the merges marked."""
+    figure = style.figure("round", "score")
+    for field, (name, color) in SHARES.items():
         if rows := evaluations(records, field):
-            figure.add_trace(line(column(rows, "round"), column(rows, field), name, colour))
+            figure.add_trace(line(column(rows, "round"), column(rows, field), name, color))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
-    return _over_rounds(figure, records)
+    return _with_merges(figure, records)
 
 
 def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
@@ -55,46 +55,46 @@ def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def loss(records: Records) -> go.Figure:
-    """Draw the training and the test loss in nats over rounds, and where factors were merged."""
+    """Plot training and test loss in nats over rounds, with the merges marked."""
     tested = evaluations(records, "test_loss")
     figure = style.figure("round", "loss (nats)")
-    for rows, part, colour in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
+    for rows, part, color in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
         if rows:
-            figure.add_trace(line(column(rows, "round"), column(rows, f"{part}_loss"), part, colour))
+            figure.add_trace(line(column(rows, "round"), column(rows, f"{part}_loss"), part, color))
     figure.update_traces(hovertemplate="%{y:.4f}")
-    return _over_rounds(figure, records)
+    return _with_merges(figure, records)
 
 
 def accuracy_over_bytes(records: Records) -> go.Figure:
-    """Draw the test accuracy over all that was sent, up and down together, in MB of 10⁶ bytes."""
+    """Plot test accuracy over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
     return _over_bytes(records, "test_accuracy", "test accuracy", ".2%").update_yaxes(tickformat=".1~%")
 
 
 def loss_over_bytes(records: Records) -> go.Figure:
-    """Draw the test loss in nats over all that was sent, up and down together, in MB of 10⁶ bytes."""
+    """Plot test loss in nats over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
     return _over_bytes(records, "test_loss", "test loss (nats)", ".4f")
 
 
-def _over_bytes(records: Records, field: str, title: str, form: str) -> go.Figure:
+def _over_bytes(records: Records, field: str, title: str, number_format: str) -> go.Figure:
     rows = evaluations(records, field)
     sent = [(row["up_bytes_total"] + row["down_bytes_total"]) / MEGA for row in rows]
-    figure = style.figure("MB sent, up and down together", title)
+    figure = style.figure("MB sent, up + down", title)
     figure.add_trace(line(sent, column(rows, field), title, style.GREEN))
     figure.update_traces(
         customdata=column(rows, "round"),
-        hovertemplate=f"%{{y:{form}}} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
+        hovertemplate=f"%{{y:{number_format}}} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
     )
     return figure.update_layout(hovermode="closest").update_xaxes(rangemode="tozero")
 
 
 def bytes_by_kind(records: Records) -> go.Figure:
-    """Draw what has been sent so far, by kind, down above up, in MB of 10⁶ bytes."""
+    """Plot cumulative bytes by kind, in MB of 10⁶ bytes: down in the upper subplot, up in the lower one."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
     figure.update_layout(template=style.TEMPLATE, height=400)
     rounds = [0, *column(records.rounds, "round")]
     shown: set[str] = set()
     for place, way in enumerate(("down", "up"), 1):
-        for kind, sent in _sent(records, way).items():
+        for kind, sent in _cumulative(records, way).items():
             area = _area(rounds, sent, kind, way).update(showlegend=kind not in shown)
             figure.add_trace(area, row=place, col=1)
             shown.add(kind)
@@ -103,41 +103,41 @@ def bytes_by_kind(records: Records) -> go.Figure:
 
 
 def personal(records: Records) -> go.Figure:
-    """Draw the accuracy on test examples of the clients' own: the mean of clients, and that of their worst tenth."""
-    figure = style.figure("round", "accuracy on own tests")
-    for model, colour in (("shared", style.BLUE), ("personal", style.VERMILLION)):
+    """Plot accuracy on the clients' local test sets: the mean over clients, and over the worst 10 % of them."""
+    figure = style.figure("round", "accuracy on local test sets")
+    for model, color in (("shared", style.BLUE), ("personal", style.VERMILLION)):
         rows = [row for row in records.rounds if model in (row.get("personal") or {})]
         if rows:
-            spreads, rounds = [row["personal"][model] for row in rows], column(rows, "round")
-            figure.add_trace(line(rounds, column(spreads, "mean"), f"{model} model", colour))
-            worst = line(rounds, column(spreads, "bottom_decile"), f"{model}, worst tenth", colour)
+            statistics, rounds = [row["personal"][model] for row in rows], column(rows, "round")
+            figure.add_trace(line(rounds, column(statistics, "mean"), f"{model} model", color))
+            worst = line(rounds, column(statistics, "bottom_decile"), f"{model}, worst 10 %", color)
             figure.add_trace(worst.update(line={"dash": "dot", "width": 1.5}, marker={"size": 4}))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
     return figure.update_xaxes(ticks(column(records.rounds, "round")))
 
 
-def line(x: Sequence[float | str], y: Sequence[float], name: str, colour: str) -> go.Scatter:
-    """Return a line, with a dot for each of its points where they are few."""
+def line(x: Sequence[float | str], y: Sequence[float], name: str, color: str) -> go.Scatter:
+    """Return a line trace, with a marker at each point if there are at most ``DOTS`` points."""
     mode = "lines+markers" if len(x) <= DOTS else "lines"
-    return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": colour, "width": 2}, marker={"size": 5})
+    return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": color, "width": 2}, marker={"size": 5})
 
 
 def _area(x: Sequence[float], y: Sequence[float], kind: str, way: str) -> go.Scatter:
-    name, colour = escape(kind.replace("_", " "), quote=False), style.KINDS.get(kind, style.INK)
-    look = {"mode": "lines", "line": {"width": 0.5, "color": colour}, "fillcolor": colour, "stackgroup": way}
-    return go.Scatter(x=x, y=y, name=name, legendgroup=kind, hovertemplate="%{y:,.3f} MB", **look)
+    name, color = escape(kind.replace("_", " "), quote=False), style.KINDS.get(kind, style.INK)
+    options = {"mode": "lines", "line": {"width": 0.5, "color": color}, "fillcolor": color, "stackgroup": way}
+    return go.Scatter(x=x, y=y, name=name, legendgroup=kind, hovertemplate="%{y:,.3f} MB", **options)
 
 
-def _sent(records: Records, way: str) -> dict[str, list[float]]:
-    """Return the MB sent before the first round and after each, for every kind that was sent at all."""
+def _cumulative(records: Records, way: str) -> dict[str, list[float]]:
+    """Return, for each kind with any bytes, the cumulative MB sent: 0 at the start, then one value per round."""
     rounds = [row.get("bytes", {}).get(way, {}) for row in records.rounds]
     kinds = [*style.KINDS, *sorted({kind for sent in rounds for kind in sent} - style.KINDS.keys())]
     totals = {kind: [n / MEGA for n in accumulate((sent.get(kind, 0) for sent in rounds), initial=0)] for kind in kinds}
     return {kind: total for kind, total in totals.items() if total[-1]}
 
 
-def _over_rounds(figure: go.Figure, records: Records) -> go.Figure:
-    """Mark the merges with thin upright lines, on an axis of their own."""
+def _with_merges(figure: go.Figure, records: Records) -> go.Figure:
+    """Mark the merges with thin vertical lines, on a separate hidden axis."""
     merges = [row for row in records.rounds if row["merged"]]
     if merges:
         figure.add_trace(_merges(column(merges, "round"), column(merges, "version")))
@@ -146,7 +146,7 @@ def _over_rounds(figure: go.Figure, records: Records) -> go.Figure:
 
 
 def _merges(rounds: Sequence[int], versions: Sequence[int]) -> go.Scatter:
-    top = 1 if len(rounds) <= DOTS else 0.04  # hundreds of long lines would hide the curve
+    top = 1 if len(rounds) <= DOTS else 0.04  # hundreds of full-height lines would hide the curve
     return go.Scatter(
         x=[x for round in rounds for x in (round, round, None)],
         y=[0, top, None] * len(rounds),
@@ -155,12 +155,12 @@ def _merges(rounds: Sequence[int], versions: Sequence[int]) -> go.Scatter:
         yaxis="y2",
         mode="lines",
         line={"color": style.GREY, "width": 1, "dash": "dot"},
-        hovertemplate="into version %{customdata}",
+        hovertemplate="version %{customdata}",
     )
 
 
 def ticks(rounds: Sequence[int]) -> dict[str, Any]:
-    """Return what keeps the ticks of a short run on whole rounds."""
+    """Return axis settings that keep the ticks of a short run at integer rounds."""
     return {"dtick": 1} if len(rounds) <= 12 else {}
 
 

@@ -1,4 +1,4 @@
-"""What a language model wrote after test prompts, at the first and at the last evaluation."""
+"""Texts that a language model generated for test prompts, at the first and the last evaluation."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from fedloru.report import blocks
 
 PROMPTS = 6
-"""So many prompts are on the page; the others are in the folder's generations.jsonl."""
+"""The number of prompts shown on the page; generations.jsonl in the run folder has all of them."""
 
 
-def cards(written: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def cards(generated: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a card for each of the first prompts."""
     prompts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for text in written:
+    for text in generated:
         prompts.setdefault((text["prompt"], text["reference"]), []).append(text)
     for number, ((prompt, reference), texts) in enumerate(list(prompts.items())[:PROMPTS], 1):
-        rows = [("prompt", prompt), ("the data", reference)]
-        rows += [(f"round {text['round']}", text["generated"]) for text in _ends(texts)]
+        rows = [("prompt", prompt), ("reference", reference)]
+        rows += [(f"round {text['round']}", text["generated"]) for text in _first_and_last(texts)]
         yield blocks.card(f"Test prompt {number}", blocks.prose(rows), wide=True)
 
 
-def _ends(texts: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Return the first and the last of ``texts``, once where they are the same."""
+def _first_and_last(texts: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the first and the last of ``texts``, or only the last if both are from the same round."""
     return [texts[0], texts[-1]] if texts[0]["round"] != texts[-1]["round"] else [texts[-1]]

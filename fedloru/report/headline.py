@@ -1,4 +1,4 @@
-"""The figures a run is known by, the same on its page and on the terminal."""
+"""The headline numbers of a run, shown both on its page and on the terminal."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ from typing import Any
 from fedloru.report import units
 
 
-def headline(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield each figure of a summary (or of ``outcome``) as its label, its value and what it is about."""
-    share = of_fedavg(told)
-    per_round = told["seconds"] / told["rounds"] if told["rounds"] else None
+def headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the headline numbers of a summary (or of ``outcome``), each as a label, a value and an explanation."""
+    share = of_fedavg(summary)
+    per_round = summary["seconds"] / summary["rounds"] if summary["rounds"] else None
     yield (
-        "Final accuracy" if told.get("finished", True) else "Accuracy so far",
-        units.percent(told["final_accuracy"]),
+        "Final accuracy" if summary.get("finished", True) else "Accuracy so far",
+        units.percent(summary["final_accuracy"]),
         "on the test set",
     )
-    if "final_perplexity" in told:
-        yield "Perplexity", units.decimal(told["final_perplexity"]), "of the test tokens"
+    if "final_perplexity" in summary:
+        yield "Perplexity", units.decimal(summary["final_perplexity"]), "of the test tokens"
     else:
-        yield "Mean of the last five", units.percent(told["last5_accuracy"]), "evaluations"
-    yield "Sent up", units.megabytes(told["up_bytes_total"]), "clients to server"
-    yield "Sent down", units.megabytes(told["down_bytes_total"]), "server to clients"
-    yield "Of FedAvg's bytes", units.percent(share), f"{units.times(share)} (by formula)" if share else "not known yet"
-    yield "Merges", f"{told['merges']:,}", "factors into the base"
-    yield "Time", units.duration(told["seconds"]), f"{units.duration(per_round)} a round"
-    yield "Peak memory", units.memory(told.get("peak_rss_bytes")), "of the process"
-    yield from _personal(told.get("personal") or {})
+        yield "Mean accuracy", units.percent(summary["last5_accuracy"]), "over the last five evaluations"
+    yield "Uploaded", units.megabytes(summary["up_bytes_total"]), "clients to server"
+    yield "Downloaded", units.megabytes(summary["down_bytes_total"]), "server to clients"
+    yield (
+        "Share of FedAvg's bytes",
+        units.percent(share),
+        f"{units.times(share)} (by formula)" if share else "not known yet",
+    )
+    yield "Merges", f"{summary['merges']:,}", "of factors into the base"
+    yield "Time", units.duration(summary["seconds"]), f"{units.duration(per_round)} per round"
+    yield "Peak memory", units.memory(summary.get("peak_rss_bytes")), "of the process"
+    yield from _personal(summary.get("personal") or {})
 
 
-def _personal(spreads: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str, str]]:
-    for model, spread in spreads.items():
-        about = f"mean of {spread['clients']:,} clients, own tests"
-        yield f"{model.capitalize()} model", units.percent(spread["mean"]), about
-        if "perplexity" in spread:
-            yield "Its perplexity", units.decimal(spread["perplexity"]), "e to the mean of these clients' losses"
-        yield "Its worst tenth", units.percent(spread["bottom_decile"]), "mean of these clients"
+def _personal(scores: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str, str]]:
+    for model, score in scores.items():
+        name = f"{model.capitalize()} model"
+        yield name, units.percent(score["mean"]), f"mean of {score['clients']:,} clients on local test sets"
+        if "perplexity" in score:
+            yield f"{name}, perplexity", units.decimal(score["perplexity"]), "exp of the mean of these clients' losses"
+        yield f"{name}, worst 10 %", units.percent(score["bottom_decile"]), "mean of the worst 10 % of these clients"
 
 
-def of_fedavg(told: Mapping[str, Any]) -> float | None:
-    """Return the bytes sent, both ways, as a share of what FedAvg would have sent by formula; None if not known."""
-    fedavg = told.get("fedavg_bytes_total")
-    return (told["up_bytes_total"] + told["down_bytes_total"]) / fedavg if fedavg else None
+def of_fedavg(summary: Mapping[str, Any]) -> float | None:
+    """Return the bytes sent, up plus down, as a fraction of FedAvg's by formula; None if FedAvg's are not known."""
+    fedavg = summary.get("fedavg_bytes_total")
+    return (summary["up_bytes_total"] + summary["down_bytes_total"]) / fedavg if fedavg else None

@@ -1,4 +1,4 @@
-"""A run while it goes on: one panel on a terminal, one plain line a round anywhere else."""
+"""Live progress of a run: a panel on a terminal, plain lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
-"""The sparkline shows so many of the latest evaluations."""
+"""The maximum number of recent evaluations in the sparkline."""
 
 
 class Live:
-    """The progress of a run of ``rounds`` rounds, ``done`` of which an earlier session did; a context manager.
+    """Context manager that shows the progress of a run of ``rounds`` rounds, ``done`` of them already completed.
 
-    Where the console is no terminal, it prints a line for every ``every``-th round, and for the last.
+    If the console is not a terminal, prints one line for every ``every``-th round and for the last round.
     """
 
     def __init__(
@@ -48,35 +48,35 @@ class Live:
     def __enter__(self) -> Self:
         self.began = time.monotonic()
         if self._plain:
-            self._say("  ".join(part for part in (self.title, self.facts) if part))
+            self._print("  ".join(part for part in (self.title, self.facts) if part))
         else:
             self._display.start(refresh=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._display.stop()  # gives the cursor back, also after an exception or Ctrl-C
+        self._display.stop()  # restores the cursor, also after an exception or Ctrl-C
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """Show what a round did: ``row`` is its line of ``rounds.jsonl``."""
+        """Show the results of a round; ``row`` is its line of ``rounds.jsonl``."""
         self.rows.append(row)
         if not self._plain:
             self._display.refresh()
         elif row["round"] % self.every == 0 or row["round"] == self.rounds:
-            self._say(self._line(row))
+            self._print(self._line(row))
 
     @property
     def left(self) -> float | None:
-        """The seconds still to go at the pace of the rounds seen; None before the first."""
+        """The estimated remaining seconds, from the mean duration of the rounds shown; None before the first round."""
         if not self.rows:
             return None
         pace: float = sum(row["seconds"] for row in self.rows) / len(self.rows)
         return pace * (self.rounds - self._done)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, row: Mapping[str, Any]) -> str:
-        """Return a round in one line, MB as totals."""
+        """Return the results of a round as one line; MB are totals up to this round."""
         parts = [
             f"round {row['round']:>{len(str(self.rounds))}}/{self.rounds}",
             f"loss {units.decimal(row['train_loss'])}",
@@ -85,7 +85,7 @@ class Live:
         parts += [f"ppl {units.decimal(row['test_perplexity'])}"] if "test_perplexity" in row else []
         parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
         parts += [f"merged v{row['version']}"] if row["merged"] else []
-        return "  ".join([*parts, units.duration(row["seconds"]), f"left {units.duration(self.left)}"])
+        return "  ".join([*parts, units.duration(row["seconds"]), f"ETA {units.duration(self.left)}"])
 
     def _panel(self) -> RenderableType:
         from rich.panel import Panel
@@ -94,14 +94,14 @@ class Live:
         from rich.text import Text
 
         accuracies = [row["test_accuracy"] for row in self.rows if row["test_accuracy"] is not None]
-        inside = Table.grid(expand=True)
-        inside.add_row(Text(self.facts, style="dim"))
-        inside.add_row(ProgressBar(total=max(self.rounds, 1), completed=self._done, complete_style="blue"))
-        inside.add_row(self._numbers(accuracies[-1] if accuracies else None))
-        inside.add_row(Text(sparkline(accuracies[-SPARKS:]), style="blue"))
-        title, since = Text(self.title, style="bold"), units.duration(time.monotonic() - self.began)
+        grid = Table.grid(expand=True)
+        grid.add_row(Text(self.facts, style="dim"))
+        grid.add_row(ProgressBar(total=max(self.rounds, 1), completed=self._done, complete_style="blue"))
+        grid.add_row(self._numbers(accuracies[-1] if accuracies else None))
+        grid.add_row(Text(sparkline(accuracies[-SPARKS:]), style="blue"))
+        title, elapsed = Text(self.title, style="bold"), units.duration(time.monotonic() - self.began)
         return Panel(
-            inside, title=title, title_align="left", subtitle=since, subtitle_align="right", border_style="blue"
+            grid, title=title, title_align="left", subtitle=elapsed, subtitle_align="right", border_style="blue"
         )
 
     def _numbers(self, accuracy: float | None) -> Table:
@@ -114,10 +114,10 @@ class Live:
             ("loss", units.decimal(row.get("train_loss"))),
             ("accuracy", units.percent(accuracy)),
             ("version", f"{row.get('version', units.DASH)}{', merged' if row.get('merged') else ''}"),
-            ("a round", units.duration(row.get("seconds"))),
+            ("per round", units.duration(row.get("seconds"))),
             ("up", units.megabytes(row.get("up_bytes_total"))),
             ("down", units.megabytes(row.get("down_bytes_total"))),
-            ("left", units.duration(self.left)),
+            ("ETA", units.duration(self.left)),
         ]
         texts = [Text.assemble((f"{label} ", "dim"), (value, "bold")) for label, value in cells]
         table = Table.grid(padding=(0, 3, 0, 0))
@@ -131,14 +131,14 @@ class Live:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return a line of blocks as high as ``values``, from their least to their greatest."""
+    """Return a line of block characters whose heights follow ``values``, scaled from minimum to maximum."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     step = (high - low) / (len(BLOCKS) - 1) or 1.0
     return "".join(BLOCKS[round((value - low) / step)] for value in values)
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return what a run came to as a table for the terminal: accuracy, MB of 10⁶ bytes, time, memory."""
+    """Return the summary of a run as a table for the terminal: accuracy, MB of 10⁶ bytes, time, memory."""
     from rich import box
     from rich.table import Table
 
@@ -146,6 +146,6 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_column(style="dim")
     table.add_column(style="bold", justify="right")
     table.add_column(style="dim")
-    for figure in headline(summary):
-        table.add_row(*figure)
+    for entry in headline(summary):
+        table.add_row(*entry)
     return table

@@ -1,4 +1,4 @@
-"""The picture of a partition: which client holds how much of which class."""
+"""The figure of a partition: how many examples of each class each client has."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from fedloru.report import style
 from fedloru.report.records import Records
 
 BARS, COLUMNS = 50, 240
-"""Up to so many clients are bars; a map has at most so many columns, which is what a screen can show."""
+"""The maximum number of clients in a bar chart, and of columns in a heat map (about what a screen can resolve)."""
 
 NAME, LABELS = 24, 20
-"""Longer names of classes are cut after so many letters, and beside a map stand at most so many of them."""
+"""The maximum length of a class name, in characters, and the maximum number of class labels on a heat map."""
 
 
 def skew(records: Records) -> go.Figure:
-    """Draw the examples of each class on each client: stacked bars, or a map where bars would be too many."""
+    """Plot the examples of each class on each client: stacked bars, or a heat map for many clients or classes."""
     counts, classes = records.partition["counts"], _names(records)
-    return _bars(counts, classes) if _few(records) else _map(counts, classes)
+    return _bars(counts, classes) if _use_bars(records) else _heat_map(counts, classes)
 
 
 def caption(records: Records) -> str:
-    """Return one sentence that says what ``skew`` draws, and what it leaves out."""
+    """Return the caption of ``skew``, which says if clients are omitted."""
     clients = len(records.partition["counts"])
-    if _few(records):
+    if _use_bars(records):
         return f"Training examples of each of the {clients} clients, by class."
     order = "sorted by their most frequent class"
     shown = f"All {clients} clients, {order}"
     if clients > COLUMNS:
-        shown = f"{COLUMNS} of the {clients:,} clients, taken at even distances from all, {order}"
-    return f"{shown}: how many training examples each holds (bars), and the share of each class (colour)."
+        shown = f"{COLUMNS} of {clients:,} clients, evenly sampled and {order}"
+    return f"{shown}: number of training examples (bars) and share of each class (color)."
 
 
-def _few(records: Records) -> bool:
+def _use_bars(records: Records) -> bool:
     return len(records.partition["counts"]) <= BARS and len(_names(records)) <= len(style.CLASSES)
 
 
@@ -51,15 +51,15 @@ def _short(name: str) -> str:
 def _bars(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
     figure = style.figure("training examples", "client", height=110 + 19 * len(counts))
     for index, name in enumerate(classes):
-        share = go.Bar(x=[row[index] for row in counts], y=list(range(len(counts))), name=_short(name), orientation="h")
-        share.update(marker={"color": style.CLASSES[index], "line": {"color": style.PAPER, "width": 0.5}})
-        share.update(hovertemplate=f"client %{{y}}: %{{x:,}} of class {name}<extra></extra>")
-        figure.add_trace(share)
+        bar = go.Bar(x=[row[index] for row in counts], y=list(range(len(counts))), name=_short(name), orientation="h")
+        bar.update(marker={"color": style.CLASSES[index], "line": {"color": style.PAPER, "width": 0.5}})
+        bar.update(hovertemplate=f"client %{{y}}: %{{x:,}} of class {name}<extra></extra>")
+        figure.add_trace(bar)
     figure.update_layout(barmode="stack", bargap=0.15, hovermode="closest", legend_traceorder="normal")
     return figure.update_yaxes(autorange="reversed", dtick=1 if len(counts) <= 25 else 5, showgrid=False)
 
 
-def _map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+def _heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
     clients = _sample(counts)
     totals = [sum(counts[client]) for client in clients]
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.22, 0.78], vertical_spacing=0.03)
@@ -71,23 +71,23 @@ def _map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
     figure.add_trace(_shares(counts, classes, clients), row=2, col=1)
     figure.update_xaxes(showticklabels=False, showgrid=False)
     figure.update_xaxes(title_text="clients, sorted by their most frequent class", title_standoff=20, row=2, col=1)
-    named = classes[:: -(-len(classes) // LABELS)]
-    labels = {"type": "category", "tickvals": named, "ticktext": [_short(name) for name in named]}
+    labeled = classes[:: -(-len(classes) // LABELS)]
+    labels = {"type": "category", "tickvals": labeled, "ticktext": [_short(name) for name in labeled]}
     figure.update_yaxes(labels, autorange="reversed", showgrid=False, title_text="class", row=2, col=1)
     return figure.update_yaxes(title_text="examples", row=1, col=1)
 
 
 def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str], clients: Sequence[int]) -> go.Heatmap:
-    held = [counts[client] for client in clients]
-    place = {"orientation": "h", "x": 1, "xanchor": "right", "xpad": 0, "y": 1.01, "yanchor": "bottom", "ypad": 0}
+    selected = [counts[client] for client in clients]
+    position = {"orientation": "h", "x": 1, "xanchor": "right", "xpad": 0, "y": 1.01, "yanchor": "bottom", "ypad": 0}
     return go.Heatmap(
-        z=[[row[index] / max(sum(row), 1) for row in held] for index in range(len(classes))],
+        z=[[row[index] / max(sum(row), 1) for row in selected] for index in range(len(classes))],
         y=list(classes),
         customdata=[[(client, counts[client][index]) for client in clients] for index in range(len(classes))],
         zmin=0,
         colorscale=style.SHADES,
         colorbar={
-            **place,
+            **position,
             "thickness": 8,
             "len": 0.6,
             "nticks": 5,
@@ -100,13 +100,13 @@ def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str], clients: Se
 
 
 def _sample(counts: Sequence[Sequence[int]]) -> list[int]:
-    """Return the clients to draw: sorted by their most frequent class and its share, at even distances."""
+    """Return at most ``COLUMNS`` evenly spaced clients, sorted by their most frequent class and its share."""
 
-    def rank(client: int) -> tuple[int, float]:
+    def sort_key(client: int) -> tuple[int, float]:
         row = counts[client]
         top = max(row, default=0)
         return (list(row).index(top) if row else 0, -top / max(sum(row), 1))
 
-    order = sorted(range(len(counts)), key=rank)
+    order = sorted(range(len(counts)), key=sort_key)
     columns = min(COLUMNS, len(order))
     return [order[index * len(order) // columns] for index in range(columns)]

@@ -1,4 +1,4 @@
-"""Clients that differ, as numbers: a row for what each profile sent and received, and one for all together."""
+"""The table of bytes by client profile: one row per profile, and one with the sums over all profiles."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 from fedloru.report import units
 
-HEAD = ("profile", "clients", "took part", "kB down", "kB up", "MB down", "MB up", "MB both")
+HEAD = ("profile", "clients", "client rounds", "kB down", "kB up", "MB down", "MB up", "MB total")
 CAPTION = (
-    "A profile is what makes clients differ. Took part: rounds, summed over its clients. kB (10³ bytes) are the mean "
-    "of one client in one such round, catching up and first downloads included; MB are 10⁶ bytes."
+    "A profile is what distinguishes a client, such as the highest rank it can train. Client rounds: number of rounds "
+    "taken part in, summed over the clients. kB (10³ bytes): mean per client round, including catch-up and first "
+    "downloads. MB (10⁶ bytes): totals."
 )
 
 
-class _Told(NamedTuple):
-    """What is told of one profile; ``clients`` is not known before a run is finished."""
+class _Usage(NamedTuple):
+    """Clients, client rounds and bytes of one profile; ``clients`` is None until the run has finished."""
 
     clients: int | None
     client_rounds: int
@@ -24,24 +25,25 @@ class _Told(NamedTuple):
 
 
 def table(profiles: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the head and the rows for the ``profiles`` of a summary; the last row is their sum."""
-    told = {
-        name: _Told(one.get("clients"), one["client_rounds"], sum(one["down"].values()), sum(one["up"].values()))
-        for name, one in profiles.items()
+    """Return the header and the rows for the ``profiles`` of a summary; the last row has the sums."""
+    usages = {
+        name: _Usage(line.get("clients"), line["client_rounds"], sum(line["down"].values()), sum(line["up"].values()))
+        for name, line in profiles.items()
     }
-    told["all"] = _together(list(told.values()))
-    return HEAD, [(name, *_cells(one)) for name, one in told.items()]
+    usages["all"] = _sum(list(usages.values()))
+    return HEAD, [(name, *_cells(usage)) for name, usage in usages.items()]
 
 
-def _together(each: list[_Told]) -> _Told:
-    known = [one.clients for one in each if one.clients is not None]
-    clients = sum(known) if len(known) == len(each) else None
-    return _Told(clients, *(sum(counts) for counts in zip(*(one[1:] for one in each), strict=True)))
+def _sum(usages: list[_Usage]) -> _Usage:
+    known = [usage.clients for usage in usages if usage.clients is not None]
+    clients = sum(known) if len(known) == len(usages) else None
+    return _Usage(clients, *(sum(counts) for counts in zip(*(usage[1:] for usage in usages), strict=True)))
 
 
-def _cells(one: _Told) -> tuple[str, ...]:
+def _cells(usage: _Usage) -> tuple[str, ...]:
     mean = [
-        f"{count / one.client_rounds / 1e3:,.1f}" if one.client_rounds else units.DASH for count in (one.down, one.up)
+        f"{count / usage.client_rounds / 1e3:,.1f}" if usage.client_rounds else units.DASH
+        for count in (usage.down, usage.up)
     ]
-    total = [f"{count / 1e6:,.3f}" for count in (one.down, one.up, one.down + one.up)]
-    return (units.DASH if one.clients is None else f"{one.clients:,}", f"{one.client_rounds:,}", *mean, *total)
+    total = [f"{count / 1e6:,.3f}" for count in (usage.down, usage.up, usage.down + usage.up)]
+    return (units.DASH if usage.clients is None else f"{usage.clients:,}", f"{usage.client_rounds:,}", *mean, *total)

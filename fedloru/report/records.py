@@ -1,7 +1,6 @@
-"""A run folder, read: what was configured, how the data was split, what each round did, and how it ended.
+"""Reading run folders: the configuration, the partition, the rounds and the summary of a run.
 
-The folder is the only thing a report knows of a run, so a run on another machine, or one that is still going,
-reports the same way.
+Reports use nothing but the run folder, so they also work for runs on other machines and for unfinished runs.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.js
 WRITTEN = "generations.jsonl"
 
 STUDIES = "studies"
-"""A folder in a run's, with what was studied of it afterwards: ``NAME-ROUND.json``."""
+"""The subfolder of a run folder with the results of later analyses of the run, ``NAME-ROUND.json``."""
 RANKS, ALIGNMENT = "ranks", "alignment"
 ALL = "all"
-"""What an alignment calls all weights, taken together as one vector."""
+"""The key in an alignment study for all weights, concatenated into one vector."""
 
 FIELDS = frozenset(
     {"round", "version", "merged", "seconds", "train_loss", "test_loss", "test_accuracy"}
     | {f"{way}_{what}" for way in ("up", "down") for what in ("bytes", "bytes_total")}
 )
-"""What every line of ``rounds.jsonl`` has; others may be there too."""
+"""The required fields of each line of ``rounds.jsonl``; there may be others."""
 TEXTS = frozenset({"round", "prompt", "reference", "generated"})
-"""What every line of ``generations.jsonl`` has."""
+"""The required fields of each line of ``generations.jsonl``."""
 
 
 class Records(NamedTuple):
-    """A run folder as data; ``partition`` is {} where none was saved, ``summary`` {} while the run goes on.
+    """The contents of a run folder; ``partition`` is {} if none was saved, ``summary`` is {} until the run finishes.
 
-    ``written`` has what a language model wrote after each test prompt, evaluation by evaluation.
-    ``ranks`` and ``alignment`` are what was studied of it afterwards, one entry a checkpoint, in their order.
+    ``written`` has the texts that a language model generated for each test prompt, evaluation by evaluation.
+    ``ranks`` and ``alignment`` have the results of later analyses, one entry per analyzed checkpoint, in round order.
     """
 
     folder: Path
@@ -50,7 +49,7 @@ class Records(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
 
@@ -58,20 +57,20 @@ def read(folder: str | Path) -> Records:
     """Read a run folder, finished or not.
 
     Raises:
-        RunFolderError: the folder is missing, is not a run folder, or holds a file that cannot be read.
+        RunFolderError: the folder does not exist, is not a run folder, or contains a file that cannot be read.
     """
     folder = Path(folder)
     _check(folder)
-    rows, summary = _rows(folder / ROUNDS, FIELDS, "the record of a round"), _object(folder / SUMMARY)
-    if summary.get("rounds") != len(rows):  # it tells of an earlier session, and this one is still going
+    rows, summary = _rows(folder / ROUNDS, FIELDS, "a round record"), _object(folder / SUMMARY)
+    if summary.get("rounds") != len(rows):  # the summary is from before the run was resumed
         summary = {}
-    written = _rows(folder / WRITTEN, TEXTS, "a text that a model wrote") if (folder / WRITTEN).is_file() else []
+    written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
     studies = (_studies(folder / STUDIES, *kind) for kind in ((RANKS, "records"), (ALIGNMENT, "agreement")))
     return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary, written, *studies)
 
 
 def outcome(records: Records) -> dict[str, Any]:
-    """Return the summary, or as much of it as the rounds so far can tell; bytes, seconds, nats."""
+    """Return the summary, or the part of it that can be computed from the rounds so far; bytes, seconds, nats."""
     return _so_far(records.rounds) | {"finished": bool(records.summary)} | records.summary
 
 
@@ -81,7 +80,7 @@ def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str
 
 
 def personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
-    """Return the latest accuracies over clients, of the shared and of personal models; None where never measured."""
+    """Return the latest per-client statistics of the shared and the personal models, or None if never measured."""
     return next((row["personal"] for row in reversed(rows) if row.get("personal")), None)
 
 
@@ -107,12 +106,12 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _by_profile(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    lines: dict[str, list[dict[str, Any]]] = {}
+    by_profile: dict[str, list[dict[str, Any]]] = {}
     for name, line in (item for row in rows for item in row.get("profiles", {}).items()):
-        lines.setdefault(name, []).append(line)
+        by_profile.setdefault(name, []).append(line)
     return {
-        name: {"client_rounds": sum(line["clients"] for line in found), **_by_kind(found)}
-        for name, found in lines.items()
+        name: {"client_rounds": sum(line["clients"] for line in lines), **_by_kind(lines)}
+        for name, lines in by_profile.items()
     }
 
 
@@ -127,13 +126,13 @@ def _by_kind(accounts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, d
 
 def _check(folder: Path) -> None:
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise RunFolderError(f"{folder} {what}: name the folder that a run has written, such as runs/NAME")
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise RunFolderError(f"{folder} {problem}: expected a folder written by a run, such as runs/NAME")
     missing = [name for name in (CONFIG, ROUNDS) if not (folder / name).is_file()]
     if missing:
         raise RunFolderError(
             f"{folder} is not a run folder: it has no {' and no '.join(missing)}; "
-            "name the folder that a run has written, such as runs/NAME"
+            "expected a folder written by a run, such as runs/NAME"
         )
 
 
@@ -152,36 +151,38 @@ def _object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunFolderError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise RunFolderError(f"{path} holds a {type(value).__name__}, but a JSON object was expected")
+        raise RunFolderError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
 def _studies(folder: Path, name: str, field: str) -> list[dict[str, Any]]:
-    found = []
+    studies = []
     for path in folder.glob(f"{name}-*.json"):
-        found.append(study := _object(path))
+        studies.append(study := _object(path))
         if missing := [key for key in ("of", field) if key not in study]:
-            raise RunFolderError(f"{path} has no {' and no '.join(missing)}: make it anew, or remove it")
-    return sorted(found, key=lambda study: study["of"]["round"])
+            raise RunFolderError(
+                f"{path} has no {' and no '.join(missing)}: run the analysis again, or remove the file"
+            )
+    return sorted(studies, key=lambda study: study["of"]["round"])
 
 
-def _rows(path: Path, fields: frozenset[str], what: str) -> list[dict[str, Any]]:
-    """Return the lines of a file, of which each is ``what`` and has ``fields``."""
-    *lines, torn = path.read_bytes().split(b"\n")
-    rows = [_row(path, number, line, fields, what) for number, line in enumerate(lines, 1) if line.strip()]
+def _rows(path: Path, fields: frozenset[str], kind: str) -> list[dict[str, Any]]:
+    """Return the lines of a JSON lines file, checked to have ``fields``; errors call a line ``kind``."""
+    *lines, last = path.read_bytes().split(b"\n")
+    rows = [_row(path, number, line, fields, kind) for number, line in enumerate(lines, 1) if line.strip()]
     try:
-        return [*rows, _row(path, len(lines) + 1, torn, fields, what)]
-    except RunFolderError:  # a run that is killed while it writes leaves half a line, and never its newline
+        return [*rows, _row(path, len(lines) + 1, last, fields, kind)]
+    except RunFolderError:  # a run killed while writing leaves a partial line without a newline
         return rows
 
 
-def _row(path: Path, number: int, line: bytes, fields: frozenset[str], what: str) -> dict[str, Any]:
+def _row(path: Path, number: int, line: bytes, fields: frozenset[str], kind: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise RunFolderError(f"{path}, line {number}, is not valid JSON: {error}") from error
     if not isinstance(row, dict):
-        raise RunFolderError(f"{path}, line {number}, holds a {type(row).__name__}, but a JSON object was expected")
+        raise RunFolderError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
     if missing := sorted(fields - row.keys()):
-        raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not {what}")
+        raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not {kind}")
     return row

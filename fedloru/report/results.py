@@ -1,4 +1,4 @@
-"""Groups of runs as numbers: mean and standard deviation over seeds, and what it took to reach a target."""
+"""The results table of groups of runs: mean and standard deviation over seeds, and the cost of reaching a target."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FIELDS = ("group", "seed", "round", "accuracy", "loss", "up_mb", "down_mb", "sec
 
 
 def table(groups: Sequence[Group], target: float | None = None) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of the comparison, a row a group; accuracies in per cent, MB of 10⁶ bytes."""
+    """Return the header and the rows of the comparison, one row per group; accuracies in %, bytes in MB of 10⁶."""
     columns = dict(_columns(groups, target))
     return list(columns), [[cell(group) for cell in columns.values()] for group in groups]
 
 
 def sent(run: Records, ways: Sequence[str] = ("up", "down"), rounds: int | None = None) -> float:
-    """Return the MB sent in the first so many rounds, or in all of them."""
+    """Return the MB sent in the given directions in the first ``rounds`` rounds (default: all)."""
     last = run.rounds[:rounds][-1:]
     total: int = sum(row[f"{way}_bytes_total"] for row in last for way in ways)
     return total / MEGA
@@ -40,15 +40,15 @@ def last5(run: Records) -> float | None:
 
 
 def reached(run: Records, target: float) -> int | None:
-    """Return the first round that was evaluated at ``target`` or above."""
+    """Return the first round with a test accuracy of at least ``target``, or None."""
     return next((row["round"] for row in evaluations(run) if row["test_accuracy"] >= target), None)
 
 
 def write_csv(path: Path, groups: Sequence[Group]) -> None:
-    """Write the rounds of all runs, a line each; MB and seconds are totals so far.
+    """Write a CSV file with one line per round of each run; MB and seconds are cumulative.
 
     Raises:
-        OSError: the folder is missing, or cannot be written to.
+        OSError: the folder does not exist or is not writable.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -74,13 +74,13 @@ def _columns(groups: Sequence[Group], target: float | None) -> Iterable[tuple[st
     yield "last 5, %", lambda group: _shares(map(last5, group.counted))
     for model in ("shared", "personal"):
         if any(_personal(run, model) is not None for group in groups for run in group.runs):
-            yield f"{model}, own tests, %", partial(_own_tests, model)
+            yield f"{model}, local tests, %", partial(_local_tests, model)
     yield "MB up", lambda group: _mean(sent(run, ["up"]) for run in group.counted)
     yield "MB down", lambda group: _mean(sent(run, ["down"]) for run in group.counted)
     if target is not None:
         share = f"{100 * target:g} %"
-        yield f"rounds to {share}", lambda group: _until(group, target, lambda _, round: round)
-        yield f"MB to {share}", lambda group: _until(group, target, lambda r, n: sent(r, rounds=n))
+        yield f"rounds to {share}", lambda group: _cost(group, target, lambda _, round: round)
+        yield f"MB to {share}", lambda group: _cost(group, target, lambda r, n: sent(r, rounds=n))
     yield "seconds", lambda group: _mean(sum(row["seconds"] for row in run.rounds) for run in group.counted)
 
 
@@ -88,29 +88,30 @@ def _seeds(group: Group) -> str:
     return ", ".join(f"{seed(run)}{'' if run.summary else '*'}" for run in group.runs)
 
 
-def _own_tests(model: str, group: Group) -> str:
+def _local_tests(model: str, group: Group) -> str:
     return _shares(_personal(run, model) for run in group.counted)
 
 
 def _personal(run: Records, model: str) -> float | None:
-    found = (outcome(run)["personal"] or {}).get(model)
-    return found["mean"] if found else None
+    scores = (outcome(run)["personal"] or {}).get(model)
+    return scores["mean"] if scores else None
 
 
 def _shares(values: Iterable[float | None]) -> str:
-    found = [100 * value for value in values if value is not None]
-    if not found:
+    percentages = [100 * value for value in values if value is not None]
+    if not percentages:
         return units.DASH
-    return f"{fmean(found):.1f} ± {stdev(found):.1f}" if len(found) > 1 else f"{found[0]:.1f}"
+    mean = f"{fmean(percentages):.1f}"
+    return f"{mean} ± {stdev(percentages):.1f}" if len(percentages) > 1 else mean
 
 
 def _mean(values: Iterable[float]) -> str:
     return units.digits(fmean(values))
 
 
-def _until(group: Group, target: float, told: Callable[[Records, int], float]) -> str:
-    found = [(run, round) for run in group.counted if (round := reached(run, target)) is not None]
-    if not found:
+def _cost(group: Group, target: float, cost: Callable[[Records, int], float]) -> str:
+    reaching = [(run, round) for run in group.counted if (round := reached(run, target)) is not None]
+    if not reaching:
         return NOT_REACHED
-    some = f" ({len(found)} of {len(group.counted)})" if len(found) < len(group.counted) else ""
-    return f"{_mean(told(run, round) for run, round in found)}{some}"
+    count = f" ({len(reaching)} of {len(group.counted)})" if len(reaching) < len(group.counted) else ""
+    return f"{_mean(cost(run, round) for run, round in reaching)}{count}"

@@ -1,4 +1,4 @@
-"""One quiet look for every figure: system fonts, hairline grids, colours that colour-blind eyes tell apart."""
+"""The common style of all figures: system fonts, thin grid lines, and colors suited to color-blind readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 BLUE, ORANGE, SKY, GREEN, VERMILLION, PURPLE, GREY = (
     "#0072b2", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#9aa5b1",
 )  # fmt: skip
-"""The hues of Okabe and Ito (2008), made for all common kinds of colour blindness."""
+"""The palette of Okabe and Ito (2008), designed for all common types of color blindness."""
 
 KINDS = {
     "factors": BLUE,
@@ -21,23 +21,23 @@ KINDS = {
     "first_download": VERMILLION,
     "envelope": GREY,
 }
-"""What bytes are sent for, in the order in which they are stacked; the same colour in every run."""
+"""The color of each kind of bytes, in stacking order; the same in every report."""
 
 CLASSES = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#bbbbbb",
 )  # fmt: skip
-"""The muted scheme of Paul Tol's notes on colour, and a grey: as many as can be told apart side by side."""
+"""Paul Tol's muted palette plus a gray: about as many colors as can be told apart in one figure."""
 
 SHADES = ((0.0, "#f4f6f8"), (0.25, "#a9cde4"), (0.6, "#2f86bd"), (1.0, "#08306b"))
-"""From nothing to everything, also on paper."""
+"""A color scale for shares from 0 to 1, also suitable for print."""
 
 
 def figure(x: str, y: str, height: int = 320) -> go.Figure:
-    """Return an empty figure with the names of its axes, as high as so many pixels."""
-    made = go.Figure(layout={"template": TEMPLATE, "height": height})
-    made.update_xaxes(title_text=x)
-    made.update_yaxes(title_text=y)
-    return made
+    """Return an empty figure with the given axis titles and a height in pixels."""
+    empty = go.Figure(layout={"template": TEMPLATE, "height": height})
+    empty.update_xaxes(title_text=x)
+    empty.update_yaxes(title_text=y)
+    return empty
 
 
 _AXIS = {
@@ -50,7 +50,7 @@ _AXIS = {
     "ticklen": 5,
     "tickcolor": "rgba(0, 0, 0, 0)",
     "automargin": True,
-    "fixedrange": True,  # a finger that scrolls the page must not zoom a plot
+    "fixedrange": True,  # scrolling the page on a touch screen must not zoom a plot
     "title": {"font": {"size": 12, "color": MUTED}, "standoff": 14},
     "tickfont": {"size": 12, "color": MUTED},
 }

@@ -1,4 +1,4 @@
-"""The style sheet of a page: light, narrow enough to read, one column on a phone, without a colour wasted on paper."""
+"""The CSS of a page: a light theme with a readable line width, one column on phones, and no background in print."""
 
 CSS = """
 :root { --ink: #1f2933; --muted: #5f6b7a; --line: #e6e9ed; --paper: #fff; --ground: #f4f6f8; --blue: #0072b2; }

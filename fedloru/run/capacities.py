@@ -1,4 +1,4 @@
-"""Clients of different capacity: who can train which rank."""
+"""Clients of different capacity: the ranks that they can train."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fedloru.rng import gen
 
 
 def capacities(clients: int, shares: Mapping[int, float], seed: int) -> tuple[Profile, ...]:
-    """Deal ranks to clients at random: ``shares`` maps a rank to the share of clients that have it.
+    """Assign ranks to clients at random; ``shares`` maps each rank to its share of clients.
 
-    Clients beyond the shares have the full rank.
+    All other clients have the full rank.
     """
     order = torch.randperm(clients, generator=gen(seed, "capacities")).tolist()
     profiles: list[Profile] = [()] * clients

@@ -1,8 +1,7 @@
-"""Checkpoints: everything a run needs to go on bit for bit, as safetensors and JSON.
+"""Checkpoints: everything that a run needs to resume bit for bit, as safetensors and JSON.
 
-A checkpoint of round t is ``round-t.safetensors`` and then ``round-t.json``, each written atomically; the second
-names the hash of the first, so that one without the other, or damaged, is never taken for whole. The last two are
-kept.
+The checkpoint of round t consists of ``round-t.safetensors`` and then ``round-t.json``, each written atomically. The
+second contains a hash of the first, so an incomplete or damaged checkpoint is detected. The last two are kept.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ _TREES = ("base", "shared", "aux", "increment")
 
 
 class Snapshot(NamedTuple):
-    """A run between two rounds; never changed once made."""
+    """A run between two rounds; never modified."""
 
     state: State
     traffic: Traffic
     ledger: tuple[Params, dict[str, Any]]
 
     def restore_ledger(self, sites: tuple[Site, ...]) -> Ledger:
-        """Return a ledger of its own, as it was."""
+        """Return a new ledger in the saved state."""
         return Ledger.load(sites, self.state, *self.ledger)
 
 
 def save(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint, then forget those before the last two."""
+    """Write a checkpoint, then remove all but the last two."""
     folder.mkdir(exist_ok=True)
     tensors, rest = _flatten(snapshot)
     data = safetensors.torch.save(tensors)
@@ -60,13 +59,13 @@ def _remove(folder: Path, round: int) -> None:
 
 
 def rounds(folder: Path) -> list[int]:
-    """Return the rounds that have a checkpoint, in order."""
+    """Return the rounds that have a checkpoint, in ascending order."""
     named = (re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*.json"))
     return sorted(int(match[1]) for match in named if match)
 
 
 def forget_after(folder: Path, round: int) -> None:
-    """Remove the checkpoints of later rounds, of which a run that went back knows nothing."""
+    """Remove the checkpoints of rounds after ``round``, to which a run has been reset."""
     for later in rounds(folder):
         if later > round:
             _remove(folder, later)
@@ -76,70 +75,76 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
     """Return the checkpoint of ``round``.
 
     Raises:
-        RunFolderError: the checkpoint is missing or damaged; the message offers the one before it.
+        RunFolderError: the checkpoint is missing or damaged; the message suggests the previous one.
     """
     if round not in rounds(folder):
-        raise RunFolderError(_kept(folder, round))
+        raise RunFolderError(_missing_message(folder, round))
     path = folder / f"round-{round:06d}.json"
     try:
-        about = json.loads(path.read_bytes())
+        metadata = json.loads(path.read_bytes())
         data = path.with_suffix(".safetensors").read_bytes()
-        if about.pop("hash") != _hash(data, about):
+        if metadata.pop("hash") != _hash(data, metadata):
             raise ValueError("it does not have the hash it was written with")
         tensors = safetensors.torch.load(data)
-        return _unflatten(tree.to(tensors, device), about)
+        return _unflatten(tree.to(tensors, device), metadata)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise RunFolderError(_offer(folder, round, error)) from error
+        raise RunFolderError(_damaged_message(folder, round, error)) from error
 
 
 def wanted(folder: Path, round: int | None) -> int:
-    """Return ``round`` if it can be looked at, 0 being the start; None is the last that is kept.
+    """Return ``round`` if its state can be read; 0 is the initial state, and None means the last checkpoint.
 
     Raises:
-        RunFolderError: it is not kept; the message names those that are.
+        RunFolderError: the round has no checkpoint; the message lists the rounds that have one.
     """
     kept = [0, *rounds(folder)]
     if round is None and kept == [0]:
-        raise RunFolderError(f"{folder.parent} has no checkpoint yet: train it further, or take round 0, its start")
+        raise RunFolderError(
+            f"{folder.parent} has no checkpoint yet: train it further, or choose round 0, the initial state"
+        )
     if (chosen := kept[-1] if round is None else round) not in kept:
-        raise RunFolderError(f"{folder.parent} keeps no checkpoint of round {chosen}: take one of {listed(kept)}")
+        raise RunFolderError(f"{folder.parent} has no checkpoint of round {chosen}: choose one of {listed(kept)}")
     return chosen
 
 
 def load_state(folder: Path, round: int, device: str) -> State:
-    """Return the state after ``round``, to look at and not to go on from.
+    """Return the state after ``round``, for reading and not for resuming.
 
     Raises:
-        RunFolderError: the checkpoint is damaged; the message names the others.
+        RunFolderError: the checkpoint is damaged; the message lists the others.
     """
     try:
         return load(folder, round, device).state
     except RunFolderError as error:
         others = listed([0, *(other for other in rounds(folder) if other != round)])
         raise RunFolderError(
-            f"the checkpoint of round {round} in {folder.parent} is damaged: {error.__cause__}. Take one of {others}"
+            f"the checkpoint of round {round} in {folder.parent} is damaged: {error.__cause__}. Choose one of {others}"
         ) from error
 
 
-def _kept(folder: Path, round: int) -> str:
+def _missing_message(folder: Path, round: int) -> str:
     kept = " and ".join(map(str, rounds(folder))) or "none"
-    return f"{folder} has no checkpoint of round {round}; kept: {kept}. Name one with --from-round, or 0 to begin again"
-
-
-def _offer(folder: Path, round: int, error: Exception) -> str:
-    others = [other for other in rounds(folder) if other < round]
-    way_out = (
-        f"add --from-round {others[-1]} to go on from the one before" if others else "add --from-round 0 to begin again"
+    return (
+        f"{folder} has no checkpoint of round {round}; kept: {kept}. Choose one with --from-round, or 0 to start over"
     )
-    return f"the checkpoint of round {round} in {folder} cannot be used: {error}. Nothing was changed; {way_out}"
+
+
+def _damaged_message(folder: Path, round: int, error: Exception) -> str:
+    earlier = [other for other in rounds(folder) if other < round]
+    hint = (
+        f"add --from-round {earlier[-1]} to resume from the previous checkpoint"
+        if earlier
+        else "add --from-round 0 to start over"
+    )
+    return f"the checkpoint of round {round} in {folder} cannot be used: {error}. Nothing was changed; {hint}"
 
 
 def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
     state = snapshot.state
     tensors = {f"{name}/{key}": value for name in _TREES for key, value in getattr(state, name).items()}
     tensors |= {f"ledger/{key}": value for key, value in snapshot.ledger[0].items()}
-    whole = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-    return whole, {
+    copies = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    return copies, {
         "seed": state.seed,
         "round": state.round,
         "version": state.version,
@@ -149,22 +154,22 @@ def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
     }
 
 
-def _unflatten(tensors: Params, about: dict[str, Any]) -> Snapshot:
+def _unflatten(tensors: Params, metadata: dict[str, Any]) -> Snapshot:
     trees: dict[str, Params] = {name: {} for name in (*_TREES, "ledger")}
     for key, value in sorted(tensors.items()):
         name, _, rest = key.partition("/")
         trees[name][rest] = value
     state = State(
-        about["seed"],
-        about["round"],
-        about["version"],
+        metadata["seed"],
+        metadata["round"],
+        metadata["version"],
         trees["base"],
         trees["shared"],
         trees["aux"],
         trees["increment"],
-        about["notes"],
+        metadata["notes"],
     )
-    return Snapshot(state, Traffic(**about["traffic"]), (trees["ledger"], about["ledger"]))
+    return Snapshot(state, Traffic(**metadata["traffic"]), (trees["ledger"], metadata["ledger"]))
 
 
 def _hash(data: bytes, rest: dict[str, Any]) -> str:

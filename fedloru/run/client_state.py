@@ -1,8 +1,8 @@
-"""What clients keep between rounds, in simulation: in memory, or in the run folder, loaded for the cohort alone.
+"""Client states in simulation: in memory, or in the run folder, from which only those of the cohort are loaded.
 
-What a client kept is found by the round after which it kept it, so that a run which goes back to an earlier round
-finds what was kept then. On disk, a client has a folder, and in it a file a round; those that no checkpoint needs any
-more go when the client writes again.
+Client states are stored with the round after which they were saved, so a run that is reset to an earlier round finds
+the states of that round. On disk, each client has a folder with one file per round. Files that no checkpoint needs any
+more are removed when the client saves again.
 """
 
 from __future__ import annotations
@@ -20,69 +20,69 @@ from fedloru.tree import Params
 
 
 class ClientStore(Protocol):
-    """Where what clients keep is kept."""
+    """Storage for client states."""
 
     def load(self, client: int, round: int) -> Params:
-        """Return what ``client`` kept last, up to and including ``round``; {} where it had kept nothing yet."""
+        """Return the last state of ``client`` saved up to and including ``round``; {} if there is none."""
 
     def save(self, round: int, client_state: dict[int, Params], oldest: int) -> None:
-        """Keep what clients kept after ``round``; no run goes back before the round ``oldest``."""
+        """Store the client states after ``round``; states needed only before the round ``oldest`` may be removed."""
 
 
 class InMemory:
-    """What clients keep, for runs without a folder."""
+    """Client states in memory, for runs without a folder."""
 
     def __init__(self) -> None:
-        self._own: dict[int, dict[int, Params]] = {}
+        self._states: dict[int, dict[int, Params]] = {}
 
     def load(self, client: int, round: int) -> Params:
-        """Return what ``client`` kept last, up to and including ``round``; {} where it had kept nothing yet."""
-        kept = self._own.get(client, {})
-        return kept[max(past)] if (past := [when for when in kept if when <= round]) else {}
+        """Return the last state of ``client`` saved up to and including ``round``; {} if there is none."""
+        states = self._states.get(client, {})
+        return states[max(past)] if (past := [saved for saved in states if saved <= round]) else {}
 
     def save(self, round: int, client_state: dict[int, Params], oldest: int) -> None:
-        """Keep what clients kept after ``round``, and what they had before it."""
-        for client, kept in client_state.items():
-            before = {when: tensors for when, tensors in self._own.get(client, {}).items() if when < round}
+        """Store the client states after ``round``, and keep each client's last state before it."""
+        for client, tensors in client_state.items():
+            before = {saved: state for saved, state in self._states.get(client, {}).items() if saved < round}
             last = {max(before): before[max(before)]} if before else {}
-            self._own[client] = {**last, round: kept}
+            self._states[client] = {**last, round: tensors}
 
 
 class OnDisk:
-    """What clients keep, under ``folder``; on ``device`` when loaded."""
+    """Client states in ``folder``, loaded to ``device``."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
 
     def load(self, client: int, round: int) -> Params:
-        """Return what ``client`` kept last, up to and including ``round``; {} where it had kept nothing yet.
+        """Return the last state of ``client`` saved up to and including ``round``; {} if there is none.
 
         Raises:
             RunFolderError: the client's file is damaged.
         """
-        paths = self._until(client, round)
+        paths = self._paths_up_to(client, round)
         if not paths:
             return {}
         try:
-            kept = safetensors.torch.load(paths[-1].read_bytes())
+            tensors = safetensors.torch.load(paths[-1].read_bytes())
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise RunFolderError(
-                f"what client {client} keeps cannot be read from {paths[-1]}: {error}. Restore the file, or go back "
-                f"to an earlier checkpoint with --from-round"
+                f"the state of client {client} cannot be read from {paths[-1]}: {error}. Restore the file, or resume "
+                f"from an earlier checkpoint with --from-round"
             ) from error
-        return tree.to(dict(sorted(kept.items())), self.device)
+        return tree.to(dict(sorted(tensors.items())), self.device)
 
     def save(self, round: int, client_state: dict[int, Params], oldest: int) -> None:
-        """Keep what clients kept after ``round``; no run goes back before the round ``oldest``."""
-        for client, kept in client_state.items():
-            place = self.folder / f"{client:06d}"
-            place.mkdir(parents=True, exist_ok=True)
-            data = {key: value.detach().cpu().clone().contiguous() for key, value in kept.items()}
-            write_atomic(place / f"round-{round:06d}.safetensors", safetensors.torch.save(data))
-            for path in self._until(client, oldest)[:-1]:
+        """Store the client states after ``round``; states needed only before the round ``oldest`` may be removed."""
+        for client, tensors in client_state.items():
+            folder = self.folder / f"{client:06d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            data = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            write_atomic(folder / f"round-{round:06d}.safetensors", safetensors.torch.save(data))
+            for path in self._paths_up_to(client, oldest)[:-1]:
                 path.unlink()
 
-    def _until(self, client: int, round: int) -> list[Path]:
+    def _paths_up_to(self, client: int, round: int) -> list[Path]:
         paths = sorted((self.folder / f"{client:06d}").glob("round-*.safetensors"), key=_round)
         return [path for path in paths if _round(path) <= round]
 

@@ -1,4 +1,4 @@
-"""The run folder: configuration, partition, one line a round, checkpoints, and what the run came to."""
+"""The run folder: configuration, partition, one row per round, checkpoints, and the results of the run."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from fedloru.tree import Params
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
 SUMMARY, REPORT, MODEL = "summary.json", "report.html", "model.safetensors"
 RESULTS = (SUMMARY, REPORT, MODEL)
-"""What a finished run leaves; the summary claims that it is finished, so it comes last and goes first."""
-UNMADE = ".config.toml.new"
-"""The configuration while the folder is being made; it gets its own name when all else is there."""
+"""The files of a finished run. The summary marks it as finished, so it is written last and removed first."""
+INCOMPLETE_CONFIG = ".config.toml.new"
+"""The configuration while the folder is being created; it is renamed when all other files exist."""
 INCREMENTS = "increments"
-"""The folder of what was merged."""
+"""The folder of the merged increments."""
 GENERATIONS = "generations"
-"""What a model wrote at evaluations: a key of a row in memory, and a file of the folder."""
+"""Texts generated at evaluations: a key of rows in memory, and the name of a file in the folder."""
 
 
 class RunFolder:
-    """A folder that a run writes to; what is in it stays, whatever happens to the run."""
+    """A folder that a run writes to; its contents remain consistent if the run is killed."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
@@ -48,31 +48,31 @@ class RunFolder:
         hashes: Mapping[str, str] | None = None,
         imported: Increment | None = None,
     ) -> RunFolder:
-        """Make the folder and write what is known before training; killed in between, it can be called again.
+        """Create the folder, and write everything known before training; if interrupted, it can be called again.
 
-        ``imported`` is what was merged into the model beforehand.
+        ``imported`` is an increment that was merged into the model before the run.
 
         Raises:
-            RunFolderError: something is there already.
+            RunFolderError: the path already exists.
         """
         path = Path(path)
-        _refuse_taken(path)
+        _raise_if_taken(path)
         path.mkdir(parents=True, exist_ok=True)
         with lock.alone(path):
-            _refuse_taken(path)  # another process may have been quicker
-            write_atomic(path / UNMADE, tomli_w.dumps(config).encode())
+            _raise_if_taken(path)  # another process may have created it in the meantime
+            write_atomic(path / INCOMPLETE_CONFIG, tomli_w.dumps(config).encode())
             (path / "checkpoint").mkdir(exist_ok=True)
             origin.save(path, config, hashes or {})
             write_atomic(path / PARTITION, json.dumps(partition).encode())
             write_atomic(path / ROUNDS, b"")
             if imported is not None:
                 increments.save(path / INCREMENTS, 0, imported)
-            rename(path / UNMADE, path / CONFIG)
+            rename(path / INCOMPLETE_CONFIG, path / CONFIG)
         return cls(path, config)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Open the folder of an earlier session.
+        """Open an existing run folder.
 
         Raises:
             RunFolderError: it is not a run folder, or its configuration cannot be read.
@@ -81,9 +81,9 @@ class RunFolder:
         try:
             config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            if (path / UNMADE).is_file():
+            if (path / INCOMPLETE_CONFIG).is_file():
                 raise RunFolderError(
-                    f"the run in {path} was stopped before its folder was made: start it again, there or elsewhere"
+                    f"the run in {path} was stopped before its folder was complete: start it again, there or elsewhere"
                 ) from error
             raise RunFolderError(f"{path} is not a run folder: it has no {CONFIG}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -92,36 +92,36 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoint"
 
     @property
     def increments(self) -> Path:
-        """Where increments are."""
+        """The folder of the increments."""
         return self.path / INCREMENTS
 
     @property
     def oldest(self) -> int:
-        """The round of the oldest checkpoint; 0 where there is none."""
+        """The round of the oldest checkpoint; 0 if there is none."""
         return next(iter(checkpoint.rounds(self.checkpoints)), 0)
 
     @property
     def missing(self) -> list[str]:
-        """What a finished run leaves and is not there."""
+        """The files of a finished run that do not exist."""
         return [name for name in RESULTS if not (self.path / name).is_file()]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other runs from writing to the folder for a while.
+        """Prevent other runs from writing to the folder inside the context.
 
         Raises:
-            RunFolderError: another run writes to it, or has done so since this one last looked.
+            RunFolderError: another run is writing to the folder, or has written to it since it was opened.
         """
         with lock.alone(self.path):
-            # The same plan trains the same rounds, so checkpoints of the same rounds are the same checkpoints.
+            # Runs are deterministic, so checkpoints of the same rounds are identical.
             if checkpoint.rounds(self.checkpoints) != self._known:
                 raise RunFolderError(
-                    f"another process has gone on with the run in {self.path} in the meantime: resume it anew"
+                    f"another process has continued the run in {self.path} in the meantime: resume it again"
                 )
             try:
                 yield
@@ -129,14 +129,14 @@ class RunFolder:
                 self._known = checkpoint.rounds(self.checkpoints)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add the line of one round, on the disk when this returns; what the model wrote goes to a file of its own."""
-        written = [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]
-        if written:
-            _append(self.path / f"{GENERATIONS}.jsonl", written)
+        """Append the row of one round, on disk when this returns; generated texts go to a separate file."""
+        generated = [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]
+        if generated:
+            _append(self.path / f"{GENERATIONS}.jsonl", generated)
         _append(self.path / ROUNDS, [{key: value for key, value in row.items() if key != GENERATIONS}])
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
-        """Return the lines of the first ``rounds`` rounds.
+        """Return the rows of the first ``rounds`` rounds.
 
         Raises:
             RunFolderError: a line is missing or damaged.
@@ -147,16 +147,19 @@ class RunFolder:
         except ValueError as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):
-            raise RunFolderError(f"{path} does not hold rounds 1 to {rounds} in order: restore the file, then resume")
+            raise RunFolderError(
+                f"{path} does not contain rounds 1 to {rounds} in order: restore the file, then resume"
+            )
         return rows
 
     def go_back(self, round: int, version: int) -> None:
-        """Drop all that came after ``round``, when so many increments were merged.
+        """Remove everything written after ``round``, at which ``version`` increments were merged.
 
-        A folder whose later rounds go never claims to be finished, and none of its checkpoints lacks an increment.
+        If this is interrupted, a folder that has lost rounds is not marked as finished, and no checkpoint lacks an
+        increment.
 
         Raises:
-            RunFolderError: what the model wrote is damaged.
+            RunFolderError: the file of generated texts is damaged.
         """
         lines = self._lines()
         if len(lines) > round:
@@ -168,13 +171,13 @@ class RunFolder:
         write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
 
     def _forget_generations(self, round: int) -> None:
-        """Drop what the model wrote after ``round``, and half a line that a killed run may leave."""
+        """Remove texts generated after ``round``, and an incomplete line that a killed run may have left."""
         path = self.path / f"{GENERATIONS}.jsonl"
         if not path.is_file():
             return
-        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        complete = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         try:
-            kept = [line for line in whole if json.loads(line)["round"] <= round]
+            kept = [line for line in complete if json.loads(line)["round"] <= round]
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore or remove it, then resume") from error
         write_atomic(path, b"".join(kept))
@@ -188,7 +191,7 @@ class RunFolder:
         checkpoint.save(self.checkpoints, snapshot)
 
     def latest(self, device: str, from_round: int | None = None) -> Snapshot | None:
-        """Return the newest checkpoint, or that of ``from_round``; None where the run must begin again.
+        """Return the last checkpoint, or that of ``from_round``; None if the run must start from scratch.
 
         Raises:
             RunFolderError: the checkpoint is missing or damaged, or the configuration has changed since.
@@ -197,18 +200,18 @@ class RunFolder:
         known = checkpoint.rounds(self.checkpoints)
         if from_round is None and not known and (self.path / SUMMARY).is_file():
             raise RunFolderError(
-                f"the run in {self.path} is finished, but none of its checkpoints is left to go on from: "
-                "add --from-round 0 to train it anew"
+                f"the run in {self.path} is finished, but none of its checkpoints is left to resume from: "
+                "add --from-round 0 to train it from scratch"
             )
         if from_round == 0 or (from_round is None and not known):
             return None
         return checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
 
     def finish(self, summary: dict[str, Any], tensors: Params) -> None:
-        """Write the final model's tensors and the summary, where they are missing."""
+        """Write the tensors of the final model and the summary, unless they exist."""
         if not (self.path / MODEL).is_file():
-            whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-            write_atomic(self.path / MODEL, safetensors.torch.save(whole))
+            copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            write_atomic(self.path / MODEL, safetensors.torch.save(copies))
         if not (self.path / SUMMARY).is_file():
             write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2).encode())
 
@@ -221,15 +224,15 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Say whether a run can be made at ``path``: nothing is there, or hidden files, or one killed in its making."""
+    """Return whether a run can be created at ``path``: it does not exist, or has only hidden or incomplete files."""
     if not path.is_dir():
         return not path.exists()
-    return (path / UNMADE).is_file() or all(entry.name.startswith(".") for entry in path.iterdir())
+    return (path / INCOMPLETE_CONFIG).is_file() or all(entry.name.startswith(".") for entry in path.iterdir())
 
 
-def _refuse_taken(path: Path) -> None:
+def _raise_if_taken(path: Path) -> None:
     if not is_free(path):
         raise RunFolderError(
-            f"{path} exists already, and a run never writes over another: choose another output folder, "
+            f"{path} already exists, and a run never overwrites another: choose another output folder, "
             f"continue that run with `fedloru resume {path}`, or remove the folder"
         )

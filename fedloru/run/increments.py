@@ -1,7 +1,7 @@
-"""The increments of a run, kept in its folder, so that what all cycles have learnt can be taken home as one adapter.
+"""The increments of a run, kept in its folder so that the updates of all cycles can be exported as one adapter.
 
-The increment of version 7 is ``v000007.safetensors``: the factors that were merged, under their own keys, and in the
-header the sites with their scales. Version 0 is what was merged before the run began, such as an adapter.
+The increment of version 7 is ``v000007.safetensors``: the merged factors under their own keys, and in the header the
+sites with their scales. Version 0 is what was merged before the run, such as an adapter.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fedloru.files import remove, write_atomic
 from fedloru.lowrank import Increment, Site
 
 SITES = "sites"
-"""The entry of the header that has, for each weight, the keys of A and B, the shape, and the scale."""
+"""The header entry that has, for each weight, the keys of A and B, the shape, and the scale."""
 
 
 def save(folder: Path, version: int, increment: Increment) -> None:
-    """Write what was merged as ``version``."""
+    """Write the increment that was merged as ``version``."""
     folder.mkdir(exist_ok=True)
     factors = {key: value.detach().cpu().clone().contiguous() for key, value in increment.factors.items()}
     sites = {site.weight: [site.a, site.b, list(site.shape), site.scale] for site in increment.sites}
@@ -30,13 +30,13 @@ def save(folder: Path, version: int, increment: Increment) -> None:
 
 
 def versions(folder: Path) -> list[int]:
-    """Return the versions that are kept, in order."""
+    """Return the versions of all stored increments, in ascending order."""
     named = (re.fullmatch(r"v(\d{6,})\.safetensors", path.name) for path in folder.glob("v*.safetensors"))
     return sorted(int(match[1]) for match in named if match)
 
 
 def load(folder: Path, version: int) -> tuple[Increment, ...]:
-    """Return all that was merged up to and including ``version``, in order.
+    """Return all increments up to and including ``version``, in order.
 
     Raises:
         RunFolderError: an increment is missing or damaged.
@@ -44,14 +44,14 @@ def load(folder: Path, version: int) -> tuple[Increment, ...]:
     kept = [each for each in versions(folder) if each <= version]
     if missing := sorted(set(range(1, version + 1)) - set(kept)):
         raise RunFolderError(
-            f"{folder} lacks the increments of versions {', '.join(map(str, missing))}, of {version} in all: a run "
-            "keeps them with output.increments = true. Restore them, or export the merged model"
+            f"{folder} lacks the increments of versions {', '.join(map(str, missing))}, of {version} in all: they are "
+            "kept if output.increments = true. Restore them, or export the merged model"
         )
     return tuple(_read(_path(folder, each)) for each in kept)
 
 
 def forget_after(folder: Path, version: int) -> None:
-    """Remove the increments of later versions, of which a run that went back knows nothing."""
+    """Remove the increments after ``version``, to which a run has been reset."""
     for later in versions(folder):
         if later > version:
             remove(_path(folder, later))

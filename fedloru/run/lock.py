@@ -1,8 +1,8 @@
-"""One writer to a run folder at a time.
+"""Run folder locks: only one process writes to a run folder at a time.
 
-The operating system keeps the lock (flock, or LockFileEx on Windows), so a process that is killed lets go of it. Where
-a file system has no flock, filelock falls back to a file whose existence is the lock, and takes it from a process of
-this machine that is gone.
+The lock is held by the operating system (flock, or LockFileEx on Windows), so it is released if the process is killed.
+On a file system without flock, filelock falls back to a lock file, and takes over the lock of a process of this machine
+that no longer exists.
 """
 
 from __future__ import annotations
@@ -23,31 +23,34 @@ from fedloru.files import write_atomic
 
 LOCK, WRITER = ".lock", ".writer.json"
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a network file system answers that is mounted without locks."""
+"""Error numbers of a network file system that is mounted without locks."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to ``folder`` for a while; readers need no leave.
+    """Prevent other processes from writing to ``folder`` inside the context; readers need no lock.
 
     Raises:
-        RunFolderError: another run, here or in another process, writes to it.
-        OSError: the folder is missing, or cannot be written to.
+        RunFolderError: another run, in this or another process, is writing to the folder.
+        OSError: the folder does not exist, or is not writable.
     """
     lock = FileLock(folder / LOCK, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise RunFolderError(
-            f"{folder} is in use: {_writer(folder)} writes to it. Wait until it is done, or stop it there, then try "
-            f"again; if it died with its machine, remove {folder / LOCK}"
+            f"{folder} is in use: {_writer(folder)} is writing to it. Wait until it is done, or stop it, then try "
+            f"again; if its machine has crashed, remove {folder / LOCK}"
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("the file system of %s has no locks: see to it that no other process writes there", folder)
+        log.warning(
+            "the file system of %s does not support locks: make sure that no other process writes to this folder",
+            folder,
+        )
     try:
         write_atomic(folder / WRITER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
@@ -59,7 +62,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _writer(folder: Path) -> str:
     try:
-        who = json.loads((folder / WRITER).read_bytes())
-        return f"process {who['pid']} on {who['host']}"
+        writer = json.loads((folder / WRITER).read_bytes())
+        return f"process {writer['pid']} on {writer['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

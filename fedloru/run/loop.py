@@ -1,6 +1,6 @@
-"""The run: sample a cohort, bring it up to date, train it, let the server step, evaluate, record.
+"""The training loop: sample a cohort, send it what it is missing, train it, update the server, evaluate, record.
 
-A round is a function of the state before it, so a run can stop after any round and go on bit for bit.
+A round is a function of the state before it, so a run can stop after any round and resume bit for bit.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from fedloru.wire import Channel, Ledger, Traffic
 
 
 class Run:
-    """A run of ``plan``: iterate over it to train, one row a round.
+    """A run of ``plan``: iterating over it trains the rounds, and yields one row per round.
 
-    With a ``folder``, every row and checkpoint is on the disk before it is yielded, and the summary and the model
-    at the end. Where a round fails or is interrupted, the last whole round is checkpointed first. While it is iterated
-    over, no other run can write to its folder.
+    With a ``folder``, every row, and its checkpoint if one is due, is on disk before the row is yielded. The summary
+    and the model are written at the end. If a round fails or is interrupted, the last completed round is checkpointed
+    first. During the iteration, no other run can write to the folder.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
@@ -57,7 +57,7 @@ class Run:
             plan.net,
             plan.method,
             first,
-            plan.data.train,
+            plan.dataset.train,
             plan.recipe,
             chunk=plan.chunk,
             path=plan.path,
@@ -65,27 +65,27 @@ class Run:
 
     @property
     def state(self) -> State:
-        """The server's state after the last whole round."""
+        """The server's state after the last completed round."""
         return self.last.state
 
     @property
     def tensors(self) -> Params:
-        """The shared model after the last whole round, factors apart."""
+        """The shared model after the last completed round, with factors that are not merged yet as separate tensors."""
         return shared_model(self.plan.net, self.plan.method, self.state)
 
     def model(self) -> nn.Module:
-        """Return a plain copy of the shared model, with the live factors merged into its weights."""
+        """Return a plain copy of the shared model, with the current factors merged into its weights."""
         return nets.load(self.plan.net, self.tensors)
 
     def summary(self) -> dict[str, Any]:
-        """Return what the run has come to, as ``summary.json`` holds it."""
+        """Return the results of the run so far, in the format of ``summary.json``."""
         return summarise(self.plan, self.rows, self.last.traffic, self.engine)
 
     def __iter__(self) -> Generator[Row, None, None]:
-        """Train the rounds that are left.
+        """Train the remaining rounds.
 
         Raises:
-            RunFolderError: another run writes to the folder, or has done so since this one was made.
+            RunFolderError: another run is writing to the folder, or has written to it since this run was created.
         """
         if self.folder is None:
             yield from self._rounds()
@@ -97,7 +97,7 @@ class Run:
             self.finish(self.folder)
 
     def finish(self, folder: RunFolder) -> None:
-        """Write what the run has come to, after its last round."""
+        """Write the results of the run after its last round."""
         folder.finish(self.summary(), dict(self.model().state_dict()))
 
     def _rounds(self) -> Generator[Row, None, None]:
@@ -122,20 +122,20 @@ class Run:
 
     def _keep_increment(self, folder: RunFolder, state: State) -> None:
         if self.plan.keeps_increments and state.increment:
-            whole = lowrank.increment(self.plan.net.sites, state.increment)
-            increments.save(folder.increments, state.version, whole)
+            merged = lowrank.increment(self.plan.net.sites, state.increment)
+            increments.save(folder.increments, state.version, merged)
 
     def _round(self) -> tuple[Row, Snapshot]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         plan, before = self.plan, self.last
         round = before.state.round + 1
-        chosen = cohort(plan, round)
+        clients = cohort(plan, round)
         ledger = before.restore_ledger(plan.net.sites)
         self._channel.accounts.clear()
-        for client in chosen:
+        for client in clients:
             self._channel.sync(ledger.owed(client, before.state), before.state, profile(plan, client))
             ledger.delivered(client, before.state.version)
-        jobs = sorted((self._job(client) for client in chosen), key=lambda job: job.profile)
+        jobs = sorted((self._job(client) for client in clients), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
         updates = UpdateStatistics(plan.net) if plan.diagnostics else None
         observe = updates.add if updates else None
@@ -144,10 +144,10 @@ class Run:
         ledger.record(state)
         after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
         self._clients.save(round, outcome.client_state, self.folder.oldest if self.folder else 0)
-        done = Round(before, after, chosen, outcome, recipe.lr, updates)
+        done = Round(before, after, clients, outcome, recipe.lr, updates)
         row = record(plan, self._first, done, self._clients.load)
-        row |= profiles.of_round(plan, chosen, self._channel.accounts)
-        row["seconds"] = time.perf_counter() - began
+        row |= profiles.of_round(plan, clients, self._channel.accounts)
+        row["seconds"] = time.perf_counter() - start
         return row, after
 
     def _job(self, client: int) -> Job:

@@ -1,73 +1,122 @@
-"""Everything a run is made of, and what is checked before it starts."""
+"""The plan of a run, and the checks before it starts.
+
+Each setting of a run is declared once, as a field of ``Plan``: its type, its default, its key in a configuration, and
+its help. The keywords of ``fedloru.run``, the sections of a configuration, the record in a run folder and the
+documentation are derived from that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
 from torch import nn
 
-from fedloru import kinds, lowrank, tree
+from fedloru import lowrank, tree
 from fedloru.data import Dataset, Partition
-from fedloru.engine import EngineName
-from fedloru.engine.fused.fold import Path
-from fedloru.errors import ConfigError
-from fedloru.kinds import Count
+from fedloru.engine import ENGINES
+from fedloru.engine.fused.fold import LayerPath
+from fedloru.errors import ConfigError, WireError
 from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
+from fedloru.settings.types import Count, Flag, Text, Whole
 from fedloru.tree import Params
 from fedloru.wire import CODECS
+from fedloru.wire.codec import find as find_codec
+
+EvalHook = Callable[[Net, Params], dict[str, Any]]
 
 
-class Plan(NamedTuple):
+class Key(NamedTuple):
+    """The key of a setting in a configuration, such as "eval.every"."""
+
+    path: str
+
+
+DEFAULT_RECIPE = Recipe()
+
+
+@dataclass(frozen=True)
+class Plan:
     """A run as a value: the same plan gives the same run.
 
-    ``seed`` draws the factors and the local batches, ``cohort_seed`` the cohorts (None: ``seed``). ``codec`` is
-    how values travel; with ``round_trip=False`` nothing is encoded and bytes come from the formula.
-    ``first_download`` says whether a client's first contact costs it the base, or it builds W₀ itself, as it always
-    does where the net says so. ``profiles`` has what makes each client differ, such as its rank; (): nothing does.
-    ``eval_hook`` is called with the shared model at every evaluation, and what it returns joins the row of the round;
-    its "generations" have their own file. ``increments`` says whether the run folder keeps the factors of every merge
-    (None: where the model is a language model, which may be taken home as an adapter).
+    Args:
+        net: the model.
+        method: the federated method.
+        dataset: the examples, to train and to test.
+        partition: which training examples each client has.
+        rounds: the number of rounds to train.
+        cohort: clients sampled for each round, without replacement.
+        recipe: how a client trains.
+        seed: the seed of the factors, the local batches, and everything without its own seed.
+        cohort_seed: the seed of the cohorts; by default the run's seed.
+        engine: how the clients of a round are trained: sequential (one after another), fused (many in one batch), or
+            auto (fused if the model supports it).
+        chunk: the number of clients trained at once by the fused engine; by default as many as fit.
+        path: how the fused engine evaluates low-rank layers.
+        device: the torch device, such as cpu, cuda or cuda:1.
+        threads: the number of CPU threads; by default chosen by torch.
+        codec: the type to which values are rounded for transport; exact does not round.
+        round_trip: whether every message is actually encoded and decoded; if not, bytes are computed by formula.
+        first_download: whether a client downloads the frozen weights on first contact, or creates them itself; by
+            default it downloads them, except for language models, which every client loads itself.
+        profiles: the profile of each client, such as its rank; by default all clients are equal.
+        eval_every: the number of rounds between evaluations; the last round is always evaluated.
+        eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
+        diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded in every round.
+        eval_hook: a function called with the shared model at every evaluation; what it returns is added to the row of
+            the round, except "generations", which are written to their own file.
+        checkpoint_every: the number of rounds between checkpoints.
+        increments: whether the factors of every merge are kept, so that all merges can be exported as one adapter; by
+            default only for language models.
     """
 
     net: Net
     method: Method
-    data: Dataset
+    dataset: Dataset
     partition: Partition
-    rounds: Count
-    cohort: Count
-    recipe: Recipe = Recipe()
-    seed: int = 0
-    cohort_seed: int | None = None
-    engine: EngineName = "auto"
-    chunk: Count | None = None
-    path: Path = "auto"
-    device: str = "cpu"
-    codec: str = "fp32"
-    round_trip: bool = True
-    first_download: bool = True
+    _: KW_ONLY
+    rounds: Annotated[Count, Key("rounds")] = 50
+    cohort: Annotated[Count, Key("cohort.size")] = 10
+    recipe: Recipe = DEFAULT_RECIPE
+    seed: Annotated[Whole, Key("seed")] = 0
+    cohort_seed: Annotated[Whole | None, Key("cohort.seed")] = None
+    codec: Annotated[str, In(CODECS), Key("wire.codec")] = "fp32"
+    round_trip: Annotated[Flag, Key("wire.round_trip")] = True
+    first_download: Annotated[Flag | None, Key("wire.first_download")] = None
+    engine: Annotated[str, In(ENGINES), Key("engine.name")] = "auto"
+    chunk: Annotated[Count | None, Key("engine.chunk")] = None
+    path: Annotated[LayerPath, Key("engine.path")] = "auto"
+    device: Annotated[Text, Key("engine.device")] = "cpu"
+    threads: Annotated[Count | None, Key("engine.threads")] = None
+    eval_every: Annotated[Count, Key("eval.every")] = 1
+    eval_clients: Annotated[Count, Key("eval.clients")] = 100
+    diagnostics: Annotated[Flag, Key("eval.diagnostics")] = True
+    eval_hook: EvalHook | None = None
     profiles: tuple[Profile, ...] = ()
-    eval_every: Count = 1
-    eval_clients: Count = 100
-    diagnostics: bool = True
-    eval_hook: Callable[[Net, Params], dict[str, Any]] | None = None
-    checkpoint_every: Count = 10
-    increments: bool | None = None
+    checkpoint_every: Annotated[Count, Key("output.checkpoint_every")] = 10
+    increments: Annotated[Flag | None, Key("output.increments")] = None
+
+    def replace(self, **changes: Any) -> Plan:
+        """Return a copy with other values for the given fields."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def clients(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
         return len(self.partition.train)
 
     @property
     def sends_base(self) -> bool:
-        """Whether a client's first contact costs it the base; never where it loads that itself."""
-        return self.first_download and not self.net.local_base
+        """Whether a client downloads the base on first contact; never if it loads the base itself."""
+        return self.first_download is not False and not self.net.local_base
 
     @property
     def keeps_increments(self) -> bool:
@@ -75,50 +124,78 @@ class Plan(NamedTuple):
         return self.net.local_base if self.increments is None else self.increments
 
 
+def keyed_settings() -> Mapping[str, tuple[str, Setting]]:
+    """Return the settings that have a key in a configuration, with that key, by their keywords in ``Plan``."""
+    return {name: (key, setting) for name, setting in settings_of(Plan).items() if (key := _key(setting.annotation))}
+
+
+def settings_table(plan: Plan) -> dict[str, Any]:
+    """Return the settings of ``plan`` in the sections of a configuration, with model-dependent defaults filled in."""
+    table: dict[str, Any] = {}
+    filled = {"first_download": plan.sends_base, "increments": plan.keeps_increments}
+    for name, (key, _) in keyed_settings().items():
+        section, _, own = key.rpartition(".")
+        place = table.setdefault(section, {}) if section else table
+        place[own] = filled.get(name, getattr(plan, name))
+    return table
+
+
+def _key(annotation: Any) -> str | None:
+    return next((item.path for item in get_args(annotation)[1:] if isinstance(item, Key)), None)
+
+
 def check(plan: Plan) -> None:
-    """Refuse a plan that cannot run, all problems at once.
+    """Check that ``plan`` can run; all problems are reported at once.
 
     Raises:
-        ConfigError: numbers out of range, choices that are none, or a device that is not there.
+        ConfigError: a setting is invalid, settings or profiles do not fit the method, the data or the partition, or
+            the device is not available.
     """
-    problems = [*kinds.problems(plan), *kinds.problems(plan.recipe), *_no_images(plan)]
-    if plan.codec not in CODECS:
-        problems.append(f"codec is {plan.codec!r}, expected {' or '.join(map(repr, CODECS))}")
-    if not len(next(iter(plan.data.test.values()), ())):
-        problems.append(f"the data set {plan.data.name!r} has no test examples: hold some out, or give a test set")
-    if plan.recipe.bucket and "length" not in plan.data.train:
+    problems = [
+        *problems_of(settings_of(Plan), vars(plan)),
+        *problems_of(settings_of(Recipe), plan.recipe._asdict()),
+        *_augmentation_problems(plan),
+    ]
+    if not len(next(iter(plan.dataset.test.values()), ())):
+        problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
+    if plan.recipe.bucket and "length" not in plan.dataset.train:
         problems.append(
-            f"bucket is set, but the examples of {plan.data.name!r} have no length to sort by: leave it out"
+            f"bucket is set, but the examples of {plan.dataset.name!r} have no length to sort by: remove it"
         )
     if plan.cohort > plan.clients:
-        problems.append(f"a cohort of {plan.cohort} was asked for, but the partition has {plan.clients} clients")
+        problems.append(f"a cohort of {plan.cohort} is larger than the partition, which has {plan.clients} clients")
     if plan.profiles and len(plan.profiles) != plan.clients:
-        problems.append(f"there are {len(plan.profiles)} profiles for {plan.clients} clients: give each client one")
-    if plan.method.ranks == "one" and any(plan.profiles):
+        problems.append(f"there are {len(plan.profiles)} profiles for {plan.clients} clients, expected one per client")
+    if plan.method.traits.ranks == "one" and any(plan.profiles):
         problems.append(
-            f"{plan.method.name} trains one rank on all clients, and would ignore that some cannot: leave "
-            "lowrank.capacities out (profiles in a plan), or take a method for clients of different rank: "
-            "`fedloru methods` lists them"
+            f"{short(plan.method.name)} trains the same rank on all clients and ignores their profiles: remove "
+            "lowrank.capacities (profiles in a plan), or use a method for clients of different ranks, which "
+            "`fedloru methods` lists"
         )
-    if plan.method.ranks == "different" and not any(plan.profiles):
+    if plan.method.traits.ranks == "different" and not any(plan.profiles):
         problems.append(
-            f"{plan.method.name} is made for clients of different rank, and here all have the same: say which ranks "
-            "there are (lowrank.capacities in a configuration, profiles in a plan), or use 'fedlora'"
+            f"{short(plan.method.name)} requires clients of different ranks, but all have the same: set "
+            "lowrank.capacities (profiles in a plan), or use 'fedlora'"
         )
+    if str(plan.codec).startswith(PREFIX):
+        try:
+            find_codec(plan.codec)
+        except WireError as error:
+            problems.append(str(error))
     if problem := _device_problem(plan.device):
         problems.append(problem)
     if problems:
         raise ConfigError(problems, "the run")
 
 
-def _no_images(plan: Plan) -> Iterator[str]:
-    x, name = plan.data.train.get("x"), plan.data.name
-    found = f"have {' and '.join(plan.data.train)}" if x is None else f"are {tuple(x.shape[1:])}"
-    asked = [setting for setting in ("crop", "flip") if getattr(plan.recipe, setting)]
-    if asked and (x is None or x.ndim != 4):
+def _augmentation_problems(plan: Plan) -> Iterator[str]:
+    x, name = plan.dataset.train.get("x"), plan.dataset.name
+    found = f"have {' and '.join(plan.dataset.train)}" if x is None else f"have shape {tuple(x.shape[1:])}"
+    augmentations = [setting for setting in ("crop", "flip") if getattr(plan.recipe, setting)]
+    if augmentations and (x is None or x.ndim != 4):
         yield (
-            f"{' and '.join(asked)} need images (channels, height, width), but the examples of {name!r} {found}: "
-            f"leave {'it' if len(asked) == 1 else 'them'} out"
+            f"{' and '.join(augmentations)} need images (channels, height, width), but the examples of {name!r} "
+            f"{found}: remove {'it' if len(augmentations) == 1 else 'them'}"
         )
 
 
@@ -130,7 +207,7 @@ def cohort(plan: Plan, round: int) -> list[int]:
 
 
 def profile(plan: Plan, client: int) -> Profile:
-    """Return what makes ``client`` differ; () where nothing does."""
+    """Return the profile of ``client``; () is the default profile."""
     return plan.profiles[client] if plan.profiles else ()
 
 
@@ -141,12 +218,14 @@ def on_device(plan: Plan) -> Plan:
         params=tree.to(plan.net.params, plan.device),
         buffers=tree.to(plan.net.buffers, plan.device),
     )
-    data = plan.data._replace(train=tree.to(plan.data.train, plan.device), test=tree.to(plan.data.test, plan.device))
-    return plan._replace(net=net, data=data)
+    dataset = plan.dataset._replace(
+        train=tree.to(plan.dataset.train, plan.device), test=tree.to(plan.dataset.test, plan.device)
+    )
+    return plan.replace(net=net, dataset=dataset)
 
 
 def _on_device(model: nn.Module, device: str) -> nn.Module:
-    """Return ``model``, or a copy where it holds a tensor elsewhere: buffers that are not saved are in no tree."""
+    """Return ``model``, or a copy on ``device`` if it holds a tensor elsewhere, such as a buffer that is not saved."""
     if all(t.device.type == torch.device(device).type for t in chain(model.parameters(), model.buffers())):
         return model
     return lowrank.shallow_copy(model, trained=False).to(device)

@@ -1,4 +1,4 @@
-"""The record of a round: one line of ``rounds.jsonl``."""
+"""The row of a round: one line of ``rounds.jsonl``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from fedloru.tree import Params
 
 Row = dict[str, Any]
 MERGE_SAMPLE = 500
-"""Test examples on which the loss around a merge is taken."""
+"""The number of test examples on which the loss before and after a merge is computed."""
 
 
 class Round(NamedTuple):
-    """A finished round: the run before and after, and its cohort; ``updates`` is None without diagnostics."""
+    """A completed round: the run before and after it, and its cohort; ``updates`` is None without diagnostics."""
 
     before: Snapshot
     after: Snapshot
@@ -38,7 +38,7 @@ class Round(NamedTuple):
 
 
 def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Params]) -> Row:
-    """Return the row of a round; ``first`` is the initial state, ``load(client, round)`` the state of a client."""
+    """Return the row of a round; ``first`` is the initial state, ``load(client, round)`` returns a client state."""
     before, after = done.before, done.after
     state, spent = after.state, after.traffic - before.traffic
     merged = state.version > before.state.version
@@ -64,7 +64,7 @@ def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Par
     evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
     if evaluated:
         model = shared_model(plan.net, plan.method, state)
-        score = evaluate(plan.net, model, plan.data.test)
+        score = evaluate(plan.net, model, plan.dataset.test)
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
         row["personal"] = _personal(plan, state, load)
         if plan.net.unit == "token":
@@ -73,19 +73,19 @@ def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Par
             row |= plan.eval_hook(plan.net, model)
     if done.updates is not None:
         row["sites"] = _sites(plan, first, done, done.updates, ranks=merged or evaluated)
-        row["diagnostics"] |= _numbers(plan, done, done.updates, row["sites"])
+        row["diagnostics"] |= _model_diagnostics(plan, done, done.updates, row["sites"])
     return row
 
 
 def perplexity(loss: float) -> float:
-    """Return e to the loss per token in nats, or the largest number there is."""
+    """Return e to the power of the loss per token in nats, or the largest float if it overflows."""
     return math.exp(min(loss, math.log(sys.float_info.max)))
 
 
-def _numbers(
+def _model_diagnostics(
     plan: Plan, done: Round, updates: UpdateStatistics, sites: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
-    """Return the diagnostics that are one number for the whole model."""
+    """Return the diagnostics that are a single number for the whole model."""
     before, state = done.before.state, done.after.state
     numbers: dict[str, float] = {}
     if (cosine := updates.cosine()) is not None:
@@ -99,20 +99,20 @@ def _numbers(
 
 
 def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> dict[str, float]:
-    """Return the test loss of the average, not merged yet, and that after the merge, on the same few examples."""
+    """Return the test losses of the average before the merge and of the state after it, on the same sample."""
     mean = tree.scale(outcome.total.sum.shared, 1 / outcome.total.weight)
     if mean.keys() != before.shared.keys():
         return {}
     average = before._replace(shared=tree.cast_like(mean, before.shared))
-    sample = {key: value[:MERGE_SAMPLE] for key, value in plan.data.test.items()}
-    around = {"loss_before_merge": average, "loss_after_merge": state}
-    return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in around.items()}
+    sample = {key: value[:MERGE_SAMPLE] for key, value in plan.dataset.test.items()}
+    states = {"loss_before_merge": average, "loss_after_merge": state}
+    return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in states.items()}
 
 
 def _sites(
     plan: Plan, first: State, done: Round, updates: UpdateStatistics, *, ranks: bool
 ) -> dict[str, dict[str, float]]:
-    """Return the diagnostics of every site: its gap, and at merges and evaluations ranks and overlaps."""
+    """Return the diagnostics of every site: its gap and, at merges and evaluations, its ranks and overlaps."""
     state = done.after.state
     found: dict[str, dict[str, float]] = {site.weight: {} for site in plan.net.sites}
     for weight, gap in updates.gaps().items():
@@ -127,7 +127,7 @@ def _sites(
 
 
 def _ranks(plan: Plan, first: State, state: State, updates: UpdateStatistics) -> dict[str, Ranks]:
-    increment = increment_ranks(plan.net, state.increment) if _is_whole(plan.net, state.increment) else {}
+    increment = increment_ranks(plan.net, state.increment) if _has_all_factors(plan.net, state.increment) else {}
     return {
         "increment": increment,
         "total": total_ranks(plan.net, first, state),
@@ -136,19 +136,19 @@ def _ranks(plan: Plan, first: State, state: State, updates: UpdateStatistics) ->
 
 
 def _overlaps(plan: Plan, before: Snapshot, state: State) -> dict[str, dict[str, float]]:
-    """Compare the increment with the previous one, which the ledger keeps, and so does every checkpoint."""
+    """Return the overlaps of the increment with the previous one, which the ledger and every checkpoint contain."""
     previous = before.restore_ledger(plan.net.sites).latest
-    if _is_whole(plan.net, previous) and _is_whole(plan.net, state.increment):
+    if _has_all_factors(plan.net, previous) and _has_all_factors(plan.net, state.increment):
         return overlaps(plan.net, previous, state.increment)
     return {}
 
 
-def _is_whole(net: Net, increment: Params) -> bool:
+def _has_all_factors(net: Net, increment: Params) -> bool:
     return bool(increment) and net.factors <= increment.keys()
 
 
 def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> dict[str, dict[str, float]] | None:
-    """Score a sample of clients, the same in every round, on test examples of their own."""
+    """Score a sample of clients, the same in every round, on their own test examples."""
     if not plan.partition.test:
         return None
     order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
@@ -158,7 +158,7 @@ def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> d
     if not tests:
         return None
     scores = personal_scores(
-        plan.net, plan.method, state, plan.data.train, tests, lambda client: load(client, state.round)
+        plan.net, plan.method, state, plan.dataset.train, tests, lambda client: load(client, state.round)
     )
     found = {name: spread._asdict() for name, spread in scores.items()}
     if plan.net.unit == "token":

@@ -1,4 +1,4 @@
-"""What a run came to: the contents of ``summary.json``."""
+"""The results of a run: the contents of ``summary.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedloru.wire import Traffic, cost
 
 
 def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: Chosen) -> dict[str, Any]:
-    """Return the summary of a run so far; bytes, seconds, nats."""
+    """Return the summary of a run so far, in bytes, seconds and nats."""
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
     perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
@@ -52,15 +52,15 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
 
 
 def fedavg_bytes(plan: Plan, rounds: int) -> int:
-    """Return what FedAvg would have sent over the same cohorts, both ways, by formula."""
+    """Return the bytes that FedAvg would exchange with the same cohorts, down and up, by the byte formula."""
     cohorts = [cohort(plan, round) for round in range(1, rounds + 1)]
-    every_weight = plan.net._replace(trainable=frozenset(plan.net.params))  # also those that this run freezes
+    every_weight = plan.net._replace(trainable=frozenset(plan.net.params))  # including those that this run freezes
     each = cost(every_weight, fedavg(), cohorts, codec=plan.codec, first_download=False)
     return sum(traffic.total("up") + traffic.total("down") for traffic in each)
 
 
 def peak_rss() -> int | None:
-    """Return the largest resident memory of this process so far in bytes, where the system tells."""
+    """Return the peak resident memory of this process in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -70,5 +70,5 @@ def peak_rss() -> int | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the software that made the numbers."""
+    """Return the versions of the software that produced the results."""
     return {"fedloru": version("fedloru"), "torch": torch.__version__, "python": platform.python_version()}

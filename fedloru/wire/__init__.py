@@ -1,14 +1,15 @@
-"""The wire: messages as bytes, codecs, the synchronisation of bases, and the account of traffic.
+"""Messages between server and clients: encoding, synchronization of bases, and byte counts.
 
 ::
 
-    codec     how values are written            message   header + tensors ↔ bytes
-    ledger    who holds which version           exchange  down, up and sync as messages
-    traffic   bytes by direction and kind       channel   the simulation's wire      cost  the closed formula
+    codec     encoding of values                message   header and tensors to bytes and back
+    ledger    the version each client holds     exchange  down, up and sync messages
+    traffic   bytes by direction and kind       channel   messages inside a simulation
+    cost      the byte formula
 """
 
 from fedloru.wire.channel import Channel
-from fedloru.wire.codec import CODECS, pack, payload, width
+from fedloru.wire.codec import CODECS, Codec, pack, payload, width
 from fedloru.wire.cost import cost, cost_by_profile
 from fedloru.wire.exchange import decode_down, decode_sync, decode_up, encode_down, encode_sync, encode_up
 from fedloru.wire.ledger import Ledger, Sync, catch_up, since
@@ -20,6 +21,7 @@ __all__ = [
     "FORMAT",
     "KINDS",
     "Channel",
+    "Codec",
     "Header",
     "Ledger",
     "Sync",

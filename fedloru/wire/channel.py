@@ -1,4 +1,4 @@
-"""The in-process wire of the simulation engines: every message is encoded, counted, and decoded as a client would."""
+"""The in-process wire of the simulation engines: encodes, counts and decodes every message."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
 class Channel:
-    """A wire between a server and its simulated clients, and for each profile an account of what went over it.
+    """A wire between a server and its simulated clients, which counts the traffic of each profile.
 
-    With ``round_trip=False`` nothing is encoded: tensors arrive as they were sent, not even rounded by the
-    codec, payload is counted by formula, and the envelope as 0.
+    With ``round_trip=False``, messages are not encoded: tensors arrive unchanged, without the rounding of the codec,
+    the payload is counted by formula, and the envelope is counted as 0.
     """
 
     def __init__(self, net: Net, method: str, run: str, codec: str, round_trip: bool = True) -> None:
@@ -33,7 +33,7 @@ class Channel:
 
     @property
     def traffic(self) -> Traffic:
-        """All accounts together."""
+        """The sum of all accounts."""
         return sum(self.accounts.values(), Traffic())
 
     def down(self, down: Down, state: State, clients: int, profile: Profile = ()) -> Down:
@@ -43,7 +43,7 @@ class Channel:
             WireError: a value does not fit into the codec.
         """
         if not self.measured:
-            self._count(profile, "down", elide(self.net, down, state)[1], None, clients)
+            self._count(profile, "down", elide(self.net, down), None, clients)
             return down
         data = encode_down(self.net, down, state, method=self.method, run=self.run, codec=self.codec)
         header, received = decode_down(self.net, data, method=self.method, run=self.run)
@@ -77,7 +77,7 @@ class Channel:
         return Up(_like(received.shared, up.shared), _like(received.aux, up.aux))
 
     def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:
-        """Count what one client of a profile is owed; nothing is sent where it lacks nothing."""
+        """Count the sync message to one client of a profile; an up-to-date client receives none."""
         if not sync.increments and not sync.base:
             return
         nbytes = payload(sync_sections(sync), "exact")
@@ -86,7 +86,7 @@ class Channel:
         self.accounts[profile] += Traffic(down={kind: nbytes, "envelope": envelope})
 
     def _sync_length(self, sync: Sync, state: State) -> int:
-        """Encode each distinct content once a round: clients at the same version are owed the same."""
+        """Return the length of a sync message, encoded once per round for all clients at the same version."""
         if self._sync_round != state.round:
             self._sync_round, self._sync_lengths = state.round, {}
         content = (sync.first, bool(sync.base), len(sync.increments))

@@ -1,49 +1,86 @@
-"""How values are written on the wire: unchanged, or cast to a narrower floating type.
+"""How values are encoded: unchanged, or rounded to a narrower floating-point type.
 
-A codec only ever narrows: floating tensors wider than its type are cast to it, to nearest even; narrower ones,
-integers and booleans stay. Increments always travel ``exact``, so that bases stay equal bit for bit.
+A codec never widens: it rounds floating-point tensors that are wider than its type, ties to even, and leaves narrower
+ones, integers and booleans unchanged. Increments are always sent ``exact``, so that bases stay equal bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedloru.errors import WireError
+from fedloru.settings import Table, calling
 from fedloru.tree import Params
 
-CODECS: dict[str, torch.dtype | None] = {
-    "exact": None,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-"""The name of every codec, and the floating type that it narrows to."""
+
+def nearest(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``values`` rounded to ``dtype``, ties to even."""
+    return values.to(dtype)
 
 
-def wire_dtype(codec: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which values of ``dtype`` travel.
+class Codec(NamedTuple):
+    """The floating-point type that values are narrowed to (None: never), and how they are rounded to it.
+
+    ``narrow`` maps a tensor and the type to a tensor of the same shape and of that type; the receiver casts it back.
+    """
+
+    dtype: torch.dtype | None
+    narrow: Callable[[Tensor, torch.dtype], Tensor] = nearest
+
+
+CODECS: Table[Codec] = Table(
+    "codec",
+    {
+        "exact": Codec(None),
+        "fp32": Codec(torch.float32),
+        "bf16": Codec(torch.bfloat16),
+        "fp16": Codec(torch.float16),
+    },
+    WireError,
+)
+"""The codecs by name; a ``python:`` name refers to a function without arguments that returns a ``Codec``."""
+
+
+@cache
+def find(name: str) -> Codec:
+    """Return the codec called ``name``.
 
     Raises:
         WireError: there is no such codec.
     """
-    if codec not in CODECS:
-        raise WireError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
-    target = CODECS[codec]
+    found = CODECS.find(name)
+    if not isinstance(found, Codec):
+        with calling(name, WireError):
+            found = found()
+    if not isinstance(found, Codec):
+        raise WireError(f"{name} returned {type(found).__name__}, not a fedloru.wire.Codec; return one")
+    return found
+
+
+def wire_dtype(codec: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which values of ``dtype`` are sent.
+
+    Raises:
+        WireError: there is no such codec.
+    """
+    target = find(codec).dtype
     if target is None or not dtype.is_floating_point or dtype.itemsize <= target.itemsize:
         return dtype
     return target
 
 
 def width(codec: str, dtype: torch.dtype) -> int:
-    """Return how many bytes one value of ``dtype`` takes on the wire."""
+    """Return the bytes that one value of ``dtype`` takes on the wire."""
     return wire_dtype(codec, dtype).itemsize
 
 
 def pack(tensors: Mapping[str, Tensor], codec: str) -> Params:
-    """Return ``tensors`` in the types in which they travel, outside any autograd graph.
+    """Return ``tensors`` in the dtypes in which they are sent, detached from any autograd graph.
 
     Raises:
         WireError: there is no such codec, or a finite value is too large for it.
@@ -52,17 +89,20 @@ def pack(tensors: Mapping[str, Tensor], codec: str) -> Params:
 
 
 def payload(sections: Mapping[str, Mapping[str, Tensor]], codec: str) -> int:
-    """Return how many bytes the tensors of a message take, without its envelope."""
+    """Return the bytes of the tensors of a message, without its envelope."""
     return sum(t.numel() * width(codec, t.dtype) for section in sections.values() for t in section.values())
 
 
 def _narrow(key: str, t: Tensor, codec: str) -> Tensor:
-    packed = t.to(wire_dtype(codec, t.dtype))
-    if packed.dtype != t.dtype and _overflowed(packed, t):
+    target = wire_dtype(codec, t.dtype)
+    if target == t.dtype:
+        return t
+    packed = find(codec).narrow(t, target)
+    if _overflowed(packed, t):
         largest = float(t[t.isfinite()].abs().max())
         wider = "bf16, which has the range of float32" if codec == "fp16" else "exact"
         raise WireError(
-            f"{key}: the value {largest:g} does not fit into {packed.dtype}, whose largest is "
+            f"{key}: the value {largest:g} does not fit into {packed.dtype}, whose largest value is "
             f"{torch.finfo(packed.dtype).max:g}; use the codec {wider}"
         )
     return packed

@@ -1,4 +1,4 @@
-"""The bytes of a run by closed formula, without training: what the measured payload is held against (law 6)."""
+"""The byte formula: the payload of a run, computed without training. The measured payload must equal it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def cost(
     codec: str = "fp32",
     first_download: bool = True,
 ) -> list[Traffic]:
-    """Return the payload bytes of every round, of all profiles together: the sums of ``cost_by_profile``."""
-    each = cost_by_profile(net, method, cohorts, profiles=profiles, codec=codec, first_download=first_download)
-    return [sum(accounts.values(), Traffic()) for accounts in each]
+    """Return the payload bytes of each round, summed over profiles; see ``cost_by_profile``."""
+    rounds = cost_by_profile(net, method, cohorts, profiles=profiles, codec=codec, first_download=first_download)
+    return [sum(traffic.values(), Traffic()) for traffic in rounds]
 
 
 def cost_by_profile(
@@ -38,11 +38,11 @@ def cost_by_profile(
     codec: str = "fp32",
     first_download: bool = True,
 ) -> list[dict[Profile, Traffic]]:
-    """Return the payload bytes of every round by profile; the envelope is 0, what a run measures of it comes on top.
+    """Return the payload bytes of each round by profile. The envelope counts as 0; a run measures it in addition.
 
-    ``cohorts`` names the clients of each round, and ``profiles`` what makes each client differ; (): nothing does. A
-    kind of values whose tensors differ in type is counted at the widest of them, and one that the first state lacks
-    like the trained tensors.
+    ``cohorts`` lists the clients of each round, and ``profiles`` the profile of each client; if it is (), all clients
+    have the default profile. If the tensors of one kind differ in dtype, all of them count at the widest. A kind that
+    is missing in the initial state counts at the width of the trained tensors.
     """
     state = method.init(net, 0)
     widths, increment_width = _widths(net, state, codec)
@@ -50,47 +50,49 @@ def cost_by_profile(
     rounds: list[dict[Profile, Traffic]] = []
     for round, cohort in enumerate(cohorts, 1):
         present = [profiles[client] if profiles else () for client in cohort]
-        accounts = _catching_up(ledger, cohort, present, state)
+        traffic = _sync_traffic(ledger, cohort, present, state)
         increment = 0
-        for profile, number in Counter(present).items():
+        for profile, clients in Counter(present).items():
             values = method.values(net, round, present, profile)
-            accounts[profile] += _exchange(values, widths, number)
+            traffic[profile] += _exchange_traffic(values, widths, clients)
             increment = values.increment
-        rounds.append(accounts)
-        state = _merged(state, increment * increment_width)
+        rounds.append(traffic)
+        state = _after_round(state, increment * increment_width)
         ledger.record(state)
     return rounds
 
 
-def _exchange(values: Values, widths: dict[str, int], clients: int) -> Traffic:
-    """Return the bytes that so many clients of one profile exchange in a round."""
+def _exchange_traffic(values: Values, widths: dict[str, int], clients: int) -> Traffic:
+    """Return the bytes that ``clients`` clients of one profile receive and send in a round."""
     down = {kind: count * widths[kind] * clients for kind, count in values.down.items()}
     return Traffic(down, {kind: count * widths[kind] * clients for kind, count in values.up.items()})
 
 
 def _widths(net: Net, state: State, codec: str) -> tuple[dict[str, int], int]:
+    """Return the bytes of one value of each kind in a message, and of one value of an increment."""
     parts = kinds(net, state.shared, state.aux)
-    types = {kind: {t.dtype for t in part.values()} for kind, part in parts.items()}
-    trained = types["factors"] | types["dense"] or {torch.float32}
-    widths = {kind: max(width(codec, dtype) for dtype in found or trained) for kind, found in types.items()}
-    return widths, max(dtype.itemsize for dtype in types["factors"] or trained)
+    dtypes = {kind: {t.dtype for t in part.values()} for kind, part in parts.items()}
+    trained = dtypes["factors"] | dtypes["dense"] or {torch.float32}
+    widths = {kind: max(width(codec, dtype) for dtype in present or trained) for kind, present in dtypes.items()}
+    return widths, max(dtype.itemsize for dtype in dtypes["factors"] or trained)
 
 
-def _catching_up(
+def _sync_traffic(
     ledger: Ledger, cohort: Sequence[int], profiles: Sequence[Profile], state: State
 ) -> dict[Profile, Traffic]:
-    accounts: dict[Profile, Traffic] = defaultdict(Traffic)
+    """Return the bytes that bring a cohort to the version of ``state``, by profile, and record them in ``ledger``."""
+    traffic: dict[Profile, Traffic] = defaultdict(Traffic)
     for client, profile in zip(cohort, profiles, strict=True):
         sync = ledger.owed(client, state)
         nbytes = tree.nbytes(sync.base) + sum(tree.nbytes(increment) for _, increment in sync.increments)
-        accounts[profile] += Traffic(down={"first_download" if sync.first else "increments": nbytes})
+        traffic[profile] += Traffic(down={"first_download" if sync.first else "increments": nbytes})
         ledger.delivered(client, state.version)
-    return accounts
+    return traffic
 
 
-def _merged(state: State, nbytes: int) -> State:
-    """Return the state after the round, with an increment of so many bytes that exists only as a size."""
+def _after_round(state: State, nbytes: int) -> State:
+    """Return the state after a round, with a placeholder on the meta device for an increment of ``nbytes`` bytes."""
     if not nbytes:
         return state
-    size_only = {"increment": torch.empty(nbytes, dtype=torch.uint8, device="meta")}
-    return state._replace(version=state.version + 1, increment=size_only)
+    placeholder = {"increment": torch.empty(nbytes, dtype=torch.uint8, device="meta")}
+    return state._replace(version=state.version + 1, increment=placeholder)

@@ -1,9 +1,9 @@
-"""Synchronisation of bases: who holds which version, and what each client is owed.
+"""Synchronization of bases: which version each client holds, and what it needs to catch up.
 
-A base is W₀ and the increments 1 … version. A client that lags is sent the increments it missed, or the dense
-site weights where those are strictly smaller; a client never seen is sent the whole base, unless clients build W₀
-themselves. Law 4: after ``catch_up`` a client's base equals the server's bit for bit, since the same function adds
-the same lossless increments in the same order.
+A base is W₀ plus the increments 1 … version. A client that lags behind receives the increments it missed, or the
+dense site weights if those are strictly smaller. A new client receives the whole base, unless clients build W₀
+themselves. Catch-up is bit-exact: after ``catch_up``, a client's base equals the server's bit for bit, because both
+add the same lossless increments in the same order with the same function.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from fedloru.tree import Params
 
 
 class Sync(NamedTuple):
-    """What brings a client's base to ``version``: increments in order, or dense weights, or nothing.
+    """The update that brings a client's base to ``version``: increments in order, dense weights, or nothing.
 
-    ``base`` is the whole base where ``first`` says that the client is new, and else the site weights or {}.
+    If ``first`` is True, the client is new and ``base`` is the whole base; otherwise ``base`` holds the site weights
+    or is {}.
     """
 
     version: int
@@ -33,13 +34,13 @@ class Sync(NamedTuple):
 
 
 class Ledger:
-    """The increments that are still worth sending, and the version that each client holds.
+    """The server's record of the version that each client holds, with the increments that are still worth sending.
 
-    Its memory is bounded by the bytes of the dense site weights.
+    The increments take at most as many bytes as the dense site weights.
     """
 
     def __init__(self, sites: Sequence[Site], state: State, *, first_download: bool = True) -> None:
-        """Start at the version of ``state``; ``first_download=False`` says that clients build W₀ themselves."""
+        """Start at the version of ``state``; with ``first_download=False``, clients build W₀ themselves."""
         self.first_download = first_download
         self.version = state.version
         self._weights = tuple(site.weight for site in sites)
@@ -47,48 +48,49 @@ class Ledger:
         self._held: dict[int, int] = {}
 
     def record(self, state: State) -> None:
-        """Note the increment of ``state``, if its version rose; call it after every server step.
+        """Record the increment of ``state`` if the version has increased. Call this after every server step.
 
         Raises:
-            WireError: the version did not stay or rise by one, or rose without an increment.
+            WireError: the version neither stayed the same nor increased by one, or increased without an increment.
         """
         if state.version == self.version:
             return
         if state.version != self.version + 1 or not state.increment:
             raise WireError(
-                f"the ledger is at version {self.version} and got version {state.version} with "
-                f"{len(state.increment)} increment tensors: a server step may merge one increment, and must return it"
+                f"the ledger is at version {self.version}, but the state is at version {state.version} with "
+                f"{len(state.increment)} increment tensors: a server step may merge at most one increment, and must "
+                "return it in State.increment"
             )
         self.version = state.version
         self._increments[state.version] = state.increment
-        self._forget(tree.nbytes(self._site_weights(state)))
+        self._discard_old(tree.nbytes(self._site_weights(state)))
 
     @property
     def latest(self) -> Params:
-        """The increment merged last; {} if there was none, or dense weights are no larger."""
+        """The last merged increment; {} if there is none, or if the dense site weights are smaller."""
         return self._increments.get(self.version, {})
 
     def owed(self, client: int, state: State) -> Sync:
-        """Return what brings the base of ``client`` to that of ``state``, in as few bytes as possible."""
+        """Return the smallest update that brings the base of ``client`` to the version of ``state``."""
         held = self._held.get(client, None if self.first_download else 0)
         if held is None:
             return Sync(state.version, (), state.base, first=True)
         missed = range(held + 1, state.version + 1)
-        ahead = held > state.version  # the server went back to a checkpoint, and the client merged too much
+        ahead = held > state.version  # the server has returned to a checkpoint older than the client's base
         if ahead or not all(version in self._increments for version in missed):
             return Sync(state.version, (), self._site_weights(state))
         return Sync(state.version, tuple((version, self._increments[version]) for version in missed), {})
 
     def delivered(self, client: int, version: int) -> None:
-        """Note that the base of ``client`` is now at ``version``."""
+        """Record that the base of ``client`` is now at ``version``."""
         self._held[client] = version
 
     def lost(self, client: int) -> None:
-        """Note that ``client`` lost its base: its next contact is a first one."""
+        """Record that ``client`` has lost its base; its next contact counts as the first."""
         self._held.pop(client, None)
 
     def save(self) -> tuple[Params, dict[str, Any]]:
-        """Return the ledger as tensors, under ``increment.<version>/<key>``, and a value for JSON."""
+        """Return the ledger as tensors with keys ``increment.<version>/<key>``, and a JSON-serializable dictionary."""
         tensors = {f"increment.{v}/{key}": t for v, factors in self._increments.items() for key, t in factors.items()}
         held = {str(client): version for client, version in self._held.items()}
         return tensors, {"version": self.version, "first_download": self.first_download, "held": held}
@@ -97,14 +99,14 @@ class Ledger:
     def load(
         cls, sites: Sequence[Site], state: State, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
     ) -> Ledger:
-        """Return the ledger that ``save`` wrote beside ``state``.
+        """Return the ledger from the output of ``save``; ``state`` is the state it was saved with.
 
         Raises:
-            WireError: the ledger was saved at another version than ``state``.
+            WireError: the ledger and ``state`` are at different versions.
         """
         if rest["version"] != state.version:
             raise WireError(
-                f"the ledger was saved at version {rest['version']} and the state at {state.version}: "
+                f"the ledger was saved at version {rest['version']}, but the state is at version {state.version}: "
                 "load both from the same checkpoint"
             )
         ledger = cls(sites, state, first_download=rest["first_download"])
@@ -117,24 +119,24 @@ class Ledger:
     def _site_weights(self, state: State) -> Params:
         return tree.select(state.base, self._weights)
 
-    def _forget(self, dense: int) -> None:
-        """Keep the latest increments that together are no larger than ``dense`` bytes.
+    def _discard_old(self, dense_bytes: int) -> None:
+        """Keep only the latest increments whose total size is at most ``dense_bytes``.
 
-        From any older one on, the site weights are smaller, today and ever after. So what is kept decides what
-        is owed: all that a client missed is here, or dense weights are cheaper.
+        A client that needs an older increment is cheaper to update by the site weights, at this and at every later
+        version. So ``owed`` sends increments exactly if all that the client missed are still kept.
         """
         kept: dict[int, Params] = {}
         total = 0
         for version in sorted(self._increments, reverse=True):
             total += tree.nbytes(self._increments[version])
-            if total > dense:
+            if total > dense_bytes:
                 break
             kept[version] = self._increments[version]
         self._increments = kept
 
 
 def catch_up(sites: Sequence[Site], base: Mapping[str, Tensor], sync: Sync) -> Params:
-    """Return a client's base after what it was sent: dense weights replaced, then increments merged in order."""
+    """Return a client's base after ``sync``: dense weights are replaced, then increments are merged in order."""
     current = {**base, **sync.base}
     for _, increment in sync.increments:
         current = lowrank.merge(sites, current, increment)
@@ -142,17 +144,17 @@ def catch_up(sites: Sequence[Site], base: Mapping[str, Tensor], sync: Sync) -> P
 
 
 def since(sync: Sync, held: int) -> Sync:
-    """Return the part of ``sync`` that a base at version ``held`` lacks, so that nothing is merged twice.
+    """Return the part of ``sync`` that a base at version ``held`` still needs, so that nothing is merged twice.
 
     Raises:
-        WireError: increments are missing in between, or the base is ahead of ``sync``.
+        WireError: there is a gap between the base and the increments, or the base is ahead of ``sync``.
     """
     if sync.base:
         return sync
-    lacking = tuple((version, increment) for version, increment in sync.increments if version > held)
-    if len(lacking) != sync.version - held:
+    missing = tuple((version, increment) for version, increment in sync.increments if version > held)
+    if len(missing) != sync.version - held:
         raise WireError(
-            f"a base at version {held} cannot reach version {sync.version} with the increments "
-            f"{[version for version, _ in sync.increments]}: report version {held} to the server and ask again"
+            f"increments {[version for version, _ in sync.increments]} cannot bring a base from version {held} to "
+            f"version {sync.version}: report version {held} to the server and request the update again"
         )
-    return sync._replace(increments=lacking)
+    return sync._replace(increments=missing)

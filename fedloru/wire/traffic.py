@@ -1,6 +1,6 @@
-"""The account of bytes, by direction and kind. Each profile of clients has one of its own; their sum is the total.
+"""Byte counts by direction and kind. They are kept for each profile of clients; the sum over profiles is the total.
 
-MB means 10⁶ bytes wherever these numbers are shown.
+Wherever these numbers are displayed, MB are 10⁶ bytes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from fedloru.wire.codec import payload
 Direction = Literal["down", "up"]
 
 KINDS = ("factors", "dense", "statistics", "aux", "increments", "first_download", "envelope")
-"""What bytes are spent on; ``increments`` is all catching up, dense weights for a client that lags included."""
+"""The kinds of bytes; ``increments`` counts all catch-up, including dense weights for clients that lag behind."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes sent ``down`` to clients and ``up`` from them, by kind; a value that never changes.
+    """Bytes sent ``down`` to clients and ``up`` from clients, by kind. Instances are immutable.
 
-    ``Traffic(**traffic.table())`` is the same account again, so that it passes through JSON.
+    ``Traffic(**traffic.table())`` equals ``traffic``; use ``table`` to store it as JSON.
     """
 
     down: Mapping[str, int] = field(default_factory=dict)
     up: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for direction, given in (("down", self.down), ("up", self.up)):
-            if unknown := given.keys() - set(KINDS):
-                raise WireError(f"traffic {direction} has the kinds {sorted(unknown)}; expected {', '.join(KINDS)}")
-            object.__setattr__(self, direction, {kind: given.get(kind, 0) for kind in KINDS})
+        for direction, counts in (("down", self.down), ("up", self.up)):
+            if unknown := counts.keys() - set(KINDS):
+                raise WireError(
+                    f"traffic {direction} has the unknown kinds {sorted(unknown)}; expected {', '.join(KINDS)}"
+                )
+            object.__setattr__(self, direction, {kind: counts.get(kind, 0) for kind in KINDS})
 
     def message(
         self,
@@ -47,9 +49,9 @@ class Traffic:
         length: int | None = None,
         copies: int = 1,
     ) -> Traffic:
-        """Return the account after ``copies`` of a message with these tensors by kind.
+        """Return this traffic plus ``copies`` copies of a message; ``parts`` are its tensors by kind.
 
-        ``length`` is the bytes of the whole message; None counts no envelope.
+        ``length`` is the size of the whole message in bytes; if None, no envelope is counted.
         """
         sizes = {kind: payload({kind: part}, codec) for kind, part in parts.items()}
         if length is not None:
@@ -57,19 +59,19 @@ class Traffic:
         return self + Traffic(**{direction: {kind: size * copies for kind, size in sizes.items()}})
 
     def total(self, direction: Direction) -> int:
-        """Return all bytes in one direction."""
+        """Return the bytes of all kinds in one direction."""
         return sum(self.table()[direction].values())
 
     def table(self) -> dict[str, dict[str, int]]:
-        """Return bytes by direction and kind, all kinds present."""
+        """Return the bytes by direction and kind; every kind is present."""
         return {"down": dict(self.down), "up": dict(self.up)}
 
     def __add__(self, other: Traffic) -> Traffic:
-        """Return both accounts together."""
+        """Return the sum of both byte counts."""
         return self._combine(other, 1)
 
     def __sub__(self, other: Traffic) -> Traffic:
-        """Return what was added since ``other``."""
+        """Return the bytes added since ``other``."""
         return self._combine(other, -1)
 
     def _combine(self, other: Traffic, sign: int) -> Traffic:
@@ -80,11 +82,11 @@ class Traffic:
 
 
 def kinds(net: Net, shared: Mapping[str, Tensor], aux: Mapping[str, Tensor]) -> dict[str, Params]:
-    """Split a message by kind; a trained tensor that the model itself does not have is a factor."""
+    """Split the tensors of a message by kind; a tensor in ``shared`` that is not in the model counts as a factor."""
     factors, statistics = net.factors, net.statistics
     split: dict[str, Params] = {"factors": {}, "dense": {}, "statistics": {}, "aux": dict(aux)}
     for key, value in shared.items():
-        own = key in net.params or key in net.buffers
-        kind = "statistics" if key in statistics else "factors" if key in factors or not own else "dense"
+        in_model = key in net.params or key in net.buffers
+        kind = "statistics" if key in statistics else "factors" if key in factors or not in_model else "dense"
         split[kind][key] = value
     return split

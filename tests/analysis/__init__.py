@@ -1,1 +1,1 @@
-"""Curvature, gradients and ranks, against dense matrices and closed forms."""
+"""Tests of curvature, gradients and ranks against dense matrices and closed forms."""

@@ -1,4 +1,4 @@
-"""Dense symmetric matrices in float64, as ``Symmetric``."""
+"""Dense symmetric matrices in float64, and their ``Symmetric`` form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def of(h: Tensor) -> Symmetric:
 
 
 def counted(h: Tensor) -> tuple[Symmetric, list[None]]:
-    """Return ``h``, and a list that grows with every product."""
+    """Return ``h`` as ``Symmetric``, and a list that gets one entry per product."""
     calls: list[None] = []
 
     def product(v: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ def wigner(n: int, seed: int = 0) -> Tensor:
 
 def rotated(values: Sequence[float] | Tensor, seed: int = 0) -> Tensor:
     """Return a matrix with these eigenvalues."""
-    turn, _ = torch.linalg.qr(normal(len(values), len(values), seed=seed))
-    return turn @ torch.diag(torch.as_tensor(values, dtype=torch.float64)) @ turn.T
+    rotation, _ = torch.linalg.qr(normal(len(values), len(values), seed=seed))
+    return rotation @ torch.diag(torch.as_tensor(values, dtype=torch.float64)) @ rotation.T
 
 
 def stable_rank(h: Tensor) -> float:

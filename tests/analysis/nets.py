@@ -1,4 +1,4 @@
-"""Small nets in float64, and their dense curvature by derivatives taken backward alone."""
+"""Small nets in float64, and their dense curvature by reverse-mode derivatives only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Mean(nn.Module):
-    """The mean over positions, one class an entry."""
+    """The mean over positions, which gives one logit per entry."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1)
@@ -77,7 +77,7 @@ def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def small(name: str, batch_size: int = 5) -> Objective:
-    """Return the loss of one of MODELS, in three unequal batches."""
+    """Return the loss of one of MODELS, over three batches of unequal size."""
     net = nets.make(build(MODELS[name]))
     examples = tokens() if name == "transformer" else data()
     return objective(net, net.params | net.buffers, examples, batch_size=batch_size)
@@ -88,7 +88,7 @@ def flat(params: tree.Params) -> Tensor:
 
 
 def outputs(o: Objective, theta: Tensor) -> Tensor:
-    """Return what the model itself makes of all examples, with flat parameters ``theta``."""
+    """Return the model's outputs for all examples, with flat parameters ``theta``."""
     parts = theta.split([p.numel() for p in o.params.values()])
     params = {key: part.view_as(p) for (key, p), part in zip(o.params.items(), parts, strict=True)}
     named = o.inputs(o.data)
@@ -109,7 +109,7 @@ def dense_ggn(o: Objective) -> Tensor:
     """Return (1/n) Σ Jᵀ(diag p - ppᵀ)J, (n, n), for cross-entropy."""
     assert o.losses is cross_entropy
     theta = flat(o.params)
-    each = jacobian(lambda t: outputs(o, t), theta)
+    jacobians = jacobian(lambda t: outputs(o, t), theta)
     p = F.softmax(outputs(o, theta), -1)
     inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    return torch.einsum("bci,bcd,bdj->ij", each, inner, each) / o.examples
+    return torch.einsum("bci,bcd,bdj->ij", jacobians, inner, jacobians) / o.examples

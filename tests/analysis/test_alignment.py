@@ -1,4 +1,4 @@
-"""Alignment against pairs of explicit matrices, and chance against draws."""
+"""Agreement against pairs of explicit matrices, and the chance level against random draws."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def clients(count: int = 4) -> list[Params]:
-    """Return gradients of a convolution, a linear layer and a bias, with something in common."""
+    """Return gradients of a convolution, a linear layer and a bias, with a common component."""
     shapes = {"conv": (5, 2, 3, 3), "fc": (6, 7), "bias": (6,)}
     common = {key: draw(*shape, seed=9) for key, shape in shapes.items()}
     return [{key: common[key] + draw(*shape, seed=k) for key, shape in shapes.items()} for k in range(count)]
 
 
-def cut(matrix: Tensor, rank: int | None) -> Tensor:
+def truncate(matrix: Tensor, rank: int | None) -> Tensor:
     u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
     return matrix if rank is None else u[:, :rank] @ torch.diag(sigma[:rank]) @ vt[:rank]
 
@@ -43,34 +43,34 @@ def test_cosines_are_those_of_explicit_truncations(keys: list[str]) -> None:
     found = agreements(of[key] for key in keys)
     assert [row.rank for row in found] == [*RANKS, None]
     for row in found:
-        low = [torch.cat([cut(g[key].flatten(1), row.rank).flatten() for key in keys]) for g in gradients]
-        whole = [torch.cat([g[key].flatten() for key in keys]) for g in gradients]
+        low = [torch.cat([truncate(g[key].flatten(1), row.rank).flatten() for key in keys]) for g in gradients]
+        full = [torch.cat([g[key].flatten() for key in keys]) for g in gradients]
         cosines = pairwise(low)
         assert row.cosine == pytest.approx(sum(cosines) / len(cosines), abs=1e-12)
-        assert row.gain == pytest.approx((sum(cosines) - sum(pairwise(whole))) / len(cosines), abs=1e-12)
-        kept = [float((x.norm() / y.norm()) ** 2) for x, y in zip(low, whole, strict=True)]
+        assert row.gain == pytest.approx((sum(cosines) - sum(pairwise(full))) / len(cosines), abs=1e-12)
+        kept = [float((x.norm() / y.norm()) ** 2) for x, y in zip(low, full, strict=True)]
         assert row.energy == pytest.approx(sum(kept) / len(kept))
-        common = [sum(float(x @ y) for x, y in combinations(side, 2)) for side in (low, whole)]
-        assert row.shared == pytest.approx(common[0] / common[1])
+        products = [sum(float(x @ y) for x, y in combinations(vectors, 2)) for vectors in (low, full)]
+        assert row.shared == pytest.approx(products[0] / products[1])
 
 
-def test_vectors_have_no_rank_and_are_left_out() -> None:
+def test_vectors_are_left_out() -> None:
     assert grams(clients(), RANKS).keys() == {"conv", "fc"}
 
 
-def test_the_largest_rank_is_the_whole_gradient() -> None:
-    *_, largest, whole = agreements(grams(clients(), [6]).values())
-    assert largest._replace(rank=None) == pytest.approx(whole)
+def test_the_largest_rank_gives_the_full_gradient() -> None:
+    *_, largest, full = agreements(grams(clients(), [6]).values())
+    assert largest._replace(rank=None) == pytest.approx(full)
 
 
 def test_the_error_of_the_gain_is_that_of_pairwise_differences() -> None:
-    """Cosines of clients differ widely, and what truncation does to them little: here nothing but rounding."""
+    """The cosines vary a lot between pairs, but truncation at full rank changes them only by rounding."""
     gradients = [{"w": 3 * gradient["fc"]} for gradient in clients(6)]
     row = agreements(grams(gradients, [6]).values())[0]
     assert row.error > 0.01 and row.gain_error < 1e-9
 
 
-def test_identical_clients_agree_and_a_zero_gradient_agrees_with_none() -> None:
+def test_identical_clients_have_cosine_1_and_a_zero_gradient_has_cosine_0() -> None:
     same = agreements(grams([clients(1)[0]] * 3, RANKS).values())
     assert all(row.cosine == pytest.approx(1) and row.error == pytest.approx(0, abs=1e-9) for row in same)
     with_zero = agreements(
@@ -79,14 +79,14 @@ def test_identical_clients_agree_and_a_zero_gradient_agrees_with_none() -> None:
     assert [row.cosine for row in with_zero] == [0, 0]
 
 
-def test_one_client_has_no_one_to_agree_with() -> None:
-    with pytest.raises(FedloruError, match="1 clients"):
+def test_agreement_needs_two_clients() -> None:
+    with pytest.raises(FedloruError, match="two or more clients, got 1"):
         grams(clients(1), RANKS)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
-def test_truncation_neither_raises_nor_widens_the_cosine_of_unrelated_matrices(rank: int) -> None:
-    """20,000 pairs: the mean is 0 within 4 standard errors, the deviation 1/√(oi) within 3 %, at every rank."""
+def test_truncation_keeps_mean_and_variance_of_the_cosine_of_unrelated_matrices(rank: int) -> None:
+    """20,000 pairs: at every rank, the mean is 0 within 4 standard errors, and the deviation 1/√(oi) within 3 %."""
     o, i, draws = 6, 10, 20_000
     u, sigma, vt = torch.linalg.svd(draw(2 * draws, o, i), full_matrices=False)
     low = ((u[..., :rank] * sigma[:, None, :rank]) @ vt[:, :rank]).flatten(1)
@@ -96,8 +96,8 @@ def test_truncation_neither_raises_nor_widens_the_cosine_of_unrelated_matrices(r
     assert float(cosines.std()) == pytest.approx(1 / math.sqrt(o * i), rel=0.03)
 
 
-def test_chance_is_the_deviation_of_the_mean_cosine_over_draws() -> None:
-    """Two weights of unlike norms at rank 2, four clients, 1,500 draws: within 6 %."""
+def test_chance_is_the_standard_deviation_of_the_mean_cosine_over_draws() -> None:
+    """Two weights of different norms at rank 2, four clients, 1,500 draws: within 6 %."""
     rows = []
     for seed in range(1500):
         gradients = [
@@ -109,12 +109,12 @@ def test_chance_is_the_deviation_of_the_mean_cosine_over_draws() -> None:
     assert float(cosines.std()) == pytest.approx(float(chances.square().mean().sqrt()), rel=0.06)
 
 
-def test_chance_of_one_pair_at_one_weight_depends_on_its_size_alone() -> None:
+def test_chance_of_one_pair_at_one_weight_depends_only_on_its_size() -> None:
     found = agreements([grams(clients(2), RANKS)["fc"]])
     assert [row.chance for row in found] == pytest.approx([1 / math.sqrt(42)] * 4)
 
 
-def test_the_jackknife_is_the_spread_of_means_with_a_client_left_out() -> None:
+def test_the_jackknife_error_matches_the_standard_error_of_additive_values() -> None:
     """For values x_j + x_k the mean over pairs is 2x̄, whose standard error is 2s/√K."""
     x = draw(7)
     mean, error = jackknife(x[:, None] + x[None, :])
@@ -124,24 +124,24 @@ def test_the_jackknife_is_the_spread_of_means_with_a_client_left_out() -> None:
 
 
 @pytest.mark.parametrize(("o", "i", "theta"), [(150, 300, 1.5), (150, 300, 3.0), (300, 150, 2.0)])
-def test_a_planted_signal_is_predicted(o: int, i: int, theta: float) -> None:
+def test_the_cosines_under_a_planted_signal_are_predicted(o: int, i: int, theta: float) -> None:
     u, v = (torch.nn.functional.normalize(draw(n, seed=7), dim=0) for n in (o, i))
     signal = theta * torch.outer(u, v)
-    sixteen = [{"w": signal + draw(o, i, seed=20 + k) / math.sqrt(i)} for k in range(16)]
-    low, whole = agreements(grams(sixteen, [1]).values())
+    gradients = [{"w": signal + draw(o, i, seed=20 + k) / math.sqrt(i)} for k in range(16)]
+    low, full = agreements(grams(gradients, [1]).values())
     assert low.cosine == pytest.approx(planted(theta, o, i).rank_one, abs=0.03)
-    assert whole.cosine == pytest.approx(planted(theta, o, i).whole, abs=0.01)
-    assert low.cosine > 5 * whole.cosine
+    assert full.cosine == pytest.approx(planted(theta, o, i).whole, abs=0.01)
+    assert low.cosine > 5 * full.cosine
 
 
 def test_a_signal_below_the_threshold_is_lost_by_truncation() -> None:
     o, i, theta = 100, 100, 0.9
     v = torch.nn.functional.normalize(torch.ones(o, dtype=torch.float64), dim=0)
-    many = [{"w": theta * torch.outer(v, v) + draw(o, i, seed=k) / math.sqrt(i)} for k in range(40)]
-    low, whole = agreements(grams(many, [1]).values())
+    gradients = [{"w": theta * torch.outer(v, v) + draw(o, i, seed=k) / math.sqrt(i)} for k in range(40)]
+    low, full = agreements(grams(gradients, [1]).values())
     assert planted(theta, o, i) == pytest.approx((theta**2 / (theta**2 + o), 0.0))
-    assert whole.cosine == pytest.approx(planted(theta, o, i).whole, abs=0.003)
-    assert abs(low.cosine) < whole.cosine + 4 * low.chance
+    assert full.cosine == pytest.approx(planted(theta, o, i).whole, abs=0.003)
+    assert abs(low.cosine) < full.cosine + 4 * low.chance
 
 
 def test_shares_of_gradients_in_an_eigenspace() -> None:

@@ -1,4 +1,4 @@
-"""Hessian and GGN against dense matrices, and against closed forms."""
+"""Hessian and GGN against dense matrices and closed forms."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def times(o: Objective, kind: Kind, v: Tensor | None = None) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_product_is_that_of_the_dense_matrix(name: str, kind: Kind) -> None:
+def test_a_product_equals_that_of_the_dense_matrix(name: str, kind: Kind) -> None:
     o = small(name)
     dense = DENSE[kind](o)
     torch.testing.assert_close(times(o, kind), dense @ direction(len(dense)), rtol=1e-8, atol=1e-9)
 
 
-def test_least_squares_has_the_moments_of_its_inputs() -> None:
-    """L = (1/2n) Σ ‖Wx - y‖² has the Hessian I ⊗ XᵀX/n, and so the GGN."""
+def test_the_curvature_of_least_squares_is_the_second_moment_of_the_inputs() -> None:
+    """Both the Hessian and the GGN of L = (1/2n) Σ ‖Wx - y‖² are I ⊗ XᵀX/n."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(20, 5, generator=g, dtype=torch.float64)
     net = nets.make(
@@ -45,24 +45,24 @@ def test_least_squares_has_the_moments_of_its_inputs() -> None:
     )
     o = objective(net, net.params, {"x": x, "t": torch.randn(20, 3, generator=g, dtype=torch.float64)}, batch_size=8)
     for kind in KINDS:
-        wanted = torch.kron(torch.eye(3).double(), x.T @ x / 20) @ direction(15)
-        torch.testing.assert_close(times(o, kind), wanted)
+        expected = torch.kron(torch.eye(3).double(), x.T @ x / 20) @ direction(15)
+        torch.testing.assert_close(times(o, kind), expected)
 
 
-def test_softmax_regression_is_its_own_ggn() -> None:
+def test_for_softmax_regression_hessian_and_ggn_are_equal() -> None:
     net = nets.make(build(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4))))
     o = objective(net, net.params, data())
     torch.testing.assert_close(times(o, "hessian"), times(o, "ggn"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_has_the_block_on_the_diagonal(kind: Kind) -> None:
+def test_the_curvature_of_a_layer_is_its_diagonal_block(kind: Kind) -> None:
     o = small("conv")
     block = DENSE[kind](o)[:40, :40]
     torch.testing.assert_close(times(restrict(o, ["0.*"]), kind), block @ direction(40))
 
 
-def test_a_layer_of_a_net_with_relu_is_its_own_ggn() -> None:
+def test_for_a_single_layer_of_a_relu_net_hessian_and_ggn_are_equal() -> None:
     o = small("mlp, relu")
     for keys in (["1.*"], ["3.*"]):
         layer = restrict(o, keys)
@@ -71,19 +71,19 @@ def test_a_layer_of_a_net_with_relu_is_its_own_ggn() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_change_nothing_and_float32_little(kind: Kind) -> None:
+def test_products_do_not_depend_on_batches_and_little_on_the_dtype(kind: Kind) -> None:
     o = small("conv, batch norm")
-    wanted = times(o, kind)
+    expected = times(o, kind)
     for batch_size in (1, 4, 99):
-        torch.testing.assert_close(times(o._replace(batch_size=batch_size), kind), wanted)
+        torch.testing.assert_close(times(o._replace(batch_size=batch_size), kind), expected)
     net = nets.make(o.model)
     single = objective(net, net.params | net.buffers, data(), dtype=torch.float32)
-    found = times(single, kind, direction(len(wanted)).float())
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    actual = times(single, kind, direction(len(expected)).float())
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_server_is_the_weighted_mean_of_its_clients(kind: Kind) -> None:
+def test_the_curvature_of_the_server_is_the_weighted_mean_over_clients(kind: Kind) -> None:
     o = small("mlp, tanh")
     shards = [slice(0, 3), slice(3, 4), slice(4, 13)]
     clients = [on(o, {key: value[shard] for key, value in o.data.items()}) for shard in shards]
@@ -91,8 +91,8 @@ def test_the_server_is_the_weighted_mean_of_its_clients(kind: Kind) -> None:
     torch.testing.assert_close(times(o, kind), mean)
 
 
-class Wrong(torch.autograd.Function):
-    """x³, with a forward derivative that is 1 % off."""
+class WrongJvp(torch.autograd.Function):
+    """x³, with a forward-mode derivative that is 1 % off."""
 
     generate_vmap_rule = True
 
@@ -116,7 +116,7 @@ class Wrong(torch.autograd.Function):
         return 3.03 * x**2 * tangent
 
 
-class Of(nn.Module):
+class Apply(nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
@@ -125,33 +125,34 @@ class Of(nn.Module):
         return self.function(x)
 
 
-def with_(function: Any) -> Objective:
-    net = nets.make(build(lambda: nn.Sequential(mlp(), Of(function))))
+def ending_in(function: Any) -> Objective:
+    """Return the loss of a net whose outputs go through ``function``."""
+    net = nets.make(build(lambda: nn.Sequential(mlp(), Apply(function))))
     return objective(net, net.params, data())
 
 
-def test_a_wrong_derivative_of_torch_is_found() -> None:
+def test_a_wrong_derivative_is_detected() -> None:
     with pytest.raises(ModelError, match="torch has a wrong derivative"):
-        curvature(with_(Wrong.apply), "hessian")
+        curvature(ending_in(WrongJvp.apply), "hessian")
 
 
-def test_rounding_is_not_taken_for_a_wrong_derivative() -> None:
-    """Where next to no loss is left, two ways to one derivative differ in float32 by more than they should."""
+def test_rounding_is_not_mistaken_for_a_wrong_derivative() -> None:
+    """If the loss is nearly 0, the two ways to compute the product differ in float32 by more than the tolerance."""
     net = nets.make(build(mlp).float())
-    sure = net.params | {"3.bias": torch.tensor([15.0, 0.0, 0.0, 0.0])}
+    confident = net.params | {"3.bias": torch.tensor([15.0, 0.0, 0.0, 0.0])}
     examples = {"x": data()["x"].float(), "y": torch.zeros(13, dtype=torch.int64)}
-    curvature(objective(net, sure, examples), "hessian")
+    curvature(objective(net, confident, examples), "hessian")
 
 
 def test_layer_norm_is_still_wrong_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once torch is right (issues 196699 and 196700), ``smooth`` can do without its own."""
-    monkeypatch.setattr("fedloru.analysis.smooth.INSTEAD", {})
+    """Fails once torch is fixed (issues 196699 and 196700), when ``smooth`` no longer needs its own version."""
+    monkeypatch.setattr("fedloru.analysis.smooth.REPLACEMENTS", {})
     with pytest.raises(ModelError, match="torch has a wrong derivative"):
         curvature(small("conv, layer norm"), "hessian")
 
 
-class Once(torch.autograd.Function):
-    """Knows no forward derivative."""
+class NoJvp(torch.autograd.Function):
+    """Has no forward-mode derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -159,12 +160,12 @@ class Once(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_differentiated_is_told(kind: Kind) -> None:
-    with pytest.raises(ModelError, match=rf"the {kind} of this model cannot be formed: \w+: "):
-        times(with_(Once.apply), kind)
+def test_a_model_that_cannot_be_differentiated_raises(kind: Kind) -> None:
+    with pytest.raises(ModelError, match=rf"the {kind} of this model cannot be computed: \w+: "):
+        times(ending_in(NoJvp.apply), kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_product_that_is_not_finite_is_told(kind: Kind) -> None:
-    with pytest.raises(ModelError, match=f"the {kind} times a vector is not finite"):
-        times(with_(lambda x: x + (x - x.detach()).square().sqrt()), kind)
+def test_a_product_that_is_not_finite_raises(kind: Kind) -> None:
+    with pytest.raises(ModelError, match=f"the product of the {kind} with a vector is not finite"):
+        times(ending_in(lambda x: x + (x - x.detach()).square().sqrt()), kind)

@@ -17,8 +17,8 @@ def test_a_quadrature_is_exact_for_polynomials_of_degree_below_twice_its_steps()
     assert len(found.nodes) == 5
     power = v.clone()
     for degree in range(10):
-        wanted = float(v @ power / (v @ v))
-        assert float(found.weights @ found.nodes**degree) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+        expected = float(v @ power / (v @ v))
+        assert float(found.weights @ found.nodes**degree) == pytest.approx(expected, rel=1e-9, abs=1e-9)
         power = h @ power
     assert float(found.weights @ found.nodes**10) != pytest.approx(float(v @ power / (v @ v)), rel=1e-6)
 
@@ -28,8 +28,8 @@ def test_a_quadrature_stops_where_the_krylov_space_ends() -> None:
     found = quadrature(of(h), draw(of(h), 0, "start"), 30)
     torch.testing.assert_close(found.nodes, torch.tensor([-2.0, 0.0, 3.0]).double(), atol=1e-10, rtol=0)
     assert float(found.weights.sum()) == pytest.approx(1)
-    nothing = quadrature(of(0 * h), draw(of(h), 0, "start"), 30)
-    assert (nothing.nodes.tolist(), nothing.weights.tolist()) == ([0.0], [1.0])
+    zero = quadrature(of(0 * h), draw(of(h), 0, "start"), 30)
+    assert (zero.nodes.tolist(), zero.weights.tolist()) == ([0.0], [1.0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -38,13 +38,13 @@ def test_the_largest_pairs_are_those_of_the_dense_matrix(dtype: torch.dtype) -> 
     values, vectors = torch.linalg.eigh(h)
     order = values.abs().argsort(descending=True)[:6]
     found = largest(of(h.to(dtype)), 6, seed=0)
-    digits = 1e-9 if dtype is torch.float64 else 1e-5
-    torch.testing.assert_close(found.values, values[order], rtol=digits, atol=0)
-    turned = (found.vectors.double() * vectors[:, order]).sum(0).abs()
-    torch.testing.assert_close(turned, torch.ones(6).double(), rtol=0, atol=1e-5)
+    tolerance = 1e-9 if dtype is torch.float64 else 1e-5
+    torch.testing.assert_close(found.values, values[order], rtol=tolerance, atol=0)
+    cosines = (found.vectors.double() * vectors[:, order]).sum(0).abs()
+    torch.testing.assert_close(cosines, torch.ones(6).double(), rtol=0, atol=1e-5)
 
 
-def test_nothing_is_left_of_a_deflated_pair() -> None:
+def test_deflation_removes_the_pairs() -> None:
     h = wigner(200)
     found = largest(of(h), 6, seed=0)
     rest = largest(deflated(of(h), found.vectors), 1, seed=0)
@@ -52,15 +52,15 @@ def test_nothing_is_left_of_a_deflated_pair() -> None:
     assert float(rest.values[0].abs()) == pytest.approx(float(values.abs().sort(descending=True).values[6]))
 
 
-def test_the_zero_matrix_has_its_pairs() -> None:
+def test_the_zero_matrix_has_orthonormal_eigenvectors() -> None:
     found = largest(of(torch.zeros(150, 150).double()), 3, seed=0)
     assert found.values.tolist() == [0, 0, 0]
     torch.testing.assert_close(found.vectors.T @ found.vectors, torch.eye(3).double())
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_search_ends_where_the_rank_does(seed: int) -> None:
-    """A zero has a residual of √ε|λ| by chance alone: what has been found by then is returned."""
+def test_the_search_stops_at_the_rank_of_the_matrix(seed: int) -> None:
+    """Zero eigenvalues rarely reach a residual of √ε|λ|, so the search ends with the pairs found so far."""
     j = normal(6, 400, seed=seed)
     matrix, calls = counted(j.T @ j)
     found = largest(matrix, 10, seed=0)
@@ -69,7 +69,7 @@ def test_the_search_ends_where_the_rank_does(seed: int) -> None:
     assert len(calls) < 250
 
 
-def test_what_has_not_converged_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_have_not_converged_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     h = wigner(300)
     true = torch.linalg.eigvalsh(h)
     monkeypatch.setattr("fedloru.analysis.lanczos.RESTARTS", 4)

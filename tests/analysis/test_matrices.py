@@ -1,4 +1,4 @@
-"""The random-matrix model against draws of it, and its stable rank against its own derivative."""
+"""The random-matrix model against draws from it, and its stable rank against its derivative."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SIGMA = 1.0
 
 
 @pytest.mark.parametrize("n", [2, 25, 100, 1000, 10_000])
-def test_a_draw_shows_what_is_predicted(n: int) -> None:
+def test_a_draw_matches_the_prediction(n: int) -> None:
     """N = 400: norms within 3 % and the stable rank within 6 % on a single draw, on both sides of the transition."""
-    told, seen = predict(SPIKES, SIGMA, n, SIZE), simulate(SPIKES, SIGMA, n, SIZE, seed=1)
-    assert seen.squared == pytest.approx(told.squared, rel=0.02)
-    assert seen.norm == pytest.approx(told.norm, rel=0.03)
-    assert seen.stable_rank == pytest.approx(told.stable_rank, rel=0.06)
+    predicted, drawn = predict(SPIKES, SIGMA, n, SIZE), simulate(SPIKES, SIGMA, n, SIZE, seed=1)
+    assert drawn.squared == pytest.approx(predicted.squared, rel=0.02)
+    assert drawn.norm == pytest.approx(predicted.norm, rel=0.03)
+    assert drawn.stable_rank == pytest.approx(predicted.stable_rank, rel=0.06)
 
 
-@pytest.mark.parametrize(("n", "left"), [(10, 0), (50, 3), (10_000, 4)])
-def test_outliers_leave_the_bulk_one_after_another(n: int, left: int) -> None:
-    """c = σ√(N/n) is 6.3, 2.8 and 0.2; at n = 10 the largest, 10, is 1.11 edges out and not counted below."""
-    told, seen = predict(SPIKES, SIGMA, n, SIZE), simulate(SPIKES, SIGMA, n, SIZE, seed=2)
-    far = [value for value in told.outliers if abs(value) > 1.15 * told.edge]
-    assert len(far) == left
+@pytest.mark.parametrize(("n", "count"), [(10, 0), (50, 3), (10_000, 4)])
+def test_outliers_leave_the_bulk_one_after_another(n: int, count: int) -> None:
+    """c = σ√(N/n) is 6.3, 2.8 and 0.2; at n = 10 the largest, 10, is at 1.11 times the edge and not counted."""
+    predicted, drawn = predict(SPIKES, SIGMA, n, SIZE), simulate(SPIKES, SIGMA, n, SIZE, seed=2)
+    far = [value for value in predicted.outliers if abs(value) > 1.15 * predicted.edge]
+    assert len(far) == count
     for value in far:
-        assert min(abs(value - found) for found in seen.outliers) < 0.05 * abs(value)
+        assert min(abs(value - outlier) for outlier in drawn.outliers) < 0.05 * abs(value)
 
 
 def test_the_bulk_ends_at_its_edge() -> None:
@@ -42,10 +42,10 @@ def test_the_bulk_ends_at_its_edge() -> None:
 
 def test_the_squared_norm_is_exact_in_the_mean() -> None:
     """3,000 draws with N = 5, within 4 standard errors."""
-    seen = torch.tensor([simulate((2.0,), 1.5, 3, 5, seed).squared for seed in range(3000)])
-    told = predict((2.0,), 1.5, 3, 5).squared
-    assert told == pytest.approx(4 + 30 * 1.5**2 / 3)
-    assert float(seen.mean()) == pytest.approx(told, abs=4 * float(seen.std()) / math.sqrt(3000))
+    drawn = torch.tensor([simulate((2.0,), 1.5, 3, 5, seed).squared for seed in range(3000)])
+    predicted = predict((2.0,), 1.5, 3, 5).squared
+    assert predicted == pytest.approx(4 + 30 * 1.5**2 / 3)
+    assert float(drawn.mean()) == pytest.approx(predicted, abs=4 * float(drawn.std()) / math.sqrt(3000))
 
 
 def stable(eigenvalues: tuple[float, ...], n: int) -> float:
@@ -62,20 +62,20 @@ def test_the_stable_rank_falls_with_n_above_the_turning_point_and_rises_below() 
     assert max(below) == pytest.approx(SIZE / 4, rel=0.02) and above[-1] < 3
 
 
-def test_the_stable_rank_rises_with_n_where_the_truth_has_full_rank() -> None:
-    """For H = I in the model, and in draws, where the edge of 1 + E is at 1 + 2c and not where a low rank has it."""
+def test_the_stable_rank_rises_with_n_if_the_true_hessian_has_full_rank() -> None:
+    """For H = I, both in the model and in draws, although the edge of I + E is at 1 + 2c, unlike for low rank."""
     full = (1.0,) * SIZE
     assert turning_point(full, SIGMA, SIZE) == math.inf
-    told = [stable(full, n) for n in (100, 400, 1600, 6400, 25_600)]
-    seen = [simulate(full, SIGMA, n, SIZE, 0).stable_rank for n in (100, 400, 1600, 6400, 25_600)]
-    assert told == sorted(told) and seen == sorted(seen)
+    predicted = [stable(full, n) for n in (100, 400, 1600, 6400, 25_600)]
+    drawn = [simulate(full, SIGMA, n, SIZE, 0).stable_rank for n in (100, 400, 1600, 6400, 25_600)]
+    assert predicted == sorted(predicted) and drawn == sorted(drawn)
 
 
 @pytest.mark.parametrize("eigenvalue", [3.0, -4.5])
 def test_an_eigenvalue_is_recovered_from_its_outlier(eigenvalue: float) -> None:
-    told = predict((eigenvalue,), 1.0, 100, 400)
-    assert recover(told.outliers[0], told.edge) == pytest.approx(eigenvalue)
-    assert recover(0.9 * told.edge, told.edge) is None
+    predicted = predict((eigenvalue,), 1.0, 100, 400)
+    assert recover(predicted.outliers[0], predicted.edge) == pytest.approx(eigenvalue)
+    assert recover(0.9 * predicted.edge, predicted.edge) is None
 
 
 def test_sigma_is_fitted_to_draws() -> None:
@@ -87,18 +87,18 @@ def test_sigma_is_fitted_to_draws() -> None:
     assert found.residual < 0.02
 
 
-def test_a_fit_is_exact_on_the_line_and_0_where_norms_do_not_fall() -> None:
+def test_a_fit_is_exact_on_a_line_and_sigma_is_0_if_norms_do_not_fall() -> None:
     norms = [predict(SPIKES, 2.0, n, 30).squared for n in (5, 10, 40)]
     assert fit([5, 10, 40], norms, 30) == pytest.approx((2.0, 162.0, 0.0), abs=1e-9)
     assert fit([10, 20], [3.0, 4.0], 30).sigma == 0
 
 
-def test_norms_over_one_number_of_examples_say_nothing_about_sigma() -> None:
+def test_sigma_cannot_be_fitted_to_a_single_number_of_examples() -> None:
     with pytest.raises(FedloruError, match="over 10 examples"):
         fit([10, 10], [3.0, 4.0], 30)
 
 
-def test_stable_ranks_of_draws_are_predicted_from_those_with_the_most_examples() -> None:
+def test_stable_ranks_of_draws_are_predicted_from_the_one_with_the_most_examples() -> None:
     """N = 400: within 10 %, down to n = 10; there one draw moves ‖H_n‖₂ by 3 %, and its square by 6 %."""
     sizes = [10, 20, 40, 80, 1600]
     draws = [simulate(SPIKES, SIGMA, n, SIZE, seed) for seed, n in enumerate(sizes)]
@@ -109,24 +109,24 @@ def test_stable_ranks_of_draws_are_predicted_from_those_with_the_most_examples()
         assert row.predicted == pytest.approx(row.measured, rel=0.1)
 
 
-def test_hessians_that_are_all_noise_are_refused() -> None:
+def test_hessians_of_pure_noise_are_rejected() -> None:
     draws = [simulate((), SIGMA, n, SIZE, seed=n) for n in (10, 100)]
     with pytest.raises(FedloruError, match="inside the bulk"):
         compare([10, 100], [draw.squared for draw in draws], [0.95 * draw.norm for draw in draws], SIZE)
 
 
-def test_more_may_be_known_of_the_norm_than_the_top_eigenvalues() -> None:
+def test_the_squared_norm_can_be_given() -> None:
     assert predict((2.0,), 0.0, 10, 30, squared=9.0).stable_rank == pytest.approx(9 / 4)
 
 
 def means(matrices: torch.Tensor, n: int) -> torch.Tensor:
-    """Return the mean of every sequence of n of the (m, N, N) matrices: all samples of n examples, equally likely."""
+    """Return the means of all samples of n of the (m, N, N) matrices, drawn with replacement."""
     rows = torch.tensor(list(product(range(len(matrices)), repeat=n)))
     return matrices[rows].mean(1)
 
 
-def test_what_needs_no_model_holds_for_any_examples_exactly() -> None:
-    """E‖H_n‖_F² = ‖H‖_F² + v/n, and E‖H_n‖₂ falls to no less than ‖H‖₂, over all samples of four uneven examples."""
+def test_the_model_free_facts_hold_exactly() -> None:
+    """E‖H_n‖_F² = ‖H‖_F² + v/n, and E‖H_n‖₂ decreases towards ‖H‖₂, over all samples of four different examples."""
     draw = torch.randn(4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
     examples = (draw + draw.mT) * torch.tensor([1.0, -2.0, 0.1, 5.0])[:, None, None]
     whole = examples.mean(0)

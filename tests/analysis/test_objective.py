@@ -1,4 +1,4 @@
-"""The loss that is studied is the plain model's in evaluation mode, however it is cut into batches."""
+"""The objective is the plain model's loss in evaluation mode, for every batch size."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def test_factors_are_merged_and_dropout_is_off() -> None:
 
 
 @pytest.mark.parametrize("name", ["conv, batch norm", "attention"])
-def test_the_gradient_is_that_of_autograd_for_every_batch_size(name: str) -> None:
+def test_the_gradient_equals_that_of_autograd_for_every_batch_size(name: str) -> None:
     for batch_size in (1, 5, 100):
         o = small(name, batch_size)
         model = o.model.requires_grad_(True)
         F.cross_entropy(model(o.data["x"]), o.data["y"]).backward()
-        wanted = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        expected = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
         model.requires_grad_(False)
-        torch.testing.assert_close(gradient(o), wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradient(o), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_what_is_frozen_is_the_rest() -> None:
+def test_the_other_parameters_are_frozen() -> None:
     o = small("conv, batch norm")
     part = restrict(o, ["0.*", "5.bias"])
     assert list(part.params) == ["0.weight", "0.bias", "5.bias"]
@@ -47,7 +47,7 @@ def test_what_is_frozen_is_the_rest() -> None:
     assert torch.equal(flat(gradient(part)), flat(tree.select(gradient(o), part.params)))
 
 
-def test_the_dtype_is_that_of_model_and_examples() -> None:
+def test_model_and_examples_are_cast() -> None:
     o = small("conv")
     net = nets.make(o.model)
     single = objective(net, net.params, data(), dtype=torch.float32)
@@ -56,20 +56,22 @@ def test_the_dtype_is_that_of_model_and_examples() -> None:
     assert loss(on(single, data(7))) == pytest.approx(loss(on(o, data(7))), rel=1e-6)
 
 
-def test_what_has_no_loss_is_refused() -> None:
+def test_no_examples_or_no_parameters_raise() -> None:
     o = small("conv")
     with pytest.raises(DataError, match="no examples"):
         on(o, data(0))
-    with pytest.raises(ModelError, match=r"no parameter matches 'x\*'; there are: 0.weight, 0.bias"):
+    with pytest.raises(
+        ModelError, match=r"no parameter matches 'x\*'; the model has these parameters: 0.weight, 0.bias"
+    ):
         restrict(o, ["x*"])
 
 
 class Random(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x)  # whatever the mode
+        return F.dropout(x)  # in evaluation mode too
 
 
-def test_a_model_that_is_random_in_evaluation_is_refused() -> None:
+def test_a_model_that_is_random_in_evaluation_mode_is_rejected() -> None:
     net = nets.make(build(lambda: nn.Sequential(mlp(), Random())))
-    with pytest.raises(ModelError, match="other losses when asked again"):
+    with pytest.raises(ModelError, match="two forward passes in evaluation mode give different losses"):
         objective(net, net.params, data())

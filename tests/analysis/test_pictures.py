@@ -1,4 +1,4 @@
-"""Pictures show what they are given, cover nothing with their legends, and are the same bytes every day."""
+"""Figures show their data, legends cover none of it, and saved files do not depend on the date."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_axes_are_labelled_and_legends_cover_no_data(name: str) -> None:
             assert figure.bbox.x0 <= text.get_window_extent().x0 and text.get_window_extent().y0 >= figure.bbox.y0
 
 
-def test_pictures_are_saved_as_the_same_bytes_on_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_figures_do_not_depend_on_the_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = [path.read_bytes() for path in save(PICTURES["rates"](), tmp_path / "a.b")]
     monkeypatch.setattr(time, "time", lambda: 2e9)
     monkeypatch.setitem(os.environ, "SOURCE_DATE_EPOCH", "2000000000")
@@ -76,7 +76,7 @@ def test_pictures_are_saved_as_the_same_bytes_on_another_day(tmp_path: Path, mon
     assert b"Date" not in once[0] and b"%PDF" in once[0][:8] and b"PNG" in once[1][:8]
 
 
-def test_stable_ranks_have_their_intervals_and_clients_their_colour() -> None:
+def test_stable_ranks_are_plotted_with_intervals_in_one_colour_per_kind_of_loss() -> None:
     (axes,) = PICTURES["stable_ranks"]().axes
     server, subset, client = axes.containers
     assert list(client.lines[0].get_xdata()) == [40, 50] and list(client.lines[0].get_ydata()) == [9, 8]
@@ -86,7 +86,7 @@ def test_stable_ranks_have_their_intervals_and_clients_their_colour() -> None:
     assert len({part.lines[0].get_color() for part in (server, subset, client)}) == 3
 
 
-def test_a_hessian_of_nothing_is_left_out() -> None:
+def test_a_record_without_stable_rank_is_left_out() -> None:
     (axes,) = pictures.stable_ranks([*RECORDS[:1], RECORDS[1] | {"stable_rank": None}]).axes
     assert [text.get_text() for text in axes.get_legend().texts] == ["server"]
 
@@ -99,28 +99,28 @@ def test_spectra_count_eigenvalues_from_the_tail() -> None:
     assert list(negative.get_xdata()) == [0.2] and list(negative.get_ydata()) == pytest.approx([2])
 
 
-def test_spectra_say_what_they_leave_out() -> None:
-    for count, told in ((6, ""), (8, "the first 6 of 8 losses")):
+def test_the_legend_says_how_many_spectra_are_shown() -> None:
+    for count, title in ((6, ""), (8, "the first 6 of 8 losses")):
         (axes,) = pictures.spectra([record(f"client {k}", 40, 9.0) for k in range(count)]).axes
-        assert axes.get_legend().get_title().get_text() == told
+        assert axes.get_legend().get_title().get_text() == title
         assert len(axes.lines) == 12
 
 
-def test_compared_stable_ranks_name_their_examples() -> None:
+def test_compared_stable_ranks_are_labelled_by_their_examples() -> None:
     (axes,) = PICTURES["compared"]().axes
     assert {text.get_text(): text.xy for text in axes.texts} == {"10": (6.0, 5.0), "90": (2.5, 2.0)}
 
 
-def test_alignment_has_its_band_and_the_whole_gradients_as_a_line() -> None:
+def test_alignment_has_a_chance_band_and_a_line_for_full_gradients() -> None:
     (axes,) = pictures.alignment({"fc1": AGREEMENTS}).axes
     assert list(axes.containers[0].lines[0].get_ydata()) == [1, 0.5, 0.25]
-    (whole,) = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert whole.get_ydata()[0] == pytest.approx(1 / 9)
+    (full,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert full.get_ydata()[0] == pytest.approx(1 / 9)
     (band,) = [c for c in axes.collections if len(c.get_paths()[0].vertices) > 4]
     assert (band.get_datalim(axes.transData).y0, band.get_datalim(axes.transData).y1) == pytest.approx((-0.02, 0.02))
 
 
-def test_fitted_power_laws_go_through_their_dots() -> None:
+def test_rates_are_plotted_with_their_power_law() -> None:
     (axes,) = pictures.rates(RATES[:1], "rounds T").axes
     dots, line = axes.lines
     assert list(dots.get_ydata()) == pytest.approx([2, 0.6, 0.4])
@@ -128,12 +128,12 @@ def test_fitted_power_laws_go_through_their_dots() -> None:
     assert "−0.60" in dots.get_label()
 
 
-def test_predicted_and_seen_share_their_axes() -> None:
+def test_predictions_and_draws_share_their_axes() -> None:
     upper, lower = PICTURES["modelled"]().axes
-    told, seen = upper.lines[2:]
-    assert list(told.get_ydata()) == [value for row in MODELLED for value in row.told.outliers]
-    assert list(seen.get_ydata()) == [value for row in MODELLED for value in row.seen.outliers]
+    predicted, drawn = upper.lines[2:]
+    assert list(predicted.get_ydata()) == [value for row in MODELLED for value in row.predicted.outliers]
+    assert list(drawn.get_ydata()) == [value for row in MODELLED for value in row.observed.outliers]
     assert [line.get_ydata()[0] for line in lower.lines] == [
-        MODELLED[0].told.stable_rank,
-        MODELLED[0].seen.stable_rank,
+        MODELLED[0].predicted.stable_rank,
+        MODELLED[0].observed.stable_rank,
     ]

@@ -1,4 +1,4 @@
-"""A study's subjects, and what its records hold."""
+"""The subjects of a study, and the contents of its records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_subsets_are_nested_and_the_server_has_all() -> None:
     assert [s.rows.tolist() for s in subjects(HELD, [6], 0, seed=1)] != [half]
 
 
-def test_clients_are_drawn_without_replacement_and_hold_their_own() -> None:
+def test_clients_are_drawn_without_replacement_with_their_own_rows() -> None:
     for seed in range(5):
         drawn = subjects(HELD, [], 2, seed)
         assert len({subject.client for subject in drawn}) == 2
@@ -40,15 +40,15 @@ def test_clients_are_drawn_without_replacement_and_hold_their_own() -> None:
     assert len({subjects(HELD, [], 1, seed)[0].client for seed in range(20)}) == 3
 
 
-def test_what_is_not_there_is_refused_all_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         subjects(HELD, [14, 0, 13, None], 4, seed=0)
     assert len(error.value.problems) == 3
-    assert "a subset of 14 was asked for, expected 1 to 13" in str(error.value)
-    assert "4 clients were asked for, and there are 3" in str(error.value)
+    assert "got a subset of 14 examples, expected 1 to 13" in str(error.value)
+    assert "4 clients requested, but the configuration has 3" in str(error.value)
 
 
-def test_a_record_is_the_spectrum_of_its_loss() -> None:
+def test_a_record_contains_the_spectrum_of_its_loss() -> None:
     o = small("mlp, tanh")
     (record,) = (each for each in records(clients=3) if each["client"] == 2)
     assert (record["curvature"], record["layer"], record["parameters"]) == ("hessian", None, 193)
@@ -71,29 +71,28 @@ def test_layers_are_studied_one_by_one() -> None:
     assert layer_keys(o) == {"0": ["0.weight", "0.bias"], "4": ["4.weight", "4.bias"]}
     found = records(None, name="conv", layers=True)
     assert [(record["layer"], record["parameters"]) for record in found] == [(None, 108), ("0", 40), ("4", 68)]
-    assert len(found[1]["eigenvalues"]) == 40, "a small layer has fewer than were asked for"
+    assert len(found[1]["eigenvalues"]) == 40, "a small layer has fewer eigenvalues than requested"
     block = spectrum(curvature(restrict(o, ["0.*"]), "hessian"), Effort(top=40))
     assert found[1]["eigenvalues"] == pytest.approx(block.eigenvalues, abs=1e-12)
 
 
-def test_two_studies_are_alike_but_for_their_time() -> None:
+def test_records_are_reproducible_except_for_the_time() -> None:
     once, again = ([record | {"seconds": 0} for record in records(None, 4)] for _ in range(2))
     assert once == again
 
 
-def test_every_product_is_told_and_the_time_foreseen_grows_with_the_work() -> None:
+def test_every_product_is_reported_and_the_estimated_time_grows_with_the_work() -> None:
     o = small("mlp, tanh")
     todo = parts(o, subjects(HELD, [None], 1, seed=0), ("ggn",), layers=False)
-    told: list[Part] = []
-    (server, client) = study(o, o.data, todo, EFFORT, CLASSES, told.append)
-    assert [part.subject.name for part in told] == ["server"] * server["products"] + [client["subject"]] * client[
-        "products"
-    ]
+    reported: list[Part] = []
+    (server, client) = study(o, o.data, todo, EFFORT, CLASSES, reported.append)
+    expected = ["server"] * server["products"] + [client["subject"]] * client["products"]
+    assert [part.subject.name for part in reported] == expected
     assert todo[0].work(EFFORT) == 13 * EFFORT.products(193)
     assert 0 < seconds(o, o.data, todo[1:], EFFORT) < seconds(o, o.data, todo * 10, EFFORT)
 
 
-def test_a_study_that_fails_says_of_what() -> None:
+def test_an_error_names_the_spectrum() -> None:
     o = small("mlp, tanh")
     todo = parts(o, subjects(HELD, [None], 0, seed=0), ("hessian",), layers=False)
     with pytest.raises(ModelError) as error:

@@ -1,4 +1,4 @@
-"""What docs/theory.md proves of FedLoRU, held against the code."""
+"""Propositions about FedLoRU in docs/theory.md, checked against the code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def test_fresh_factors_have_the_moments_of_the_proposition() -> None:
     """4,000 draws of A (3 × 6): E AᵀA = r/(3i)·I within 3 %, E (AᵀA)² = r(i + r − 0.2)/(9i²)·I within 6 %."""
     net = fl.attach(torch.nn.Linear(6, 4), rank=3)
     (site,) = net.sites
-    draws = [lowrank.fresh(net.sites, 0, version, net.params)[site.a].double() for version in range(4000)]
+    draws = [lowrank.init_factors(net.sites, 0, version, net.params)[site.a].double() for version in range(4000)]
     product = torch.stack([a.T @ a for a in draws])
     mean, square = product.mean(0), (product @ product).mean(0)
-    one = torch.eye(6, dtype=torch.float64)
-    assert float((mean / (3 / 18) - one).abs().max()) < 0.03
-    assert float((square / (3 * (6 + 3 - 0.2) / (9 * 36)) - one).abs().max()) < 0.06
+    identity = torch.eye(6, dtype=torch.float64)
+    assert float((mean / (3 / 18) - identity).abs().max()) < 0.03
+    assert float((square / (3 * (6 + 3 - 0.2) / (9 * 36)) - identity).abs().max()) < 0.06
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_a_round_of_one_step_is_a_step_down_a_sketched_gradient(scale: float) -> None:
-    """With τ = 1, one local step over all of a client's examples and clients of one size: W − η s² ∇f(W) AᵀA."""
+    """With τ = 1, one full-batch local step, and clients of equal size, a round gives W − η s² ∇f(W) AᵀA."""
     g = torch.Generator().manual_seed(0)
     data = {"x": torch.randn(12, 6, generator=g), "y": torch.arange(12) % 4}
     dataset = Dataset("made", data, data, ("a", "b", "c", "d"))

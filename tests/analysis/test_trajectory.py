@@ -1,4 +1,4 @@
-"""Ranks along a run, noted by the engine and measured from outside."""
+"""Ranks along a run, recorded by the run itself and measured by ``watch``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def begin(method: fl.methods.Method, out: Path | None = None, **settings: object
     digits = fl.data.load("digits")
     clients = fl.data.iid(digits, clients=4)
     model = fl.models.build("mlp", channels=1, size=8, classes=10, seed=0)
-    net = fl.attach(model, rank=2, targets=["fc1"]) if method.low_rank else fl.make(model)
+    net = fl.attach(model, rank=2, targets=["fc1"]) if method.traits.low_rank else fl.make(model)
     recipe = fl.Recipe(lr=0.2, steps=3)
     return fl.run(net, method, digits, clients, rounds=6, cohort=2, recipe=recipe, out=out, **settings)
 
@@ -32,13 +32,13 @@ def test_curves_are_read_from_the_rows_of_a_run() -> None:
     assert curves(rows, "nothing") == {}
 
 
-def test_what_is_seen_from_outside_is_what_the_engine_noted() -> None:
-    noted = curves(begin(fl.fedloru(tau=2)), "effective_rank_total")["fc1.weight"]
-    seen = curves(watch(begin(fl.fedloru(tau=2), diagnostics=False)), "effective_rank_total")["fc1.weight"]
-    assert seen == [(round, pytest.approx(rank, rel=1e-3)) for round, rank in noted]
+def test_watched_ranks_equal_the_recorded_ones() -> None:
+    recorded = curves(begin(fl.fedloru(tau=2)), "effective_rank_total")["fc1.weight"]
+    watched = curves(watch(begin(fl.fedloru(tau=2), diagnostics=False)), "effective_rank_total")["fc1.weight"]
+    assert watched == [(round, pytest.approx(rank, rel=1e-3)) for round, rank in recorded]
 
 
-def test_a_run_without_sites_is_watched_every_so_many_rounds() -> None:
+def test_a_run_without_sites_is_watched_every_n_rounds() -> None:
     run = begin(fl.fedavg())
     first = {key: value.clone() for key, value in run.model().named_parameters()}
     found = curves(watch(run, every=3), "stable_rank_total")
@@ -49,7 +49,7 @@ def test_a_run_without_sites_is_watched_every_so_many_rounds() -> None:
     assert found["fc1.weight"][-1][1] == pytest.approx(float((sigma**2).sum() / sigma[0] ** 2))
 
 
-def test_watching_changes_nothing_but_adds_to_what_is_noted() -> None:
+def test_watching_only_adds_to_the_rows() -> None:
     watched, plain = begin(fl.fedloru(tau=2)), begin(fl.fedloru(tau=2))
     rows, bare = list(watch(watched)), list(plain)
     assert fl.tree.equal(watched.state.shared, plain.state.shared)

@@ -15,12 +15,12 @@ from fedloru.cli import app
 Cli = Callable[..., Result]
 
 QUICK = ("-s", "rounds=6", "-s", "method.tau=2", "-s", "output.checkpoint_every=2")
-"""A run of 6 rounds with 3 merges and 3 checkpoints, in well under a second."""
+"""A run of 6 rounds with 3 merges and 3 checkpoints; it takes less than a second."""
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command; whatever it refuses is told without a traceback."""
+    """Return a function that runs a command, and checks its exit code and that no traceback is printed."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str, code: int = 0) -> Result:
@@ -33,13 +33,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run, timings apart."""
+    """Return the rows of a run, without timings."""
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def same(first: Path, second: Path) -> None:
-    """Compare two run folders: rounds, final model, last checkpoint, partition."""
+    """Assert that two run folders have the same rows, final model, last checkpoint and partition."""
     assert rows(first) == rows(second)
     for name in ("model.safetensors", "partition.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()

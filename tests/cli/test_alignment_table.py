@@ -1,4 +1,4 @@
-"""What ``align`` says of its figures."""
+"""The table and the sentences that ``align`` prints."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def figures(*rows: dict[str, Any], clients: int = 3, few: int = 0) -> dict[str, 
     return {"of": {"round": 0}, "clients": held, "agreement": {"all": rows, "fc1.weight": rows}}
 
 
-def test_gains_beyond_their_errors_are_named() -> None:
+def test_significant_gains_are_listed() -> None:
     rows = (row(1, -0.05), row(2, 0.015), row(4, 0.021), row(8, 0.0004, 0.0), row(16, 0.03), row(None, 0.0))
     assert list(verdicts(figures(*rows))) == [
-        "Ranks at which gradients agree better than whole ones: 4 (+0.021), 16 (+0.030); less: 1 (-0.050) "
+        "Ranks at which truncated gradients agree better than full ones: 4 (+0.021), 16 (+0.030); worse: 1 (-0.050) "
         "(gains beyond 2 standard errors)."
     ]
 
@@ -31,13 +31,13 @@ def test_two_clients_have_no_errors_and_no_verdict() -> None:
     assert list(verdicts(figures(row(1, 0.5, None), row(None, 0.0, None), clients=2))) == []
 
 
-def test_a_span_of_fewer_gradients_than_eigenvectors_is_not_said_to_hold_them() -> None:
-    """Three gradients hold 3 of 10 eigenvectors at most, however far the two spans overlap."""
+def test_the_overlap_of_two_spans_is_symmetric() -> None:
+    """Three gradients cannot contain 10 eigenvectors, so the sentence must not say which span contains the other."""
     known = {"eigenvalues": [1.0] * 10, "parameters": 5000, "shares": [0.2, 0.4, 0.6]}
     space = known | {"share_by_chance": 0.002, "overlap": 0.84, "overlap_by_chance": 0.002}
     *_, shares, overlap = verdicts(figures(row(1, 0.0), row(None, 0.0)) | {"eigenspace": space})
-    assert "The 10 top eigenvectors of the server's Hessian, of 5,000 dimensions, hold 40.0 %" in shares
-    assert overlap.startswith("The span of the 3 gradients overlaps that of these eigenvectors by 84.0 % (100 %: one")
+    assert "The top 10 eigenvectors of the server's Hessian (5,000 dimensions) span 40.0 %" in shares
+    assert overlap.startswith("The span of the 3 gradients and the span of these eigenvectors overlap by 84.0 % (100")
 
 
 def test_the_table_fits_a_narrow_terminal() -> None:

@@ -1,4 +1,4 @@
-"""Every bad input of the issue: exit code 2, one paragraph, no traceback, and nothing written."""
+"""Bad input: exit code 2, a message without a traceback, and nothing written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 
 SETTINGS = {
     "unknown key": (["client.learnrate=1"], "client.learnrate is not a setting"),
-    "wrong type": (["client.lr=fast"], "client.lr is 'fast', expected a number from 0"),
+    "wrong type": (["client.lr=fast"], "client.lr is 'fast', expected a number >= 0"),
     "two problems": (["rounds=0", "qqq=1"], "small has 2 problems"),
     "cohort larger than the clients": (["cohort.size=11"], "cohort.size is 11, but partition.clients is 10"),
     "no path": (["data.source=parquet"], "data.path is missing"),
@@ -23,39 +23,39 @@ DATA = {
     "impossible minimum": (["partition.min_examples=150"], "cannot give 10 clients at least 150"),
     "no such data": (["data.source=parquet", "data.path=nowhere"], "there is no file or folder nowhere"),
     "no such column": (["data.source=npz", "data.path=own.npz", "data.columns=['ward']"], "'ward'"),
-    "labels of no use": (["data.source=npz", "data.path=odd.npz"], "the labels are float64"),
+    "labels that are not integers": (["data.source=npz", "data.path=odd.npz"], "float64"),
 }
 MODEL = {
-    "rank too large": (["lowrank.rank=500"], "rank 500 was asked for"),
+    "rank too large": (["lowrank.rank=500"], "got rank 500"),
     "model without any site": (["lowrank.targets=['nothing*']"], "no layer matches 'nothing*'"),
     "no such device": (["engine.device=cuda:77"], "cannot be used"),
 }
 
 
 @pytest.mark.parametrize("command", ["run", "cost"])
-@pytest.mark.parametrize(("changes", "told"), (SETTINGS | DATA | MODEL).values(), ids=SETTINGS | DATA | MODEL)
-def test_bad_input(cli: Cli, command: str, changes: list[str], told: str) -> None:
-    refused(cli, command, changes, told)
+@pytest.mark.parametrize(("changes", "message"), (SETTINGS | DATA | MODEL).values(), ids=SETTINGS | DATA | MODEL)
+def test_bad_input(cli: Cli, command: str, changes: list[str], message: str) -> None:
+    refused(cli, command, changes, message)
 
 
-@pytest.mark.parametrize(("changes", "told"), (SETTINGS | DATA).values(), ids=SETTINGS | DATA)
-def test_an_audit_looks_at_data_and_settings(cli: Cli, changes: list[str], told: str) -> None:
-    refused(cli, "audit", changes, told)
+@pytest.mark.parametrize(("changes", "message"), (SETTINGS | DATA).values(), ids=SETTINGS | DATA)
+def test_an_audit_checks_settings_and_data(cli: Cli, changes: list[str], message: str) -> None:
+    refused(cli, "audit", changes, message)
 
 
-def refused(cli: Cli, command: str, changes: list[str], told: str) -> None:
+def refused(cli: Cli, command: str, changes: list[str], message: str) -> None:
     np.savez("own.npz", x=np.zeros((40, 3), np.float32), y=np.arange(40) % 2)
     np.savez("odd.npz", x=np.zeros((40, 3), np.float32), y=np.linspace(0, 1, 40))
     before = sorted(Path().rglob("*"))
-    result = cli(command, "small", *(word for change in changes for word in ("-s", change)), code=2)
-    assert told in result.stderr
+    result = cli(command, "small", *(argument for change in changes for argument in ("-s", change)), code=2)
+    assert message in result.stderr
     assert result.stderr.startswith("Error: ")
     assert result.stdout == ""
     assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (("run", "nowhere.toml"), "there is no such file and no such preset"),
         (("run", "broken.toml"), "not valid TOML"),
@@ -68,15 +68,15 @@ def refused(cli: Cli, command: str, changes: list[str], told: str) -> None:
         (("report", "."), "is not a run folder"),
     ],
 )
-def test_a_file_or_folder_that_is_of_no_use(cli: Cli, args: tuple[str, ...], told: str) -> None:
+def test_a_missing_or_invalid_file_or_folder_is_refused(cli: Cli, args: tuple[str, ...], message: str) -> None:
     Path("broken.toml").write_text("[client\n")
     for name, text in (("damaged", "[client\n"), ("edited", "ronds = 3\n")):
         Path(name).mkdir()
         (Path(name) / "config.toml").write_text(text)
-    assert told in cli(*args, code=2).stderr
+    assert message in cli(*args, code=2).stderr
 
 
-def test_a_folder_that_cannot_be_written_is_told(cli: Cli) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(cli: Cli) -> None:
     Path("file").write_text("")
     result = cli("run", "small", "-s", "rounds=1", "--out", "file/run", code=2)
     assert "file/run" in result.stderr

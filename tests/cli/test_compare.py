@@ -1,4 +1,4 @@
-"""The runs that compare makes, resumes and takes as they are, and what it tells of them."""
+"""The runs that compare trains, resumes and reuses, and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def times(folders: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folders.glob("*/summary.json")}
 
 
-def test_it_makes_what_is_missing_and_takes_what_is_there(cli: Cli) -> None:
+def test_missing_runs_are_trained_and_finished_runs_are_reused(cli: Cli) -> None:
     cli(*MAKE, *METHODS)
     before = times(HERE)
     assert before.keys() == {"fedavg_seed-0", "fedloru_seed-0"}
@@ -38,19 +38,19 @@ def test_it_makes_what_is_missing_and_takes_what_is_there(cli: Cli) -> None:
     assert "4 runs in 2 groups" in Path("cmp.html").read_text()
 
 
-def test_the_table_has_a_row_a_group(cli: Cli) -> None:
+def test_the_table_has_a_row_per_group(cli: Cli) -> None:
     cli(*MAKE, *METHODS, "--seeds", "2")
-    told = cli("compare", *HERE.iterdir(), "--target", "1").stdout
-    lines = [line.split() for line in told.splitlines()]
+    output = cli("compare", *HERE.iterdir(), "--target", "1").stdout
+    lines = [line.split() for line in output.splitlines()]
     for name in ("fedavg", "fedloru"):
         (line,) = [line for line in lines if line[:1] == [name]]
         assert line[1:3] == ["0,", "1"] and line[4] == "±"
-    assert told.count("not reached") == 4 and "rounds to" in told
+    assert output.count("not reached") == 4 and "rounds to" in output
 
 
 def test_a_single_seed_shows_no_spread(cli: Cli) -> None:
-    told = cli(*MAKE[:-1], *METHODS).stdout
-    assert "±" not in told and "fedloru" in told
+    output = cli(*MAKE[:-1], *METHODS).stdout
+    assert "±" not in output and "fedloru" in output
 
 
 def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
@@ -59,14 +59,14 @@ def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
     (cut / "summary.json").unlink()
     for path in (cut / "checkpoint").glob("*2.*"):
         path.unlink()
-    told = cli("compare", *HERE.iterdir())
-    assert "0*" in told.stdout and "fedloru_seed-0 (fedloru, seed 0) is not finished" in told.stderr
-    told = cli(*MAKE[:-1], *METHODS)
-    assert "resuming" in told.stderr and "round 2/2" in told.stdout and "round 1/2" not in told.stdout
+    output = cli("compare", *HERE.iterdir())
+    assert "0*" in output.stdout and "fedloru_seed-0 (fedloru, seed 0) is not finished" in output.stderr
+    output = cli(*MAKE[:-1], *METHODS)
+    assert "resuming" in output.stderr and "round 2/2" in output.stdout and "round 1/2" not in output.stdout
     assert rows(cut) == whole and (cut / "summary.json").is_file()
 
 
-def test_a_folder_that_was_killed_in_its_making_is_made(cli: Cli) -> None:
+def test_a_run_killed_while_its_folder_was_created_is_trained(cli: Cli) -> None:
     half = HERE / "fedloru_seed-0"
     half.mkdir(parents=True)
     (half / ".config.toml.new").touch()
@@ -75,10 +75,10 @@ def test_a_folder_that_was_killed_in_its_making_is_made(cli: Cli) -> None:
     assert (half / "summary.json").is_file()
 
 
-def test_a_run_that_diverged_is_not_said_to_go_on(cli: Cli) -> None:
-    told = cli(*MAKE, "--vary", "client.lr=0.1,1e9", "-s", "client.clip=1e30", code=2).stderr
-    assert "lr-1e9_seed-0. What is done is kept: this run diverges again with the same settings" in told
-    assert "the same command goes on" not in told
+def test_a_run_that_diverged_is_not_reported_as_resumable(cli: Cli) -> None:
+    output = cli(*MAKE, "--vary", "client.lr=0.1,1e9", "-s", "client.clip=1e30", code=2).stderr
+    assert "lr-1e9_seed-0. Results so far are kept: the same settings would diverge again" in output
+    assert "repeat the command" not in output
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -86,8 +86,8 @@ def test_a_folder_of_another_configuration_is_refused_before_training(cli: Cli, 
     cli(*MAKE, "--vary", "method.name=fedavg,fedlora")
     if not finished:
         (HERE / "fedavg_seed-0" / "summary.json").unlink()
-    told = cli(*MAKE, "--vary", "method.name=fedloru,fedavg", "-s", "client.lr=0.5", code=2).stderr
-    assert "fedavg_seed-0 is of another configuration: client.lr is 0.1 there, 0.5 here" in told
+    output = cli(*MAKE, "--vary", "method.name=fedloru,fedavg", "-s", "client.lr=0.5", code=2).stderr
+    assert "fedavg_seed-0 has another configuration: client.lr is 0.1 there, 0.5 here" in output
     assert not (HERE / "fedloru_seed-0").exists()
 
 
@@ -116,7 +116,7 @@ def test_values_are_split_at_commas_outside_of_brackets_and_strings(values: str,
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ((), "there is nothing to compare"),
         (("nowhere", "elsewhere"), "nowhere does not exist"),
@@ -124,7 +124,7 @@ def test_values_are_split_at_commas_outside_of_brackets_and_strings(values: str,
         (("--config", "small"), "there is nothing to compare"),
         (("--config", "nowhere", "--seeds", "2"), "there is no such file and no such preset"),
         (("a", "--config", "small"), "both given"),
-        (("a", "b", "--vary", "method.tau=1,2"), "--vary is given without --config"),
+        (("a", "b", "--vary", "method.tau=1,2"), "--vary requires --config"),
         (("a", "b", "--target", "90"), "--target is 90, expected an accuracy"),
         (("a", "b", "-o", "no/where.html"), "no/where.html is in a folder that does not exist"),
         (("--config", "small", "--vary", "method.tua=1,2"), "method.tua is not a setting"),
@@ -134,9 +134,9 @@ def test_values_are_split_at_commas_outside_of_brackets_and_strings(values: str,
         (("--config", "small", "--vary", "seed=1,2"), "seed cannot be varied"),
     ],
 )
-def test_mistakes(cli: Cli, args: tuple[str, ...], told: str) -> None:
+def test_mistakes(cli: Cli, args: tuple[str, ...], message: str) -> None:
     result = cli("compare", *args, code=2)
-    assert told in result.stderr and result.stdout == ""
+    assert message in result.stderr and result.stdout == ""
     assert not list(Path().iterdir())
 
 
@@ -146,5 +146,5 @@ def test_the_same_folder_twice_is_one_run(cli: Cli) -> None:
 
 
 def test_runs_on_different_partitions_are_compared_with_a_note(cli: Cli) -> None:
-    told = cli(*MAKE, "--vary", "partition.alpha=0.3,0.6")
-    assert "Note: The runs have different partitions of the data (partition.alpha differs)" in told.stderr
+    output = cli(*MAKE, "--vary", "partition.alpha=0.3,0.6")
+    assert "Note: The runs have different partitions of the data (partition.alpha differs)" in output.stderr

@@ -1,4 +1,4 @@
-"""``fedloru export`` on run folders, and what it refuses."""
+"""``fedloru export`` on run folders, and its errors."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ import torch
 from tests.cli.conftest import QUICK, Cli
 
 
-def test_a_model_is_taken_home_after_any_round_that_is_kept(cli: Cli) -> None:
+def test_any_checkpoint_can_be_exported(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "run", "--quiet")
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    shown = cli("export", "run", "--format", "merged", "--out", "home").stdout
-    assert "Round 6, 3 merges." in shown and "differ from those of the training model by" in shown
-    assert shown.endswith("Written: home\n")
-    assert sorted(path.name for path in Path("home").iterdir()) == ["README.md", "fedloru.json", "model.safetensors"]
-    taken, final = (safetensors.torch.load_file(f"{name}/model.safetensors") for name in ("home", "run"))
-    assert all(torch.equal(taken[key], final[key]) for key in final)
+    shown = cli("export", "run", "--format", "merged", "--out", "exported").stdout
+    assert "Round 6, 3 merges." in shown and "differ from those of the trained model by at most" in shown
+    assert shown.endswith("Exported to exported\n")
+    assert sorted(path.name for path in Path("exported").iterdir()) == [
+        "README.md",
+        "fedloru.json",
+        "model.safetensors",
+    ]
+    exported, final = (safetensors.torch.load_file(f"{name}/model.safetensors") for name in ("exported", "run"))
+    assert all(torch.equal(exported[key], final[key]) for key in final)
     cli("export", "run", "--format", "merged", "--round", "4", "--out", "earlier")
-    told = json.loads(Path("earlier/fedloru.json").read_text())
-    assert (told["round"], told["merges"], told["method"]["tau"]) == (4, 2, 2)
+    summary = json.loads(Path("earlier/fedloru.json").read_text())
+    assert (summary["round"], summary["merges"], summary["method"]["tau"]) == (4, 2, 2)
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-def test_what_cannot_be_exported_is_told(cli: Cli) -> None:
+def test_errors_of_an_export(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "run", "--quiet")
-    for args, told in (
-        (("run", "--format", "peft"), "adapters are for models of transformers"),
+    for args, message in (
+        (("run", "--format", "peft"), "adapters are only available for transformers models"),
         (("run", "--format", "onnx"), "there is no format 'onnx'. There are: merged, peft"),
-        (("run", "--format", "merged", "--round", "3"), "run keeps no checkpoint of round 3: take one of 0, 4, 6"),
-        (("run", "--format", "merged", "--rank", "2"), "only adapters are cut to one"),
+        (("run", "--format", "merged", "--round", "3"), "run has no checkpoint of round 3: choose one of 0, 4, 6"),
+        (("run", "--format", "merged", "--rank", "2"), "only adapters can be truncated"),
         ((".", "--format", "merged"), "is not a run folder"),
     ):
-        assert told in cli("export", *args, "--out", "home", code=2).stderr
+        assert message in cli("export", *args, "--out", "exported", code=2).stderr
     assert "run exists already" in cli("export", "run", "--format", "merged", "--out", "run", code=2).stderr
     Path("run/config.toml").write_text(Path("run/config.toml").read_text().replace("tau = 2", "tau = 3"))
-    changed = cli("export", "run", "--format", "merged", "--out", "home", code=2).stderr
+    changed = cli("export", "run", "--format", "merged", "--out", "exported", code=2).stderr
     assert "method.tau was 2, is 3" in changed
     assert [path.name for path in Path().iterdir()] == ["run"]

@@ -1,9 +1,8 @@
-"""The list of methods names all there are, and its bytes are the formula's."""
+"""The list of methods is complete, and its bytes are those of the formula."""
 
 from __future__ import annotations
 
-from fedloru.cli.methods import FACTS
-from fedloru.methods import METHODS
+from fedloru.methods import METHODS, declaration
 from tests.cli.conftest import Cli
 
 HEAD = 64 * 10 + 10 + 64
@@ -11,9 +10,9 @@ HEAD = 64 * 10 + 10 + 64
 FACTORS = 4 * (64 + 64)
 
 
-def kilobytes(told: str, name: str) -> tuple[str, ...]:
+def kilobytes(output: str, name: str) -> tuple[str, ...]:
     """Return the bytes up and down of a method, as they are printed; the columns before and after hold no numbers."""
-    (line,) = [line for line in told.splitlines() if line.split()[:1] == [name]]
+    (line,) = [line for line in output.splitlines() if line.split()[:1] == [name]]
     return tuple(word for word in line.removeprefix(name).split() if word.replace(".", "").isdigit())[:2]
 
 
@@ -21,17 +20,20 @@ def kb(values: float) -> str:
     return f"{4 * values / 1e3:,.1f}"
 
 
-def test_the_facts_are_of_the_methods_there_are() -> None:
-    assert FACTS.keys() == METHODS.keys()
+def test_every_method_is_listed_with_its_facts(cli: Cli) -> None:
+    listed = " ".join(cli("methods", "small").stdout.split())
+    for name, function in METHODS.items():
+        facts = declaration(function).facts
+        assert "?" not in facts and name in listed and facts.source.split()[0] in listed
 
 
 def test_bytes_are_those_of_a_steady_round(cli: Cli) -> None:
-    told = cli("methods", "small").stdout
-    assert kilobytes(told, "fedavg") == (kb(64 * 64 + HEAD), kb(64 * 64 + HEAD))
+    output = cli("methods", "small").stdout
+    assert kilobytes(output, "fedavg") == (kb(64 * 64 + HEAD), kb(64 * 64 + HEAD))
     for name in ("fedlora", "fedloru", "pfedloru"):
-        assert kilobytes(told, name) == (kb(FACTORS + HEAD), kb(FACTORS + HEAD))
-    assert kilobytes(told, "rolora") == (kb(FACTORS // 2 + HEAD), kb(FACTORS + HEAD))
-    assert kilobytes(told, "flora") == (kb(FACTORS + HEAD), kb(5 * FACTORS + HEAD))
+        assert kilobytes(output, name) == (kb(FACTORS + HEAD), kb(FACTORS + HEAD))
+    assert kilobytes(output, "rolora") == (kb(FACTORS // 2 + HEAD), kb(FACTORS + HEAD))
+    assert kilobytes(output, "flora") == (kb(FACTORS + HEAD), kb(5 * FACTORS + HEAD))
 
 
 def test_the_configured_method_has_its_settings(cli: Cli) -> None:
@@ -42,13 +44,13 @@ def test_the_configured_method_has_its_settings(cli: Cli) -> None:
 
 
 def test_a_model_that_cannot_be_adapted_leaves_fedavg(cli: Cli) -> None:
-    told = cli("methods", "small", "-s", "lowrank.rank=500").stdout
-    assert kilobytes(told, "fedavg") == (kb(64 * 64 + HEAD), kb(64 * 64 + HEAD))
-    assert told.count("No bytes for") == 1 and "rank 500 was asked for" in " ".join(told.split())
+    output = cli("methods", "small", "-s", "lowrank.rank=500").stdout
+    assert kilobytes(output, "fedavg") == (kb(64 * 64 + HEAD), kb(64 * 64 + HEAD))
+    assert output.count("No bytes for") == 1 and "got rank 500" in " ".join(output.split())
 
 
-def test_a_method_that_needs_ranks_says_so(cli: Cli) -> None:
-    assert "No bytes for hetlora: this method is made for clients of different rank" in " ".join(
+def test_a_method_that_requires_different_ranks_has_no_bytes(cli: Cli) -> None:
+    assert "No bytes for hetlora: this method requires clients of different ranks" in " ".join(
         cli("methods", "small").stdout.split()
     )
 
@@ -72,7 +74,7 @@ def test_profiles_have_their_bytes(cli: Cli) -> None:
         assert lines[at + 1] == ["rank", "1", *map(kb, ranked)]
 
 
-def test_clients_that_are_alike_have_no_table_of_profiles(cli: Cli) -> None:
+def test_equal_clients_have_no_table_of_profiles(cli: Cli) -> None:
     assert "by profile" not in cli("methods", "small").stdout
     assert "by profile" not in cli("methods", "small", "-s", "lowrank.rank=500").stdout
 

@@ -39,14 +39,14 @@ def test_importing_is_light() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_a_run_yields_its_rows_and_needs_no_folder() -> None:
+def test_a_run_yields_rows_and_requires_no_folder() -> None:
     run = make()
     seen = [row["round"] for row in run]
     assert seen == [1, 2, 3, 4, 5, 6]
     assert run.summary()["merges"] == 3
 
 
-def test_a_run_leaves_a_folder(tmp_path: Path) -> None:
+def test_a_run_writes_a_folder(tmp_path: Path) -> None:
     list(make(out=tmp_path / "run"))
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.toml", "partition.json", "summary.json", "report.html", "model.safetensors"} <= left
@@ -57,7 +57,7 @@ def test_a_run_leaves_a_folder(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/partition.json").read_text())["audit"]["clients"] == 6
 
 
-def test_a_run_goes_on_from_its_folder(tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_folder(tmp_path: Path) -> None:
     list(make(out=tmp_path / "whole"))
     for row in make(out=tmp_path / "stopped"):
         if row["round"] == 3:
@@ -67,7 +67,7 @@ def test_a_run_goes_on_from_its_folder(tmp_path: Path) -> None:
     same(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_changed_run_does_not_go_on(tmp_path: Path) -> None:
+def test_a_changed_run_is_not_resumed(tmp_path: Path) -> None:
     list(make(out=tmp_path / "run"))
     with pytest.raises(RunFolderError, match=r"method\.tau was 2, is 3"):
         make(3, out=tmp_path / "run", resume=True)
@@ -75,13 +75,13 @@ def test_a_changed_run_does_not_go_on(tmp_path: Path) -> None:
         make(out=tmp_path / "nowhere", resume=True)
 
 
-def test_what_a_run_refuses_leaves_no_folder(tmp_path: Path) -> None:
+def test_an_invalid_run_creates_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a cohort of 9"):
         make(out=tmp_path / "run", cohort=9)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_partition_that_is_not_sound_is_refused() -> None:
+def test_an_invalid_partition_is_refused() -> None:
     digits = fl.data.load("digits")
     clients = fl.data.iid(digits, clients=6)
     twice = clients._replace(train=(clients.train[0], *clients.train[:-1]))
@@ -90,10 +90,10 @@ def test_a_partition_that_is_not_sound_is_refused() -> None:
         fl.run(net, fl.fedavg(), digits, twice, rounds=1, cohort=2)
 
 
-def test_the_command_line_says_how_to_continue_a_run_from_python(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_line_prints_how_to_resume_a_run_from_python(cli: Cli, tmp_path: Path) -> None:
     for _ in make(out=tmp_path / "run"):
         break
-    assert "continue it with fedloru.run(" in cli("resume", "run", code=2).stderr
+    assert "resume it with fedloru.run(" in cli("resume", "run", code=2).stderr
     assert "report.html" in cli("report", "run").stdout
 
 

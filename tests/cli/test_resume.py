@@ -1,4 +1,4 @@
-"""Runs that are resumed twice at once, from another start, from further back, or with something missing."""
+"""Runs resumed twice at once, with changed data or models, from earlier rounds, or with missing files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def words(*settings: str) -> list[str]:
 
 
 def write_data(shift: float = 0.0, test_shift: float = 0.0) -> None:
-    """Write data that is always the same, but for one value of a training example and one of a test example."""
+    """Write data that is constant, except for one value of a training example and one of a test example."""
     g = np.random.default_rng(0)
     x, x_test = (g.normal(size=(n, 8)).astype(np.float32) for n in (40, 10))
     x[3, 5] += shift
@@ -36,7 +36,7 @@ def write_data(shift: float = 0.0, test_shift: float = 0.0) -> None:
 
 @pytest.fixture
 def own(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Leave a run over data and a model of one's own, stopped after its rounds; return the model's module."""
+    """Make a run with custom data and a custom model that was stopped after its rounds; return the model's module."""
     module = ModuleType("own_model")
     module.bias = 0.0  # type: ignore[attr-defined]
 
@@ -56,33 +56,33 @@ def own(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_a_second_resume_is_refused_while_the_first_goes_on(cli: Cli) -> None:
+def test_a_second_resume_is_refused_while_the_first_runs(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--quiet")
     (RUN / "report.html").unlink()
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     with lock.alone(RUN):
-        told = cli("resume", str(RUN), "--from-round", "4", code=2).stderr
-        assert told.startswith(f"Error: {RUN} is in use: process ")
-        assert told.count("\n") == 1  # before anything was loaded, so nothing is told of rounds that are kept
+        message = cli("resume", str(RUN), "--from-round", "4", code=2).stderr
+        assert message.startswith(f"Error: {RUN} is in use: process ")
+        assert message.count("\n") == 1  # raised before anything is loaded, so no note about saved rounds follows
         cli("report", str(RUN))
     assert (RUN / "report.html").is_file()
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_what_has_not_changed_goes_on_without_a_word(cli: Cli, own: ModuleType) -> None:
+def test_an_unchanged_run_is_resumed_without_a_note(cli: Cli, own: ModuleType) -> None:
     assert "Note" not in cli("resume", str(RUN)).stderr
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "changed"),
     [({"shift": 1.0}, "the training examples and the test examples"), ({"test_shift": 1e-6}, "the test examples")],
 )
-def test_data_with_other_values_is_refused(cli: Cli, own: ModuleType, change: dict[str, float], told: str) -> None:
-    """The training examples also set how the test examples are normalised."""
+def test_data_with_other_values_is_refused(cli: Cli, own: ModuleType, change: dict[str, float], changed: str) -> None:
+    """The training examples also determine how the test examples are normalized."""
     write_data(**change)
-    message = cli("resume", str(RUN), "--from-round", "4", code=2).stderr
-    assert f"has changed: {told}. " in message
-    assert "put back what was there, or start a new run" in message
+    stderr = cli("resume", str(RUN), "--from-round", "4", code=2).stderr
+    assert f"has changed: {changed}. " in stderr
+    assert "restore them, or start a new run" in stderr
     assert len(rows(RUN)) == 6
 
 
@@ -91,10 +91,10 @@ def test_another_starting_model_is_refused(cli: Cli, own: ModuleType) -> None:
     assert "has changed: the starting model." in cli("resume", str(RUN), code=2).stderr
 
 
-def test_a_folder_from_before_there_were_hashes_goes_on_with_a_note(cli: Cli, own: ModuleType) -> None:
+def test_a_folder_without_hashes_is_resumed_with_a_note(cli: Cli, own: ModuleType) -> None:
     (RUN / "checkpoint/origin.json").unlink()
-    told = cli("resume", str(RUN), "--from-round", "4", "--quiet").stderr
-    assert told.count("Note: runs/small holds no hashes of its data and model") == 1
+    message = cli("resume", str(RUN), "--from-round", "4", "--quiet").stderr
+    assert message.count("Note: runs/small has no hashes of its data and model") == 1
     assert len(rows(RUN)) == 6
 
 
@@ -119,24 +119,24 @@ def test_from_python_changed_data_is_refused(tmp_path: Path) -> None:
     assert [row["round"] for row in make(0.0, resume=True)] == [2]
 
 
-def test_a_finished_run_goes_back_if_the_round_is_kept(cli: Cli) -> None:
+def test_a_finished_run_is_resumed_from_a_round_with_a_checkpoint(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--quiet")
     shutil.copytree(RUN, "whole")
-    told = cli("resume", str(RUN), "--from-round", "5", code=2).stderr
-    assert "has no checkpoint of round 5; kept: 4 and 6." in told
+    message = cli("resume", str(RUN), "--from-round", "5", code=2).stderr
+    assert "has no checkpoint of round 5; kept: 4 and 6." in message
     same(Path("whole"), RUN)
     assert "round 5/6" in cli("resume", str(RUN), "--from-round", "4").stdout
     same(Path("whole"), RUN)
 
 
-def test_a_run_that_went_back_and_was_stopped_is_not_finished(cli: Cli) -> None:
+def test_a_run_resumed_from_an_earlier_round_and_stopped_is_not_finished(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--quiet")
     for row in fl.resume(RUN, from_round=4):
         if row["round"] == 5:
             break
     left = {path.name for path in RUN.iterdir()}
     assert not left & {"summary.json", "model.safetensors", "report.html"}
-    assert "nothing left" not in cli("resume", str(RUN)).stderr
+    assert "nothing is left" not in cli("resume", str(RUN)).stderr
     assert json.loads((RUN / "summary.json").read_text())["rounds"] == 6
 
 
@@ -149,9 +149,9 @@ def test_a_report_that_is_missing_is_written(cli: Cli, monkeypatch: pytest.Monke
         cli("run", "small", *QUICK, "--quiet", code=130)
     summary = (RUN / "summary.json").read_bytes()
     assert not (RUN / "report.html").exists()
-    assert "its report was missing, and is now in runs/small/report.html" in cli("resume", str(RUN)).stderr
+    assert "its report was missing, and has been written to runs/small/report.html" in cli("resume", str(RUN)).stderr
     assert "Final accuracy" in (RUN / "report.html").read_text()
-    assert "there is nothing left to train" in cli("resume", str(RUN)).stderr
+    assert "nothing is left to train" in cli("resume", str(RUN)).stderr
     assert (RUN / "summary.json").read_bytes() == summary
 
 
@@ -161,7 +161,7 @@ def test_a_model_or_summary_that_is_missing_is_written(cli: Cli) -> None:
     for missing in (["model.safetensors"], ["summary.json", "report.html"]):
         for name in missing:
             (RUN / name).unlink()
-        told = cli("resume", str(RUN), "--quiet").stderr
-        assert told == f"All 6 rounds are done; what is missing is written: {', '.join(missing)}.\n"
+        message = cli("resume", str(RUN), "--quiet").stderr
+        assert message == f"All 6 rounds are done; writing what is missing: {', '.join(missing)}.\n"
         same(Path("whole"), RUN)
         assert all((RUN / name).is_file() for name in missing)

@@ -1,4 +1,4 @@
-"""Runs from the command line: what they leave, that they repeat, and that they go on where they stopped."""
+"""Runs from the command line: what they write, that they are reproducible, and that they resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedloru.run.loop import Run
 from tests.cli.conftest import QUICK, Cli, rows, same
 
 
-def test_a_run_leaves_a_whole_folder(cli: Cli) -> None:
+def test_a_run_writes_a_complete_folder(cli: Cli) -> None:
     result = cli("run", "small", *QUICK)
     folder = Path("runs/small")
     left = {"config.toml", "partition.json", "rounds.jsonl", "summary.json", "model.safetensors", "report.html"}
@@ -30,13 +30,13 @@ def test_a_run_leaves_a_whole_folder(cli: Cli) -> None:
     echo = parse(tomllib.loads((folder / "config.toml").read_text()))
     assert echo == load(
         "small", [*QUICK[1::2], "wire.first_download=true", "output.increments=false"]
-    )  # what is left to the model is said too
+    )  # model-dependent defaults are filled in
     partition = json.loads((folder / "partition.json").read_text())
     assert partition["audit"]["examples"] == sum(map(len, partition["train"])) == sum(map(sum, partition["counts"]))
     assert len(partition["classes"]) == 10
 
 
-def test_the_echoed_configuration_repeats_the_run(cli: Cli) -> None:
+def test_the_saved_configuration_reproduces_the_run(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "first", "--quiet")
     cli("run", "first/config.toml", "--out", "second", "--quiet")
     same(Path("first"), Path("second"))
@@ -47,24 +47,24 @@ def test_quiet_prints_nothing(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedlora"])
-def test_another_method_is_one_override_away(cli: Cli, method: str) -> None:
+def test_an_override_selects_another_method(cli: Cli, method: str) -> None:
     cli("run", "small", "-s", "rounds=2", "-s", f"method.name={method}", "--quiet")
     assert json.loads(Path("runs/small/summary.json").read_text())["method"] == method
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_is_resumed_exactly(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("run", "small", *QUICK, "--out", "whole", "--quiet")
     with monkeypatch.context() as patch:
         stop_before(patch, 4, KeyboardInterrupt())
         result = cli("run", "small", *QUICK, "--out", "stopped", code=130)
     assert "Stopped." in result.stderr
-    assert "Rounds 1 to 3 are kept: `fedloru resume stopped` goes on" in result.stderr
+    assert "Rounds 1 to 3 are saved: `fedloru resume stopped` continues" in result.stderr
     assert rows(Path("stopped")) == rows(Path("whole"))[:3]
     cli("resume", "stopped", "--quiet")
     same(Path("whole"), Path("stopped"))
 
 
-def test_a_run_goes_on_from_an_earlier_round(cli: Cli) -> None:
+def test_a_run_is_resumed_from_an_earlier_round(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--out", "whole", "--quiet")
     for start in ("4", "0"):
         folder = Path(f"from{start}")
@@ -73,7 +73,7 @@ def test_a_run_goes_on_from_an_earlier_round(cli: Cli) -> None:
         same(Path("whole"), folder)
 
 
-def test_a_finished_run_says_so(cli: Cli) -> None:
+def test_a_finished_run_is_not_resumed(cli: Cli) -> None:
     cli("run", "small", *QUICK, "--quiet")
     before = Path("runs/small/summary.json").read_bytes()
     assert "is finished" in cli("resume", "runs/small").stderr
@@ -111,8 +111,8 @@ def test_an_empty_file_of_a_checkpoint_is_refused(cli: Cli, name: str) -> None:
 
 def test_a_round_without_a_checkpoint_is_refused(cli: Cli) -> None:
     stopped(cli)
-    told = cli("resume", "runs/small", "--from-round", "3", code=2).stderr
-    assert "has no checkpoint of round 3; kept: 4 and 6. Name one with --from-round, or 0" in told
+    message = cli("resume", "runs/small", "--from-round", "3", code=2).stderr
+    assert "has no checkpoint of round 3; kept: 4 and 6. Choose one with --from-round, or 0" in message
 
 
 def test_data_that_changed_is_refused(cli: Cli) -> None:
@@ -121,23 +121,25 @@ def test_data_that_changed_is_refused(cli: Cli) -> None:
     shutil.copy(partition, "before.json")
     cli("run", "small", *QUICK, "-s", "partition.seed=9", "--out", "other", "--quiet")
     shutil.copy("other/partition.json", partition)
-    assert "is no longer the one in" in cli("resume", "runs/small", code=2).stderr
+    assert "differs from runs/small/partition.json" in cli("resume", "runs/small", code=2).stderr
 
 
 def test_an_existing_folder_is_refused_and_left_as_it_was(cli: Cli) -> None:
     Path("runs/small").mkdir(parents=True)
     Path("runs/small/thesis.txt").write_text("three years")
-    assert "exists already" in cli("run", "small", *QUICK, code=2).stderr
+    assert "already exists" in cli("run", "small", *QUICK, code=2).stderr
     assert [path.name for path in Path("runs/small").iterdir()] == ["thesis.txt"]
 
 
 def test_a_loss_that_diverges_names_client_and_round_and_keeps_the_checkpoint(cli: Cli) -> None:
     diverge = ("lr=1e-3", "clip=1e30", "schedule=step", "decay=1e9", "decay_every=3")
-    result = cli("run", "small", *QUICK, *(word for change in diverge for word in ("-s", f"client.{change}")), code=2)
+    result = cli(
+        "run", "small", *QUICK, *(argument for change in diverge for argument in ("-s", f"client.{change}")), code=2
+    )
     assert "round 4" in result.stderr
     assert "client " in result.stderr
     assert "lower the learning rate" in result.stderr
-    assert "Rounds 1 to 3 are kept, but the same settings diverge again" in result.stderr
+    assert "Rounds 1 to 3 are saved, but the same settings would diverge again" in result.stderr
     assert len(rows(Path("runs/small"))) == 3
     assert Path("runs/small/checkpoint/round-000003.json").is_file()
 
@@ -145,14 +147,14 @@ def test_a_loss_that_diverges_names_client_and_round_and_keeps_the_checkpoint(cl
 def test_divergence_in_the_first_round_leaves_no_checkpoint(cli: Cli) -> None:
     result = cli("run", "small", *QUICK, "-s", "client.lr=1e9", "-s", "client.clip=1e30", code=2)
     assert "round 1: the loss became" in result.stderr
-    assert "No round was kept, but the same settings diverge again" in result.stderr
+    assert "No round was saved, but the same settings would diverge again" in result.stderr
     assert "fedloru resume" not in result.stderr
-    told = re.search(r"`fedloru (run .*)`", result.stderr)
-    assert told and told[1] == "run runs/small/config.toml -s client.lr=1e+08 --out runs/small-2"
-    assert "round 1: the loss became" in cli(*told[1].split(), code=2).stderr  # it can be run; here it needs more
+    retry = re.search(r"`fedloru (run .*)`", result.stderr)
+    assert retry and retry[1] == "run runs/small/config.toml -s client.lr=1e+08 --out runs/small-2"
+    assert "round 1: the loss became" in cli(*retry[1].split(), code=2).stderr  # the suggested command runs
 
 
-def test_a_full_disk_is_told_in_words(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(28, "No space left on device", "runs/small/rounds.jsonl")
 
     def append(self: RunFolder, row: dict[str, Any]) -> None:
@@ -164,7 +166,7 @@ def test_a_full_disk_is_told_in_words(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     assert "fedloru resume runs/small" in result.stderr
 
 
-def test_warnings_are_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_printed_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(config: object) -> Run:
         for _ in range(2):
             logging.getLogger("fedloru").warning("clients are trained one after %s", "another")
@@ -176,7 +178,7 @@ def test_warnings_are_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.stderr.count("Note: clients are trained one after another") == 1
 
 
-def test_layers_that_stay_dense_are_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_stay_dense_are_reported(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "grouped_model.py").write_text(
         "from torch import nn\n"
         "def build():\n"
@@ -185,11 +187,11 @@ def test_layers_that_stay_dense_are_told(cli: Cli, tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path)
     changes = ("-s", "model.name=python:grouped_model:build", "-s", "lowrank.targets=['*']", "-s", "lowrank.rank=2")
     result = cli("run", "small", *QUICK, *changes)
-    assert "Note: 1 is not adapted: a convolution in 2 groups" in result.stderr
+    assert "Note: 1 is not adapted: a convolution with 2 groups" in result.stderr
 
 
 def stopped(cli: Cli) -> None:
-    """Leave a run that has done all rounds, but was killed before it wrote what it came to."""
+    """Make a run that has finished all rounds, but was killed before it wrote its results."""
     cli("run", "small", *QUICK, "--quiet")
     for name in ("summary.json", "model.safetensors", "report.html"):
         (Path("runs/small") / name).unlink()

@@ -1,8 +1,10 @@
-"""The commands that only look."""
+"""The commands that do not train."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from fedloru.wire import KINDS
 from tests.cli.conftest import QUICK, Cli
 
 
-def test_config_prints_what_can_be_run(cli: Cli) -> None:
+def test_config_prints_a_configuration_that_can_be_run(cli: Cli) -> None:
     printed = cli("config", "demo", "-s", "method.tau=7").stdout
     assert parse(tomllib.loads(printed)) == load("demo", ["method.tau=7"])
 
@@ -28,39 +30,39 @@ def test_presets_are_listed(cli: Cli) -> None:
 
 
 def test_audit_shows_sizes_skew_labels_and_hash(cli: Cli) -> None:
-    told = cli("audit", "small").stdout
-    for word in ("clients", "label skew", "hash", "examples of each class", "1,438"):
-        assert word in told
+    output = cli("audit", "small").stdout
+    for word in ("clients", "label skew", "hash", "examples by class", "1,438"):
+        assert word in output
     assert not Path("runs").exists()
 
 
-def test_audit_says_what_its_table_leaves_out(cli: Cli) -> None:
-    told = cli("audit", "small", "-s", "partition.scheme=iid", "-s", "partition.clients=30").stdout
-    assert "10 more clients" in told
+def test_audit_reports_what_its_table_omits(cli: Cli) -> None:
+    output = cli("audit", "small", "-s", "partition.scheme=iid", "-s", "partition.clients=30").stdout
+    assert "10 more clients" in output
 
 
-def test_cost_is_what_the_run_measures_but_for_envelopes(cli: Cli) -> None:
-    told = cli("cost", "small", *QUICK).stdout
+def test_cost_is_what_the_run_measures_without_envelopes(cli: Cli) -> None:
+    output = cli("cost", "small", *QUICK).stdout
     cli("run", "small", *QUICK, "--quiet")
     summary = json.loads(Path("runs/small/summary.json").read_text())
     for kind in KINDS:
         for way in ("down", "up"):
             if kind != "envelope" and summary["bytes"][way][kind]:
-                assert f"{summary['bytes'][way][kind] / 1e6:,.3f}" in told
-    assert "FedAvg" in told
+                assert f"{summary['bytes'][way][kind] / 1e6:,.3f}" in output
+    assert "FedAvg" in output
 
 
-def test_cost_tells_profiles_apart_as_the_run_does(cli: Cli) -> None:
-    """Each row is the run's measured profile without envelopes, and the last row is the sum of the others."""
+def test_cost_by_profile_is_what_the_run_measures(cli: Cli) -> None:
+    """Each row has the measured bytes of a profile without envelopes; the last row is the sum of the others."""
     ranked = (*QUICK, "-s", "method.name=mfedloru", "-s", "lowrank.capacities={1=0.3,2=0.3}")
-    told = cli("cost", "small", *ranked).stdout.split("by profile")[1].splitlines()
+    output = cli("cost", "small", *ranked).stdout.split("by profile")[1].splitlines()
     cli("run", "small", *ranked, "--quiet")
     summary = json.loads(Path("runs/small/summary.json").read_text())
     assert list(summary["profiles"]) == ["usual", "rank 1", "rank 2"]
     spent = {name: [*map(without_envelope, (one["down"], one["up"]))] for name, one in summary["profiles"].items()}
     spent["all"] = [sum(counts) for counts in zip(*spent.values(), strict=True)]
     for name, (down, up) in spent.items():
-        (line,) = [line.split() for line in told if line.strip().startswith(f"{name} ")]
+        (line,) = [line.split() for line in output if line.strip().startswith(f"{name} ")]
         assert line[-3:] == [f"{count / 1e6:,.3f}" for count in (down, up, down + up)]
     rounds = [one["client_rounds"] for one in summary["profiles"].values()]
     assert sum(rounds) == 6 * 5 and [one["clients"] for one in summary["profiles"].values()] == [4, 3, 3]
@@ -70,7 +72,7 @@ def without_envelope(kinds: dict[str, int]) -> int:
     return sum(kinds.values()) - kinds["envelope"]
 
 
-def test_cost_of_clients_that_are_alike_has_no_profiles(cli: Cli) -> None:
+def test_cost_of_equal_clients_has_no_profiles(cli: Cli) -> None:
     assert "by profile" not in cli("cost", "small").stdout
 
 
@@ -88,3 +90,22 @@ def test_report_writes_the_page_again(cli: Cli, finished: bool) -> None:
         Path("runs/small/summary.json").unlink()
     assert str(page) in cli("report", "runs/small").stdout
     assert ("This run is not finished" in page.read_text()) != finished
+
+
+def test_modules_of_the_working_directory_do_not_shadow_libraries(cli: Cli, tmp_path: Path) -> None:
+    """As for the installed script, ``sys.path`` begins with the folder of the script."""
+    Path("plotly.py").write_text("raise SystemExit('plotly.py of the working directory was imported')\n")
+    Path("my_model.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    script = tmp_path / "bin" / "fedloru"
+    script.parent.mkdir()
+    script.write_text("from fedloru.cli import main\nmain()\n")
+    changes = ("model.name=python:my_model:build", "lowrank.targets=['1']", "rounds=1", "method.tau=1")
+    for args in (
+        ("run", "small", "--quiet", *(argument for change in changes for argument in ("-s", change))),
+        ("report", "runs/small"),
+    ):
+        done = subprocess.run([sys.executable, script, *args], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert Path("runs/small/report.html").is_file()

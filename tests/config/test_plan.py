@@ -1,4 +1,4 @@
-"""A configuration becomes everything a run is made of, or is refused."""
+"""The plan that a configuration describes, and what cannot be created as configured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pair() -> nn.Module:
     return Pair()
 
 
-def test_a_plan_is_what_was_configured() -> None:
+def test_a_plan_has_the_configured_settings() -> None:
     made = plan(load("small", ["wire.codec=bf16", "eval.every=3", "cohort.seed=4", "engine.name=sequential"]))
     assert (made.method.name, made.clients, made.cohort, made.rounds) == ("fedloru", 10, 5, 20)
     assert (made.codec, made.eval_every, made.cohort_seed, made.engine) == ("bf16", 3, 4, "sequential")
@@ -61,14 +61,14 @@ def test_low_rank_settings_reach_the_layers() -> None:
     assert net.trainable == {"fc1.a", "fc1.b", "fc2.weight", "fc2.bias"}
 
 
-def test_wrappers_are_put_around_the_method() -> None:
+def test_wrappers_are_applied_to_the_method() -> None:
     changes = ["method.prox=0.1", "method.clip=2", "server.rule=adam", "server.lr=0.01"]
     wraps = plan(load("small", changes)).method.config["wrap"]
     assert [wrap["name"] for wrap in wraps] == ["prox", "server_opt", "clip"]
     assert wraps[1]["lr"] == 0.01
 
 
-def test_scaffold_knows_the_clients_and_their_learning_rate() -> None:
+def test_scaffold_gets_the_clients_and_their_learning_rate() -> None:
     changes = ["method.scaffold=true", "client.momentum=0", "method.clip=2", "server.rule=adam"]
     made = plan(load("small", changes))
     server, scaffold, clip = made.method.config["wrap"]
@@ -76,7 +76,7 @@ def test_scaffold_knows_the_clients_and_their_learning_rate() -> None:
     assert scaffold == {"name": "scaffold", "lr": made.recipe.lr, "clients": made.clients}
 
 
-def test_seeds_of_model_and_partition_are_their_own() -> None:
+def test_model_and_partition_have_their_own_seeds() -> None:
     first, second, third = (
         plan(load("small", changes)) for changes in ([], ["model.seed=1"], ["partition.seed=1"])
     )  # fmt: skip
@@ -90,32 +90,32 @@ def test_the_seed_of_a_run_draws_all_but_the_test_set() -> None:
     first, second = plan(load("small")), plan(load("small", ["seed=1"]))
     assert not tree.equal(first.net.params, second.net.params)
     assert first.partition.seed != second.partition.seed
-    assert tree.equal(first.data.test, second.data.test)
+    assert tree.equal(first.dataset.test, second.dataset.test)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "told"),
+    ("changes", "error", "message"),
     [
-        (["lowrank.rank=65"], ModelError, "rank 65 was asked for"),
+        (["lowrank.rank=65"], ModelError, "got rank 65"),
         (["lowrank.targets=['conv*']"], ModelError, "no layer matches 'conv"),
         (["partition.min_examples=100"], PartitionError, "raise alpha, or lower clients"),
         (["partition.clients=2000"], PartitionError, "cannot give 2000 clients"),
         (["data.source=synthetic", "client.flip=true"], DataError, "crop and flip need images"),
-        (["data.source=synthetic", "model.name=cnn"], ModelError, "needs 4×4 pixels"),
+        (["data.source=synthetic", "model.name=cnn"], ModelError, "needs at least 4×4 pixels"),
         (
             ["data.source=synthetic", "model.name=resnet8", "lowrank.targets=['layer*']"],
             ModelError,
-            "the model cannot take an example of 'synthetic', x of shape",
+            "the model cannot be evaluated on an example of 'synthetic', x of shape",
         ),
         (["engine.device=tpu"], ConfigError, "device 'tpu' cannot be used"),
         (["model.name=python:no.such:thing"], ModelError, "cannot be imported"),
         (
             [f"model.name=python:{__name__}:wrong_scores", "model.width=7", "lowrank.targets=['*']"],
             ModelError,
-            r"makes \(1, 7\) of an example of 'digits'.*is needed, \(1, 10\)",
+            r"returns \(1, 7\) for an example of 'digits'.*per class, \(1, 10\)",
         ),
-        ([f"model.name=python:{__name__}:pair", "lowrank.targets=['*']"], ModelError, "makes tuple of"),
-        ([f"model.name=python:{__name__}:pair", "model.depth=3"], ModelError, "has no setting 'depth'"),
+        ([f"model.name=python:{__name__}:pair", "lowrank.targets=['*']"], ModelError, "returns tuple for"),
+        ([f"model.name=python:{__name__}:pair", "model.depth=3"], ConfigError, "model.depth is not a setting"),
         (
             [f"model.name=python:{__name__}:broken"],
             ModelError,
@@ -124,24 +124,24 @@ def test_the_seed_of_a_run_draws_all_but_the_test_set() -> None:
         (["data.source=npz", "data.path=nowhere.npz"], DataError, "there is no file nowhere.npz"),
     ],
 )
-def test_what_cannot_be_made_is_refused(changes: list[str], error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_what_cannot_be_created_is_refused(changes: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         plan(load("small", changes))
 
 
-def test_a_natural_partition_has_the_clients_that_the_data_names(tmp_path: Path) -> None:
+def test_a_natural_partition_has_the_clients_of_its_column(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), np.arange(60) % 3
     np.savez(tmp_path / "own.npz", x=x, y=y, who=np.arange(60) // 20)
     changes = ["data.source=npz", f"data.path={tmp_path / 'own.npz'}", "data.columns=['who']"]
     changes += ["partition.scheme=natural", "partition.key=who", "cohort.size=2"]
     assert plan(load("small", changes)).clients == 3
-    with pytest.raises(ConfigError, match="a cohort of 5 was asked for, but the partition has 3 clients"):
+    with pytest.raises(ConfigError, match="a cohort of 5 is larger than the partition, which has 3 clients"):
         plan(load("small", [*changes, "cohort.size=5"]))
 
 
 def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "wide.npz", x=np.zeros((40, 8, 9), np.uint8), y=np.arange(40) % 4)
-    with pytest.raises(ModelError, match="8×9 pixels: make them square"):
+    with pytest.raises(ModelError, match="8×9 pixels, expected square images"):
         plan(load("small", ["data.source=npz", f"data.path={tmp_path / 'wide.npz'}"]))
 
 

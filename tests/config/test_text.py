@@ -1,4 +1,4 @@
-"""Texts in a configuration: what goes together, and what does not."""
+"""Configurations with texts, and settings of texts that contradict each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS: dict[str, Any] = {"source": "text", "path": "qa.jsonl"}
 MODEL = {"name": "hf:models/tiny"}
 
 
-def test_texts_are_a_configuration_that_is_read_back() -> None:
+def test_a_configuration_with_texts_is_preserved() -> None:
     data = TEXTS | {"kind": "plain", "text": "speech", "pack": True, "columns": ["who"], "max_length": 128}
     table = {"data": data, "model": MODEL, "partition": {"scheme": "natural", "key": "who"}, "client": {"bucket": True}}
     config = parse(table)
@@ -24,30 +24,30 @@ def test_texts_are_a_configuration_that_is_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "more", "told"),
+    ("data", "more", "message"),
     [
-        ({}, {"model": {"name": "cnn"}}, "model.name = 'cnn' reads no texts: set model.name = 'hf:FOLDER'"),
+        ({}, {"model": {"name": "cnn"}}, "model.name = 'cnn' takes no texts: set model.name = 'hf:FOLDER'"),
         ({"kind": "chat"}, {}, "data.kind is 'chat', expected 'instruct', 'classify' or 'plain'"),
-        ({"max_length": 1}, {}, "data.max_length is 1, expected a whole number from 2"),
-        ({"kind": "plain", "response": "a"}, {}, "data.response is set, but data.kind = 'plain' does not use it"),
-        ({"label": "a"}, {}, "leave it out, or take 'classify'"),
-        ({"text": "a"}, {}, "leave it out, or take 'classify' or 'plain'"),
-        ({"template": "{q}", "prompt": "q"}, {}, "data.prompt is set, but data.template is your own"),
+        ({"max_length": 1}, {}, "data.max_length is 1, expected a"),
+        ({"kind": "plain", "response": "a"}, {}, "data.response is 'a', but data.kind = 'plain' does not use it"),
+        ({"label": "a"}, {}, "remove it, or set data.kind = 'classify'"),
+        ({"text": "a"}, {}, "remove it, or set data.kind = 'classify' or 'plain'"),
+        ({"template": "{q}", "prompt": "q"}, {}, "data.prompt is set, but data.template is a format string"),
         ({"kind": "classify", "pack": True}, {}, "data.pack is true, but data.kind = 'classify'"),
-        ({"kind": "classify", "labels": ["a", "b", "a"]}, {}, "data.labels names 'a' more than once"),
-        ({"kind": "classify"}, {"eval": {"generations": 2}}, "only models of instructions and plain texts write"),
-        ({}, {"eval": {"max_new_tokens": 9}}, "eval.max_new_tokens is 9, but nothing is written"),
-        ({}, {"client": {"crop": 2}}, "client.crop and client.flip change images"),
+        ({"kind": "classify", "labels": ["a", "b", "a"]}, {}, "data.labels contains 'a' more than once"),
+        ({"kind": "classify"}, {"eval": {"generations": 2}}, "only models for instructions and plain texts generate"),
+        ({}, {"eval": {"max_new_tokens": 9}}, "eval.max_new_tokens is 9, but no text is generated"),
+        ({}, {"client": {"crop": 2}}, "client.crop and client.flip augment images"),
     ],
 )
-def test_what_cannot_be_together_is_told(data: dict[str, Any], more: dict[str, Any], told: str) -> None:
+def test_contradictions_are_reported(data: dict[str, Any], more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse({"data": TEXTS | data, "model": MODEL} | more)
     (problem,) = caught.value.problems
-    assert told in problem
+    assert message in problem
 
 
-def test_images_are_not_read_by_language_models_nor_sorted_by_length() -> None:
+def test_images_cannot_be_used_with_language_models_or_buckets() -> None:
     with pytest.raises(ConfigError) as caught:
         parse({"model": MODEL, "client": {"bucket": True}})
     first, second = caught.value.problems

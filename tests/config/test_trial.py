@@ -1,4 +1,4 @@
-"""What a model is tried out for before a run, and that it is none the worse for it."""
+"""The trial of a model before a run, which does not change the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tried(module: nn.Module, recipe: Recipe = Recipe(batch_size=4), partition: P
 
 
 class Odd(nn.Module):
-    """A linear layer that does as ``forward`` says in training, and nothing odd in evaluation."""
+    """A linear layer that calls ``odd`` in training, and is an ordinary layer in evaluation."""
 
     def __init__(self, odd: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
@@ -57,40 +57,40 @@ def missing(fc: nn.Module, x: Tensor) -> Tensor:
 ODD: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
     "fails going forward": (
         missing,
-        r"cannot train on 2 examples of 'synthetic': AttributeError: 'Linear' object has no attribute 'scale' "
-        rf"\({re.escape(__file__)}, line \d+\)\. Mend it",
+        r"cannot be trained on 2 examples of 'synthetic': AttributeError: 'Linear' object has no attribute 'scale' "
+        rf"\({re.escape(__file__)}, line \d+\)\. Fix it",
     ),
-    "fails going backward": (hooked, r"cannot train on 2 examples of 'synthetic': RuntimeError: .*\. Mend it"),
-    "two outputs": (lambda fc, x: (fc(x), x), r"cannot train on 2 examples of 'synthetic': \w+: "),
-    "one loss for all": (lambda fc, x: fc(x).sum(0), r"cannot train on 2 examples"),
-    "detached": (lambda fc, x: fc(x).detach(), r"no gradient reaches what is trained \(fc.bias, fc.weight\)"),
+    "fails going backward": (hooked, r"cannot be trained on 2 examples of 'synthetic': RuntimeError: .*\. Fix it"),
+    "two outputs": (lambda fc, x: (fc(x), x), r"cannot be trained on 2 examples of 'synthetic': \w+: "),
+    "one loss for all": (lambda fc, x: fc(x).sum(0), r"cannot be trained on 2 examples"),
+    "detached": (lambda fc, x: fc(x).detach(), r"no gradient reaches the trained tensors \(fc.bias, fc.weight\)"),
     "not a number": (lambda fc, x: fc(x) / 0, r"untrained model has losses of \[nan, nan\] on 2 examples"),
 }
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_only_training_shows_is_refused(name: str) -> None:
-    odd, told = ODD[name]
-    with pytest.raises(ModelError, match=told):
+def test_a_model_that_cannot_be_trained_is_refused(name: str) -> None:
+    odd, message = ODD[name]
+    with pytest.raises(ModelError, match=message):
         tried(Odd(odd))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_a_checkpoint_that_no_gradient_passes_is_refused() -> None:
+def test_a_checkpoint_that_blocks_gradients_is_refused() -> None:
     with pytest.raises(ModelError, match="use_reentrant=True from its first layer on"):
         tried(Odd(lambda fc, x: checkpoint(fc, x, use_reentrant=True)))
     tried(Odd(lambda fc, x: checkpoint(fc, x, use_reentrant=False)))
 
 
-def test_what_learns_nothing_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_without_gradient_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fedloru"):
         tried(nn.Sequential(nn.Linear(6, CLASSES)))
         assert not caplog.records
-        beside = Odd(lambda fc, x: fc(x))
-        beside.unused.requires_grad_(True)
-        tried(beside)
+        partly = Odd(lambda fc, x: fc(x))
+        partly.unused.requires_grad_(True)
+        tried(partly)
     assert [record.getMessage() for record in caplog.records] == [
-        "no gradient reaches unused.bias, unused.weight: they learn nothing from any example"
+        "no gradient reaches unused.bias, unused.weight, so they are not trained"
     ]
 
 
@@ -107,31 +107,31 @@ def norm() -> nn.Module:
         (Recipe(batch_size=1), (8, 2), 0),
     ],
 )
-def test_a_step_on_one_example_is_tried_where_a_client_comes_to_it(
+def test_a_step_on_one_example_is_tried_if_a_client_takes_one(
     recipe: Recipe, sizes: tuple[int, ...], client: int
 ) -> None:
-    with pytest.raises(ModelError, match=rf"1 example of .*client {client} ends an epoch with: .*batch size"):
+    with pytest.raises(ModelError, match=rf"1 example of .*with which client {client} ends an epoch: .*batch size"):
         tried(norm(), recipe, parted(*sizes))
     tried(nn.Sequential(nn.Linear(6, CLASSES)), recipe, parted(*sizes))
 
 
 @pytest.mark.parametrize("recipe", [Recipe(batch_size=3), Recipe(batch_size=4, steps=1), Recipe(batch_size=32)])
-def test_a_step_on_one_example_is_not_tried_where_no_client_comes_to_it(recipe: Recipe) -> None:
+def test_a_step_on_one_example_is_not_tried_if_no_client_takes_one(recipe: Recipe) -> None:
     tried(norm(), recipe, parted(9, 5, 8))
 
 
-def test_two_examples_are_not_tried_where_all_steps_are_on_one() -> None:
-    def lonely(fc: nn.Module, x: Tensor) -> Tensor:
+def test_two_examples_are_not_tried_if_all_steps_are_on_one() -> None:
+    def single(fc: nn.Module, x: Tensor) -> Tensor:
         assert len(x) == 1
         return fc(x)
 
-    tried(Odd(lonely), Recipe(batch_size=1))
+    tried(Odd(single), Recipe(batch_size=1))
     with pytest.raises(ModelError, match=r"2 examples .*AssertionError"):
-        tried(Odd(lonely))
+        tried(Odd(single))
 
 
 class Restless(nn.Module):
-    """Moves all it can: statistics, a counter, a buffer that is not saved, and the global generator."""
+    """Changes all that a model can: statistics, a counter, a non-persistent buffer, and the global generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Restless(nn.Module):
         return self.fc(self.drop(self.norm(x) + torch.randn_like(x)))
 
 
-def test_a_model_is_left_as_it_was() -> None:
+def test_a_model_is_not_changed() -> None:
     module = Restless().eval()
     net = nets.make(module)
     objects = [*module.parameters(), *module.buffers()]

@@ -36,7 +36,7 @@ def test_every_epoch_visits_every_row_once(n: int, batch_size: int, epochs: int,
 
 
 @given(n=counts, batch_size=st.integers(1, 50), steps=st.integers(1, 60))
-def test_steps_cut_the_cycle_of_epochs(n: int, batch_size: int, steps: int) -> None:
+def test_steps_truncate_repeated_epochs(n: int, batch_size: int, steps: int) -> None:
     rows = torch.arange(n)
     epochs = -(-steps // -(-n // min(batch_size, n)))
     made = plan(rows, batch_size=batch_size, steps=steps, epochs=99)
@@ -52,7 +52,7 @@ def test_short_batches_are_padded_with_their_own_first_row() -> None:
 
 
 @given(n=counts, batch_size=st.integers(1, 10), epochs=st.integers(1, 3), seed=st.integers(0, 1000))
-def test_batches_of_like_length_visit_every_row_once(n: int, batch_size: int, epochs: int, seed: int) -> None:
+def test_batches_of_similar_length_visit_every_row_once(n: int, batch_size: int, epochs: int, seed: int) -> None:
     lengths = torch.randint(1, 9, (n,), generator=torch.Generator().manual_seed(seed))
     made = plan(torch.arange(50, 50 + n), batch_size=batch_size, epochs=epochs, lengths=lengths)
     b = min(batch_size, n)
@@ -74,13 +74,13 @@ def test_within_a_window_batches_are_runs_of_the_sorted_lengths_in_random_order(
     assert torch.equal(made.rows, again.rows) and not torch.equal(made.rows, later.rows)
 
 
-def test_windows_are_drawn_anew_in_every_epoch() -> None:
+def test_windows_differ_between_epochs() -> None:
     lengths = torch.arange(200) % 7
     first, second = plan(torch.arange(200), epochs=2, lengths=lengths).rows.chunk(2)
     assert {tuple(sorted(rows)) for rows in first.tolist()} != {tuple(sorted(rows)) for rows in second.tolist()}
 
 
-def test_batches_of_like_length_pad_less() -> None:
+def test_batches_of_similar_length_pad_less() -> None:
     g = torch.Generator().manual_seed(1)
     lengths = (torch.rand(300, generator=g) ** 3 * 500).long() + 1
 
@@ -93,7 +93,7 @@ def test_batches_of_like_length_pad_less() -> None:
     assert padding(plan(rows, lengths=lengths)) < 0.2 * padding(plan(rows))
 
 
-def test_draws_belong_to_seed_round_and_client() -> None:
+def test_draws_depend_on_seed_round_and_client() -> None:
     rows = torch.arange(30)
     made = plan(rows, crop=2, flip=True)
     same = plan(rows, crop=2, flip=True)
@@ -102,7 +102,7 @@ def test_draws_belong_to_seed_round_and_client() -> None:
     assert torch.equal(made.shifts, same.shifts) and torch.equal(made.flips, same.flips)
     for change in ({"seed": 1}, {"round": 2}, {"client": 3}):
         assert not torch.equal(made.rows, plan(rows, **change).rows)
-    assert torch.equal(made.rows, plan(rows).rows), "augmentation leaves the order alone"
+    assert torch.equal(made.rows, plan(rows).rows), "augmentation does not change the order"
 
 
 def test_epochs_differ() -> None:
@@ -120,18 +120,18 @@ def test_augmentation_is_drawn_in_range() -> None:
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 0}, {"epochs": 0}, {"steps": 0}, {"crop": -1}])
-def test_settings_out_of_range_are_refused(change: dict[str, int]) -> None:
+def test_settings_out_of_range_are_rejected(change: dict[str, int]) -> None:
     with pytest.raises(DataError, match="at least 1"):
         plan(torch.arange(5), **change)
 
 
-def test_a_client_without_rows_is_refused() -> None:
+def test_a_client_without_rows_is_rejected() -> None:
     with pytest.raises(DataError, match="without examples"):
         plan(torch.arange(0))
 
 
-def oracle(image: Tensor, shift: tuple[int, int] | None, flip: bool, crop: int) -> Tensor:
-    """One image, pixel by pixel."""
+def reference(image: Tensor, shift: tuple[int, int] | None, flip: bool, crop: int) -> Tensor:
+    """Crop and mirror one image, pixel by pixel."""
     h, w = image.shape[1:]
     out = torch.zeros_like(image)
     for i in range(h):
@@ -153,7 +153,7 @@ def oracle(image: Tensor, shift: tuple[int, int] | None, flip: bool, crop: int) 
     mirrored=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_crop_and_flip_equal_the_oracle(
+def test_crop_and_flip_match_the_reference(
     shape: tuple[int, int, int], m: int, crop: int, shifted: bool, mirrored: bool, seed: int
 ) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -165,7 +165,7 @@ def test_crop_and_flip_equal_the_oracle(
     assert torch.equal(got["y"], rows)
     for k in range(m):
         shift = None if shifts is None else (int(shifts[k, 0]), int(shifts[k, 1]))
-        want = oracle(data["x"][rows[k]], shift, flips is not None and bool(flips[k]), crop)
+        want = reference(data["x"][rows[k]], shift, flips is not None and bool(flips[k]), crop)
         assert torch.equal(got["x"][k], want)
 
 
@@ -191,8 +191,8 @@ def test_tokens_are_cut_to_the_longest_of_the_batch() -> None:
     assert fetch(data, torch.tensor([2, 0]))["input_ids"].shape == (2, 6)
 
 
-def test_a_device_is_not_asked_for_lengths_that_are_known() -> None:
-    """Its tensors are on "meta", where nothing can be read."""
+def test_known_lengths_are_not_read_from_the_device() -> None:
+    """The tensors are on the device "meta", which cannot be read from."""
     data = {key: torch.zeros(4, 6, device="meta") for key in ("input_ids", "labels")}
     data["length"] = torch.zeros(4, dtype=torch.int64, device="meta")
     assert fetch(data, torch.tensor([2, 0]), longest=3)["labels"].shape == (2, 3)
@@ -206,7 +206,7 @@ def test_fetch_copies() -> None:
     assert not data["x"].any()
 
 
-def test_rows_and_draws_go_to_the_device_of_the_data() -> None:
+def test_rows_and_draws_are_moved_to_the_device_of_the_data() -> None:
     data = {"x": torch.zeros(20, 1, 4, 4, device="meta"), "y": torch.zeros(20, device="meta")}
     made = plan(torch.arange(9), crop=1, flip=True)
     batch = fetch(data, made.rows, made.shifts, made.flips, crop=1)

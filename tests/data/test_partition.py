@@ -95,7 +95,7 @@ def test_natural_clients_are_the_sorted_values(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("scheme", MADE)
-def test_a_scheme_repeats_itself_and_passes_its_audit(scheme: str, data: Dataset) -> None:
+def test_schemes_are_deterministic_and_pass_the_audit(scheme: str, data: Dataset) -> None:
     made = MADE[scheme](data)
     assert same(made, MADE[scheme](data))
     assert audit(data, made).unused == 0
@@ -107,7 +107,7 @@ def test_seeds_differ(data: Dataset) -> None:
 
 
 def test_flwr_datasets_agrees(data: Dataset) -> None:
-    """The shortcuts around ``load_partition`` give what it gives."""
+    """The shortcuts around ``load_partition`` give the same result."""
     import datasets
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
 
@@ -148,19 +148,19 @@ def drawn(partition: Partition) -> list[tuple[int, ...]]:
 
 
 def test_client_test_sets_are_random_draws(data: Dataset) -> None:
-    """Each client of 20 rows draws its own five, anew with every seed, and no place is left out or always in."""
+    """Each client draws 5 of its 20 rows, differently for every seed, and no position is never or always drawn."""
     first, second = (drawn(iid(data, 35, seed, test_fraction=0.25)) for seed in (0, 1))
     assert len(set(first)) == 35 and not set(first) & set(second)
     assert {place for places in first for place in places} == set(range(20))
     assert not set.intersection(*map(set, first))
 
 
-def test_dirichlet_out_of_reach_is_refused_at_once(data: Dataset) -> None:
+def test_unreachable_min_examples_are_rejected_early(data: Dataset) -> None:
     with pytest.raises(PartitionError, match=r"draw 1 of .* leaves \d\d of 100 clients .* raise alpha, or lower"):
         dirichlet(data, 100, 0.01, min_examples=5)
     with pytest.raises(PartitionError, match="draw 10 of"):
         dirichlet(data, 10, 0.01, min_examples=60)
-    with pytest.raises(PartitionError, match="alpha is 0"):
+    with pytest.raises(PartitionError, match="above 0 and finite, got 0"):
         dirichlet(data, 10, 0)
     with pytest.raises(PartitionError, match="1 to 140 clients"):
         dirichlet(data, 141, 0.1, min_examples=5)
@@ -174,7 +174,7 @@ def test_self_balancing(data: Dataset) -> None:
             dirichlet(data, 3, 1e-4, seed, self_balancing=True)
 
 
-def test_shards_that_lose_classes_need_a_setting(data: Dataset) -> None:
+def test_shards_leave_classes_unused_only_if_allowed(data: Dataset) -> None:
     with pytest.raises(PartitionError, match="at least 10 clients, or set allow_unused"):
         shards(data, 3, 2)
     made = shards(data, 3, 2, allow_unused=True)
@@ -185,7 +185,7 @@ def test_shards_that_lose_classes_need_a_setting(data: Dataset) -> None:
         shards(data, 700, 2)
 
 
-def test_natural_drops_small_clients_only_if_told() -> None:
+def test_natural_drops_small_clients_only_if_allowed() -> None:
     data = toy(20)
     with pytest.raises(PartitionError, match=r"fewer than 3 examples: 6;"):
         natural(data, "group", min_examples=3)
@@ -195,15 +195,15 @@ def test_natural_drops_small_clients_only_if_told() -> None:
         natural(data, "groups")
 
 
-def test_schemes_that_need_classes_say_so(data: Dataset) -> None:
+def test_schemes_that_need_classes_reject_texts(data: Dataset) -> None:
     text = data._replace(train={"tokens": torch.zeros(700, 3)}, classes=())
     for scheme in (lambda: dirichlet(text, 5, 1.0), lambda: shards(text, 5, 2)):
-        with pytest.raises(PartitionError, match="one class an example"):
+        with pytest.raises(PartitionError, match="one class per example"):
             scheme()
     assert audit(text, iid(text, 5)).counts.tolist() == [[140]] * 5
 
 
-def test_make_dispatches_and_refuses(data: Dataset) -> None:
+def test_make_dispatches_and_validates(data: Dataset) -> None:
     assert same(make_partition(data, "dirichlet", 10, 1, alpha=0.5), MADE["dirichlet"](data))
     assert same(make_partition(data, "natural", seed=1, key="group"), MADE["natural"](data))
     for arguments, message in (
@@ -211,7 +211,7 @@ def test_make_dispatches_and_refuses(data: Dataset) -> None:
         ({"scheme": "dirichlet", "clients": 3}, "needs alpha: set partition.alpha"),
         ({"scheme": "iid"}, "needs clients"),
         ({"scheme": "dirichlet", "clients": 3, "alhpa": 1}, "did you mean 'alpha'"),
-        ({"scheme": "natural", "clients": 3, "key": "group"}, "makes 7 of this data"),
+        ({"scheme": "natural", "clients": 3, "key": "group"}, "makes 7 from this data"),
         ({"scheme": "iid", "clients": 3, "min_examples": 0}, "at least 1"),
         ({"scheme": "iid", "clients": 3, "test_fraction": 1.0}, "below 1"),
     ):
@@ -232,18 +232,18 @@ def saved(partition: Partition, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", MADE)
-def test_saved_partitions_come_back(scheme: str, data: Dataset, tmp_path: Path) -> None:
+def test_partitions_round_trip_through_json(scheme: str, data: Dataset, tmp_path: Path) -> None:
     made = MADE[scheme](data)
     again = load_partition(saved(made, tmp_path))
     assert same(made, again) and audit(data, made).hash == audit(data, again).hash == partition_table(made)["hash"]
 
 
-def test_client_tests_are_saved(data: Dataset, tmp_path: Path) -> None:
+def test_client_test_sets_are_saved(data: Dataset, tmp_path: Path) -> None:
     made = iid(data, 10, test_fraction=0.2)
     assert same(made, load_partition(saved(made, tmp_path)))
 
 
-def test_damaged_files_are_refused(data: Dataset, tmp_path: Path) -> None:
+def test_damaged_files_are_rejected(data: Dataset, tmp_path: Path) -> None:
     path = saved(iid(data, 10), tmp_path)
     document = json.loads(path.read_bytes())
     document["train"][0][0], document["train"][1][0] = document["train"][1][0], document["train"][0][0]
@@ -271,7 +271,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_audits_describe(data: Dataset) -> None:
+def test_audits_return_statistics(data: Dataset) -> None:
     made = shards(data, 10, 1)
     found = audit(data, made)
     assert (found.clients, found.examples, found.unused, found.sizes) == (10, 700, 0, (70, 70.0, 70))
@@ -279,7 +279,7 @@ def test_audits_describe(data: Dataset) -> None:
     assert found.counts.tolist() == (70 * np.eye(10, dtype=int)).tolist()
 
 
-def test_audits_list_every_planted_fault() -> None:
+def test_audits_list_every_problem() -> None:
     data = toy(10)
     rows = [torch.tensor(own, dtype=torch.int64) for own in ([0, 1, 2], [2, 3, 99], [], [4], [5])]
     tests = [torch.tensor(own, dtype=torch.int64) for own in ([0], [], [], [-1, 6], [7])]
@@ -288,25 +288,25 @@ def test_audits_list_every_planted_fault() -> None:
         audit(data, broken, min_examples=2)
     message = str(refused.value)
     assert len(message.splitlines()) == 6
-    for fault in (
-        "rows -1, 99 on clients 1, 3 are not among 0 to 9",
-        "2 examples are given out more than once (rows 0, 2), on clients 0, 1;",
-        "2 examples are on no client (rows 8, 9)",
-        "clients 2 have nothing to train on",
+    for problem in (
+        "rows -1, 99 of clients 1, 3 are not in the range 0 to 9",
+        "2 examples are assigned more than once (rows 0, 2), to clients 0, 1;",
+        "2 examples are assigned to no client (rows 8, 9)",
+        "clients 2 have no training examples",
         "clients 2 have fewer than 2 examples",
     ):
-        assert fault in message
+        assert problem in message
 
 
-def test_audits_refuse_the_wrong_number_of_tests(data: Dataset) -> None:
+def test_audits_reject_the_wrong_number_of_test_sets(data: Dataset) -> None:
     made = iid(data, 10, test_fraction=0.1)
-    with pytest.raises(PartitionError, match="10 clients train, but 9 test"):
+    with pytest.raises(PartitionError, match="10 training sets, but 9 test sets"):
         audit(data, made._replace(test=made.test[:9]))
     with pytest.raises(PartitionError, match="no clients"):
         audit(data, made._replace(train=(), test=()))
 
 
-def test_a_real_mixture_passes() -> None:
+def test_a_synthetic_data_set_passes() -> None:
     data = synthetic(400, (5,), 4)
     found = audit(data, dirichlet(data, 5, 1.0))
     assert found.examples == 320 and found.counts.sum() == 320

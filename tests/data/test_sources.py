@@ -17,7 +17,7 @@ from fedloru.data import Dataset, load, synthetic
 from fedloru.errors import DataError
 
 
-def picture(row: int, size: int = 6, mode: str = "L", kind: str = "png") -> bytes:
+def encoded(row: int, size: int = 6, mode: str = "L", kind: str = "png") -> bytes:
     shape = (size, size) if mode in ("L", "I;16") else (size, size, 3)
     pixels = np.random.default_rng(row).integers(0, 256, shape, np.uint16 if mode == "I;16" else np.uint8)
     out = io.BytesIO()
@@ -27,7 +27,7 @@ def picture(row: int, size: int = 6, mode: str = "L", kind: str = "png") -> byte
 
 def table(rows: int, classes: int = 3, **changes: object) -> pa.Table:
     columns = {
-        "image": [picture(row) for row in range(rows)],
+        "image": [encoded(row) for row in range(rows)],
         "label": [row % classes for row in range(rows)],
         "speaker": [row // 4 for row in range(rows)],
     }
@@ -56,7 +56,7 @@ def test_embedded_digits(source: str, shape: tuple[int, ...], rows: int) -> None
     assert abs(data.train["x"].mean()) < 1e-4 and abs(data.train["x"].std() - 1) < 1e-4
 
 
-def test_the_held_out_part_follows_the_seed() -> None:
+def test_the_seed_determines_the_held_out_examples() -> None:
     data, again, other = (load("digits", seed=seed, test_fraction=0.1) for seed in (1, 1, 2))
     assert same(data, again) and not torch.equal(data.test["x"], other.test["x"])
 
@@ -68,12 +68,12 @@ def test_parquet_pair_in_a_folder(tmp_path: Path) -> None:
     data = load("parquet", path=str(tmp_path), columns=["speaker"])
     assert data.train["x"].shape == (12, 1, 6, 6) and len(data.test["y"]) == 6
     assert data.classes == ("ant", "bee", "cat") and data.columns["speaker"][8] == "2"
-    pixels = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(picture(r))))) for r in [*range(9), 0, 1, 2]])
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(encoded(r))))) for r in [*range(9), 0, 1, 2]])
     want = (pixels / 255 - (pixels / 255).mean()) / (pixels / 255).std(correction=0)
     assert torch.allclose(data.train["x"].squeeze(1), want, atol=1e-5)
 
 
-def test_parquet_by_name_and_alone(tmp_path: Path) -> None:
+def test_parquet_by_prefix_and_single_file(tmp_path: Path) -> None:
     write(tmp_path / "pets_train.parquet", table(9))
     write(tmp_path / "pets_test.parquet", table(3))
     by_folder = load("parquet", path=str(tmp_path))
@@ -82,7 +82,7 @@ def test_parquet_by_name_and_alone(tmp_path: Path) -> None:
     assert same(by_folder, by_name) and by_name.name == "pets" and by_name.classes == ("0", "1", "2")
     alone = load("parquet", path=str(tmp_path / "pets_train.parquet"), test_fraction=0.34)
     assert (len(alone.train["y"]), len(alone.test["y"])) == (6, 3)
-    with pytest.raises(DataError, match=r"more_train.*pets_test.*pets_train.*; name one"):
+    with pytest.raises(DataError, match=r"more_train.*pets_test.*pets_train.*; set data.path to one"):
         load("parquet", path=str(tmp_path))
 
 
@@ -94,8 +94,8 @@ def test_columns_follow_the_training_rows(tmp_path: Path) -> None:
     assert [row % 3 for row in rows] == data.train["y"].tolist()
 
 
-def test_struct_images_string_labels_and_colour(tmp_path: Path) -> None:
-    images = [{"bytes": picture(row, mode="RGB" if row else "L", kind="jpeg"), "path": None} for row in range(8)]
+def test_struct_images_string_labels_and_color(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(row, mode="RGB" if row else "L", kind="jpeg"), "path": None} for row in range(8)]
     write(tmp_path / "a.parquet", pa.table({"picture": images, "kind": ["x", "y"] * 4}))
     data = load("parquet", path=str(tmp_path), image="picture", label="kind", test_fraction=0.25)
     assert data.train["x"].shape == (6, 3, 6, 6) and data.classes == ("x", "y")
@@ -106,38 +106,38 @@ def test_struct_images_string_labels_and_colour(tmp_path: Path) -> None:
     [
         (table(4).rename_columns(["imgae", "label", "speaker"]), None, "did you mean 'imgae'"),
         (table(4).drop_columns("label"), None, "no column 'label'. There are: image, speaker"),
-        (table(4, image=[1, 2, 3, 4]), None, "not encoded images"),
-        (table(4, label=[0, None, 1, 1]), None, "1 rows have no 'label'"),
-        (table(4, label=[0.0, 1.0, 0.0, 1.0]), None, "must be integers or strings"),
+        (table(4, image=[1, 2, 3, 4]), None, "to hold encoded images"),
+        (table(4, label=[0, None, 1, 1]), None, "1 rows have no value for 'label'"),
+        (table(4, label=[0.0, 1.0, 0.0, 1.0]), None, "must be integers or strings, got"),
         (table(4, image=[b"abc"] * 4), None, "row 0 cannot be read as an image"),
-        (table(4, image=[picture(0)[:60]] * 4), None, "row 0 is damaged"),
-        (table(2, image=[picture(0), picture(1, size=5)]), None, "row 1 is 5×5 pixels, but .*row 0 is 6×6"),
-        (table(2, image=[picture(0, mode="I;16")] * 2), None, "8 bits a channel"),
+        (table(4, image=[encoded(0)[:60]] * 4), None, "row 0 is damaged"),
+        (table(2, image=[encoded(0), encoded(1, size=5)]), None, "row 1 is 5×5 pixels, but .*row 0 is 6×6"),
+        (table(2, image=[encoded(0, mode="I;16")] * 2), None, "8 bits per channel"),
         (table(9), ["a", "b"], "not among its 2 classes: 2;"),
         (table(4), "ab", "not a JSON list"),
         (table(4).slice(0, 0), None, "no images"),
         (table(3), None, "holds out none of 3"),
     ],
 )
-def test_malformed_parquet_is_refused(tmp_path: Path, content: pa.Table, classes: object, message: str) -> None:
+def test_malformed_parquet_is_rejected(tmp_path: Path, content: pa.Table, classes: object, message: str) -> None:
     write(tmp_path / "a.parquet", content, classes)
     with pytest.raises(DataError, match=message):
         load("parquet", path=str(tmp_path / "a.parquet"))
 
 
-def test_test_sets_must_fit(tmp_path: Path) -> None:
+def test_test_sets_must_match_the_training_set(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", table(9, classes=2))
     write(tmp_path / "test.parquet", table(9, classes=3))
-    with pytest.raises(DataError, match="test examples that no training example has: 2;"):
+    with pytest.raises(DataError, match="test labels that no training example has: 2;"):
         load("parquet", path=str(tmp_path))
-    write(tmp_path / "test.parquet", table(2, image=[picture(0, size=5)] * 2))
-    with pytest.raises(DataError, match=r"shape \(1, 6, 6\), a test example \(1, 5, 5\)"):
+    write(tmp_path / "test.parquet", table(2, image=[encoded(0, size=5)] * 2))
+    with pytest.raises(DataError, match=r"shape \(1, 6, 6\), but test examples have shape \(1, 5, 5\)"):
         load("parquet", path=str(tmp_path))
     write(tmp_path / "train-1.parquet", table(3).rename_columns(["a", "b", "c"]))
     with pytest.raises(DataError, match="do not have the same columns"):
         load("parquet", path=str(tmp_path))
     (tmp_path / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="not a parquet file that can be read"):
+    with pytest.raises(DataError, match="not a readable parquet file"):
         load("parquet", path=str(tmp_path / "test.parquet"))
 
 
@@ -145,7 +145,7 @@ def images(place: Path, rows: int, size: int = 6) -> None:
     for row in range(rows):
         file = place / ("cat", "dog")[row % 2] / f"{row}.{('png', 'jpg')[row % 2]}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture(row, size, kind=("png", "jpeg")[row % 2]))
+        file.write_bytes(encoded(row, size, kind=("png", "jpeg")[row % 2]))
 
 
 def test_folder_with_and_without_a_test_set(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ def test_folder_with_and_without_a_test_set(tmp_path: Path) -> None:
     assert len(load("folder", path=str(tmp_path / "half")).test["y"]) == 2
 
 
-def test_folder_faults(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images"):
+def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="contains no images"):
         load("folder", path=str(tmp_path))
     with pytest.raises(DataError, match="there is no folder"):
         load("folder", path=str(tmp_path / "none"))
     images(tmp_path, 4)
-    (tmp_path / "dog" / "9.png").write_bytes(picture(9, size=7))
+    (tmp_path / "dog" / "9.png").write_bytes(encoded(9, size=7))
     with pytest.raises(DataError, match=r"9\.png is 7×7 pixels, but .*0\.png is 6×6"):
         load("folder", path=str(tmp_path))
 
@@ -183,7 +183,7 @@ def test_npz_axes(tmp_path: Path, shape: tuple[int, ...], want: tuple[int, ...],
     assert data.classes == ("3", "7") and len(data.columns["who"]) == 6
 
 
-def test_npz_vectors_are_standardised_per_feature(tmp_path: Path) -> None:
+def test_npz_vectors_are_standardized_per_feature(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(5, [1, 100, 0.01], (50, 3))
     x[:, 2] = 4
     np.savez(tmp_path / "a.npz", x=x, y=np.arange(50) % 2, x_test=x[:4], y_test=np.array([0, 1, 1, 1]))
@@ -192,18 +192,21 @@ def test_npz_vectors_are_standardised_per_feature(tmp_path: Path) -> None:
     assert data.test["y"].tolist() == [0, 1, 1, 1] and torch.equal(data.test["x"], data.train["x"][:4])
 
 
-def test_npz_faults(tmp_path: Path) -> None:
+def test_invalid_npz_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     x, y = np.zeros((4, 2)), np.arange(4) % 2
-    faults: list[tuple[dict[str, object], str]] = [
+    cases: list[tuple[dict[str, object], str]] = [
         ({"x": x}, "no array 'y'"),
-        ({"x": np.array([{}] * 4, dtype=object), "y": y}, "without objects"),
+        ({"x": np.array([{}] * 4, dtype=object), "y": y}, "without object arrays"),
         ({"x": x, "y": np.arange(3)}, "4 examples, but 3 labels"),
         ({"x": np.zeros(4), "y": y}, r"\(N, d\)"),
-        ({"x": x + np.array([[0], [0], [np.nan], [0]]), "y": y}, "1 examples are not finite, the first is row 2"),
+        (
+            {"x": x + np.array([[0], [0], [np.nan], [0]]), "y": y},
+            "1 examples have values that are not finite, the first in row 2",
+        ),
         ({"x": x, "y": y, "x_test": x}, "did you mean 'x_test'"),
     ]
-    for arrays, message in faults:
+    for arrays, message in cases:
         np.savez(path, **arrays)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message):
             load("npz", path=str(path))
@@ -226,7 +229,7 @@ def test_hub_layout_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "ants").mkdir()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
     for part, rows in (("train", 8), ("test", 4)):
-        content = {"image": [{"bytes": picture(r), "path": None} for r in range(rows)], "label": [0, 1] * (rows // 2)}
+        content = {"image": [{"bytes": encoded(r), "path": None} for r in range(rows)], "label": [0, 1] * (rows // 2)}
         made = datasets.Dataset.from_dict(content, features=features)
         write(tmp_path / "ants" / f"{part}.parquet", made.with_format("arrow")[:])
     data = load("hub", path=str(tmp_path / "ants"))
@@ -237,12 +240,12 @@ def test_hub_layout_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         load("hub", path=str(tmp_path / "none"))
 
 
-def test_sources_say_what_they_take() -> None:
+def test_invalid_source_arguments_are_rejected() -> None:
     for arguments, message in (
         ({"source": "mnist"}, "did you mean 'mnist5k'"),
-        ({"source": "parquet"}, "needs a path"),
-        ({"source": "digits", "path": "x"}, "takes no path"),
-        ({"source": "digits", "columns": ["x"]}, "has no columns"),
+        ({"source": "parquet"}, "needs path: set data.path"),
+        ({"source": "digits", "path": "x"}, "no setting .path."),
+        ({"source": "digits", "columns": ["x"]}, "no setting .columns."),
         ({"source": "digits", "test_fraction": 0.0}, "between 0 and 1"),
         ({"source": "parquet", "path": "nowhere"}, "no file or folder nowhere"),
         ({"source": "npz", "path": "nowhere"}, "no file nowhere"),
@@ -252,7 +255,7 @@ def test_sources_say_what_they_take() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
-def test_synthetic_data_can_be_learnt(shape: tuple[int, ...]) -> None:
+def test_synthetic_data_is_separable(shape: tuple[int, ...]) -> None:
     data = synthetic(600, shape, 4, seed=3)
     assert same(data, synthetic(600, shape, 4, seed=3)) and data.train["x"].shape == (480, *shape)
     x, y = data.train["x"].flatten(1), data.train["y"]

@@ -1,1 +1,1 @@
-"""The engines against each other, against ``torch.optim``, and against models that do not fold."""
+"""The engines compared with each other and with ``torch.optim``, and models that cannot be folded."""

@@ -1,4 +1,4 @@
-"""Four ragged clients, trained by one engine and by the other."""
+"""Four clients with different numbers of examples, trained by either engine."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def vectors(width: int = 6, seed: int = 1) -> Examples:
 
 
 def sequences(length: int = 5, width: int = 8) -> Examples:
-    """Return sequences of vectors, all of one length."""
+    """Return sequences of vectors, all of the same length."""
     flat = vectors(length * width)
     return flat | {"x": flat["x"].view(-1, length, width)}
 
 
-def jobs(own: dict[int, tree.Params] | None = None, clients: Sequence[int] = range(4)) -> list[Job]:
-    """Return the jobs of ``clients``, each with rows of its own."""
+def jobs(states: dict[int, tree.Params] | None = None, clients: Sequence[int] = range(4)) -> list[Job]:
+    """Return the jobs of ``clients``, each with its own rows."""
     starts = [sum(SIZES[:k]) for k in range(4)]
-    kept = own or {}
-    return [Job(k, torch.arange(starts[k], starts[k] + SIZES[k]), kept.get(k, {})) for k in clients]
+    client_states = states or {}
+    return [Job(k, torch.arange(starts[k], starts[k] + SIZES[k]), client_states.get(k, {})) for k in clients]
 
 
 def built(make: Callable[[], nn.Module], **settings: Any) -> Net:
-    """Return a model in float64, adapted where there are settings; always with the same weights."""
+    """Return a float64 model, always with the same weights, and with factors attached if ``settings`` are given."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = make().double()
@@ -53,7 +53,7 @@ def built(make: Callable[[], nn.Module], **settings: Any) -> Net:
 
 
 class Cohort(NamedTuple):
-    """A net, a method and data, to be trained by any engine."""
+    """A net, a method and data, which any engine can train."""
 
     net: Net
     method: Method
@@ -75,19 +75,19 @@ class Cohort(NamedTuple):
         return state
 
     def agree(self, **settings: Any) -> bool:
-        """Say whether both engines end up in the same state."""
+        """Return whether both engines reach the same state."""
         return close(self.rounds("sequential"), self.rounds("fused", **settings))
 
     def ups(self, engine: str, **settings: Any) -> dict[int, Up]:
-        """Return what each client sends in the first round, by its weight, since those of the table differ."""
+        """Return what each client sends in the first round; clients are identified by weight, which is unique."""
         sent: dict[int, Up] = {}
 
         def reduce(net: Net, state: State, down: Any, ups: Any, weights: Any) -> Any:
             sent.update(zip((SIZES.index(int(weight)) for weight in weights), ups, strict=True))
             return self.method.reduce(net, state, down, ups, weights)
 
-        watched = self._replace(method=self.method._replace(reduce=reduce))
-        watched.train(self.method.init(self.net, 3), engine, jobs(), **settings)
+        observed = self._replace(method=self.method._replace(reduce=reduce))
+        observed.train(self.method.init(self.net, 3), engine, jobs(), **settings)
         return sent
 
 
@@ -97,17 +97,17 @@ def fedavg(make: Callable[[], nn.Module], data: Examples, recipe: Recipe = RECIP
 
 
 def close(x: State, y: State, tolerance: float = 1e-9) -> bool:
-    """Say whether two states agree."""
+    """Return whether two states agree."""
     return all(near(a, b, tolerance) for a, b in ((x.shared, y.shared), (x.base, y.base), (x.aux, y.aux)))
 
 
 def near(x: tree.Params, y: tree.Params, tolerance: float = 1e-9) -> bool:
-    """Say whether two trees agree."""
+    """Return whether two trees agree."""
     return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], rtol=0, atol=tolerance) for k in x)
 
 
-def alone(cohort: Cohort, client: int) -> tree.Params:
-    """Return the state dict of a client's own module after its local steps, by ``torch.optim`` and nothing of ours."""
+def train_plain(cohort: Cohort, client: int) -> tree.Params:
+    """Return the state dict of a client's module after local training by ``torch.optim``, without an engine."""
     module = copy.deepcopy(cohort.net.model).train()
     r = cohort.recipe
     optimizer = torch.optim.SGD(module.parameters(), r.lr, momentum=r.momentum, weight_decay=r.weight_decay)

@@ -1,4 +1,4 @@
-"""Small models that are unlike the usual ones, and that engines must serve or refuse."""
+"""Small unusual models, which engines must either support or reject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.engine.cohort import sequences
 
 
 class Scale(nn.Module):
-    """Own parameters, and no leaf for their layer."""
+    """Has parameters, but no leaf for its type."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -22,18 +22,18 @@ class Scale(nn.Module):
 
 
 class Temperature(nn.Module):
-    """A parameter of no dimension."""
+    """Has a 0-d parameter."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.warmth = nn.Parameter(torch.tensor(1.5))
+        self.temperature = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / self.warmth
+        return x / self.temperature
 
 
 class Sum(nn.Module):
-    """Two parameters with the very same gradient tensor."""
+    """Has two parameters with the same gradient tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Sum(nn.Module):
 
 
 class Stretched(nn.Module):
-    """A parameter whose gradient is one number, expanded."""
+    """Has a parameter whose gradient is an expanded scalar."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Stretched(nn.Module):
 
 
 class Whole(nn.Module):
-    """Parameters of the model itself beside those of a layer."""
+    """Has parameters of the root module in addition to those of a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Recurrent(nn.Module):
 
 
 class Tied(nn.Module):
-    """One weight in two layers."""
+    """Shares one weight between two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Tied(nn.Module):
 
 
 class Again(nn.Module):
-    """One layer, called twice."""
+    """Calls one layer twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Again(nn.Module):
 
 
 class Functional(nn.Module):
-    """Dropout that no module tells of."""
+    """Uses functional dropout, without a dropout module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Centre(nn.Module):
 
 
 class Counting(nn.Module):
-    """Remembers a mean of the batches it has seen, and uses it in the next one only."""
+    """Keeps a running mean of the batches, and uses it from the next batch on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Noisy(nn.Module):
 
 
 class Renormed(nn.Module):
-    """An embedding whose vectors may be cut to a length as they are looked up; at first they are shorter."""
+    """Has an embedding that may be renormed when it is looked up; the initial vectors are below the limit."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Renormed(nn.Module):
 
 
 class Clamped(nn.Module):
-    """Keeps its weights in bounds as it goes."""
+    """Clamps its weights in the forward pass."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""BatchNorm of ragged clients, folded, against each client's own module trained alone by ``torch.optim``."""
+"""Folded BatchNorm with batches of different sizes, compared with each client's module trained by ``torch.optim``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from fedloru.recipe import Recipe
-from tests.engine.cohort import alone, fedavg, near, vectors
+from tests.engine.cohort import fedavg, near, train_plain, vectors
 
-# With batches of 5, the clients' last batches hold 4, 4 (the only one), 3 and 1 examples: the last needs pixels.
+# With batches of 5, the clients' last batches have 4, 4 (the only one), 3 and 1 examples; the last one needs pixels.
 RAGGED = Recipe(lr=0.2, momentum=0.9, weight_decay=0.02, batch_size=5, epochs=2, clip=0.7)
 EVEN = RAGGED._replace(batch_size=2, steps=2)  # full batches only: no masks
 
@@ -56,4 +56,4 @@ def test_batch_norm_is_each_clients_own(
         ups = cohort.ups(engine, chunk=chunk)
         assert ups.keys() == {0, 1, 2, 3}
         for client, up in ups.items():
-            assert near(up.shared, alone(cohort, client))
+            assert near(up.shared, train_plain(cohort, client))

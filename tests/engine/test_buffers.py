@@ -1,4 +1,4 @@
-"""Buffers that a forward pass moves: they move with their client, whether written to or replaced, and with no other."""
+"""Buffers that the forward pass changes, in place or by replacement, change only for the client being trained."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedloru import net as nets
 from fedloru.engine import choose
 from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import evaluate
-from tests.engine.cohort import Cohort, alone, fedavg, near, vectors
+from tests.engine.cohort import Cohort, fedavg, near, train_plain, vectors
 
 
 class Mean(nn.Module):
-    """Subtracts a running mean of what it saw."""
+    """Subtracts a running mean of its inputs."""
 
     def __init__(self, replaced: bool) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Mean(nn.Module):
 
 
 class Count(nn.Module):
-    """Trains at a temperature that rises with every step; the counter of steps may be one that is not saved."""
+    """Trains at a temperature that rises with every step; the buffer that counts steps may be non-persistent."""
 
     def __init__(self, replaced: bool, saved: bool = True) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Count(nn.Module):
 
 
 class Own(Count):
-    """A counter beside a parameter of the module itself."""
+    """Has a counter and a parameter in the same module."""
 
     def __init__(self) -> None:
         super().__init__(replaced=True)
@@ -61,13 +61,13 @@ class Own(Count):
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "statistics, written to": (lambda: Mean(False), "losses of two clients differ"),
+    "statistics, in place": (lambda: Mean(False), "losses of two clients differ"),
     "statistics, replaced": (lambda: Mean(True), "statistics mean of two clients differ"),
-    "a counter, written to": (lambda: Count(False), "changes steps"),
+    "a counter, in place": (lambda: Count(False), "changes steps"),
     "a counter, replaced": (lambda: Count(True), "changes steps"),
-    "an unsaved counter, written to": (lambda: Count(False, saved=False), "changes steps"),
-    "an unsaved counter, replaced": (lambda: Count(True, saved=False), "changes steps"),
-    "a counter beside a parameter": (Own, "changes steps"),
+    "a non-persistent counter, in place": (lambda: Count(False, saved=False), "changes steps"),
+    "a non-persistent counter, replaced": (lambda: Count(True, saved=False), "changes steps"),
+    "a counter next to a parameter": (Own, "changes steps"),
     "inside another module": (lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh(), Count(True)), "changes 2.steps"),
 }
 
@@ -78,7 +78,7 @@ def objects(module: nn.Module) -> Iterator[Tensor]:
 
 
 def untouched(cohort: Cohort) -> Callable[[], bool]:
-    """Return a question: whether the module still has the very tensors, and values, that it has now."""
+    """Return a function that checks that the module has the same tensor objects and values as now."""
     before = list(objects(cohort.net.model))
     values = [tensor.detach().clone() for tensor in before]
 
@@ -91,23 +91,23 @@ def untouched(cohort: Cohort) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_each_client_moves_its_own_as_in_plain_training(name: str) -> None:
+def test_buffers_of_each_client_change_as_in_plain_training(name: str) -> None:
     cohort = fedavg(MODELS[name][0], vectors())
     same = untouched(cohort)
     ups = cohort.ups("sequential")
     assert same()
     for client, up in ups.items():
-        assert near(up.shared, alone(cohort, client))
+        assert near(up.shared, train_plain(cohort, client))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_engines_that_mix_clients_refuse_with_one_sentence(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Several clients at once would share what moves; ``auto`` says so, and trains them one after another."""
+def test_the_fused_engine_rejects_the_model_with_one_message(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Clients in one batch would share the buffers; ``auto`` logs this, and trains clients one after another."""
     make, reason = MODELS[name]
     cohort = fedavg(make, vectors())
     same = untouched(cohort)
     state = cohort.method.init(cohort.net, 3)
-    with pytest.raises(ModelError, match=f"fold does not serve .*{reason}.*vmap does not serve"):
+    with pytest.raises(ModelError, match=f"fold does not support .*{reason}.*vmap does not support"):
         choose("fused", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
     with caplog.at_level(logging.INFO, "fedloru"):
         chosen = choose("auto", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
@@ -116,14 +116,14 @@ def test_engines_that_mix_clients_refuse_with_one_sentence(name: str, caplog: py
 
 
 class Failing(Mean):
-    """Replaces its buffer, and then fails."""
+    """Replaces its buffer and then raises."""
 
     def forward(self, x: Tensor) -> Tensor:
         super().forward(x)
         raise KeyError("mask")
 
 
-def test_the_module_has_its_own_tensors_back_after_an_error() -> None:
+def test_the_module_gets_its_own_tensors_back_after_an_error() -> None:
     cohort = fedavg(lambda: Failing(True), vectors())
     same = untouched(cohort)
     with pytest.raises(TrainingError):
@@ -132,7 +132,7 @@ def test_the_module_has_its_own_tensors_back_after_an_error() -> None:
 
 
 class Growing(nn.Module):
-    """Keeps all the examples it has seen."""
+    """Appends all examples to a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,8 +159,8 @@ def test_a_buffer_keeps_its_dtype() -> None:
         assert up.shared["mean"].dtype == torch.float32 and bool(up.shared["mean"].any())
 
 
-def test_evaluation_writes_to_nothing() -> None:
-    """Even where a model moves its buffers in evaluation too."""
+def test_evaluation_changes_no_tensors() -> None:
+    """This includes models that change their buffers in evaluation mode."""
     cohort = fedavg(lambda: Count(False), vectors())
     tensors = {key: value.clone() for key, value in (cohort.net.params | cohort.net.buffers).items()}
     before, same = copy.deepcopy(tensors), untouched(cohort)
@@ -168,7 +168,7 @@ def test_evaluation_writes_to_nothing() -> None:
     assert same() and near(tensors, before)
 
 
-def test_forward_hands_back_nothing_but_outputs() -> None:
+def test_forward_changes_no_tensors() -> None:
     cohort = fedavg(lambda: Mean(True), vectors())
     tensors = cohort.net.params | cohort.net.buffers
     same, mean = untouched(cohort), tensors["mean"]

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a layer computed again in the backward pass has the gradients of one that is not."""
+"""Activation checkpointing: layers that are computed again in the backward pass have the same gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engine.cohort import Cohort, built, close, sequences, vectors
 
 
 class Block(nn.Module):
-    """Two linear layers and dropout, checkpointed by ``reentrant`` or, where that is None, not at all."""
+    """Two linear layers and dropout, checkpointed with ``use_reentrant=reentrant``, or not at all if it is None."""
 
     def __init__(self, width: int, reentrant: bool | None) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class Transformer(Block):
-    """Attention with two heads before the two linear layers."""
+    """Attention with two heads, followed by the two linear layers."""
 
     def __init__(self, width: int, reentrant: bool | None) -> None:
         super().__init__(width, reentrant)
@@ -72,7 +72,7 @@ METHODS = {
 
 def cohort(model: str, method: Method, reentrant: bool | None) -> Cohort:
     make, data = MODELS[model]
-    settings = {"rank": 2, "alpha": 3.0, "dropout": 0.2} if method.low_rank else {}
+    settings = {"rank": 2, "alpha": 3.0, "dropout": 0.2} if method.traits.low_rank else {}
     return Cohort(built(lambda: make(reentrant), **settings), method, data())
 
 
@@ -91,10 +91,10 @@ def test_checkpointed_layers_are_folded() -> None:
     assert chosen.reason.endswith("by fold")
 
 
-def test_reentrant_checkpoints_are_left_to_the_sequential_engine(caplog: pytest.LogCaptureFixture) -> None:
-    """The fused engine asks for gradients without adding them up, which torch does not do through these."""
+def test_reentrant_checkpoints_use_the_sequential_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """The fused engine calls ``torch.autograd.grad``, which reentrant checkpoints do not support."""
     made = cohort("transformer", methods.fedloru(), True)
     with caplog.at_level(logging.INFO, "fedloru"):
         chosen = choose("auto", made.net, made.method, made.method.init(made.net, 3), made.data, made.recipe)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert chosen.name == "sequential" and "use_reentrant=True" in said and "one after another" in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert chosen.name == "sequential" and "use_reentrant=True" in message and "one after another" in message

@@ -1,4 +1,4 @@
-"""Dropout masks belong to a client: the same alone, in a chunk, and whoever else is in it."""
+"""Dropout masks depend only on the client: they are the same alone and in any chunk."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ DROPS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
 }
 
 
-def alone(drop: Callable[..., Tensor], client: int, x: Tensor, times: int) -> Tensor:
+def drop_alone(drop: Callable[..., Tensor], client: int, x: Tensor, times: int) -> Tensor:
     with ClientDropout(generators(1, 2, [client])):
         return torch.stack([drop(x, 0.4) for _ in range(times)])
 
 
 @pytest.mark.parametrize("name", DROPS)
 def test_masks_in_a_chunk_are_those_of_each_client_alone(name: str) -> None:
-    """Clients 5, 2 and 9 hold 4, 1 and 3 examples, padded to 4."""
+    """Clients 5, 2 and 9 have 4, 1 and 3 examples, padded to 4."""
     drop, shape = DROPS[name]
     counts, width = {5: 4, 2: 1, 9: 3}, 4
     x = torch.ones(len(counts) * width, *shape)
     with ClientDropout(generators(1, 2, list(counts))):
         together = torch.stack([drop(x, 0.4) for _ in range(3)]).unflatten(1, (3, width))
     for c, (client, count) in enumerate(counts.items()):
-        expected = alone(drop, client, torch.ones(count, *shape), 3)
+        expected = drop_alone(drop, client, torch.ones(count, *shape), 3)
         assert torch.equal(together[:, c, :count], expected)
         assert set(expected.unique().tolist()) <= {0.0, 1 / 0.6, float(torch.tensor(1 / 0.6))}
-    channels = alone(drop, 5, torch.ones(50, *shape), 1)[0]
+    channels = drop_alone(drop, 5, torch.ones(50, *shape), 1)[0]
     if "channels" in name:
         assert torch.equal(
             channels, channels.flatten(2)[:, :, :1].view(50, 4, *[1] * (len(shape) - 1)).expand_as(channels)
@@ -48,26 +48,26 @@ def test_masks_in_a_chunk_are_those_of_each_client_alone(name: str) -> None:
     assert float((channels > 0).float().mean()) == pytest.approx(0.6, abs=0.12)
 
 
-def test_tokens_folded_into_the_batch_belong_to_their_client() -> None:
+def test_tokens_folded_into_the_batch_have_the_masks_of_their_client() -> None:
     """Dropout on (m·b·T, d): every example has T rows."""
     x = torch.ones(2 * 3 * 5, 4)
     with ClientDropout(generators(1, 2, [0, 1])):
         together = F.dropout(x, 0.5).unflatten(0, (2, 3 * 5))
-    assert torch.equal(together[1, :10], alone(lambda x, _: F.dropout(x, 0.5), 1, torch.ones(10, 4), 1)[0])
+    assert torch.equal(together[1, :10], drop_alone(lambda x, _: F.dropout(x, 0.5), 1, torch.ones(10, 4), 1)[0])
 
 
 @pytest.mark.parametrize("more", [(0, 3, 0, 0), (0, 0, 5, 5), (2, 1, 2, 3)])
 def test_padding_changes_no_mask(more: tuple[int, ...]) -> None:
-    """Whatever axis is longer, such as the tokens of scores (b, heads, T, T), what was there stays."""
+    """If an axis gets longer, such as T in scores (b, heads, T, T), the mask of the original part is the same."""
     shape = (2, 3, 4, 4)
     wider = torch.ones([size + pad for size, pad in zip(shape, more, strict=True)])
-    first = alone(F.dropout, 3, torch.ones(shape), 2)
-    assert torch.equal(alone(F.dropout, 3, wider, 2)[:, :2, :3, :4, :4], first)
+    first = drop_alone(F.dropout, 3, torch.ones(shape), 2)
+    assert torch.equal(drop_alone(F.dropout, 3, wider, 2)[:, :2, :3, :4, :4], first)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_masks_look_random(keep: float) -> None:
-    """Over 32 · 64 · 64 places, counts and the agreement of neighbours, calls and clients are within 4.5 sigma."""
+    """Over 32 · 64 · 64 positions, means and the correlation of neighbors, calls and clients are within 4.5 sigma."""
     x, trials, sigma = torch.ones(64, 64, 64), 64**3 / 2, (keep * (1 - keep)) ** 0.5
     with ClientDropout(generators(1, 2, [0, 1])):
         calls = [(F.dropout(x, 1 - keep) > 0).double().unflatten(0, (2, 32)) - keep for _ in range(2)]
@@ -80,8 +80,8 @@ def test_masks_look_random(keep: float) -> None:
 
 
 @pytest.mark.parametrize("masked", ["causal", "bool", "added", "none"])
-def test_attention_drops_what_its_client_drops(masked: str) -> None:
-    """Against the formula with the client's mask; two heads of queries share one of keys."""
+def test_attention_uses_the_masks_of_the_client(masked: str) -> None:
+    """Compare with the formula and the client's mask; two query heads share one key head."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, heads, 4, 5, generator=g, dtype=torch.float64) for heads in (4, 2, 2))
     allowed = torch.ones(4, 4, dtype=torch.bool).tril()
@@ -98,7 +98,7 @@ def test_attention_drops_what_its_client_drops(masked: str) -> None:
         kept = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **chosen)
     k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
     weights = (q @ k.mT / 5**0.5 + (0 if masked == "none" else added)).softmax(-1)
-    mask = alone(F.dropout, 0, torch.ones(3, 4, 4, 4, dtype=torch.float64), 1)[0]
+    mask = drop_alone(F.dropout, 0, torch.ones(3, 4, 4, 4, dtype=torch.float64), 1)[0]
     torch.testing.assert_close(got, weights * mask @ v)
     torch.testing.assert_close(kept, weights @ v)
 
@@ -116,33 +116,33 @@ def test_steps_rounds_clients_and_seeds_differ() -> None:
 
 
 def test_masks_do_not_depend_on_the_global_generator() -> None:
-    first = alone(F.dropout, 0, torch.ones(9, 9), 2)
+    first = drop_alone(F.dropout, 0, torch.ones(9, 9), 2)
     torch.rand(7)
-    assert torch.equal(alone(F.dropout, 0, torch.ones(9, 9), 2), first)
+    assert torch.equal(drop_alone(F.dropout, 0, torch.ones(9, 9), 2), first)
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
-def test_the_global_generator_is_given_back(engine: str) -> None:
+def test_the_global_generator_is_restored(engine: str) -> None:
     before = torch.get_rng_state()
     fedavg(lambda: nn.Sequential(nn.Dropout(0.4), nn.Linear(6, 3)), vectors()).rounds(engine)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_call_from_the_same_place_of_the_global_generator_is_repeated() -> None:
-    """As torch's checkpoints repeat it in the backward pass; what follows is as if nothing had been repeated."""
+def test_a_call_at_the_same_state_of_the_global_generator_has_the_same_mask() -> None:
+    """torch's checkpoints repeat calls in this way in the backward pass; later calls are not affected."""
     x = torch.ones(3, 20)
     with ClientDropout(generators(1, 2, [4, 5, 6])):
-        place = torch.get_rng_state()
+        start = torch.get_rng_state()
         first, second = F.dropout(x), F.dropout(x)
         after = torch.get_rng_state()
-        torch.set_rng_state(place)
+        torch.set_rng_state(start)
         again = F.dropout(x)
         torch.set_rng_state(after)
         third = F.dropout(x)
     assert torch.equal(again, first) and not torch.equal(again, second)
     with ClientDropout(generators(1, 2, [4, 5, 6])):
-        straight = [F.dropout(x) for _ in range(3)]
-    assert torch.equal(torch.stack(straight), torch.stack([first, second, third]))
+        unrepeated = [F.dropout(x) for _ in range(3)]
+    assert torch.equal(torch.stack(unrepeated), torch.stack([first, second, third]))
 
 
 def test_rates_of_0_and_1_and_evaluation() -> None:
@@ -170,10 +170,10 @@ def make(drop: type[nn.Module], **settings: Any) -> Callable[[], nn.Module]:
 @pytest.mark.parametrize("drop", [make(nn.Dropout), make(nn.Dropout2d), make(nn.Dropout, inplace=True)])
 def test_what_a_client_sends_does_not_depend_on_engine_or_chunk(drop: Callable[[], nn.Module]) -> None:
     cohort = fedavg(drop, vectors())
-    oracle = cohort.ups("sequential")
+    reference = cohort.ups("sequential")
     for chunk in (1, 2, 4):
         ups = cohort.ups("fused", chunk=chunk)
-        assert all(near(ups[client].shared, oracle[client].shared) for client in range(4))
+        assert all(near(ups[client].shared, reference[client].shared) for client in range(4))
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])

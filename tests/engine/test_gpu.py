@@ -1,4 +1,4 @@
-"""Law 1 on a GPU: the same numbers as one client after another on the same GPU, and with its grouped convolutions."""
+"""Engine equivalence on a GPU, including the grouped convolutions that are used there."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def furthest(x: State, y: State) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_fused_equals_sequential_on_a_gpu(method: str, model: str) -> None:
     cell = on_gpu(method, model)
-    oracle = cell.rounds(2)
-    assert {t.device.type for t in oracle.shared.values()} == {"cuda"}
-    assert furthest(oracle, cell.rounds(2, "fused")) < 1e-9
+    reference = cell.rounds(2)
+    assert {t.device.type for t in reference.shared.values()} == {"cuda"}
+    assert furthest(reference, cell.rounds(2, "fused")) < 1e-9
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])

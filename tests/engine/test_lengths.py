@@ -1,4 +1,4 @@
-"""Texts of different length: both engines draw the same batches, and cut each to its longest text."""
+"""Texts of different lengths: both engines draw the same batches, and crop each to its longest text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T, TOKENS = 12, 7
 
 
 class Bag(nn.Module):
-    """A layer on every token, and the mean over the real ones."""
+    """A layer applied to every token, and the mean over the tokens that are not padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Bag(nn.Module):
 def texts(filler: int = 0) -> Examples:
     g = torch.Generator().manual_seed(2)
     n = sum(SIZES)
-    length = torch.randint(1, T, (n,), generator=g)  # none is as long as the tensor is wide
+    length = torch.randint(1, T, (n,), generator=g)  # all are shorter than the tensor
     ids = torch.randint(0, TOKENS, (n, T), generator=g)
     ids[torch.arange(T) >= length[:, None]] = filler
     return {"input_ids": ids, "length": length, "y": vectors()["y"]}
@@ -62,7 +62,7 @@ def test_padding_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("bucket", [False, True])
-def test_both_engines_draw_the_same_batches_and_cut_them(bucket: bool) -> None:
+def test_both_engines_draw_the_same_batches_and_crop_them(bucket: bool) -> None:
     data, widths = texts(), list[int]()
     chosen = cohort(bucket, data, widths)
     lengths = data["length"] if bucket else None

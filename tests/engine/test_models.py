@@ -1,4 +1,4 @@
-"""Models that a user may bring: what folds, what is vmapped, what is refused, and that nothing is silently wrong."""
+"""Models that users may bring: some fold, some are vmapped, some are rejected, and none is silently wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.net import Batch
 from fedloru.recipe import Recipe
-from tests.engine.cohort import RECIPE, Cohort, alone, built, fedavg, jobs, near, sequences, vectors
+from tests.engine.cohort import RECIPE, Cohort, built, fedavg, jobs, near, sequences, train_plain, vectors
 from tests.engine.odd import (
     Again,
     Attention,
@@ -39,8 +39,8 @@ from tests.engine.odd import (
     ids,
 )
 
-SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] = {
-    "own parameters": (lambda: nn.Sequential(Scale(6), nn.Linear(6, 3)), vectors, "fold"),
+SUPPORTED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] = {
+    "a custom layer": (lambda: nn.Sequential(Scale(6), nn.Linear(6, 3)), vectors, "fold"),
     "a single number": (lambda: nn.Sequential(nn.Linear(6, 3), Temperature()), vectors, "fold"),
     "one gradient for two": (lambda: nn.Sequential(nn.Linear(6, 6), Sum()), vectors, "fold"),
     "an expanded gradient": (lambda: nn.Sequential(nn.Linear(6, 3), Stretched()), vectors, "fold"),
@@ -62,9 +62,9 @@ SERVED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] =
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Examples], str]] = {
     "mean over the batch": (lambda: nn.Sequential(Centre(), nn.Linear(6, 3)), vectors, "mixes the examples"),
-    "statistics of its own": (Counting, vectors, "statistics mean"),
+    "custom statistics": (Counting, vectors, "statistics mean"),
     "global randomness": (Noisy, vectors, "losses of two clients differ"),
-    "dropout inside attention": (lambda: Attention(0.3), sequences, "does not serve"),
+    "dropout inside attention": (lambda: Attention(0.3), sequences, "does not support"),
     "recurrent": (Recurrent, sequences, "lstm"),
     "scaled gradients": (lambda: Renormed(scale_grad_by_freq=True), ids, "scale_grad_by_freq"),
     "BatchNorm that counts": (
@@ -78,9 +78,9 @@ slow_vmap = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 
 @slow_vmap
-@pytest.mark.parametrize("name", SERVED)
-def test_what_fuses_equals_the_sequential_engine(name: str) -> None:
-    make, data, how = SERVED[name]
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_models_that_fuse_equal_the_sequential_engine(name: str) -> None:
+    make, data, how = SUPPORTED[name]
     cohort = fedavg(make, data())
     chosen = choose("fused", *cohort[:2], cohort.method.init(cohort.net, 3), cohort.data, cohort.recipe)
     assert f"by {how}" in chosen.reason
@@ -89,7 +89,7 @@ def test_what_fuses_equals_the_sequential_engine(name: str) -> None:
 
 @slow_vmap
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fuse_is_refused_with_a_reason(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_that_do_not_fuse_are_rejected_with_a_reason(name: str, caplog: pytest.LogCaptureFixture) -> None:
     make, data, reason = REFUSED[name]
     recipe = RECIPE._replace(batch_size=3) if "BatchNorm" in name else RECIPE
     cohort = fedavg(make, data(), recipe)
@@ -106,13 +106,13 @@ def test_what_does_not_fuse_is_refused_with_a_reason(name: str, caplog: pytest.L
 
 @pytest.mark.parametrize("values", [0, 32 * 2**20])
 def test_a_large_model_is_probed_without_a_wider_copy(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, where no more than ``values`` frozen ones would be copied; what mixes examples is still found."""
+    """Models above ``LARGE`` base values are probed in float32, and mixing of examples is still detected."""
     monkeypatch.setattr(sys.modules["fedloru.engine.fused.probe"], "LARGE", values)
-    kinds: set[torch.dtype] = set()
+    dtypes: set[torch.dtype] = set()
 
     def made(*layers: nn.Module) -> Cohort:
         model = nn.Sequential(*layers, nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).float()
-        model[-2].register_forward_hook(lambda layer, inputs, output: kinds.add(output.dtype))
+        model[-2].register_forward_hook(lambda layer, inputs, output: dtypes.add(output.dtype))
         net = nets.attach(model, rank=2, targets=["*"], dense=[])
         return Cohort(net, methods.fedlora(), tree.map(lambda t: t.float() if t.is_floating_point() else t, vectors()))
 
@@ -121,7 +121,7 @@ def test_a_large_model_is_probed_without_a_wider_copy(values: int, monkeypatch: 
         return choose("auto", cohort.net, cohort.method, state, cohort.data, RECIPE, chunk=2)
 
     assert chosen(made()).name == "fused" and "mixes the examples" in chosen(made(Centre())).reason
-    assert kinds == {torch.float64 if values else torch.float32}
+    assert dtypes == {torch.float64 if values else torch.float32}
 
 
 def test_a_loss_that_mixes_examples_is_refused() -> None:
@@ -136,7 +136,7 @@ def test_a_loss_that_mixes_examples_is_refused() -> None:
     assert mixing.rounds("auto").round == 2
 
 
-def test_auto_says_nothing_where_the_model_folds(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_nothing_if_the_model_folds(caplog: pytest.LogCaptureFixture) -> None:
     cohort = fedavg(Whole, vectors())
     with caplog.at_level(logging.INFO, "fedloru"):
         chosen = choose("auto", cohort.net, cohort.method, cohort.method.init(cohort.net, 3), *cohort[2:])
@@ -144,7 +144,7 @@ def test_auto_says_nothing_where_the_model_folds(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])
-def test_low_rank_layers_beside_own_parameters(path: str) -> None:
+def test_low_rank_layers_with_a_custom_layer(path: str) -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 6), Scale(6), nn.Tanh(), nn.Linear(6, 3))
 
@@ -167,14 +167,14 @@ def frozen(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
-def test_a_frozen_embedding_may_be_renormed_by_each_client_for_itself() -> None:
+def test_each_client_renorms_its_copy_of_a_frozen_embedding() -> None:
     cohort = fedavg(lambda: frozen(Renormed(max_norm=0.01), "token.weight"), ids())
     state = cohort.method.init(cohort.net, 3)
     before = tree.clone(state.base | state.shared)
     outcome = cohort.train(state, "auto", jobs())
     evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data)
     assert "token.weight" in state.base and tree.equal(state.base | state.shared, before)
-    assert near(cohort.ups("sequential")[0].shared, tree.omit(alone(cohort, 0), ["token.weight"]))
+    assert near(cohort.ups("sequential")[0].shared, tree.omit(train_plain(cohort, 0), ["token.weight"]))
     assert outcome.total.weight == 32
 
 
@@ -191,24 +191,24 @@ def test_neither_evaluation_nor_the_choice_of_an_engine_renorms_the_state() -> N
 def test_a_model_that_writes_to_a_frozen_weight_is_refused() -> None:
     cohort = fedavg(lambda: frozen(Clamped(), "fc.weight"), vectors())
     state = cohort.method.init(cohort.net, 3)
-    with pytest.raises(ModelError, match=r"changes fc.weight.*vmap does not serve.*changes fc.weight"):
+    with pytest.raises(ModelError, match=r"changes fc.weight.*vmap does not support.*changes fc.weight"):
         choose("fused", cohort.net, cohort.method, state, cohort.data, cohort.recipe)
-    with pytest.raises(ModelError, match=r"writes to fc.weight.*name it in dense"):
+    with pytest.raises(ModelError, match=r"writes to fc.weight.*list them in dense"):
         cohort.rounds("sequential")
 
 
-def test_a_model_may_write_to_a_weight_that_is_trained() -> None:
+def test_a_model_may_write_to_a_trained_weight() -> None:
     cohort = fedavg(Clamped, vectors())
-    assert all(near(up.shared, alone(cohort, client)) for client, up in cohort.ups("sequential").items())
+    assert all(near(up.shared, train_plain(cohort, client)) for client, up in cohort.ups("sequential").items())
 
 
 def test_a_batch_of_one_example_is_a_clear_error_for_batch_norm() -> None:
-    """Clients 0 and 2 have 9 and 13 examples, so a last batch of 1; alone in a chunk, the one with more goes first."""
+    """Clients 0 and 2 have 9 and 13 examples, so a last batch of 1; in chunks of 1, the larger one is trained first."""
     cohort = fedavg(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), vectors())
     for engine in ("sequential", "fused"):
         for chunk in (1, 4):
-            alone = (engine, chunk) == ("fused", 1)
-            where = "client 2, round 1: local step 4 of 8" if alone else "client 0, round 1: local step 3 of 6"
+            largest_first = (engine, chunk) == ("fused", 1)
+            where = "client 2, round 1: local step 4 of 8" if largest_first else "client 0, round 1: local step 3 of 6"
             with pytest.raises(TrainingError, match=f"{where} failed: .*more than 1 value per channel"):
                 cohort.rounds(engine, chunk=chunk)
 

@@ -1,4 +1,4 @@
-"""Stacked trees, and optimizers over them, against one ``torch.optim`` for each client."""
+"""Stacked trees and their optimizers, compared with one ``torch.optim`` optimizer per client."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def noise(shapes: list[tuple[int, ...]], seed: int) -> tree.Params:
 @pytest.mark.parametrize("bound", [None, 0.5, 100.0])
 @quick
 @given(SHAPES, st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_a_stack_of_clients_is_as_many_optimizers(
+def test_a_stacked_optimizer_equals_one_per_client(
     name: str, bound: float | None, shapes: list[tuple[int, ...]], steps: list[int]
 ) -> None:
-    """Clients take ``steps`` steps, most first, and those who are done stay as they are."""
+    """Clients take ``steps`` steps, in descending order; those that have finished do not change any more."""
     recipe = RECIPES[name]._replace(clip=bound)
     steps = sorted(steps, reverse=True)
     starts = [noise(shapes, c) for c in range(len(steps))]
     values = stack(starts)
-    together = Optimizer(recipe, values)
+    stacked = Optimizer(recipe, values)
     leaves = [{key: value.clone().requires_grad_() for key, value in start.items()} for start in starts]
-    apart = [build_optimizer(recipe, list(each.values())) for each in leaves]
+    separate = [build_optimizer(recipe, list(each.values())) for each in leaves]
     for step in range(1, steps[0] + 1):
         active = [c for c, n in enumerate(steps) if n >= step]
         gradients = [noise(shapes, 100 * step + c) for c in active]
@@ -58,14 +58,14 @@ def test_a_stack_of_clients_is_as_many_optimizers(
                 leaf.grad = gradient[key].clone()
             if bound is not None:
                 nn.utils.clip_grad_norm_(leaves[c].values(), bound)
-            apart[c].step()
-        together.step(stack(gradients), step)
+            separate[c].step()
+        stacked.step(stack(gradients), step)
     for c, expected in enumerate(leaves):
         for key, value in client(values, c).items():
             torch.testing.assert_close(value, expected[key].detach(), rtol=0, atol=1e-12)
 
 
-def test_a_client_whose_gradient_is_not_a_number_is_alone_with_it() -> None:
+def test_a_nan_gradient_affects_only_its_client() -> None:
     values = stack([noise([(3,)], c) for c in range(3)])
     gradients = stack([noise([(3,)], 9 + c) for c in range(3)])
     gradients["0"][1, 0] = float("nan")
@@ -73,7 +73,7 @@ def test_a_client_whose_gradient_is_not_a_number_is_alone_with_it() -> None:
     assert values["0"][0].isfinite().all() and values["0"][2].isfinite().all() and values["0"][1].isnan().all()
 
 
-def test_stacks_are_copies_and_their_parts_are_views() -> None:
+def test_stacks_are_copies_and_slices_are_views() -> None:
     starts = [noise([(2, 3), ()], c) for c in range(3)]
     before = [tree.digest(start) for start in starts]
     stacked = stack(starts)
@@ -101,12 +101,12 @@ def test_chunks_hold_every_client_once_with_most_steps_first(
     found = chunks(cohort, size, recipe)
     assert sorted(job.client for part in found for job in part) == [job.client for job in cohort]
     lengths = [len(part) for part in found]
-    assert max(lengths) <= size and len(found) == -(-len(sizes) // size)  # no more chunks than it takes
+    assert max(lengths) <= size and len(found) == -(-len(sizes) // size)  # the minimum number of chunks
     steps = [local_steps(len(job.rows), recipe) for part in found for job in part]
     assert steps == sorted(steps, reverse=True)
     for job in cohort:
         assert local_steps(len(job.rows), recipe) == len(local_schedule(job, recipe, 0, 1).counts)
-    assert chunks(cohort[::-1], size, recipe) == found  # the order they come in does not count
+    assert chunks(cohort[::-1], size, recipe) == found  # the order of the jobs does not matter
     assert local_steps(sizes[0], recipe._replace(steps=5)) == 5
 
 
@@ -120,8 +120,8 @@ def test_batches_of_a_chunk_are_those_each_client_draws_alone(sizes: list[int], 
     for c, job in enumerate(cohort):
         own = local_schedule(job, recipe, 5, 2)
         assert int((plan.counts[c] > 0).sum()) == len(own.counts) and not plan.counts[c, len(own.counts) :].any()
-        assert set(plan.rows[c].flatten().tolist()) <= set(job.rows.tolist())  # padding is the client's own
+        assert set(plan.rows[c].flatten().tolist()) <= set(job.rows.tolist())  # padding repeats the client's own rows
         for step, count in enumerate(own.counts.tolist()):
             assert int(plan.counts[c, step]) == count
-            for mine, theirs in ((plan.rows, own.rows), (plan.shifts, own.shifts), (plan.flips, own.flips)):
-                assert theirs is not None and torch.equal(mine[c, step, :count], theirs[step, :count])
+            for stacked, single in ((plan.rows, own.rows), (plan.shifts, own.shifts), (plan.flips, own.flips)):
+                assert single is not None and torch.equal(stacked[c, step, :count], single[step, :count])

@@ -1,4 +1,4 @@
-"""Per-client products against a loop over clients, gradients too; the GPU's convolution in groups runs here as well."""
+"""Per-client products and their gradients, compared with a loop over clients; includes the grouped convolution."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 
 def same(got: Tensor, expected: Tensor, *inputs: Tensor) -> None:
-    """Compare two results, and the gradients of what they were made of."""
+    """Compare two results, and their gradients with respect to ``inputs``."""
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
     pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     gradients = [torch.autograd.grad((y * pull).sum(), inputs, retain_graph=True) for y in (got, expected)]
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+    for got_gradient, expected_gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(got_gradient, expected_gradient, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -64,13 +64,13 @@ def test_linear_products_of_clients(shape: tuple[int, ...]) -> None:
     y = products.linear(x, w, CLIENTS, stacked=True)
     same(y, torch.cat(parts), x, w)
     (gradient,) = torch.autograd.grad(y.sum(), w)
-    assert gradient.is_contiguous()  # what steps along it walks it as it walks the weight
+    assert gradient.is_contiguous()  # in the memory layout of the weight
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 def test_the_gradient_of_a_low_rank_product(with_bias: bool, first: bool) -> None:
-    """By finite differences, for a first layer (whose input needs no gradient) and for a later one."""
+    """Checked by finite differences, for a first layer, whose input needs no gradient, and for a later one."""
     x, w = seeded(CLIENTS, EXAMPLES, 6).requires_grad_(not first), seeded(5, 6, seed=1).detach()
     a, b = seeded(CLIENTS, 2, 6, seed=2), seeded(CLIENTS, 5, 2, seed=3)
     bias = seeded(CLIENTS, 5, seed=4) if with_bias else None

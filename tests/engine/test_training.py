@@ -1,4 +1,4 @@
-"""What training refuses, how a model is scored, and what a cohort adds up to."""
+"""Errors in training, scores of models, and the aggregate of a cohort."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def linear() -> nn.Module:
     return nn.Linear(6, 3)
 
 
-def spoiled(client: int, epoch_step: int, value: float) -> Cohort:
-    """Return a cohort in which one example of ``client`` is not a number, met at its local step ``epoch_step``."""
+def with_value(client: int, epoch_step: int, value: float) -> Cohort:
+    """Return a cohort in which one example of ``client``, first used in local step ``epoch_step``, has ``value``."""
     cohort = fedavg(linear, vectors(), Recipe(lr=0.1, batch_size=2, epochs=1))
     job = jobs()[client]
     row = int(local_schedule(job, cohort.recipe, 3, 1).rows[epoch_step - 1, 0])
@@ -43,13 +43,13 @@ def spoiled(client: int, epoch_step: int, value: float) -> Cohort:
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
 @pytest.mark.parametrize(("client", "step", "steps"), [(0, 3, 5), (2, 7, 7), (3, 1, 3)])
 def test_a_loss_that_is_not_finite_names_client_round_and_step(engine: str, client: int, step: int, steps: int) -> None:
-    cohort = spoiled(client, step, math.nan)
+    cohort = with_value(client, step, math.nan)
     with pytest.raises(TrainingError) as refused:
         cohort.rounds(engine)
     assert (refused.value.client, refused.value.round) == (client, 1)
-    said = str(refused.value)
-    assert f"client {client}, round 1: the loss became nan at local step {step} of {steps}" in said
-    assert "lower the learning rate (now 0.1)" in said
+    message = str(refused.value)
+    assert f"client {client}, round 1: the loss became nan at local step {step} of {steps}" in message
+    assert "lower the learning rate (now 0.1)" in message
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
@@ -62,15 +62,15 @@ def test_divergence_in_a_later_round_names_that_round(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
-def test_a_last_step_that_diverges_is_refused_too(engine: str) -> None:
-    """One step: its loss is finite, and what it leaves is not."""
+def test_a_last_step_that_diverges_is_an_error(engine: str) -> None:
+    """A single step has a finite loss, but its result is not finite."""
     cohort = fedavg(linear, vectors(), Recipe(lr=1e308, batch_size=40, steps=1, weight_decay=1e3))
     with pytest.raises(TrainingError, match="client 0, round 1: the trained tensors are not finite"):
         cohort.rounds(engine)
 
 
 class Picky(nn.Module):
-    """Refuses examples of a large number, going forward or backward."""
+    """Raises for examples with large values, in the forward or in the backward pass."""
 
     def __init__(self, backward: bool = False) -> None:
         super().__init__()
@@ -96,28 +96,28 @@ def refuse(x: Tensor) -> None:
 def test_an_error_in_a_step_names_client_round_and_step(
     engine: str, backward: bool, client: int, step: int, steps: int
 ) -> None:
-    spoilt = spoiled(client, step, 1000.0)
-    cohort = spoilt._replace(net=built(lambda: Picky(backward)))
+    cohort = with_value(client, step, 1000.0)
+    cohort = cohort._replace(net=built(lambda: Picky(backward)))
     with pytest.raises(TrainingError) as refused:
         cohort.rounds(engine)
     assert (refused.value.client, refused.value.round) == (client, 1)
-    said = (
+    message = (
         rf"client {client}, round 1: local step {step} of {steps} failed: KeyError: 'too large' \(.*training.py, line"
     )
-    assert re.match(said, str(refused.value))
+    assert re.match(message, str(refused.value))
 
 
 class Narrow(Picky):
-    """Fails inside a layer of torch."""
+    """Raises inside a torch layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x[:, :5])
 
 
-def test_an_error_inside_torch_is_told_with_the_line_that_led_to_it() -> None:
+def test_an_error_inside_torch_names_the_line_of_user_code() -> None:
     line = inspect.getsourcelines(Narrow.forward)[1] + 1
     with pytest.raises(
-        TrainingError, match=rf"RuntimeError: mat1 and mat2 .* \({re.escape(__file__)}, line {line}\); mend"
+        TrainingError, match=rf"RuntimeError: mat1 and mat2 .* \({re.escape(__file__)}, line {line}\); fix"
     ):
         fedavg(Narrow, vectors()).rounds("sequential")
 
@@ -132,9 +132,9 @@ def test_one_value_that_is_not_finite_is_found(value: float) -> None:
 
 
 class Reads(TorchDispatchMode):
-    """Counts numbers and truths that are read from tensors; on a GPU, each would wait until all work is done.
+    """Counts the floats and booleans that are read from tensors; on a GPU, each read would synchronize.
 
-    Whole numbers are not counted: those are the schedule's, which stays on the CPU.
+    Integers are not counted: they are read from the schedule, which stays on the CPU.
     """
 
     count = 0
@@ -146,7 +146,7 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
-def test_what_is_read_from_the_device_does_not_grow_with_the_steps(engine: str) -> None:
+def test_reads_from_the_device_do_not_grow_with_the_steps(engine: str) -> None:
     def read(steps: int) -> int:
         recipe = Recipe(lr=0.1, momentum=0.9, batch_size=4, steps=steps, clip=1.0)
         cohort = fedavg(lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), vectors(), recipe)
@@ -161,7 +161,7 @@ def test_what_is_read_from_the_device_does_not_grow_with_the_steps(engine: str) 
 
 
 class Crowded(nn.Module):
-    """Takes no more rows than the probe has."""
+    """Raises for batches with more rows than those of the probe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,29 +173,29 @@ class Crowded(nn.Module):
         return self.fc(x)
 
 
-def test_an_error_of_clients_together_names_them_all() -> None:
+def test_an_error_that_needs_several_clients_names_them_all() -> None:
     cohort = fedavg(Crowded, vectors(), RECIPE)
-    said = r"client 0, round 1: clients 0, 1, 2, 3 fail together.*local step 1 of 8 failed: RuntimeError: crowded"
-    with pytest.raises(TrainingError, match=said):
+    together = r"client 0, round 1: clients 0, 1, 2, 3 fail when trained in one batch, but not individually"
+    with pytest.raises(TrainingError, match=rf"{together}.*local step 1 of 8 failed: RuntimeError: crowded"):
         cohort.rounds("fused", chunk=4)
     assert cohort.rounds("fused", chunk=1).round == 2
 
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
-def test_that_memory_ran_out_is_left_for_the_run_to_tell(engine: str) -> None:
+def test_out_of_memory_errors_are_passed_on_to_the_run(engine: str) -> None:
     class Large(Picky):
         def forward(self, x: Tensor) -> Tensor:
             if bool((x > 100).any()):
                 raise torch.OutOfMemoryError
             return super().forward(x)
 
-    cohort = spoiled(2, 7, 1000.0)._replace(net=built(Large))
+    cohort = with_value(2, 7, 1000.0)._replace(net=built(Large))
     with pytest.raises(torch.OutOfMemoryError):
         cohort.rounds(engine)
 
 
-def test_the_server_takes_the_mean_weighted_by_examples() -> None:
-    """Each client is trained by hand, and averaged with p_k = n_k / Σ n_j."""
+def test_the_server_averages_weighted_by_examples() -> None:
+    """Train each client separately, and average with p_k = n_k / Σ n_j."""
     cohort = Cohort(built(linear, rank=2, alpha=3.0), methods.fedlora(), vectors())
     state = cohort.method.init(cohort.net, 3)
     session = Session(cohort.net, cohort.method, state.base, Down(state.shared), *cohort[2:], 3, 1)
@@ -210,7 +210,7 @@ def test_the_server_takes_the_mean_weighted_by_examples() -> None:
 
 
 def test_the_loss_of_a_client_is_the_mean_over_the_examples_it_saw() -> None:
-    """With a learning rate of 0 that is the loss of the model on them, short batches counting for less."""
+    """With a learning rate of 0, this is the loss of the model on them; short batches have less weight."""
     cohort = fedavg(linear, vectors(), Recipe(lr=0.0, batch_size=4, epochs=3))
     rows = jobs()[0].rows
     logits = F.linear(cohort.data["x"][rows], cohort.net.params["weight"], cohort.net.params["bias"])
@@ -242,7 +242,7 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
     score = evaluate(cohort.net, shared_model(cohort.net, cohort.method, state), cohort.data, batch_size)
     f1 = f1_score(cohort.data["y"], logits.argmax(1), average="macro")
     assert score == Score(pytest.approx(float(loss)), pytest.approx(float(right)), 32, pytest.approx(f1))
-    assert cohort.net.model.training  # as it was
+    assert cohort.net.model.training  # restored
 
 
 def test_an_error_in_evaluation_names_the_examples() -> None:
@@ -255,7 +255,7 @@ def test_an_error_in_evaluation_names_the_examples() -> None:
     assert evaluate(cohort.net, tensors, cohort.data, 6).units == 32
 
 
-def test_macro_f1_leaves_out_classes_that_are_neither_there_nor_predicted() -> None:
+def test_macro_f1_omits_classes_that_neither_occur_nor_are_predicted() -> None:
     y, predicted = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([0, 1, 1, 3, 4, 0])
     confusion = classification_metrics(torch.zeros(6), F.one_hot(predicted, 6).double(), y).confusion
     assert confusion is not None and confusion.sum() == 6 and confusion[3, 4] == confusion[0, 0] == 1
@@ -273,15 +273,15 @@ def test_learning_rates_over_rounds() -> None:
     assert [at_round(steps, t, 9).lr for t in (1, 2, 3, 4, 5)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
 
 
-def test_activations_are_what_the_layers_put_out() -> None:
-    """Linear 6 → 5, ReLU, linear 5 → 3 in float64: 5 + 5 + 3 numbers, and twice more the 3 that come out."""
+def test_activation_bytes_are_those_of_the_outputs_of_layers() -> None:
+    """Linear 6 → 5, ReLU, linear 5 → 3 in float64: 5 + 5 + 3 values, plus twice the 3 outputs of the model."""
     net = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     assert activation_bytes(net, net.params, vectors()) == 8 * (5 + 5 + 3 + 2 * 3)
     assert not any(layer._forward_hooks for layer in net.model.modules())
 
 
-def test_what_is_evaluated_at_once_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six examples take 6 · 152 bytes of activations; the scores are the same."""
+def test_evaluation_batches_fit_into_the_memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six examples need 6 · 152 bytes of activations; the scores do not depend on the batch size."""
     net, data = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))), vectors()
     whole = evaluate(net, net.params, data)
     sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""Runs of tiny models that come from a folder, and what they took home as the library alone loads it."""
+"""Runs of tiny models saved in a folder, and their exports loaded with transformers and PEFT alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ADAMW = Recipe("adamw", lr=0.02, batch_size=4, epochs=1)
 
 
 def base(family: str, folder: Path, seed: int = 1) -> Path:
-    """Save a model that nobody has made ready, once; a classifier without its head."""
+    """Save an unprepared model to ``folder`` unless it exists; a classifier is saved without its head."""
     import transformers
 
     if folder.exists():
@@ -42,54 +42,54 @@ def base(family: str, folder: Path, seed: int = 1) -> Path:
 
 
 def loaded(family: str, folder: Path, **settings: Any) -> torch.nn.Module:
-    """Load it as a run does."""
+    """Load the base as a run does."""
     if family == "bert":
         settings |= {"task": "classify", "classes": CLASSES}
     return hf.load(str(base(family, folder)), **settings)
 
 
 def net(family: str, folder: Path, *, rank: int = 2, targets: list[str] | None = None, **settings: Any) -> Net:
-    """Return it with factors."""
+    """Return a net of the base with factors."""
     return hf.attach(loaded(family, folder, **settings), rank=rank, alpha=3.0, targets=targets)
 
 
 def plan(family: str, made: Net, method: Method | None = None, rounds: int = 4, **settings: Any) -> Plan:
-    """Return a run with a merge in each of the first three rounds and none in the last."""
+    """Return a plan with a merge in each of the first three rounds and none in the last."""
     data = texts(family)
     dataset = Dataset("texts", data, data, CLASSES if family == "bert" else ())
     partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
     method = method or methods.fedloru(tau=[1, 2, 3])
     usual = {"recipe": ADAMW, "checkpoint_every": 1, "diagnostics": False}
-    return Plan(made, method, dataset, partition, rounds, 3, **(usual | settings))
+    return Plan(made, method, dataset, partition, rounds=rounds, cohort=3, **(usual | settings))
 
 
 def trained(made: Plan, folder: Path) -> Run:
-    """Train it, with a run folder."""
+    """Train a plan, with a run folder."""
     run = Run(made, RunFolder.create(folder, {}, {}, imported=made.net.imported))
     list(run)
     return run
 
 
 def logits(model: Any, family: str) -> Tensor:
-    """Return the scores of all texts, 0 where there is no token."""
+    """Return the logits of all texts, with 0 at padding."""
     data = texts(family)
     with torch.no_grad():
         scores: Tensor = model.eval()(**inputs(data)).logits
     if scores.ndim < 3:
         return scores
-    real = torch.arange(scores.shape[1]) < data["length"][:, None]
-    return scores * real[:, :, None]
+    is_token = torch.arange(scores.shape[1]) < data["length"][:, None]
+    return scores * is_token[:, :, None]
 
 
 def auto(family: str) -> Any:
-    """Return the class of the library that loads models of the family."""
+    """Return the auto class of transformers for a family."""
     import transformers
 
     return transformers.AutoModelForSequenceClassification if family == "bert" else transformers.AutoModelForCausalLM
 
 
 def with_peft(family: str, folder: Path, adapter: Path, dtype: Any = torch.float32) -> Any:
-    """Load an adapter beside its base, by PEFT and transformers alone."""
+    """Load an adapter and its base with PEFT and transformers alone."""
     import peft
 
     labels = {"num_labels": len(CLASSES)} if family == "bert" else {}
@@ -112,4 +112,4 @@ METHODS: dict[str, Callable[[], Method]] = {
     "flexlora": methods.flexlora,
     "fedmud": lambda: methods.fedmud(interval=2),
 }
-"""Methods whose models are W₀, increments and factors."""
+"""Methods whose models are W₀ plus increments and factors."""

@@ -1,4 +1,4 @@
-"""Tokenizers whose tokens are single letters, so that every expected number can be counted by hand."""
+"""Character tokenizers, so that expected token counts can be checked by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHAT = (
 
 
 def letters(**changes: Any) -> Any:
-    """Return a tokenizer that begins a text with <s>, and knows </s>, but nothing to pad with."""
+    """Return a tokenizer that starts texts with <s> and knows </s>, but has no padding token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +25,7 @@ def letters(**changes: Any) -> Any:
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
-    both = changes.pop("closed", False)  # as an encoder's, which ends every text as well
+    both = changes.pop("closed", False)  # like the tokenizer of an encoder, which also ends every text
     made.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>" if both else "<s> $A", special_tokens=[("<s>", BOS), ("</s>", EOS)]
     )
@@ -34,17 +34,17 @@ def letters(**changes: Any) -> Any:
 
 
 def ids(text: str) -> list[int]:
-    """Return the tokens of the letters of ``text``."""
+    """Return the tokens of ``text``."""
     return [3 + LETTERS.index(letter) for letter in text]
 
 
 def spelled(tokens: list[int]) -> str:
-    """Return what tokens say, ^ for the begin and $ for the end of a text."""
+    """Return the text of ``tokens``, with ^ for the start and $ for the end of a text."""
     return "".join("?^$"[token] if token < 3 else LETTERS[token - 3] for token in tokens)
 
 
 def write(path: Path, columns: dict[str, list[Any]], metadata: dict[str, str] | None = None) -> str:
-    """Write columns as parquet, and return where."""
+    """Write columns as a parquet file, and return its path."""
     table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata(metadata) if metadata else table, path)
     return str(path)

@@ -1,4 +1,4 @@
-"""What all cycles have learnt, as one adapter of PEFT for the untouched base."""
+"""Export of the updates of all cycles as one PEFT adapter for the unchanged base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fedloru as fl
 from fedloru import lowrank, methods
 from fedloru import net as nets
 from fedloru.errors import ModelError, RunFolderError
-from fedloru.exports.trained import of
+from fedloru.exports.trained import trained_run
 from fedloru.hf.source import quiet
 from tests.hf import home
 from tests.hf.tiny import FAMILIES
@@ -25,38 +25,38 @@ pytestmark = pytest.mark.hf
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_peft_scores_as_the_training_model_after_three_merges(family: str, tmp_path: Path) -> None:
-    """By the library alone; the live factors of the fourth round are the last ranks of the adapter."""
+def test_an_adapter_loaded_by_peft_scores_like_the_trained_model(family: str, tmp_path: Path) -> None:
+    """Without fedloru; after three merges, the factors of the fourth round are the last ranks of the adapter."""
     made = home.net(family, tmp_path / "base")
     run = home.trained(home.plan(family, made), tmp_path / "run")
     assert run.state.version == 3 and run.state.round == 4
-    told = fl.export(run, tmp_path / "out", format="peft")
-    assert set(told["ranks"].values()) == {4 * 2} and len(told["ranks"]) == len(made.sites)
+    summary = fl.export(run, tmp_path / "out", format="peft")
+    assert set(summary["ranks"].values()) == {4 * 2} and len(summary["ranks"]) == len(made.sites)
     model = home.with_peft(family, tmp_path / "base", tmp_path / "out")
     got, expected = home.logits(model, family), home.logits(run.model(), family)
     assert float((got - expected).abs().max()) < 1e-5
     assert float((expected - home.logits(home.loaded(family, tmp_path / "base"), family)).abs().max()) > 0.01
-    assert told["check"]["difference"] < 1e-5 and told["check"]["against"] == "the training model"
+    assert summary["check"]["difference"] < 1e-5 and summary["check"]["against"] == "the trained model"
     with model.disable_adapter():
         layers = [name for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
     assert len(layers) == len(made.sites)
 
 
-def test_fresh_factors_are_left_out(tmp_path: Path) -> None:
-    """Right after a merge, the adapter has the rank of the cycles."""
+def test_fresh_factors_are_not_exported(tmp_path: Path) -> None:
+    """Right after a merge, the adapter has the rank of the increments alone."""
     made = home.plan("llama", home.net("llama", tmp_path / "base"), rounds=3)
-    told = fl.export(home.trained(made, tmp_path / "run"), tmp_path / "out", format="peft")
-    assert told["merges"] == 3 and set(told["ranks"].values()) == {3 * 2}
+    summary = fl.export(home.trained(made, tmp_path / "run"), tmp_path / "out", format="peft")
+    assert summary["merges"] == 3 and set(summary["ranks"].values()) == {3 * 2}
 
 
-def test_layers_of_different_rank_and_kind(tmp_path: Path) -> None:
-    """An embedding, whose factors PEFT keeps transposed, and a rank and a scale of their own."""
+def test_layers_of_different_ranks_and_types(tmp_path: Path) -> None:
+    """An embedding, whose factors PEFT stores transposed, and layers with another rank and scale."""
     targets = ["model.embed_tokens", "*.q_proj", "*.down_proj"]
     model = home.loaded("llama", tmp_path / "base")
     net = fl.hf.attach(model, rank=2, targets=targets, ranks={"*.0.*.q_proj": 3}, alphas={"*.down_proj": 7.0})
     run = home.trained(home.plan("llama", net), tmp_path / "run")
-    told = fl.export(run, tmp_path / "out", format="peft")
-    assert sorted(set(told["ranks"].values())) == [8, 12] and len(told["ranks"]) == 5
+    summary = fl.export(run, tmp_path / "out", format="peft")
+    assert sorted(set(summary["ranks"].values())) == [8, 12] and len(summary["ranks"]) == 5
     got = home.logits(home.with_peft("llama", tmp_path / "base", tmp_path / "out"), "llama")
     assert float((got - home.logits(run.model(), "llama")).abs().max()) < 1e-5
 
@@ -68,43 +68,43 @@ def test_every_method_of_increments_and_factors(name: str, tmp_path: Path) -> No
     fl.export(run, tmp_path / "out", format="peft")
     got = home.logits(home.with_peft("llama", tmp_path / "base", tmp_path / "out"), "llama")
     with torch.no_grad(), nets.mode(run.plan.net, False):
-        expected = nets.forward(run.plan.net, run.tensors, run.plan.data.test).logits
-    real = torch.arange(9) < run.plan.data.test["length"][:, None]
+        expected = nets.forward(run.plan.net, run.tensors, run.plan.dataset.test).logits
+    real = torch.arange(9) < run.plan.dataset.test["length"][:, None]
     assert float(((got - expected) * real[:, :, None]).abs().max()) < 1e-5
     assert float((got - home.logits(home.loaded("llama", tmp_path / "base"), "llama")).abs().max()) > 0.005
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "message"),
     [
-        (methods.fedavg(), "trains whole weights, whose change is no adapter of low rank: export the merged model"),
-        (methods.fedhm(), "are not those of .* and the 0 increments"),
+        (methods.fedavg(), "trains whole weights, so the update is not a low-rank adapter: export the merged model"),
+        (methods.fedhm(), "are not those of .* with the 0 increments"),
         (methods.fedlmt(), "are not those of"),
         (methods.fedpara(), "are not those of"),
-        (methods.fedloru(tau=1, base="zero"), "are not those of .* and the 2 increments"),
+        (methods.fedloru(tau=1, base="zero"), "are not those of .* with the 2 increments"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_methods_that_change_weights_in_another_way_are_refused(method: Any, told: str, tmp_path: Path) -> None:
-    """In a sentence that says what can be exported, and with nothing left behind."""
-    low_rank = method.low_rank
+def test_methods_that_change_weights_in_another_way_are_rejected(method: Any, message: str, tmp_path: Path) -> None:
+    """The message says what can be exported instead, and nothing is written."""
+    low_rank = method.traits.low_rank
     made = home.net("llama", tmp_path / "base") if low_rank else fl.hf.make(home.loaded("llama", tmp_path / "base"))
-    profiles = ((("rank", 1.0),),) * 4 if method.ranks == "different" else ()
+    profiles = ((("rank", 1.0),),) * 4 if method.traits.ranks == "different" else ()
     run = home.trained(home.plan("llama", made, method, rounds=2, profiles=profiles), tmp_path / "run")
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         fl.export(run, tmp_path / "out", format="peft")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
     fl.export(run, tmp_path / "out", format="merged")
 
 
-def test_a_cut_loses_the_tail_of_singular_values(tmp_path: Path) -> None:
-    """Of every layer, against the dense SVD; the check is then against the truncated weights."""
+def test_truncation_loses_the_smallest_singular_values(tmp_path: Path) -> None:
+    """For every layer, compared with the dense SVD; the check then uses the truncated weights."""
     run = home.trained(home.plan("llama", home.net("llama", tmp_path / "base")), tmp_path / "run")
-    told = fl.export(run, tmp_path / "out", format="peft", rank=3)
-    assert set(told["ranks"].values()) == {3}
-    whole = of(run)
+    summary = fl.export(run, tmp_path / "out", format="peft", rank=3)
+    assert set(summary["ranks"].values()) == {3}
+    whole = trained_run(run)
     start = dict(home.loaded("llama", tmp_path / "base").named_parameters())
-    cut = safetensors.torch.load_file(tmp_path / "out" / "adapter_model.safetensors")
+    truncated = safetensors.torch.load_file(tmp_path / "out" / "adapter_model.safetensors")
     for site in run.plan.net.sites:
         parts = [*whole.increments, lowrank.increment([site], run.state.shared)]
         dense = sum(
@@ -115,28 +115,28 @@ def test_a_cut_loses_the_tail_of_singular_values(tmp_path: Path) -> None:
         )
         assert isinstance(dense, torch.Tensor)
         sigma = torch.linalg.svdvals(dense)
-        assert told["errors"][site.weight] == pytest.approx(float(sigma[3:].norm() / sigma.norm()), rel=1e-4)
+        assert summary["errors"][site.weight] == pytest.approx(float(sigma[3:].norm() / sigma.norm()), rel=1e-4)
         name = f"base_model.model.{site.weight.removesuffix('.weight')}"
-        kept = cut[f"{name}.lora_B.weight"] @ cut[f"{name}.lora_A.weight"]
-        assert float((dense - kept).norm() / sigma.norm()) == pytest.approx(told["errors"][site.weight], rel=1e-3)
+        kept = truncated[f"{name}.lora_B.weight"] @ truncated[f"{name}.lora_A.weight"]
+        assert float((dense - kept).norm() / sigma.norm()) == pytest.approx(summary["errors"][site.weight], rel=1e-3)
         assert site.weight in start
-    check = told["check"]
+    check = summary["check"]
     assert check["against"] == "the weights with the truncated adapter" and check["difference"] < 1e-5
     assert check["training"] > 1e-3
 
 
-def test_halves_have_an_adapter_that_was_never_rounded(tmp_path: Path) -> None:
-    """Merges into bfloat16 lose digits that the adapter keeps: both figures are told."""
+def test_an_adapter_of_a_bfloat16_model_is_not_rounded(tmp_path: Path) -> None:
+    """Merges into bfloat16 lose digits that the adapter keeps, so both differences are reported."""
     made = home.net("llama", tmp_path / "base", dtype=torch.bfloat16)
-    told = fl.export(home.trained(home.plan("llama", made), tmp_path / "run"), tmp_path / "out", format="peft")
-    assert told["base"]["dtype"] == "bfloat16"
-    check = told["check"]
-    assert check["against"] == "the weights with all increments, never rounded"
+    summary = fl.export(home.trained(home.plan("llama", made), tmp_path / "run"), tmp_path / "out", format="peft")
+    assert summary["base"]["dtype"] == "bfloat16"
+    check = summary["check"]
+    assert check["against"] == "the unrounded sum of the base and all increments"
     assert check["difference"] < 1e-5 < check["training"] < 0.05
 
 
-def test_a_head_that_was_kept_goes_along(tmp_path: Path) -> None:
-    """PEFT loads a classifier with a copy of its head, whether it was trained or not."""
+def test_a_pretrained_head_is_included(tmp_path: Path) -> None:
+    """PEFT loads a classifier with a copy of its head, even if that was not trained."""
     first = home.trained(home.plan("bert", home.net("bert", tmp_path / "base")), tmp_path / "first")
     fl.export(first, tmp_path / "whole", format="merged")
     kept = fl.hf.attach(fl.hf.load(str(tmp_path / "whole"), task="classify", classes=home.CLASSES), rank=2)
@@ -149,8 +149,8 @@ def test_a_head_that_was_kept_goes_along(tmp_path: Path) -> None:
     assert float((got - home.logits(run.model(), "bert")).abs().max()) < 1e-5
 
 
-def test_a_causal_model_made_a_classifier_is_taken_home_with_its_padding(tmp_path: Path) -> None:
-    """GPT-2 names none, and refuses batches without; the lines of the card load it."""
+def test_the_padding_token_of_a_causal_model_as_classifier_is_exported(tmp_path: Path) -> None:
+    """GPT-2 has none, and rejects batches without one; the code of the card sets it."""
     folder = home.base("gpt2", tmp_path / "base")
     net = fl.hf.attach(fl.hf.load(str(folder), task="classify", classes=home.CLASSES), rank=2)
     run = home.trained(home.plan("bert", net), tmp_path / "run")
@@ -165,46 +165,46 @@ def test_a_causal_model_made_a_classifier_is_taken_home_with_its_padding(tmp_pat
         assert float((home.logits(names["model"], "bert") - expected).abs().max()) < 1e-5
 
 
-def test_a_layer_with_factors_and_a_trained_bias_is_refused(tmp_path: Path) -> None:
+def test_a_layer_with_factors_and_a_trained_bias_is_rejected(tmp_path: Path) -> None:
     model = home.loaded("gpt2", tmp_path / "base")
     model.get_parameter("transformer.h.0.attn.c_attn.bias").requires_grad_()
     run = home.trained(home.plan("gpt2", fl.hf.attach(model, rank=2), rounds=1), tmp_path / "run")
-    with pytest.raises(ModelError, match=r"c_attn is trained whole and has factors too"):
+    with pytest.raises(ModelError, match=r"c_attn is trained whole and also has factors"):
         fl.export(run, tmp_path / "out", format="peft")
 
 
-def test_a_base_that_nobody_else_has_is_refused(tmp_path: Path) -> None:
+def test_a_base_created_in_memory_is_rejected(tmp_path: Path) -> None:
     from tests.hf.tiny import net as in_memory
 
     made = in_memory("llama", dtype=torch.float32)
     run = home.trained(home.plan("llama", made), tmp_path / "run")
-    with pytest.raises(ModelError, match="was made in memory, so that nobody else has it"):
+    with pytest.raises(ModelError, match="was created in memory, so its adapter would have no base"):
         fl.export(run, tmp_path / "out", format="peft")
     fl.export(run, tmp_path / "out", format="merged")
 
 
-def test_a_base_that_has_changed_is_told(tmp_path: Path) -> None:
+def test_a_changed_base_is_rejected(tmp_path: Path) -> None:
     run = home.trained(home.plan("llama", home.net("llama", tmp_path / "base")), tmp_path / "run")
     (tmp_path / "base").rename(tmp_path / "old")
     home.base("llama", tmp_path / "base", seed=2)
-    with pytest.raises(ModelError, match="the base was changed"):
+    with pytest.raises(ModelError, match="the base has changed"):
         fl.export(run, tmp_path / "out", format="peft")
 
 
-def test_before_anything_is_learnt_there_is_no_adapter(tmp_path: Path) -> None:
+def test_an_untrained_model_has_no_adapter(tmp_path: Path) -> None:
     run = home.trained(home.plan("llama", home.net("llama", tmp_path / "base"), rounds=1), tmp_path / "run")
     first = run.plan.method.init(run.plan.net, run.plan.seed)
     run.last = run.last._replace(state=first)
-    with pytest.raises(ModelError, match=r"no factors beyond .* yet, so there is no adapter: train it"):
+    with pytest.raises(ModelError, match=r"does not differ from .* yet, so there is no adapter: train it"):
         fl.export(run, tmp_path / "out", format="peft")
 
 
-def test_increments_that_were_not_kept_are_told(tmp_path: Path) -> None:
+def test_missing_increments_are_reported(tmp_path: Path) -> None:
     made = home.plan("llama", home.net("llama", tmp_path / "base"), increments=False)
     run = home.trained(made, tmp_path / "run")
     with pytest.raises(RunFolderError, match="lacks the increments of versions 1, 2, 3"):
         fl.export(run, tmp_path / "out", format="peft")
     bare = fl.Run(made)
     list(bare)
-    with pytest.raises(RunFolderError, match="merged 3 increments, and has no folder to keep them in"):
+    with pytest.raises(RunFolderError, match="merged 3 increments, but they were not kept"):
         fl.export(bare, tmp_path / "out", format="peft")

@@ -1,4 +1,4 @@
-"""A run that starts from an adapter: merged before the first round, exported with all that came after."""
+"""Runs that start from an adapter, which is merged before the first round and exported with all later updates."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def exported(family: str, tmp_path: Path) -> Path:
 
 
 def adopted(family: str, tmp_path: Path, **settings: Any) -> fl.Net:
-    """Return a net that starts from it, with factors elsewhere or of another rank."""
+    """Return a net that starts from the exported adapter; ``settings`` set the targets and rank of its factors."""
     return fl.hf.adopt(home.net(family, tmp_path / "base", **settings), tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_and_out_again_is_the_same_file(family: str, tmp_path: Path) -> None:
-    """Bit for bit, head included: the scale is 1, and nothing is left out."""
+def test_importing_and_exporting_an_adapter_gives_the_same_files(family: str, tmp_path: Path) -> None:
+    """Bit for bit, including the head, since the scale is 1."""
     folder = exported(family, tmp_path)
     net = adopted(family, tmp_path, rank=3)
     run = fl.Run(home.plan(family, net))
@@ -46,22 +46,22 @@ def test_in_and_out_again_is_the_same_file(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_what_comes_after_joins_it(family: str, tmp_path: Path) -> None:
-    """At other layers too; the run folder has it as version 0, and so has every client."""
+def test_later_updates_are_added_to_the_adapter(family: str, tmp_path: Path) -> None:
+    """Also at other layers; the run folder has the imported adapter as version 0."""
     exported(family, tmp_path)
     targets = ["*.up_proj", "*.v_proj"] if family == "llama" else ["*.intermediate.dense", "*.value"]
     net = adopted(family, tmp_path, targets=targets)
     run = home.trained(home.plan(family, net), tmp_path / "run")
     assert increments.versions(tmp_path / "run" / "increments") == [0, 1, 2, 3]
-    told = fl.export(run, tmp_path / "out", format="peft")
-    assert sorted(told["ranks"].values()) == [8] * 4 + [16] * 2
+    summary = fl.export(run, tmp_path / "out", format="peft")
+    assert sorted(summary["ranks"].values()) == [8] * 4 + [16] * 2
     got = home.logits(home.with_peft(family, tmp_path / "base", tmp_path / "out"), family)
     assert float((got - home.logits(run.model(), family)).abs().max()) < 1e-5
     if family == "bert":
         assert "classifier.weight" in net.trainable
 
 
-def test_it_is_merged_in_float64_and_rounded_once(tmp_path: Path) -> None:
+def test_an_adapter_is_merged_in_float64_and_rounded_once(tmp_path: Path) -> None:
     exported("llama", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     start = dict(home.loaded("llama", tmp_path / "base").named_parameters())
@@ -75,8 +75,8 @@ def test_it_is_merged_in_float64_and_rounded_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stabilised", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_an_adapter_that_peft_made(family: str, stabilised: bool, tmp_path: Path) -> None:
-    """With ranks and alphas of single layers, an embedding, and scales by rank or by its root."""
+def test_an_adapter_created_by_peft(family: str, stabilised: bool, tmp_path: Path) -> None:
+    """With rank and alpha patterns, an embedding, and scales by the rank or its square root."""
     made = foreign(family, tmp_path, use_rslora=stabilised)
     net = adopted(family, tmp_path)
     got = home.logits(fl.Run(home.plan(family, net)).model(), family)
@@ -85,7 +85,7 @@ def test_an_adapter_that_peft_made(family: str, stabilised: bool, tmp_path: Path
 
 
 def foreign(family: str, tmp_path: Path, **settings: Any) -> Any:
-    """Save an adapter by the library alone, with all factors drawn, and return its model."""
+    """Save an adapter with random factors by PEFT alone, and return its model."""
     import warnings
 
     import peft
@@ -105,14 +105,14 @@ def foreign(family: str, tmp_path: Path, **settings: Any) -> Any:
     return model
 
 
-def test_another_type_of_weights_is_taken_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_dtype_of_the_base_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exported("llama", tmp_path)
     with caplog.at_level(logging.WARNING, "fedloru"):
         adopted("llama", tmp_path, dtype=torch.bfloat16)
-    assert "in float32, here in bfloat16: the bits of weights are not compared" in caplog.text
+    assert "in float32, not bfloat16: the base cannot be verified" in caplog.text
 
 
-def test_the_factors_are_kept_as_they_came(tmp_path: Path) -> None:
+def test_the_imported_factors_are_kept_unchanged(tmp_path: Path) -> None:
     foreign("llama", tmp_path)
     net = adopted("llama", tmp_path)
     assert net.imported is not None
@@ -120,12 +120,12 @@ def test_the_factors_are_kept_as_they_came(tmp_path: Path) -> None:
     assert scales["model.layers.0.self_attn.q_proj.weight"] == (4, 5 / 4)
     assert scales["model.layers.1.self_attn.q_proj.weight"] == (2, 5 / 2)
     assert scales["model.embed_tokens.weight"] == (4, 6 / 4)
-    whole = lowrank.together([net.imported])
+    whole = lowrank.combine([net.imported])
     assert {site.scale for site in whole.sites} == {1.0}
 
 
-def test_a_head_that_comes_along_takes_the_place_of_the_models_own_and_is_trained_on(tmp_path: Path) -> None:
-    """Here of a base whose head is for the same classes, so that it would have stayed frozen."""
+def test_the_head_of_an_adapter_replaces_that_of_the_model_and_is_trained_further(tmp_path: Path) -> None:
+    """Here the head of the base is for the same classes, so it would have stayed frozen."""
     first = home.trained(home.plan("bert", home.net("bert", tmp_path / "base"), rounds=1), tmp_path / "first")
     fl.export(first, tmp_path / "whole")
 

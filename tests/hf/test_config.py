@@ -1,4 +1,4 @@
-"""From a configuration with a language model to a run, its folder, and the run resumed."""
+"""Runs of language models from a configuration: the run, its folder, and resuming it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from fedloru import api, config, hf
 from fedloru.config import Config, parse
-from fedloru.config.forms import LanguageModel
 from fedloru.errors import ConfigError, ModelError
 from tests.hf.letters import LETTERS, letters, write
 from tests.hf.tiny import FAMILIES
@@ -27,7 +26,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def configured(family: str, tmp_path: Path, **sections: dict[str, Any]) -> Config:
-    """Return a run of four rounds over three clients, with the folder of a model and of its texts made."""
+    """Return the configuration of four rounds with three clients, and write its model and texts."""
     import transformers
 
     folder = tmp_path / family
@@ -38,8 +37,8 @@ def configured(family: str, tmp_path: Path, **sections: dict[str, Any]) -> Confi
         kind = transformers.LlamaForCausalLM if family == "llama" else transformers.BertModel
         kind(small).save_pretrained(folder)
         letters(closed=family == "bert").save_pretrained(folder)
-    said = [f"{word} {word}" for word in ("ham", "spam", "eggs", "tea") for _ in range(6)]
-    path = write(tmp_path / "said.parquet", {"text": said, "label": [text.split()[0] for text in said]})
+    lines = [f"{word} {word}" for word in ("ham", "spam", "eggs", "tea") for _ in range(6)]
+    path = write(tmp_path / "texts.parquet", {"text": lines, "label": [line.split()[0] for line in lines]})
     kind = "plain" if family == "llama" else "classify"
     table: dict[str, Any] = {
         "rounds": 4,
@@ -59,7 +58,7 @@ def configured(family: str, tmp_path: Path, **sections: dict[str, Any]) -> Confi
     return parse(table)
 
 
-def test_a_run_trains_and_says_what_the_model_chose(family: str, tmp_path: Path) -> None:
+def test_a_run_trains_and_records_the_default_targets(family: str, tmp_path: Path) -> None:
     run = api.start(configured(family, tmp_path))
     rows = list(run)
     assert run.engine.name == "fused" and run.engine.reason.endswith("by fold")
@@ -85,7 +84,7 @@ def test_personal_scores_of_a_causal_model_have_a_perplexity(tmp_path: Path) -> 
         assert spread["perplexity"] == pytest.approx(math.exp(spread["loss"]))
 
 
-def test_a_run_from_its_own_echo_and_a_resumed_one_are_the_same(family: str, tmp_path: Path) -> None:
+def test_a_run_from_its_saved_configuration_and_a_resumed_run_are_equal(family: str, tmp_path: Path) -> None:
     first = [{**row, "seconds": 0} for row in api.start(configured(family, tmp_path))]
     echo = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     again = parse(echo | {"output": {"dir": str(tmp_path / "again"), "checkpoint_every": 2}})
@@ -117,17 +116,17 @@ def test_heads_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert plans[0].net.model.config.id2label == {0: "eggs", 1: "ham", 2: "spam", 3: "tea"}  # type: ignore[union-attr]
 
 
-def test_frozen_weights_cannot_be_asked_to_travel(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="frozen weights never travel: leave it out"):
+def test_the_first_download_cannot_be_turned_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="frozen weights are never sent: remove"):
         configured("llama", tmp_path, wire={"first_download": True})
 
 
-def test_a_revision_of_a_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a folder and has no revision 'main'"):
+def test_a_revision_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder, so it has no revision 'main'"):
         config.plan(configured("llama", tmp_path, model={"revision": "main"}))
 
 
-def test_the_lines_of_the_docstring_run(
+def test_the_example_in_the_docstring_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configured("bert", tmp_path)
@@ -138,7 +137,7 @@ def test_the_lines_of_the_docstring_run(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
 
 
-def test_the_configuration_of_the_page_is_valid() -> None:
+def test_the_configuration_in_the_docs_is_valid() -> None:
     page = Path(__file__).parents[2] / "docs" / "language-models.md"
     (block,) = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
-    assert isinstance(parse(tomllib.loads(block)).model, LanguageModel)
+    assert parse(tomllib.loads(block)).model.name.startswith("hf:")

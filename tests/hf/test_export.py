@@ -1,4 +1,4 @@
-"""The whole model as a folder that ``from_pretrained`` loads, and the check that every export goes through."""
+"""Export of the whole model as a folder for ``from_pretrained``, and the check of every export."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run(family: str, tmp_path: Path, **settings: Any) -> fl.Run:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_from_pretrained_loads_what_was_trained(family: str, tmp_path: Path) -> None:
-    """With Conv1D as the library has it, tied weights tied, and the configuration of the base."""
+def test_from_pretrained_loads_the_trained_model(family: str, tmp_path: Path) -> None:
+    """With the library's Conv1D, tied weights tied, and the configuration of the base."""
     made = run(family, tmp_path)
-    told = fl.export(made, tmp_path / "out")
+    summary = fl.export(made, tmp_path / "out")
     model = home.auto(family).from_pretrained(tmp_path / "out")
     assert type(model) is type(made.plan.net.model)
     assert float((home.logits(model, family) - home.logits(made.model(), family)).abs().max()) == 0
-    assert told["check"]["difference"] < 1e-5 and told["format"] == "merged"
+    assert summary["check"]["difference"] < 1e-5 and summary["format"] == "merged"
     assert model.config.use_cache
     before = json.loads((tmp_path / "base" / "config.json").read_text())
     after = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -47,7 +47,7 @@ def test_from_pretrained_loads_what_was_trained(family: str, tmp_path: Path) -> 
         assert model.config.id2label == dict(enumerate(home.CLASSES))
 
 
-def test_a_model_whose_every_weight_was_trained(tmp_path: Path) -> None:
+def test_a_model_with_all_weights_trained(tmp_path: Path) -> None:
     net = fl.hf.make(home.loaded("qwen3", tmp_path / "base"))
     made = home.trained(home.plan("qwen3", net, methods.fedavg(), rounds=1), tmp_path / "run")
     fl.export(made, tmp_path / "out")
@@ -55,27 +55,27 @@ def test_a_model_whose_every_weight_was_trained(tmp_path: Path) -> None:
     assert torch.equal(home.logits(model, "qwen3"), home.logits(made.model(), "qwen3"))
 
 
-def test_the_type_of_weights_and_the_tokenizer_stay(tmp_path: Path) -> None:
+def test_the_dtype_and_the_tokenizer_are_kept(tmp_path: Path) -> None:
     import transformers
 
     folder = home.base("llama", tmp_path / "base")
     letters().save_pretrained(folder)
     net = fl.hf.attach(fl.hf.load(str(folder), dtype=torch.bfloat16), rank=2)
-    told = fl.export(home.trained(home.plan("llama", net), tmp_path / "run"), tmp_path / "out")
+    summary = fl.export(home.trained(home.plan("llama", net), tmp_path / "run"), tmp_path / "out")
     model = home.auto("llama").from_pretrained(tmp_path / "out")
     assert {str(p.dtype) for p in model.parameters()} == {"torch.bfloat16"}
-    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert words("Once upon").input_ids == letters()("Once upon").input_ids
-    check = told["check"]
-    assert check["against"] == "the merged weights, rounded to their type"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("Once upon").input_ids == letters()("Once upon").input_ids
+    check = summary["check"]
+    assert check["against"] == "the merged weights, rounded to their dtype"
     assert check["difference"] == 0 < check["training"] < 0.05
 
 
 @pytest.mark.parametrize("format", ["merged", "peft"])
-def test_a_wrong_weight_is_an_error_and_leaves_nothing(
+def test_a_wrong_weight_is_an_error_and_nothing_is_written(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever comes back from the disk is compared, not what was to be written."""
+    """The check compares the model that is loaded from disk."""
     made = run("llama", tmp_path)
 
     def broken(model: Any) -> Any:
@@ -88,20 +88,20 @@ def test_a_wrong_weight_is_an_error_and_leaves_nothing(
     else:
         load = adapters._load
         monkeypatch.setattr(adapters, "_load", lambda *a: broken(load(*a)))
-    with pytest.raises(ModelError, match="scores 8 examples otherwise than the training model"):
+    with pytest.raises(ModelError, match="does not score 8 examples like the trained model"):
         fl.export(made, tmp_path / "out", format=format)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
 
 
-def test_what_is_no_number_is_no_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_scores_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = run("llama", tmp_path)
     scores = checks.scores
     monkeypatch.setattr(checks, "scores", lambda *a: scores(*a) * float("nan"))
-    with pytest.raises(ModelError, match="otherwise than the training model"):
+    with pytest.raises(ModelError, match="does not score 8 examples like the trained model"):
         fl.export(made, tmp_path / "out")
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     made = run("llama", tmp_path, rounds=1)
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="out exists already: name a new folder"):
@@ -110,25 +110,25 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         fl.export(made, tmp_path / "nowhere" / "out")
     with pytest.raises(ConfigError, match=r"there is no format 'pef'; did you mean 'peft'\?"):
         fl.export(made, tmp_path / "new", format="pef")
-    with pytest.raises(ConfigError, match="only adapters are cut"):
+    with pytest.raises(ConfigError, match="only adapters can be truncated"):
         fl.export(made, tmp_path / "new", rank=1)
-    with pytest.raises(ConfigError, match="the rank is 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="rank is 0, expected 1 or more"):
         fl.export(made, tmp_path / "new", format="peft", rank=0)
 
 
 @pytest.mark.parametrize("format", ["merged", "peft"])
-def test_the_card_has_a_header_that_the_hub_reads(format: str, tmp_path: Path) -> None:
+def test_the_card_has_a_valid_header_for_the_hub(format: str, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     made = run("bert", tmp_path)
-    told = fl.export(made, tmp_path / "out", format=format)
+    summary = fl.export(made, tmp_path / "out", format=format)
     card = ModelCard.load(tmp_path / "out" / "README.md")
     data = card.data.to_dict()
     assert data["library_name"] == {"merged": "transformers", "peft": "peft"}[format]
     assert data["pipeline_tag"] == "text-classification" and "license" not in data and "base_model" not in data
     assert {"federated-learning", "fedloru"} <= set(data["tags"])
-    for said in ("ham, spam, eggs", "fedloru", "4, 3 a round", "4, with 3 merges"):
-        assert said in card.text
-    assert told["up_bytes"] == made.rows[-1]["up_bytes_total"] > 0
-    assert f"{told['up_bytes'] / 1e6:,.3f} MB" in card.text
-    assert json.loads((tmp_path / "out" / "fedloru.json").read_text()) == told
+    for text in ("ham, spam, eggs", "fedloru", "4, 3 per round", "4, with 3 merges"):
+        assert text in card.text
+    assert summary["up_bytes"] == made.rows[-1]["up_bytes_total"] > 0
+    assert f"{summary['up_bytes'] / 1e6:,.3f} MB" in card.text
+    assert json.loads((tmp_path / "out" / "fedloru.json").read_text()) == summary

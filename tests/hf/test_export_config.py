@@ -1,4 +1,4 @@
-"""From a configured run to an adapter, and from that to the next run."""
+"""Export the run of a configuration as an adapter, and start the next run from it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.hf
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_a_run_folder_is_taken_home_and_gone_on_from(family: str, tmp_path: Path) -> None:
-    """By the command; the echo says that increments are kept, and a resumed run has the same."""
+def test_a_run_folder_is_exported_and_the_next_run_starts_from_it(family: str, tmp_path: Path) -> None:
+    """By the command; the saved configuration keeps increments, and a resumed run has the same ones."""
     list(api.start(configured(family, tmp_path)))
     echo = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert echo["output"]["increments"] is True
@@ -41,24 +41,24 @@ def test_a_run_folder_is_taken_home_and_gone_on_from(family: str, tmp_path: Path
     list(api.resume(tmp_path / "next", from_round=2))
     assert increments.versions(tmp_path / "next" / "increments") == [0, 1, 2]
     assert all((tmp_path / "next" / "increments" / name).read_bytes() == data for name, data in kept.items())
-    told = fl.export(tmp_path / "next", tmp_path / "both", format="peft")
-    assert set(told["ranks"].values()) == {4 * 2} and told["merges"] == 2
-    assert told["check"]["difference"] < 1e-5
+    summary = fl.export(tmp_path / "next", tmp_path / "both", format="peft")
+    assert set(summary["ranks"].values()) == {4 * 2} and summary["merges"] == 2
+    assert summary["check"]["difference"] < 1e-5
 
 
-def test_data_that_is_gone_is_no_hindrance(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The check takes random tokens; the classes are in the folder."""
+def test_an_export_without_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The check uses random tokens, and the classes come from the run folder."""
     list(api.start(configured("bert", tmp_path)))
-    (tmp_path / "said.parquet").unlink()
+    (tmp_path / "texts.parquet").unlink()
     with caplog.at_level(logging.WARNING, "fedloru"):
-        told = fl.export(tmp_path / "run", tmp_path / "out", format="peft", round=2)
-    assert "so that the check takes random tokens" in caplog.text
-    assert told["check"]["drawn"] and told["check"]["difference"] < 1e-5
-    assert told["classes"] == ["eggs", "ham", "spam", "tea"] and told["round"] == 2
+        summary = fl.export(tmp_path / "run", tmp_path / "out", format="peft", round=2)
+    assert "so the export is checked on random tokens" in caplog.text
+    assert summary["check"]["drawn"] and summary["check"]["difference"] < 1e-5
+    assert summary["classes"] == ["eggs", "ham", "spam", "tea"] and summary["round"] == 2
     assert "random tokens" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_model_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+def test_a_changed_model_is_rejected(tmp_path: Path) -> None:
     list(api.start(configured("llama", tmp_path)))
     import transformers
 
@@ -70,7 +70,7 @@ def test_a_model_that_has_changed_since_is_refused(tmp_path: Path) -> None:
         fl.export(tmp_path / "run", tmp_path / "out")
 
 
-def test_an_adapter_for_another_base_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+def test_an_adapter_for_another_base_is_rejected_before_the_run_folder_is_created(tmp_path: Path) -> None:
     run = home.trained(home.plan("llama", home.net("llama", tmp_path / "base"), rounds=1), tmp_path / "first")
     fl.export(run, tmp_path / "adapter", format="peft")
     with pytest.raises(ModelError, match=r"it is for .*base, whose weights have the hash"):
@@ -78,7 +78,7 @@ def test_an_adapter_for_another_base_is_refused_before_there_is_a_folder(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_fedavg_starts_from_an_adapter_too(tmp_path: Path) -> None:
+def test_fedavg_can_start_from_an_adapter(tmp_path: Path) -> None:
     list(api.start(configured("llama", tmp_path)))
     fl.export(tmp_path / "run", tmp_path / "adapter", format="peft")
     sections = {"model": {"adapter": str(tmp_path / "adapter")}, "method": {"name": "fedavg"}}

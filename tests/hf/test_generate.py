@@ -1,4 +1,4 @@
-"""Models write on after test prompts: the same as the library, and their final answers are compared."""
+"""Generated text equals that of transformers, and its final answers are compared with the references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedloru.errors import DataError
 from fedloru.hf import generate
 from fedloru.hf.blocks import Tokens, packed
 from fedloru.hf.encode import Instruct, Plain
-from fedloru.hf.generate import Asked, exact_match, final_answer, generations, split
+from fedloru.hf.generate import Prompt, exact_match, final_answer, generations, split
 from fedloru.hf.text import load
 from fedloru.net import Net
 from tests.hf.letters import BOS, EOS, ids, letters, spelled, write
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.hf
 
 
 def model() -> nn.Module:
-    """Return a model that has learnt nothing, and writes what its random weights make of a prompt."""
+    """Return an untrained model, which generates random text."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -45,7 +45,9 @@ def examples(tmp_path: Path, kind: Any = None, **settings: Any) -> Examples:
     return load(letters(), path, kind, test=path, **{"max_length": 64, **settings}).test
 
 
-def test_texts_are_those_that_the_library_writes_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_generation_equals_single_generation_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(generate, "BATCH", 3)
     attached, plain = net(), model()
     row = generations(letters(), examples(tmp_path), 5, 12)(attached, attached.params | attached.buffers)
@@ -58,7 +60,7 @@ def test_texts_are_those_that_the_library_writes_one_at_a_time(tmp_path: Path, m
     assert len({line["generated"] for line in row["generations"]}) > 1
 
 
-def test_the_tensors_handed_in_write(tmp_path: Path) -> None:
+def test_generation_uses_the_given_tensors(tmp_path: Path) -> None:
     attached = net()
     start = attached.params | attached.buffers
     g = torch.Generator().manual_seed(1)
@@ -70,7 +72,7 @@ def test_the_tensors_handed_in_write(tmp_path: Path) -> None:
     assert generations(letters(), examples(tmp_path), 5, 12)(nets.make(merged), dict(merged.state_dict())) == second
 
 
-def test_prompts_are_drawn_by_seed_and_bounded(tmp_path: Path) -> None:
+def test_prompts_are_sampled_by_seed_and_leave_room(tmp_path: Path) -> None:
     data, attached = examples(tmp_path), net()
     start = attached.params | attached.buffers
     drawn = [
@@ -80,9 +82,9 @@ def test_prompts_are_drawn_by_seed_and_bounded(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 2
     short = generations(letters(), data, 5, 10, positions=20)(attached, start)["generations"]
     assert sorted(line["prompt"] for line in short) == ["0+0?", "so 1+1?"]
-    with pytest.raises(DataError, match="a prompt of at most 4 tokens to be continued by 10"):
+    with pytest.raises(DataError, match="a prompt of at most 4 tokens that leaves room for 10 new tokens"):
         generations(letters(), data, 5, 10, positions=14)
-    with pytest.raises(DataError, match="no test example has a whole response"):
+    with pytest.raises(DataError, match="no test example has a complete response"):
         generations(
             letters(),
             {key: value[:, :6] if value.ndim == 2 else value.clamp(max=6) for key, value in data.items()},
@@ -91,13 +93,13 @@ def test_prompts_are_drawn_by_seed_and_bounded(tmp_path: Path) -> None:
         )
 
 
-def test_prompts_and_responses_are_told_apart() -> None:
-    asked = Tokens(0, [BOS, 5, 6, 7, EOS], [-100, -100, 6, 7, EOS])
-    assert split(asked.ids, asked.labels, EOS) == Asked([BOS, 5], [6, 7, EOS])
-    (block,) = packed([asked, Tokens(1, [BOS, 8, EOS], [-100, -100, EOS])], 16, whole=True)
-    assert split(block.ids, block.labels, EOS) == Asked([BOS, 5], [6, 7, EOS])
-    assert split(asked.ids[:4], asked.labels[:4], EOS) is None, "its end was cut"
-    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], EOS) == Asked([BOS, 5], [6, 7])
+def test_prompts_and_responses_are_separated() -> None:
+    example = Tokens(0, [BOS, 5, 6, 7, EOS], [-100, -100, 6, 7, EOS])
+    assert split(example.ids, example.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
+    (block,) = packed([example, Tokens(1, [BOS, 8, EOS], [-100, -100, EOS])], 16, whole=True)
+    assert split(block.ids, block.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
+    assert split(example.ids[:4], example.labels[:4], EOS) is None, "the response was truncated"
+    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], EOS) == Prompt([BOS, 5], [6, 7])
 
 
 def test_plain_texts_are_halved(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_final_answers(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
 
 
-def test_exact_match_counts_references_that_have_an_answer() -> None:
+def test_exact_match_counts_only_references_with_an_answer() -> None:
     assert exact_match(["x #### 7", "#### 8", "in 1945, say"], ["it is 7", "so 9", "1945"]) == 0.5
     assert exact_match(["12", " 3.0 "], ["that is 12.", "#### 3"]) == 1.0
     assert exact_match(["in 1945"], ["1945"]) is None

@@ -1,4 +1,4 @@
-"""The laws on tiny models of four families, with padding, dropout and layers that are computed again."""
+"""The laws on tiny models of four families, with padding, dropout and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def cohort(family: str, method: str = "fedloru", *, checkpointing: bool = False)
     return Cohort(net(family, checkpointing=checkpointing), METHODS[method](), texts(family), ADAMW)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "computed again"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_law_1_engines_agree(family: str, checkpointing: bool) -> None:
+def test_engines_agree(family: str, checkpointing: bool) -> None:
     made = cohort(family, checkpointing=checkpointing)
     chosen = choose("fused", made.net, made.method, made.method.init(made.net, 3), made.data, made.recipe)
     assert chosen.reason.endswith("by fold")
@@ -42,8 +42,8 @@ def test_law_1_engines_agree(family: str, checkpointing: bool) -> None:
     assert all(close(made.rounds("fused", chunk=chunk), oracle) for chunk in (1, 3))
 
 
-def test_law_1_in_bfloat16_as_far_as_it_goes() -> None:
-    """Factors are float32; what is between them is rounded to three digits, by each engine in its own way."""
+def test_in_bfloat16_up_to_rounding() -> None:
+    """Factors are float32, but activations are rounded to three digits, differently by each engine."""
     made = cohort("llama")._replace(net=net("llama", dtype=torch.bfloat16))
     one, other = (made.train(made.method.init(made.net, 3), engine, jobs()) for engine in ("sequential", "fused"))
     ups = [tree.scale(outcome.total.sum.shared, 1 / outcome.total.weight) for outcome in (one, other)]
@@ -52,8 +52,8 @@ def test_law_1_in_bfloat16_as_far_as_it_goes() -> None:
     assert max(float(ups[0][key].abs().max()) for key in ups[0]) > 0.05
 
 
-def test_law_1_with_tied_weights_that_are_trained() -> None:
-    """FedAvg trains the table of words, which is Qwen3's output head as well, and goes by its first name."""
+def test_with_tied_weights_that_are_trained() -> None:
+    """FedAvg trains Qwen3's embedding, which is also its output head, under the first of its two names."""
     from fedloru import hf
     from tests.hf.tiny import model
 
@@ -69,7 +69,7 @@ def test_law_1_with_tied_weights_that_are_trained() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_are_computed_again_when_asked(family: str) -> None:
+def test_checkpointing_recomputes_layers(family: str) -> None:
     for checkpointing in (False, True):
         made = cohort(family, checkpointing=checkpointing)
         layer = next(m for m in made.net.model.modules() if "gradient_checkpointing" in vars(type(m)) or _is_layer(m))
@@ -85,11 +85,11 @@ def _is_layer(module: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_law_3_a_merge_and_a_reset_leave_the_scores_as_they_were(family: str) -> None:
+def test_a_merge_and_a_reset_do_not_change_the_scores(family: str) -> None:
     made = cohort(family, "fedlora")
     state, made_net = made.rounds("fused", count=1), made.net
     before = nets.constants(made_net, state.base) | state.shared
-    drawn = lowrank.fresh(made_net.sites, 3, 1, state.shared)
+    drawn = lowrank.init_factors(made_net.sites, 3, 1, state.shared)
     after = before | lowrank.merge(made_net.sites, state.base, state.shared) | drawn
     with nets.mode(made_net, False), torch.no_grad():
         scores, again, first = (
@@ -102,7 +102,7 @@ def test_law_3_a_merge_and_a_reset_leave_the_scores_as_they_were(family: str) ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_never_changes_a_gradient(family: str) -> None:
-    """Not even what stands in the padding; nor does it change what is dropped."""
+    """Neither its length nor its tokens; it does not change the dropout masks either."""
     made, data = net(family), texts(family)
     batch = fetch(data, data["length"].argsort()[:4])
     width = batch["input_ids"].shape[1]
@@ -116,8 +116,8 @@ def test_padding_never_changes_a_gradient(family: str) -> None:
 
 
 def gradients(made: Net, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Return the loss of each text and all gradients, with factors that are not 0."""
-    drawn = lowrank.fresh(made.sites, 3, 1, made.params, "both")
+    """Return the loss of each text and all gradients, with nonzero factors."""
+    drawn = lowrank.init_factors(made.sites, 3, 1, made.params, "both")
     leaves = {key: (made.params | drawn)[key].clone().requires_grad_() for key in made.trainable}
     with nets.mode(made, True), ClientDropout(generators(1, 1, [0])):
         each = nets.losses(made, nets.constants(made, made.params) | leaves, batch)
@@ -131,12 +131,12 @@ def run(family: str, method: str, folder: RunFolder | None = None) -> Run:
     partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
     made = methods.fedloru(tau=2) if method == "fedloru" else methods.fedlora()
     made_net = net(family, dtype=torch.float32)
-    return Run(Plan(made_net, made, dataset, partition, 5, 3, ADAMW, checkpoint_every=2), folder)
+    return Run(Plan(made_net, made, dataset, partition, rounds=5, cohort=3, recipe=ADAMW, checkpoint_every=2), folder)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_law_5_a_resumed_run_equals_the_uninterrupted_one(family: str, method: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(family: str, method: str, tmp_path: Path) -> None:
     whole = run(family, method)
     rows = [{**row, "seconds": 0} for row in whole]
     folder = RunFolder.create(tmp_path / "run", {}, {})
@@ -151,7 +151,7 @@ def test_law_5_a_resumed_run_equals_the_uninterrupted_one(family: str, method: s
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_frozen_weights_are_never_sent(family: str) -> None:
-    """A client loads them itself, so that its first contact costs factors and head, and increments after merges."""
+    """Clients load them themselves, so a first contact sends only factors and head, and increments after merges."""
     made = run(family, "fedloru")
     sent = made.plan.net.trainable
     frozen = tree.nbytes(tree.omit(made.plan.net.params, sent))

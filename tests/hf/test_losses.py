@@ -1,4 +1,4 @@
-"""Losses and scores of texts, against loops over their tokens."""
+"""Losses and metrics of texts, compared with loops over their tokens."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ SHAPE = (4, 6, 10)
 
 
 def batch() -> tuple[Any, Batch]:
-    """Return scores of four texts of six tokens over ten words; the last text has no labels."""
+    """Return logits of four texts of six tokens over a vocabulary of ten; the last text has no labels."""
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 10, SHAPE[:2], generator=g)
     labels[torch.rand(SHAPE[:2], generator=g) < 0.4] = -100
     labels[-1] = -100
-    labels[0, 0] = 3  # nothing comes before it, so it is not predicted
+    labels[0, 0] = 3  # the first token has no predecessor, so it is not predicted
     return SimpleNamespace(logits=torch.randn(SHAPE, generator=g, dtype=torch.float64)), {"labels": labels}
 
 
 def predicted(outputs: Any, batch: Batch) -> list[list[tuple[torch.Tensor, int]]]:
-    """Return the scores and the label of each token that is predicted, text by text."""
+    """Return the logits and the label of each predicted token, text by text."""
     return [
         [(row[t - 1], int(label)) for t, label in enumerate(own) if t and label != -100]
         for row, own in zip(outputs.logits, batch["labels"], strict=True)
     ]
 
 
-def test_a_text_costs_the_mean_over_its_labels() -> None:
+def test_the_loss_of_a_text_is_the_mean_over_its_labeled_tokens() -> None:
     outputs, made = batch()
     pairs = predicted(outputs, made)
     assert [len(pair) for pair in pairs[:3]] != [0, 0, 0] and not pairs[3]
@@ -46,7 +46,7 @@ def test_a_text_costs_the_mean_over_its_labels() -> None:
     torch.testing.assert_close(losses.token_losses(outputs, made), torch.tensor(each, dtype=torch.float64))
 
 
-def test_tokens_are_what_a_causal_model_is_scored_on() -> None:
+def test_metrics_of_a_causal_model_count_tokens() -> None:
     outputs, made = batch()
     tokens = [pair for pairs in predicted(outputs, made) for pair in pairs]
     loss, right, count, _ = losses.token_score(outputs, made)
@@ -55,7 +55,7 @@ def test_tokens_are_what_a_causal_model_is_scored_on() -> None:
     assert int(count) == len(tokens)
 
 
-def test_texts_are_what_a_classifier_is_scored_on() -> None:
+def test_metrics_of_a_classifier_count_texts() -> None:
     scores, y = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
     loss, right, count, _ = losses.class_score(SimpleNamespace(logits=scores), {"y": y})
     each = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(-2)), math.log(1 + math.exp(3))]
@@ -63,14 +63,14 @@ def test_texts_are_what_a_classifier_is_scored_on() -> None:
     assert losses.class_losses(SimpleNamespace(logits=scores), {"y": y}).tolist() == pytest.approx(each)
 
 
-def test_losses_of_halves_are_computed_in_float32() -> None:
+def test_losses_in_bfloat16_are_computed_in_float32() -> None:
     outputs, made = batch()
-    halves = SimpleNamespace(logits=outputs.logits.bfloat16())
+    narrow = SimpleNamespace(logits=outputs.logits.bfloat16())
     wide = SimpleNamespace(logits=outputs.logits.bfloat16().float())
-    assert torch.equal(losses.token_losses(halves, made), losses.token_losses(wide, made))
+    assert torch.equal(losses.token_losses(narrow, made), losses.token_losses(wide, made))
 
 
-def test_inputs_hide_what_stands_in_the_padding() -> None:
+def test_inputs_mask_the_padding() -> None:
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 9]])
     given = losses.inputs({"input_ids": ids, "length": torch.tensor([4, 2])}, pad=1)
     assert given["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 1, 1]]
@@ -80,7 +80,7 @@ def test_inputs_hide_what_stands_in_the_padding() -> None:
 @pytest.mark.hf
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_evaluation_counts_the_units_of_the_model(family: str) -> None:
-    """In batches of any size, each cut to its longest text; what is averaged are tokens, not texts."""
+    """In batches of any size, each cut to its longest text; the mean is over tokens, not texts."""
     made, data = net(family, dropout=0.0), texts(family)
     tensors = nets.constants(made, made.params) | made.buffers
     whole, parts = (evaluate(made, tensors, data, size) for size in (1000, 3))

@@ -1,4 +1,4 @@
-"""Models come from folders of safetensors, whole and pinned, and are made ready to be trained."""
+"""Load models from folders of safetensors, complete and pinned, and prepare them for training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = ("ham", "spam", "eggs")
 
 
 def saved(family: str, folder: Path, *, body: bool = False) -> Path:
-    """Save a model that nobody has made ready; ``body`` leaves out what is above its encoder."""
+    """Save an unprepared model; with ``body``, only its encoder."""
     import transformers
 
     with torch.random.fork_rng():
@@ -39,8 +39,8 @@ def _without_bars() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
-def test_a_loaded_model_scores_what_the_librarys_does(family: str, tmp_path: Path) -> None:
-    """Conv1D or not, tied head or not; nothing of it is trained, and it keeps no cache."""
+def test_a_loaded_model_scores_like_that_of_transformers(family: str, tmp_path: Path) -> None:
+    """With or without Conv1D and tied heads; all weights are frozen, and the cache is disabled."""
     import transformers
 
     folder = saved(family, tmp_path)
@@ -55,21 +55,21 @@ def test_a_loaded_model_scores_what_the_librarys_does(family: str, tmp_path: Pat
         torch.testing.assert_close(out.logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
     assert getattr(out, "past_key_values", None) is None
     assert loaded.state_dict().keys() == plain.state_dict().keys()
-    turned = hf.transposed(loaded)
+    transposed = hf.transposed(loaded)
     for key, value in plain.state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], value.T if key in turned else value)
-    assert len(turned) == (8 if family == "gpt2" else 0)
+        assert torch.equal(loaded.state_dict()[key], value.T if key in transposed else value)
+    assert len(transposed) == (8 if family == "gpt2" else 0)
 
 
-def test_types_of_weights(tmp_path: Path) -> None:
-    """Halves stay halves, and their factors are float32, in which small steps are not lost."""
+def test_dtypes_of_weights_and_factors(tmp_path: Path) -> None:
+    """Weights stay bfloat16, but their factors are float32, so that small steps are not lost."""
     folder = saved("llama", tmp_path)
     net = hf.attach(hf.load(str(folder), dtype=torch.bfloat16), rank=2)
     assert {str(t.dtype) for key, t in net.params.items() if key not in net.factors} == {"torch.bfloat16"}
     assert {str(net.params[key].dtype) for key in net.factors} == {"torch.float32"}
 
 
-def test_a_body_gets_a_head_that_is_a_function_of_the_seed_alone(tmp_path: Path) -> None:
+def test_a_fresh_head_depends_only_on_the_seed(tmp_path: Path) -> None:
     folder = str(saved("bert", tmp_path, body=True))
     first = hf.load(folder, task="classify", classes=CLASSES, seed=1)
     torch.rand(3)
@@ -93,8 +93,8 @@ def test_a_causal_model_becomes_a_classifier(family: str, tmp_path: Path) -> Non
     assert net.trainable - net.factors == {"score.weight"} and net.unit == "example"
 
 
-def test_a_classifier_without_padding_reads_the_last_token_whatever_it_is(tmp_path: Path) -> None:
-    """Token 0 is no padding: it is the exclamation mark of GPT-2."""
+def test_a_classifier_without_a_padding_token_reads_the_last_token(tmp_path: Path) -> None:
+    """Token 0 is not padding: it is the exclamation mark of GPT-2."""
     folder = str(saved("gpt2", tmp_path))
     plain: Any = hf.load(folder, task="classify", classes=CLASSES)
     net = hf.attach(plain, rank=2)
@@ -113,34 +113,34 @@ def test_a_head_for_the_same_classes_is_kept(tmp_path: Path) -> None:
     size = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
     made = transformers.BertForSequenceClassification(transformers.BertConfig(**size, num_attention_heads=2, **config))
     made.save_pretrained(tmp_path)
-    kept, turned = (hf.load(str(tmp_path), task="classify", classes=names) for names in (CLASSES, CLASSES[::-1]))
+    kept, reordered = (hf.load(str(tmp_path), task="classify", classes=names) for names in (CLASSES, CLASSES[::-1]))
     assert torch.equal(kept.get_parameter("classifier.weight"), made.classifier.weight)
     assert not any(p.requires_grad for p in kept.parameters())
-    assert not torch.equal(turned.get_parameter("classifier.weight"), made.classifier.weight)
-    assert turned.get_parameter("classifier.weight").requires_grad
+    assert not torch.equal(reordered.get_parameter("classifier.weight"), made.classifier.weight)
+    assert reordered.get_parameter("classifier.weight").requires_grad
 
 
-def test_pickled_weights_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected_before_anything_is_read(tmp_path: Path) -> None:
     saved("llama", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "config.json").write_text("not read")
     (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle, which can run any code"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle, which can run arbitrary code"):
         hf.load(str(tmp_path))
 
 
-def test_weights_that_are_cut_short_are_told(tmp_path: Path) -> None:
+def test_truncated_weight_files_are_reported(tmp_path: Path) -> None:
     file = saved("llama", tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"the model of .* cannot be loaded: .*file not fully covered"):
         hf.load(str(tmp_path))
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+def test_remote_code_is_not_run(tmp_path: Path) -> None:
     saved("llama", tmp_path)
     config = (tmp_path / "config.json").read_text()
-    own = '"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}, "model_type": "own"'
-    (tmp_path / "config.json").write_text(config.replace('"model_type": "llama"', own))
+    remote = '"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}, "model_type": "own"'
+    (tmp_path / "config.json").write_text(config.replace('"model_type": "llama"', remote))
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ModelError, match="trust_remote_code"):
         hf.load(str(tmp_path))
@@ -148,39 +148,39 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "told"),
+    ("family", "settings", "message"),
     [
         ("bert", {}, "lacks the weights cls.predictions"),
         ("llama", {"task": "classify", "classes": ["one"]}, "1 classes are given, but a classifier needs 2"),
         ("llama", {"classes": ["a", "b"]}, "a causal model has none"),
         ("llama", {"task": "translate"}, "expected 'causal' or 'classify'"),
-        ("llama", {"revision": COMMIT}, "is a folder and has no revision"),
+        ("llama", {"revision": COMMIT}, "is a folder, so it has no revision"),
     ],
 )
-def test_what_does_not_go_together_is_refused(family: str, settings: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises((ModelError, ConfigError), match=told):
+def test_invalid_settings_are_rejected(family: str, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((ModelError, ConfigError), match=message):
         hf.load(str(saved(family, tmp_path)), **settings)
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "told"),
+    ("name", "revision", "message"),
     [
         ("owner/name", None, "set revision to the 40 digits of a commit"),
-        ("owner/name", "main", r"now 'main'"),
+        ("owner/name", "main", r"got 'main'"),
         ("./nowhere", None, "there is no folder"),
         ("a/b/c", COMMIT, "there is no folder"),
     ],
 )
-def test_a_name_on_the_hub_is_pinned(name: str, revision: str | None, told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_a_name_on_the_hub_needs_a_commit(name: str, revision: str | None, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         hf.load(name, revision=revision)
 
 
-def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_model_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config\.json"):
         hf.load(str(tmp_path))
     (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ModelError, match="holds an adapter and no model"):
+    with pytest.raises(ModelError, match="holds an adapter, not a model"):
         hf.load(str(tmp_path))
     (tmp_path / "config.json").touch()
     with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
@@ -190,13 +190,13 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
         hf.tokenizer(str(tmp_path))
 
 
-def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
-    """BERT with its output head scores tokens, but knows the next one."""
+def test_an_encoder_is_rejected_as_a_causal_model(tmp_path: Path) -> None:
+    """BERT with its output head scores tokens, but attends to the token it predicts."""
     import transformers
 
     size = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
     transformers.BertForMaskedLM(transformers.BertConfig(**size, num_attention_heads=2)).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="reads the tokens after the one it predicts"):
+    with pytest.raises(ModelError, match="attends to later tokens"):
         hf.load(str(tmp_path))
 
 
@@ -204,7 +204,7 @@ def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
     ("family", "expected"),
     [("llama", ["*.q_proj", "*.v_proj"]), ("gpt2", ["*.c_attn"]), ("bert", ["*.query", "*.value"])],
 )
-def test_the_usual_targets_are_pefts(family: str, expected: list[str]) -> None:
+def test_the_default_targets_are_those_of_peft(family: str, expected: list[str]) -> None:
     made = model(family)
     assert hf.usual_targets(made) == expected
     sites = hf.attach(made, rank=1).sites
@@ -212,7 +212,7 @@ def test_the_usual_targets_are_pefts(family: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_an_unknown_type_gets_factors_in_all_linear_layers_but_the_head(
+def test_an_unknown_model_type_gets_factors_in_all_linear_layers_but_the_head(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Empty:
@@ -225,21 +225,21 @@ def test_an_unknown_type_gets_factors_in_all_linear_layers_but_the_head(
     assert linear - adapted == ({"lm_head"} if family == "llama" else {"classifier"})
 
 
-def test_a_net_of_every_weight_is_a_copy() -> None:
+def test_a_net_that_trains_every_weight_is_a_copy() -> None:
     made = model("llama")
     net = hf.make(made)
     assert net.trainable == net.params.keys()
     assert not any(p.requires_grad for p in made.parameters())
 
 
-def test_frozen_weights_are_held_once() -> None:
+def test_frozen_weights_are_shared_with_the_model() -> None:
     made = model("llama")
     net = hf.attach(made, rank=2)
-    held = {name: p.data_ptr() for name, p in made.named_parameters()}
-    assert all(net.params[name].data_ptr() == place for name, place in held.items())
-    assert all(p.data_ptr() == held[name] for name, p in net.model.named_parameters() if name in held)
+    pointers = {name: p.data_ptr() for name, p in made.named_parameters()}
+    assert all(net.params[name].data_ptr() == pointer for name, pointer in pointers.items())
+    assert all(p.data_ptr() == pointers[name] for name, p in net.model.named_parameters() if name in pointers)
 
 
-def test_a_model_that_scores_nothing_is_refused() -> None:
-    with pytest.raises(ModelError, match="neither the next token nor a whole text"):
+def test_a_model_without_a_head_is_rejected() -> None:
+    with pytest.raises(ModelError, match="neither predicts the next token nor classifies texts"):
         hf.attach(model("llama").model, rank=1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The presets and the examples of language models train, here tiny models on a few words."""
+"""The presets and examples of language models train; here with tiny models and short texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.hf
 
 
 def model(folder: Path, kind: str) -> str:
-    """Save a tiny model with its tokenizer of letters, and return where."""
+    """Save a tiny model with a character tokenizer, and return its folder."""
     import transformers
 
     size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -32,18 +32,18 @@ def model(folder: Path, kind: str) -> str:
     return str(folder)
 
 
-def told(name: str, folder: Path) -> list[str]:
-    """Return what an example is given: a model, texts, and whatever else it asks for."""
+def arguments(name: str, folder: Path) -> list[str]:
+    """Return the arguments of an example: a model, texts, and for dolly a run folder."""
     if name == "sst2":
-        said = [f"{word} {n}" for n in range(100) for word in ("bad", "good")]
+        lines = [f"{word} {n}" for n in range(100) for word in ("bad", "good")]
         labels = [n % 2 for n in range(200)]
-        paths = [write(folder / f"{part}.parquet", {"text": said, "label": labels}) for part in ("train", "test")]
+        paths = [write(folder / f"{part}.parquet", {"text": lines, "label": labels}) for part in ("train", "test")]
         return [model(folder / "bert", "bert"), *paths]
     columns = SEED_TASKS if name == "stories" else DOLLY
     count = 80 if name == "stories" else 800
     rows = {column: [f"{column} {n}" for n in range(count)] for column in columns}
     rows["category"] = [f"kind {n % 8}" for n in range(count)]
-    path = write(folder / "asked.parquet", {column: rows[column] for column in columns})
+    path = write(folder / "instructions.parquet", {column: rows[column] for column in columns})
     return [model(folder / "llama", "llama"), path] + ([str(folder / "run")] if name == "dolly" else [])
 
 
@@ -51,7 +51,7 @@ def told(name: str, folder: Path) -> list[str]:
 def test_an_example_trains(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [name, *told(name, tmp_path)])
+    monkeypatch.setattr(sys, "argv", [name, *arguments(name, tmp_path)])
     runpy.run_path(str(EXAMPLES / f"{name}.py"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("round")]
     assert len(lines) == {"dolly": 6, "sst2": 30, "stories": 10}[name]
@@ -63,7 +63,7 @@ def test_an_example_trains(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_trains(name: str, tmp_path: Path) -> None:
-    given = dict(zip(("model.name", "data.path", "data.test"), told(name, tmp_path), strict=False))
+    given = dict(zip(("model.name", "data.path", "data.test"), arguments(name, tmp_path), strict=False))
     given["model.name"] = f"hf:{given['model.name']}"
     if name != "sst2":
         given.pop("data.test", None)
@@ -73,6 +73,6 @@ def test_a_preset_trains(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_without_its_paths_says_which_to_set(name: str) -> None:
+def test_a_preset_without_paths_names_the_missing_settings(name: str) -> None:
     with pytest.raises(ConfigError, match=r"(?s)data\.path is missing.*model\.name is 'hf:', expected 'hf:FOLDER'"):
         load(name)

@@ -1,4 +1,4 @@
-"""Texts become tokens: what is learnt of them, what is cut, and who shares a block."""
+"""Tokenized texts: labels, truncation and packing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 
 def texts(examples: Examples, key: str = "input_ids") -> list[str]:
-    """Return what the real tokens of each example say; tokens without a loss are dots."""
+    """Return the text of each example without padding; tokens without a loss are shown as dots."""
     rows = zip(examples[key].tolist(), examples["length"].tolist(), strict=True)
     return ["".join("." if token == -100 else spelled([token]) for token in row[:length]) for row, length in rows]
 
@@ -45,21 +45,21 @@ def loaded(tokenizer: Any, path: str, kind: Any, **settings: Any) -> Dataset:
     return load(tokenizer, path, kind, **{"test_fraction": 0.2, "max_length": 100, **settings})
 
 
-def test_a_loss_is_on_the_response_and_its_end_alone(tokenizer: Any, tmp_path: Path) -> None:
+def test_the_loss_is_only_on_the_response_and_its_end(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "qa.parquet", {"question": ["why?", "how?"], "answer": ["so", "with care"]})
     data = loaded(tokenizer, path, ASK, test=path).train
     first, second = (ids(f"Q:{question}\nA:") for question in ("why?", "how?"))
     rows = [[BOS, *first, *ids("so"), EOS], [BOS, *second, *ids("with care"), EOS]]
-    asked = [1 + len(first), 1 + len(second)]
+    prompts = [1 + len(first), 1 + len(second)]
     assert data["length"].tolist() == [len(row) for row in rows]
-    for row, (tokens, prompt) in enumerate(zip(rows, asked, strict=True)):
+    for row, (tokens, prompt) in enumerate(zip(rows, prompts, strict=True)):
         padding = data["input_ids"].shape[1] - len(tokens)
         assert data["input_ids"][row].tolist() == tokens + [0] * padding
         assert data["labels"][row].tolist() == [-100] * prompt + tokens[prompt:] + [-100] * padding
     assert data.keys() == {"input_ids", "labels", "length"}
 
 
-def test_templates_write_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
+def test_templates_build_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
     columns = {"do": ["add {}", "list"], "with": ["1, 2", ""], "say": ["3", "a"]}
     path = write(tmp_path / "a.parquet", columns)
     kind = Instruct("do", "with", "say")
@@ -73,10 +73,10 @@ def test_templates_write_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
         begin = "" if template == "chat" else "^"
         want = [f"{begin}{prompt}{answer}$" for prompt, answer in zip(prompts, ("3", "a"), strict=True)]
         assert texts(data) == want
-        assert [said.strip(".") for said in texts(data, "labels")] == ["3$", "a$"]
+        assert [labels.strip(".") for labels in texts(data, "labels")] == ["3$", "a$"]
 
 
-def test_what_does_not_fit_is_cut_counted_and_told(
+def test_truncated_and_dropped_examples_are_counted_and_logged(
     tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     questions, answers = ["a", "a", "a" * 40, "a" * 5], ["b", "b" * 20, "b", "b" * 4]
@@ -93,39 +93,41 @@ def test_what_does_not_fit_is_cut_counted_and_told(
         "examples dropped": 2,
         "empty texts": 0,
     }
-    (told,) = caplog.messages
-    assert "2 examples are longer than data.max_length = 16" in told and "2 more were dropped" in told
+    (message,) = caplog.messages
+    assert "2 examples are longer than data.max_length = 16" in message and "2 more were dropped" in message
     caplog.clear()
     assert loaded(tokenizer, path, ASK, test=path).notes["tokens cut"] == 0 and not caplog.messages
 
 
-def test_a_response_that_begins_just_within_is_kept(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_response_of_which_one_token_fits_is_kept(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "qa.parquet", {"question": ["aa", "aaa"], "answer": ["bb", "bb"]})
     data = loaded(tokenizer, path, ASK, test=path, max_length=9)
     assert texts(data.train) == ["^Q:aa\nA:b"] and data.notes["examples dropped"] == 2
 
 
-def test_plain_texts_come_in_blocks(tokenizer: Any, tmp_path: Path) -> None:
+def test_plain_texts_are_split_into_blocks(tokenizer: Any, tmp_path: Path) -> None:
     lines = ["to be, or not to be", "that", "  ", "is the question", "aye"]
     path = write(tmp_path / "play.parquet", {"text": lines})
     data = loaded(tokenizer, path, Plain(), test=path, max_length=8)
     assert texts(data.train) == ["^to be, ", "or not t", "o be$", "^that$", "^is the ", "question", "^aye$"]
     assert texts(data.train, "labels") == texts(data.train)
     assert (data.train["labels"][2, 5:] == -100).all()
-    assert data.notes["empty texts"] == 2 and data.notes["tokens cut"] == 2, "'$' alone has nothing to predict"
+    assert data.notes["empty texts"] == 2 and data.notes["tokens cut"] == 2, (
+        "a block of '$' alone has nothing to predict"
+    )
 
 
 def play(tmp_path: Path) -> tuple[str, dict[str, list[str]]]:
     g = torch.Generator().manual_seed(0)
     who = [("Ann", "Bob", "Cy")[n] for n in torch.randint(0, 3, (40,), generator=g)]
-    said = ["abcdefghijklmnop"[: int(n)] for n in torch.randint(1, 16, (40,), generator=g)]
+    speeches = ["abcdefghijklmnop"[: int(n)] for n in torch.randint(1, 16, (40,), generator=g)]
     lines: dict[str, list[str]] = {}
-    for name, line in zip(who, said, strict=True):
+    for name, line in zip(who, speeches, strict=True):
         lines.setdefault(name, []).append(line)
-    return write(tmp_path / "play.parquet", {"text": said, "speaker": who, "turn": list(range(40))}), lines
+    return write(tmp_path / "play.parquet", {"text": speeches, "speaker": who, "turn": list(range(40))}), lines
 
 
-def test_packed_plain_texts_are_one_stream_a_speaker(tokenizer: Any, tmp_path: Path) -> None:
+def test_packed_plain_texts_form_one_stream_per_speaker(tokenizer: Any, tmp_path: Path) -> None:
     path, lines = play(tmp_path)
     data = loaded(tokenizer, path, Plain(), test=path, max_length=20, pack=True, columns=["speaker"])
     for speaker, own in lines.items():
@@ -135,10 +137,10 @@ def test_packed_plain_texts_are_one_stream_a_speaker(tokenizer: Any, tmp_path: P
         stream = "".join(f"^{line}$" for line in own)
         assert "".join(blocks) == stream[: sum(map(len, blocks))] and len(stream) - sum(map(len, blocks)) <= 1
         assert all(len(block) == 20 for block in blocks[:-1])
-    assert len(data.test["length"]) == -(-int(data.test["length"].sum()) // 20), "without columns all is one stream"
+    assert len(data.test["length"]) == -(-int(data.test["length"].sum()) // 20), "without columns there is one stream"
 
 
-def test_packed_instructions_stay_whole_and_with_their_own(tokenizer: Any, tmp_path: Path) -> None:
+def test_packed_instructions_stay_whole_and_with_their_speaker(tokenizer: Any, tmp_path: Path) -> None:
     path, _ = play(tmp_path)
     kind = Instruct(response="text", template="{speaker}:")
     loose = loaded(tokenizer, path, kind, test=path, columns=["speaker"])
@@ -147,14 +149,16 @@ def test_packed_instructions_stay_whole_and_with_their_own(tokenizer: Any, tmp_p
     assert Counter(f"{text}$" for block in blocks for text in block) == Counter(texts(loose.train))
     for block, speaker in zip(blocks, data.columns["speaker"], strict=True):
         assert all(text.startswith(f"^{speaker}:") for text in block)
-    for whole, learnt in zip(texts(data.train), texts(data.train, "labels"), strict=True):
+    for whole, labels in zip(texts(data.train), texts(data.train, "labels"), strict=True):
         answers = [text.split(":")[1] for text in whole.split("$")[:-1]]
-        assert [said for said in learnt.replace("$", "$.").split(".") if said] == [f"{answer}$" for answer in answers]
+        assert [label for label in labels.replace("$", "$.").split(".") if label] == [
+            f"{answer}$" for answer in answers
+        ]
     fullness = float(data.train["length"].sum()) / data.train["input_ids"].numel()
     assert len(blocks) < len(loose.train["length"]) / 2 and data.train["input_ids"].shape[1] <= 40 and fullness > 0.8
 
 
-def test_a_class_is_its_place_in_the_list(tokenizer: Any, tmp_path: Path) -> None:
+def test_classes_are_numbered_by_their_order(tokenizer: Any, tmp_path: Path) -> None:
     columns = {"text": ["a", "b", "c", "d"], "label": ["spam", "ham", "ham", "eggs"], "number": [2, 0, 0, 1]}
     path = write(tmp_path / "mail.parquet", columns)
     for kind, classes, y in (
@@ -170,17 +174,19 @@ def test_a_class_is_its_place_in_the_list(tokenizer: Any, tmp_path: Path) -> Non
     assert loaded(tokenizer, named, Classify(label="number"), test=named).classes == ("x", "y", "z")
 
 
-def test_a_text_with_a_class_keeps_the_tokens_around_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_text_with_a_class_keeps_its_special_tokens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(tmp_path / "mail.parquet", {"text": ["abc", "abcdefgh"], "label": [0, 1]})
     data = loaded(letters(closed=True), path, Classify(), test=path, max_length=6)
     assert texts(data.train) == ["^abc$", "^abcd$"]
     assert (data.notes["examples cut"], data.notes["tokens cut"]) == (2, 8)
     assert caplog.messages == [
-        "mail: 2 examples are longer than data.max_length = 6 and were cut; 8 of 30 tokens were lost"
+        "mail: 2 examples are longer than data.max_length = 6 and were truncated; 8 of 30 tokens were lost"
     ]
 
 
-def test_unseen_classes_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+def test_unknown_classes_are_rejected(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "mail.parquet", {"text": ["a", "b", "c"], "label": ["spam", "ham", "egg"]})
     other = write(tmp_path / "other.parquet", {"text": ["a", "b"], "label": ["spam", "ham"]})
     with pytest.raises(DataError, match=r"not among its 2 classes: 'egg'"):
@@ -189,7 +195,7 @@ def test_unseen_classes_are_refused(tokenizer: Any, tmp_path: Path) -> None:
         loaded(tokenizer, other, Classify(), test=path)
 
 
-def test_a_part_of_each_class_or_speaker_is_held_out(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_fraction_of_each_class_or_speaker_is_held_out(tokenizer: Any, tmp_path: Path) -> None:
     path, lines = play(tmp_path)
     data = loaded(tokenizer, path, Plain(), columns=["speaker"], test_fraction=0.3)
     for speaker, own in lines.items():
@@ -203,7 +209,7 @@ def test_a_part_of_each_class_or_speaker_is_held_out(tokenizer: Any, tmp_path: P
     assert loaded(tokenizer, mail, Classify()).test["y"].bincount().tolist() == [3, 1]
 
 
-def test_clients_are_natural_and_their_tokens_are_audited(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_natural_partition_and_its_audited_tokens(tokenizer: Any, tmp_path: Path) -> None:
     path, lines = play(tmp_path)
     data = loaded(tokenizer, path, Plain(), test=path, columns=["speaker"])
     partition = natural(data, "speaker")
@@ -240,17 +246,17 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "no such column": ({}, ASK._replace(response="anwser"), {}, "no column 'anwser'; did you mean 'answer'"),
     "no column of the template": ({}, ASK._replace(template="{qestion}"), {}, "no column 'qestion'; did you mean"),
     "no such key": ({}, ASK, {"columns": ["speaker"]}, "no column 'speaker'"),
-    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds int64, not text"),
+    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds int64, expected text"),
     "empty response": ({"answer": ["a", " \n"]}, ASK, {}, r"1 of 2 rows have an empty 'answer' \(rows 1"),
     "missing prompt": ({"question": [None, "b"]}, Instruct("question", None, "answer"), {}, "empty 'question'"),
     "empty prompt": ({"question": ["", "b"]}, ASK._replace(template="{question}"), {}, "1 of 2 rows have an empty"),
     "a template without a column": ({}, ASK._replace(template="alpacca"), {}, "names no column"),
-    "an open brace": ({}, ASK._replace(template="{question"), {}, "cannot be read"),
+    "an open brace": ({}, ASK._replace(template="{question"), {}, "not a valid format string"),
     "no chat template": ({}, Instruct("question", None, "answer", "chat"), {}, "has no chat template"),
-    "too long for the tokenizer": ({}, ASK, {"max_length": 201}, "from 2 to 200, which is what the model takes"),
-    "too long for the model": ({}, ASK, {"positions": 50}, "from 2 to 50"),
+    "too long for the tokenizer": ({}, ASK, {"max_length": 201}, "expected 2 to 200, the limit of the model"),
+    "too long for the model": ({}, ASK, {"positions": 50}, "expected 2 to 50"),
     "too short": ({}, ASK, {"max_length": 1}, "max_length is 1"),
-    "nothing fits": ({}, ASK, {"max_length": 3}, "nothing is left to learn within 3 tokens"),
+    "nothing fits": ({}, ASK, {"max_length": 3}, "no example has a token to predict within 3 tokens"),
     "packed classes": ({}, Classify("question", "answer"), {"pack": True}, "cannot be packed"),
     "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 rows have no 'answer'"),
     "no key": ({"who": ["a", None]}, ASK, {"columns": ["who"]}, "1 rows have no 'who'"),
@@ -261,15 +267,15 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+def test_invalid_input_is_rejected(name: str, tmp_path: Path) -> None:
     changes, kind, settings, message = BAD[name]
     path = write(tmp_path / "qa.parquet", {"question": ["why?", "how?"], "answer": ["so", "thus"], **changes})
     with pytest.raises(DataError, match=message):
         loaded(letters(model_max_length=200), path, kind, test=path, **settings)
 
 
-def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no token for the end of a text"):
+def test_a_tokenizer_without_an_end_of_sequence_token_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no end-of-sequence token"):
         loaded(letters(eos_token=None), pairs(tmp_path), ASK)
 
 
@@ -277,10 +283,10 @@ def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path: Path) -> None:
     ("template", "message"),
     [
         ("{{ raise_exception('no user') }}", "chat template fails"),
-        ("{{ messages | length }}{{ messages[0]['content'] }}", "writes a prompt otherwise"),
+        ("{{ messages | length }}{{ messages[0]['content'] }}", "renders a prompt differently"),
     ],
 )
-def test_a_chat_template_that_does_not_serve_is_refused(template: str, message: str, tmp_path: Path) -> None:
+def test_an_unusable_chat_template_is_rejected(template: str, message: str, tmp_path: Path) -> None:
     kind = Instruct("question", None, "answer", "chat")
     with pytest.raises(DataError, match=message):
         loaded(letters(chat_template=template), pairs(tmp_path), kind)
@@ -289,19 +295,17 @@ def test_a_chat_template_that_does_not_serve_is_refused(template: str, message: 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', "not a file of JSON objects, one a line: .*UTF8"),
-        ("a.jsonl", b"{\n", "not a file of JSON objects, one a line"),
-        ("a.csv", b"a,b\n", "not a file of texts by its name"),
-        ("a.parquet", b"nothing", "not a parquet file"),
+        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', "not a JSON Lines file .*UTF8"),
+        ("a.jsonl", b"{\n", "not a JSON Lines file"),
+        ("a.csv", b"a,b\n", "has an unknown file type"),
+        ("a.parquet", b"nothing", "not a readable parquet file"),
     ],
 )
-def test_files_that_are_none_are_refused(
-    tokenizer: Any, name: str, content: bytes, message: str, tmp_path: Path
-) -> None:
+def test_invalid_files_are_rejected(tokenizer: Any, name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         loaded(tokenizer, str(tmp_path / name), Plain())
     with pytest.raises(DataError, match=r"there is no file or folder nowhere\.jsonl"):
         loaded(tokenizer, "nowhere.jsonl", Plain())
-    with pytest.raises(DataError, match="no file nowhere to test on"):
+    with pytest.raises(DataError, match="there is no test file nowhere"):
         loaded(tokenizer, pairs(tmp_path), ASK, test="nowhere")

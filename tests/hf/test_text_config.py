@@ -1,4 +1,4 @@
-"""A configuration of texts is loaded with the tokenizer of its model, and audited."""
+"""Texts of a configuration are loaded with the tokenizer of its model, and audited."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def audit(tmp_path: Path, model: Path | str, *changes: str) -> Result:
     return CliRunner().invoke(app, ["audit", str(file), *(word for change in changes for word in ("-s", change))])
 
 
-def test_an_audit_tells_tokens_and_what_was_left_out(tmp_path: Path, model: Path) -> None:
-    said = audit(tmp_path, model, "data.max_length=11")
-    assert said.exit_code == 0, said.stderr
-    facts = {line[:24].strip(): line[24:].strip() for line in said.stdout.splitlines()}
+def test_an_audit_shows_tokens_and_skipped_texts(tmp_path: Path, model: Path) -> None:
+    result = audit(tmp_path, model, "data.max_length=11")
+    assert result.exit_code == 0, result.stderr
+    facts = {line[:24].strip(): line[24:].strip() for line in result.stdout.splitlines()}
     assert facts["clients"] == "2" and facts["empty texts"] == "1" and "label skew" not in facts
     least, most = (int(number) for number in facts["tokens of a client"].split(",")[0].split(" to "))
     assert int(facts["tokens"]) + int(facts["tokens cut"]) == sum(6 * n + 2 for n in range(1, 6)) > least + most
-    assert "Note: play: 1 texts are empty and were left out" in said.stderr
+    assert "Note: play: 1 empty texts were skipped" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ("data.max_length=65", "must be from 2 to 64, which is what the model takes"),
+        ("data.max_length=65", "expected 2 to 64, the limit of the model"),
         ("data.text=txet", "no column 'txet'; did you mean 'text'"),
         ("data.kind=instruct", "no column 'response'"),
         ("data.path=nowhere.parquet", "there is no file or folder nowhere.parquet"),
     ],
 )
-def test_bad_input_is_told_before_training(change: str, told: str, tmp_path: Path, model: Path) -> None:
-    said = audit(tmp_path, model, change)
-    assert said.exit_code == 2 and told in said.stderr and said.stderr.startswith("Error: ")
+def test_invalid_input_is_reported_before_training(change: str, message: str, tmp_path: Path, model: Path) -> None:
+    result = audit(tmp_path, model, change)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.startswith("Error: ")

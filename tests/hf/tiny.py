@@ -1,4 +1,4 @@
-"""Tiny models of four families, made from configurations, and texts of random tokens to train them on."""
+"""Tiny models of four families, created from configurations, and texts of random tokens to train them on."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def _qwen3(tf: Any) -> nn.Module:
 
 
 FAMILIES: dict[str, Callable[[Any], nn.Module]] = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "qwen3": _qwen3}
-"""Llama has dropout in its attention, GPT-2 and BERT have it everywhere; GPT-2 and Qwen3 have a tied head."""
+"""Llama has attention dropout, GPT-2 and BERT have dropout everywhere; GPT-2 and Qwen3 have a tied head."""
 
 
 def model(family: str, *, checkpointing: bool = False, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Return a model made ready, always with the same weights; BERT's head is trained."""
+    """Return a prepared model, always with the same weights; BERT's head is trained."""
     import transformers
 
     with torch.random.fork_rng():
@@ -52,12 +52,12 @@ def model(family: str, *, checkpointing: bool = False, dtype: torch.dtype = torc
 
 
 def net(family: str, *, dropout: float = 0.1, **settings: Any) -> Net:
-    """Return a model with factors in its usual projections."""
+    """Return a net with factors in the default layers."""
     return hf.attach(model(family, **settings), rank=2, alpha=3.0, dropout=dropout)
 
 
 def texts(family: str) -> Examples:
-    """Return texts of 3 to 9 tokens for all clients; the first two tokens of a causal model's are its prompt."""
+    """Return texts of 3 to 9 tokens for all clients; for a causal model, the first two tokens are the prompt."""
     g = torch.Generator().manual_seed(6)
     ids = torch.randint(2, WORDS, (sum(SIZES), LONGEST), generator=g)
     length = torch.randint(3, LONGEST + 1, (sum(SIZES),), generator=g)

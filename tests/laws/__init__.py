@@ -1,1 +1,1 @@
-"""The laws of the design, each a test over a table of methods and models."""
+"""The laws of the design, each tested over a table of methods and models."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Outcome, Task, choose
 from fedloru.method import Method, Profile, State
+from fedloru.methods import declaration, wrapper_declaration
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.wire import Channel
@@ -23,76 +25,38 @@ CLASSES = 4
 SIZES = (9, 4, 13, 6)
 """Examples of each client: ragged in steps, with short last batches."""
 
-METHODS: dict[str, Callable[[], Method]] = {
-    "fedavg": methods.fedavg,
-    "fedlora": methods.fedlora,
-    "fedloru": lambda: methods.fedloru(tau=2),
-    "fedloru-list": lambda: methods.fedloru(tau=[2, 3]),
-    "fedloru-keep": lambda: methods.fedloru(tau=2, reset="keep"),
-    "fedloru-published": lambda: methods.fedloru(tau=2, base="zero", init="both"),
-    "fedloru-exact": lambda: methods.fedloru(tau=2, accumulate="exact"),
-    "fedloru-truncated": lambda: methods.fedloru(tau=2, accumulate="exact", accumulate_rank=2),
-    "pfedloru": lambda: methods.pfedloru(tau=2, private_rank=1, private_scale=0.5, private_epochs=1),
-    "mfedloru": lambda: methods.mfedloru(tau=2, nested_scale=2.0),
-    "mfedloru-exact": lambda: methods.mfedloru(tau=2, accumulate="exact"),
-    "ffalora": methods.ffalora,
-    "rolora": methods.rolora,
-    "fedsa": methods.fedsa,
-    "flora": methods.flora,
-    "fedex": methods.fedex,
-    "scaffold": lambda: methods.scaffold(methods.fedloru(tau=2), lr=0.1, clients=5),
-    "scaffold-rolora": lambda: methods.scaffold(methods.rolora(), lr=0.1, clients=5),
-    "flexlora": methods.flexlora,
-    "hetlora": methods.hetlora,
-    "fedhm": methods.fedhm,
-    "fedlmt": methods.fedlmt,
-    "fedlmt-random": lambda: methods.fedlmt(init="random"),
-    "fedpara": methods.fedpara,
-    "fedpara-model": lambda: methods.fedpara(init="model"),
-    "pfedpara": lambda: methods.fedpara(personal=True),
-    "fedmud": lambda: methods.fedmud(interval=2, aad=False),
-    "fedmud-aad": lambda: methods.fedmud(interval=2),
-    "prox": lambda: methods.prox(methods.fedloru(tau=2), mu=0.5),
-    "clip": lambda: methods.clip(methods.fedloru(tau=2), norm=0.05),
-    "server-momentum": lambda: methods.server_opt(methods.fedloru(tau=2), rule="momentum", lr=0.7),
-    "server-adam": lambda: methods.server_opt(methods.fedloru(tau=2), rule="adam", lr=0.05),
-    "server-yogi": lambda: methods.server_opt(methods.fedavg(), rule="yogi", lr=0.05),
-    "server-adagrad": lambda: methods.server_opt(methods.fedlora(), rule="adagrad", lr=0.05),
-}
+
+def _declared() -> Iterator[tuple[str, Callable[[], Method]]]:
+    """Yield a case for each that a method or a wrapper declares."""
+    for name, function in methods.METHODS.items():
+        for suffix, settings in declaration(function).cases.items():
+            yield f"{name}-{suffix}" if suffix else name, partial(methods.make, name, settings)
+    for wrapper, function in methods.WRAPPERS.items():
+        for case, (name, settings, own) in wrapper_declaration(function).cases.items():
+            yield case, partial(_wrapped, wrapper, name, settings, own)
 
 
-NOT_MERGING = (
-    "fedavg",
-    "fedlora",
-    "ffalora",
-    "rolora",
-    "fedsa",
-    "scaffold-rolora",
-    "server-yogi",
-    "server-adagrad",
-    "flexlora",
-    "hetlora",
-    "fedhm",
-    "fedlmt",
-    "fedlmt-random",
-    "fedpara",
-    "fedpara-model",
-    "pfedpara",
+def _wrapped(wrapper: str, name: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> Method:
+    return methods.wrap(methods.make(name, settings), wrapper, own)
+
+
+METHODS: dict[str, Callable[[], Method]] = dict(_declared())
+"""The methods of the table, by name of the case."""
+
+SMALL = nets.attach(nn.Linear(4, 3), rank=2)
+NOT_MERGING = tuple(
+    name
+    for name, make in METHODS.items()
+    if not any(make().values(SMALL, round, [()], ()).increment for round in range(1, 9))
 )
-"""The methods whose base never changes."""
+"""The methods whose base never changes, by their formula."""
 
-PRUNING = ("hetlora",)
-"""The methods whose clients may send less than their formula counts."""
+RANK_1: Profile = (("rank", 1.0),)
 
-PROFILES: dict[str, Sequence[Profile]] = {
-    "flexlora": ((("rank", 1.0),), (), (), ()),
-    "hetlora": ((), (("rank", 1.0),), (), (("rank", 1.0),)),
-    "fedhm": ((), (), (("rank", 1.0),), ()),
-    "flora": ((("rank", 1.0),), (), (), (("rank", 1.0),)),
-    "mfedloru": ((("rank", 1.0),), (), (("rank", 1.0),), ()),
-    "mfedloru-exact": ((), (("rank", 1.0),), (), ()),
-}
-"""The methods whose clients differ, and how."""
+
+def profiles(method: Method) -> Sequence[Profile]:
+    """Return the profiles of the clients: some have rank 1, if the method supports that."""
+    return ((), (), (), ()) if method.traits.ranks == "one" else (RANK_1, (), (), RANK_1)
 
 
 class ConvNet(nn.Module):
@@ -218,12 +182,11 @@ def world(method: str, model: str, dtype: torch.dtype = torch.float64) -> World:
         torch.manual_seed(1)
         module = case.build().to(dtype)
     made = METHODS[method]()
-    if made.low_rank:
+    if made.traits.low_rank:
         net = nets.attach(module, rank=2, alpha=3.0, targets=case.targets, dropout=case.dropout)
     else:
         net = nets.make(module)
     data = {key: value.to(dtype) if value.is_floating_point() else value for key, value in case.data().items()}
     starts = [sum(SIZES[:k]) for k in range(len(SIZES))]
-    profiles = PROFILES.get(method, [()] * len(SIZES))
-    jobs = [Job(k, torch.arange(starts[k], starts[k] + n), {}, profiles[k]) for k, n in enumerate(SIZES)]
+    jobs = [Job(k, torch.arange(starts[k], starts[k] + n), {}, profiles(made)[k]) for k, n in enumerate(SIZES)]
     return World(net, made, data, jobs, case.recipe)

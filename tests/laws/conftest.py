@@ -1,4 +1,4 @@
-"""Every law runs over the whole table, unless it says for which methods it can hold."""
+"""Fixtures that run each law over the whole table, unless the test restricts it to some methods."""
 
 from __future__ import annotations
 

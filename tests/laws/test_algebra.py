@@ -1,4 +1,4 @@
-"""Laws 2, 3, 8, 9 and 10: sums join, merges keep the forward pass, fixed points, purity, no dense sums."""
+"""Laws of the algebra: reduce is additive, merge invariance, fixed points, purity, no dense sums."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fedloru.net import Net, mode
 from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 MERGING = [name for name in METHODS if name not in NOT_MERGING]
-# A reset can leave the forward pass alone only where fresh factors have BA = 0 and what was merged is s·B̄Ā.
+# A reset leaves the forward pass unchanged only if fresh factors have BA = 0 and the increment is s·B̄Ā.
 CHANGED = ("fedloru-keep", "fedloru-published", "fedloru-exact", "fedloru-truncated", "mfedloru-exact")
-# These have no form that does not merge to compare with; their own tests hold the merged model to a dense mean.
+# These have no variant without merges to compare with; their own tests compare the merged model with a dense mean.
 CHANGED += ("flora", "fedex")
 UNCHANGED = [name for name in MERGING if name not in CHANGED]
 
@@ -28,7 +28,7 @@ def close(x: tree.Params, y: tree.Params, tolerance: float = 1e-9) -> bool:
 
 
 def begin(net: Net, method: Method, state: State) -> tuple[Down, tree.Params]:
-    """Return what a client of full rank receives, and the tree that it trains."""
+    """Return the message that a client of full rank receives, and its trainable tree."""
     down = method.down(net, state, ())
     return down, method.begin(net, down, {}, ())
 
@@ -42,16 +42,16 @@ def merged(cell: World, state: State) -> tree.Params:
 def some_ups(cell: World, count: int = 5) -> tuple[Down, list[Up], list[float]]:
     state = cell.method.init(cell.net, 3)
     g = torch.Generator().manual_seed(0)
-    down, begun = begin(cell.net, cell.method, state)
-    noisy = [{k: v + torch.randn(v.shape, generator=g).to(v) for k, v in begun.items()} for _ in range(count)]
+    down, start = begin(cell.net, cell.method, state)
+    noisy = [{k: v + torch.randn(v.shape, generator=g).to(v) for k, v in start.items()} for _ in range(count)]
     ups = [cell.method.up(cell.net, train, down, {}, 1)[0] for train in noisy]
     return down, ups, [3.0, 1.0, 7.0, 2.0, 5.0, 4.0, 6.0, 8.0, 9.0, 1.5, 2.5, 3.5][:count]
 
 
 @pytest.mark.parametrize("cuts", [(1,), (4,), (1, 2, 3, 4), (2, 3)])
-def test_law_2_totals_join(cell: World, cuts: tuple[int, ...]) -> None:
+def test_totals_join(cell: World, cuts: tuple[int, ...]) -> None:
     down, ups, weights = some_ups(cell)
-    state = cell.method.init(cell.net, 3)._replace(round=1)  # the next round merges, where a method does
+    state = cell.method.init(cell.net, 3)._replace(round=1)  # the next round merges, if the method does
     whole = cell.method.reduce(cell.net, state, down, ups, weights)
     joined = NOTHING
     for start, stop in zip((0, *cuts), (*cuts, len(ups)), strict=True):
@@ -63,7 +63,7 @@ def test_law_2_totals_join(cell: World, cuts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("method", UNCHANGED)
-def test_law_3_merge_and_reset_keep_the_forward_pass(method: str, model: str) -> None:
+def test_merge_and_reset_keep_the_forward_pass(method: str, model: str) -> None:
     cell = world(method, model)
     batch = {key: value[:7] for key, value in cell.data.items()}
     before = cell.rounds(1)
@@ -80,7 +80,7 @@ def test_law_3_merge_and_reset_keep_the_forward_pass(method: str, model: str) ->
 
 
 @pytest.mark.parametrize("method", ["fedloru-keep"])
-def test_law_3_fails_for_keep_by_exactly_one_more_product(method: str, model: str) -> None:
+def test_fails_for_keep_by_exactly_one_more_product(method: str, model: str) -> None:
     cell = world(method, model)
     before = cell.rounds(1)
     merged = cell.method.server(cell.net, before, cell.train(before).total)
@@ -89,7 +89,7 @@ def test_law_3_fails_for_keep_by_exactly_one_more_product(method: str, model: st
         assert torch.allclose((merged.base[site.weight] - before.base[site.weight]).flatten(1), product, atol=1e-12)
 
 
-def test_law_3_exact_merges_the_mean_of_products(model: str) -> None:
+def test_exact_merges_the_mean_of_products(model: str) -> None:
     cell = world("fedloru-exact", model)
     _, ups, weights = some_ups(cell)
     state = cell.method.init(cell.net, 3)._replace(round=1)
@@ -101,7 +101,7 @@ def test_law_3_exact_merges_the_mean_of_products(model: str) -> None:
         assert torch.allclose(change, mean, rtol=0, atol=1e-9)
 
 
-def test_law_3_truncation_reports_the_error_of_the_best_rank(model: str) -> None:
+def test_truncation_reports_the_error_of_the_best_rank(model: str) -> None:
     cell = world("fedloru-truncated", model)
     _, ups, weights = some_ups(cell)
     state = cell.method.init(cell.net, 3)._replace(round=1)
@@ -117,27 +117,28 @@ def test_law_3_truncation_reports_the_error_of_the_best_rank(model: str) -> None
     assert after.notes == {"truncation_error": pytest.approx(max(errors))}
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "fedhm"])  # what it sends is cut to its rank
-def test_law_8_learning_rate_0_is_a_fixed_point(cell: World) -> None:
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if name != "fedhm"]
+)  # its messages are truncated to the rank
+def test_learning_rate_0_is_a_fixed_point(cell: World) -> None:
     recipe = cell.recipe._replace(lr=0.0)
     state = cell.method.init(cell.net, 3)
     after = cell.method.server(cell.net, state, cell.train(state, recipe=recipe).total)
-    redrawn = (
-        cell.net.factors if after.version > state.version else ()
-    )  # factors of 0: the base tells whether they were
+    # Fresh factors are not compared; that the merged ones were 0 is checked by the base.
+    redrawn = cell.net.factors if after.version > state.version else ()
     trained = tree.omit(after.shared, {*cell.net.buffers, *redrawn})
     assert close(trained, tree.select(state.shared, trained), 1e-12)
     assert close(after.base, state.base, 1e-12)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedlora", "fedloru"])
-def test_law_8_one_client_is_centralised_training(method: str, model: str) -> None:
-    """The oracle is a plain loop over the module itself: no functional call, no method, no engine."""
+def test_one_client_is_centralised_training(method: str, model: str) -> None:
+    """The reference is a plain training loop over the module: no functional call, no method, no engine."""
     cell = world(method, model)
     job = cell.jobs[2]
     state = cell.method.init(cell.net, 3)
     session = Session(cell.net, cell.method, state.base, Down(state.shared), cell.data, cell.recipe, 3, 1)
-    mine = train(session, job)
+    trained_client = train(session, job)
     import copy
 
     module = copy.deepcopy(cell.net.model).train()
@@ -156,33 +157,33 @@ def test_law_8_one_client_is_centralised_training(method: str, model: str) -> No
     plan = local_schedule(job, r, 3, 1)
     from fedloru.dropout import ClientDropout, generators
 
-    draws = generators(3, 1, [job.client])
+    dropout_generators = generators(3, 1, [job.client])
     for step in range(len(plan.counts)):
         batch = local_batch(cell.data, plan, step, r)
         optimizer.zero_grad()
-        with ClientDropout(draws):
+        with ClientDropout(dropout_generators):
             loss = torch.nn.functional.cross_entropy(module(batch["x"]), batch["y"])
         loss.backward()
         if r.clip is not None:
             torch.nn.utils.clip_grad_norm_(trained, r.clip)
         optimizer.step()
     expected = {key: p.detach() for key, p in {**named, **dict(module.named_buffers())}.items() if key in state.shared}
-    assert close(dict(sorted(expected.items())), mine.up.shared)
+    assert close(dict(sorted(expected.items())), trained_client.up.shared)
 
 
-def test_law_8_identical_clients_are_one_client(cell: World) -> None:
+def test_identical_clients_are_one_client(cell: World) -> None:
     state = cell.method.init(cell.net, 3)
-    down, begun = begin(cell.net, cell.method, state)
-    up, _ = cell.method.up(cell.net, tree.map(lambda t: t + 0.25, begun), down, {}, 1)
+    down, start = begin(cell.net, cell.method, state)
+    up, _ = cell.method.up(cell.net, tree.map(lambda t: t + 0.25, start), down, {}, 1)
     one = cell.method.reduce(cell.net, state, down, [up], [4.0])
     many = cell.method.reduce(cell.net, state, down, [up] * 3, [1.0, 5.0, 2.0])
-    alone, together = (cell.method.server(cell.net, state, total) for total in (one, many))
-    assert close(merged(cell, alone), merged(cell, together))
-    if cell.method.name != "flexlora":  # its SVD leaves the signs of factors open
-        assert close(alone.shared, together.shared) and close(alone.base, together.base)
+    from_one, from_many = (cell.method.server(cell.net, state, total) for total in (one, many))
+    assert close(merged(cell, from_one), merged(cell, from_many))
+    if cell.method.name != "flexlora":  # its SVD does not determine the signs of the factors
+        assert close(from_one.shared, from_many.shared) and close(from_one.base, from_many.base)
 
 
-def test_law_9_inputs_are_never_mutated(cell: World) -> None:
+def test_inputs_are_never_mutated(cell: World) -> None:
     state = cell.rounds(1)
     inputs = [*state[3:7], cell.data, cell.net.params, cell.net.buffers, dict(cell.net.model.state_dict())]
     before = [tree.digest(each) for each in inputs]
@@ -197,8 +198,8 @@ NARROW = ["fedavg", "fedloru", "fedloru-exact", "server-adam", "flexlora", "hetl
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", NARROW)
-def test_law_9_dtypes_are_kept(method: str, dtype: torch.dtype) -> None:
-    """Each key has the type that it has in the model: factors float32, and weights their own."""
+def test_dtypes_are_kept(method: str, dtype: torch.dtype) -> None:
+    """Each key has the same dtype as in the model: float32 for factors, and the dtype of the weight for weights."""
     cell = world(method, "transformer", dtype)
     state, kept = cell.rounds(2), cell.net.params
     for each in (state.base, state.shared, state.increment):
@@ -223,15 +224,15 @@ LOW = ["fedlora", "fedloru", "fedloru-exact", "fedloru-truncated", "flora", "fed
 
 
 @pytest.mark.parametrize("method", LOW)
-def test_law_10_products_of_clients_are_never_formed_one_by_one(method: str) -> None:
+def test_products_of_clients_are_never_formed_one_by_one(method: str) -> None:
     module = torch.nn.Linear(64, 64).double()
     net = nets.attach(module, rank=1)
     made = METHODS[method]()
     counts = []
     for clients in (3, 12):
         state = made.init(net, 0)._replace(round=1)
-        down, begun = begin(net, made, state)
-        ups = [Up(tree.map(torch.randn_like, begun)) for _ in range(clients)]
+        down, start = begin(net, made, state)
+        ups = [Up(tree.map(torch.randn_like, start)) for _ in range(clients)]
         with DenseCounter(64 * 64) as dense:
             made.server(net, state, made.reduce(net, state, down, ups, [1.0] * clients))
         counts.append(dense.count)

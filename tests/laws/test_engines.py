@@ -1,4 +1,4 @@
-"""Law 1: the engines agree to 1e-9 in float64; chunk size, client order and path change nothing."""
+"""Engine equivalence: the engines agree to 1e-9 in float64, for any chunk size, client order and layer path."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def largest_difference(x: State, y: State) -> float:
 
 
 def test_fused_equals_sequential(cell: World) -> None:
-    oracle = cell.rounds(3)
-    assert largest_difference(oracle, cell.rounds(3, "fused")) < TOLERANCE
+    reference = cell.rounds(3)
+    assert largest_difference(reference, cell.rounds(3, "fused")) < TOLERANCE
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])
@@ -39,8 +39,8 @@ def test_chunk_size_changes_nothing(model: str, chunk: int) -> None:
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
 def test_order_of_clients_changes_nothing(model: str, engine: str) -> None:
     cell = world("fedloru", model)
-    turned = cell.jobs[2:] + cell.jobs[:2]
-    assert largest_difference(cell.rounds(2, engine), cell.rounds(2, engine, jobs=turned)) < TOLERANCE
+    rotated = cell.jobs[2:] + cell.jobs[:2]
+    assert largest_difference(cell.rounds(2, engine), cell.rounds(2, engine, jobs=rotated)) < TOLERANCE
 
 
 def test_the_reported_loss_agrees(cell: World) -> None:

@@ -1,4 +1,4 @@
-"""Laws 4, 5, 6 and 7, and the wire as it is: whole runs, killed and resumed, counted and taken apart."""
+"""Laws of runs: catch-up is bit-exact, resume is bit-exact, byte formula, seeded draws; with real messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
 from fedloru.wire import Ledger, catch_up, cost, decode_sync, encode_sync
-from tests.laws.cases import METHODS, NOT_MERGING, PRUNING, World, world
+from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 
 def plan(cell: World, **settings: object) -> Plan:
@@ -28,7 +28,7 @@ def plan(cell: World, **settings: object) -> Plan:
     dataset = Dataset("table", cell.data, test, ("a", "b", "c", "d"))
     partition = Partition("table", 0, tuple(job.rows for job in cell.jobs), (), {})
     profiles = tuple(job.profile for job in cell.jobs)
-    usual = {
+    defaults = {
         "profiles": profiles,
         "rounds": 7,
         "cohort": 3,
@@ -36,16 +36,16 @@ def plan(cell: World, **settings: object) -> Plan:
         "codec": "exact",
         "checkpoint_every": 2,
     }
-    return Plan(cell.net, cell.method, dataset, partition, **(usual | settings))  # type: ignore[arg-type]
+    return Plan(cell.net, cell.method, dataset, partition, **(defaults | settings))  # type: ignore[arg-type]
 
 
 def without_time(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name]().low_rank])
-def test_law_4_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> None:
-    """Clients take part at random, lose everything at random, and share nothing but sync messages."""
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name]().traits.low_rank])
+def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> None:
+    """Clients participate at random, lose their base at random, and receive nothing but sync messages."""
     cell = world(method, model, torch.float32)
     state = cell.method.init(cell.net, 3)
     ledger = Ledger(cell.net.sites, state)
@@ -68,13 +68,13 @@ def test_law_4_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: st
 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
 @pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-truncated", "server-adam", "fedsa", "scaffold"])
-def test_law_5_a_resumed_run_equals_the_uninterrupted_one(method: str, model: str, engine: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(method: str, model: str, engine: str, tmp_path: Path) -> None:
     cell = world(method, model, torch.float32)
     whole = Run(plan(cell, engine=engine))
     rows = list(whole)
     folder = RunFolder.create(tmp_path / "run", {"name": "table"}, {})
     for row in Run(plan(cell, engine=engine), folder):
-        if row["round"] == 5:  # the last checkpoint is that of round 4
+        if row["round"] == 5:  # the last checkpoint is of round 4
             break
     again = RunFolder.open(tmp_path / "run")
     resumed = Run(plan(cell, engine=engine), again, again.latest("cpu", from_round=4))
@@ -85,8 +85,8 @@ def test_law_5_a_resumed_run_equals_the_uninterrupted_one(method: str, model: st
     assert without_time(written) == without_time(rows)
 
 
-def test_law_6_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> None:
-    """The envelope of a message is at most 400 bytes, and 120 more a tensor. Clients that prune send less."""
+def test_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> None:
+    """The envelope of a message is at most 400 bytes plus 120 per tensor. Clients that prune send less."""
     run = Run(plan(cell, codec="fp32"))
     rows = list(run)
     cohorts = [row["cohort"] for row in rows]
@@ -97,14 +97,14 @@ def test_law_6_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> No
             measured = dict(row["bytes"][way])
             envelope = measured.pop("envelope")
             table.pop("envelope")
-            if way == "up" and cell.method.name in PRUNING:
+            if way == "up" and cell.method.traits.prunes:
                 assert measured["factors"] <= table["factors"]
                 table["factors"] = measured["factors"]
             assert measured == table
             assert 0 < envelope <= 3 * 2 * (400 + 120 * tensors)
 
 
-def test_law_6_by_hand_for_one_layer() -> None:
+def test_by_hand_for_one_layer() -> None:
     """Linear 6 → 4 with bias, r = 2: factors 2·(4 + 6) = 20 values, θ = 4, base 24 values; 4 bytes each."""
     from fedloru import methods
     from fedloru import net as nets
@@ -120,7 +120,7 @@ def test_law_6_by_hand_for_one_layer() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"round_trip": False}, {"first_download": False}, {"codec": "bf16"}])
-def test_law_6_holds_with_other_settings_of_the_wire(settings: dict[str, object]) -> None:
+def test_holds_with_other_settings_of_the_wire(settings: dict[str, object]) -> None:
     cell = world("fedloru", "cnn-batch", torch.float32)
     run = Run(plan(cell, **({"codec": "fp32"} | settings)))
     rows = list(run)
@@ -132,21 +132,21 @@ def test_law_6_holds_with_other_settings_of_the_wire(settings: dict[str, object]
     assert run.summary()["bytes_measured"] is bool(settings.get("round_trip", True))
 
 
-def test_law_7_cohorts_and_rows_depend_on_the_seed_alone(cell: World) -> None:
+def test_cohorts_and_rows_depend_on_the_seed_alone(cell: World) -> None:
     first, second = Run(plan(cell)), Run(plan(cell))
-    torch.manual_seed(99)  # the global generator is nobody's business
+    torch.manual_seed(99)  # the global generator must not matter
     assert without_time([*first]) == without_time([*second])
     assert tree.equal(first.state.shared, second.state.shared)
     other = plan(cell, seed=1)
     assert [cohort(other, r) for r in range(1, 8)] != [row["cohort"] for row in first.rows]
 
 
-def test_law_7_draws_are_the_same_in_another_process() -> None:
+def test_draws_are_the_same_in_another_process() -> None:
     code = "from fedloru.rng import gen, derive; print(derive(3, 'fresh', 1, 'fc.weight'))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     from fedloru.rng import derive
 
-    assert int(said) == derive(3, "fresh", 1, "fc.weight")
+    assert int(printed) == derive(3, "fresh", 1, "fc.weight")
     assert len({derive(*path) for path in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "1a")]}) == 6
 
 

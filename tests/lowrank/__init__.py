@@ -1,1 +1,1 @@
-"""The low-rank layers and their algebra, against dense layers and dense products."""
+"""Low-rank layers and their algebra, compared with dense layers and dense products."""

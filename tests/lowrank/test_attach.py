@@ -1,4 +1,4 @@
-"""Which layers are adapted and how, what stays dense and why, and the way back."""
+"""Which layers are adapted, which stay dense and why, and detaching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
 
 
 class Model(nn.Module):
-    """Three kinds of layers, on ids and on images."""
+    """Three types of layers, applied to ids and to images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ def model() -> Model:
         return Model().double()
 
 
-def shake(module: nn.Module) -> nn.Module:
-    """Put factors in place that are not at 0."""
+def fill_factors(module: nn.Module) -> nn.Module:
+    """Set the factors to nonzero values."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for site in lowrank.sites(module):
@@ -65,13 +65,13 @@ def test_attaching_changes_nothing() -> None:
     assert torch.equal(attached.model(*inputs()), expected) and torch.equal(before(*inputs()), expected)
     assert attached.skipped == {}
     with torch.no_grad():
-        shake(attached.model)
+        fill_factors(attached.model)
         for p in attached.model.parameters():
             p.add_(1.0)
     assert tree.digest(before.state_dict()) == digest
 
 
-def test_layers_keep_their_names_and_say_what_they_are() -> None:
+def test_layers_keep_their_names_and_sites_describe_them() -> None:
     new = lowrank.attach(model(), rank=2).model
     types = {name: type(layer) for name, layer in new.named_modules()}
     assert types["token"] is LowRankEmbedding and types["block.conv2"] is LowRankConv2d
@@ -114,27 +114,27 @@ def test_the_last_pattern_that_matches_wins() -> None:
     }
 
 
-def test_alpha_is_the_rank_of_the_site_where_not_given() -> None:
+def test_alpha_defaults_to_the_rank_of_the_site() -> None:
     new = lowrank.attach(model(), rank=2, ranks={"fc1": 3}).model
     assert {site.scale for site in lowrank.sites(new)} == {1.0}
 
 
-def test_ranks_that_are_too_large_are_all_named_with_their_limits() -> None:
+def test_all_ranks_out_of_range_are_listed_with_their_limits() -> None:
     with pytest.raises(ModelError) as refused:
         lowrank.attach(model(), rank=5, ranks={"block.conv1": 4, "fc1": 0})
-    said = str(refused.value)
-    for problem in ("block.conv2.weight: rank 5", "4 × 36 has rank 1 to 4", "fc2.weight: rank 5", "3 × 8 has"):
-        assert problem in said
-    assert "fc1.weight: rank 0" in said and "8 × 22 has rank 1 to 8" in said
-    assert "conv1" not in said and "token" not in said
+    message = str(refused.value)
+    for problem in ("block.conv2.weight: got rank 5", "4 × 36 has rank 1 to 4", "fc2.weight: got rank 5", "3 × 8 has"):
+        assert problem in message
+    assert "fc1.weight: got rank 0" in message and "8 × 22 has rank 1 to 8" in message
+    assert "conv1" not in message and "token" not in message
 
 
-def test_no_site_lists_the_layers_there_are() -> None:
+def test_the_error_without_sites_lists_adaptable_layers() -> None:
     with pytest.raises(ModelError, match=r"'conv\*'.*token, block\.conv1, block\.conv2, fc1, fc2"):
         lowrank.attach(model(), targets=("conv*",))
     with pytest.raises(ModelError, match="no Linear, Conv2d or Embedding"):
         lowrank.attach(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)))
-    with pytest.raises(ModelError, match="2 groups"):
+    with pytest.raises(ModelError, match="with 2 groups"):
         lowrank.attach(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), rank=1)
 
 
@@ -159,12 +159,12 @@ STAY_DENSE: dict[str, tuple[nn.Module, str, str]] = {
     "shared module": (nn.ModuleList([shared := nn.Linear(4, 4), shared]), "odd.0", "tied"),
     "subclass": (Scaled(4, 4), "odd", "Scaled"),
     "parametrized": (weight_norm(nn.Linear(4, 4)), "odd", "ParametrizedLinear"),
-    "read, not called": (nn.MultiheadAttention(4, 2), "odd.out_proj", "NonDynamicallyQuantizableLinear"),
+    "read directly": (nn.MultiheadAttention(4, 2), "odd.out_proj", "NonDynamicallyQuantizableLinear"),
 }
 
 
 @pytest.mark.parametrize("case", STAY_DENSE)
-def test_what_cannot_be_adapted_stays_dense_and_is_reported(case: str) -> None:
+def test_unsupported_layers_stay_dense_and_are_reported(case: str) -> None:
     odd, name, reason = STAY_DENSE[case]
     attached = lowrank.attach(nn.ModuleDict({"odd": odd, "fc": nn.Linear(4, 4)}), rank=1)
     assert reason in attached.skipped[name]
@@ -173,12 +173,14 @@ def test_what_cannot_be_adapted_stays_dense_and_is_reported(case: str) -> None:
 
 
 def test_encoder_layers_compute_with_their_factors_in_inference_too() -> None:
-    """torch's fast path reads the weights of an encoder layer, and would never call what stands in their place."""
+    """torch's fast path reads the weights of encoder layers directly, and would not call the low-rank layers."""
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2)
-    new = shake(lowrank.attach(encoder.double(), rank=2).model).eval()
+    new = fill_factors(lowrank.attach(encoder.double(), rank=2).model).eval()
     x = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pad = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
-    expected = lowrank.detach(new)(x, src_key_padding_mask=pad)  # gradients are on: no fast path
+    expected = lowrank.detach(new)(
+        x, src_key_padding_mask=pad
+    )  # with gradients enabled, torch does not take its fast path
     with torch.no_grad():
         got = new(x, src_key_padding_mask=pad)
     assert torch.allclose(got[~pad], expected[~pad], rtol=0, atol=1e-10)
@@ -187,18 +189,18 @@ def test_encoder_layers_compute_with_their_factors_in_inference_too() -> None:
 def test_a_model_that_is_one_layer() -> None:
     layer = nn.Linear(5, 3).double()
     x = torch.randn(2, 5, dtype=torch.float64)
-    new = shake(lowrank.attach(layer, rank=2, alpha=3.0).model)
+    new = fill_factors(lowrank.attach(layer, rank=2, alpha=3.0).model)
     assert isinstance(new, LowRankLinear) and type(layer) is nn.Linear
     (site,) = lowrank.sites(new)
     assert (site.weight, site.a, site.b) == ("weight", "a", "b")
     plain = lowrank.detach(new)
     assert type(plain) is nn.Linear and torch.allclose(plain(x), new(x), rtol=0, atol=1e-12)
-    with pytest.raises(ModelError, match=r": weight: rank 4 was asked for"):
+    with pytest.raises(ModelError, match=r": weight: got rank 4"):
         lowrank.attach(layer, rank=4)
 
 
 def test_detach_gives_plain_layers_with_the_same_outputs() -> None:
-    new = shake(lowrank.attach(model(), rank=2, alpha=5.0, targets=("token", "block.*", "fc1")).model).eval()
+    new = fill_factors(lowrank.attach(model(), rank=2, alpha=5.0, targets=("token", "block.*", "fc1")).model).eval()
     digest = tree.digest(new.state_dict())
     plain = lowrank.detach(new)
     assert torch.allclose(plain(*inputs()), new(*inputs()), rtol=0, atol=1e-12)
@@ -220,7 +222,7 @@ def test_layers_keep_training_mode_and_frozen_biases() -> None:
     assert new.fc1.training and not new.fc2.training
 
 
-def test_a_second_attach_adapts_what_is_left() -> None:
+def test_a_second_attach_adapts_the_remaining_layers() -> None:
     first = lowrank.attach(model(), rank=2, targets=("fc1",)).model
     second = lowrank.attach(first, rank=3, targets=("fc*",)).model
     assert {site.weight: site.rank for site in lowrank.sites(second)} == {"fc1.weight": 2, "fc2.weight": 3}

@@ -1,4 +1,4 @@
-"""Many increments as one: concatenated, or cut to a rank."""
+"""Combining increments into one, and truncating it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONV = Site("conv.weight", "conv.a", "conv.b", (4, 3, 2, 2), 3, 2.0)
 
 def drawn(seed: int, *sites: Site) -> Increment:
     like = {key: torch.empty(0, dtype=torch.float64) for site in sites for key in site.keys}
-    return Increment(sites, lowrank.fresh(sites, seed, 0, like, "both"))
+    return Increment(sites, lowrank.init_factors(sites, seed, 0, like, "both"))
 
 
 def product(whole: Increment, weight: str) -> torch.Tensor:
@@ -22,9 +22,9 @@ def product(whole: Increment, weight: str) -> torch.Tensor:
 
 
 def test_the_product_of_all_is_the_sum_of_products() -> None:
-    """With several ranks and scales, and a weight that only one of them has."""
+    """With different ranks and scales, and a weight that is in one increment only."""
     parts = [drawn(1, LINEAR, CONV), drawn(2, LINEAR._replace(rank=3, scale=3.0)), drawn(3, CONV)]
-    whole = lowrank.together(parts)
+    whole = lowrank.combine(parts)
     assert {site.weight: (site.rank, site.scale) for site in whole.sites} == {
         "fc.weight": (5, 1.0),
         "conv.weight": (6, 1.0),
@@ -34,19 +34,19 @@ def test_the_product_of_all_is_the_sum_of_products() -> None:
         torch.testing.assert_close(product(whole, weight), expected, rtol=0, atol=1e-14)
 
 
-def test_ranks_that_add_nothing_are_left_out() -> None:
-    """Such as those of fresh factors; and the one increment of scale 1 is what it was, bit for bit."""
+def test_ranks_that_contribute_nothing_are_dropped() -> None:
+    """Fresh factors are dropped, and a single increment of scale 1 is returned unchanged, bit for bit."""
     first, fresh = drawn(1, LINEAR._replace(scale=1.0)), drawn(2, LINEAR, CONV)
     fresh.factors[LINEAR.b].zero_()
     fresh.factors[CONV.b].zero_()
-    whole = lowrank.together([first, fresh])
+    whole = lowrank.combine([first, fresh])
     assert whole.sites == first.sites and tree.equal(whole.factors, first.factors)
-    assert lowrank.together([fresh]) == Increment((), {})
+    assert lowrank.combine([fresh]) == Increment((), {})
 
 
-def test_a_cut_leaves_out_the_tail_of_singular_values() -> None:
-    whole = lowrank.together([drawn(seed, LINEAR) for seed in range(4)])
-    cut, errors = lowrank.shortened(whole, 2)
+def test_truncation_drops_the_tail_of_singular_values() -> None:
+    whole = lowrank.combine([drawn(seed, LINEAR) for seed in range(4)])
+    cut, errors = lowrank.truncate_increment(whole, 2)
     assert [site.rank for site in whole.sites] == [5 + 3] and [site.rank for site in cut.sites] == [2]
     sigma = torch.linalg.svdvals(product(whole, "fc.weight"))
     tail = float(sigma[2:].norm() / sigma.norm())
@@ -55,9 +55,9 @@ def test_a_cut_leaves_out_the_tail_of_singular_values() -> None:
     assert abs(float(lost.norm() / sigma.norm()) - tail) < 1e-12
 
 
-def test_what_has_no_higher_rank_is_not_touched() -> None:
+def test_factors_without_a_higher_rank_are_unchanged() -> None:
     whole = drawn(1, LINEAR, CONV)
-    cut, errors = lowrank.shortened(whole, 2)
+    cut, errors = lowrank.truncate_increment(whole, 2)
     assert errors.keys() == {"conv.weight"}
     assert all(cut.factors[key] is whole.factors[key] for key in LINEAR.keys)
     assert [site.rank for site in cut.sites] == [2, 2]

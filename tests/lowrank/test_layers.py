@@ -1,4 +1,4 @@
-"""Every low-rank layer against the torch layer whose dense weight is W + s·BA, gradients included."""
+"""Low-rank layers compared with torch layers whose dense weight is W + s·BA, including gradients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 
 def adapted(layer: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> Any:
-    """Return the low-rank layer around ``layer``, with factors that are not at 0."""
+    """Return the low-rank version of ``layer``, with nonzero factors."""
     new = lowrank.attach(layer.double(), rank=rank, alpha=alpha, dropout=dropout).model
     with torch.no_grad():
         for seed, factor in enumerate((new.a, new.b)):
@@ -44,7 +44,7 @@ def adapted(layer: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> 
 
 
 def agree(layer: nn.Module, rank: int, alpha: float, x: Tensor) -> None:
-    """Compare outputs and gradients of A, B, bias and input with those of a dense layer, by autograd."""
+    """Compare outputs, and gradients of A, B, bias and input, with those of a dense layer by autograd."""
     plain = copy.deepcopy(layer).double()
     new = adapted(layer, rank, alpha)
     a, b = (factor.detach().clone().requires_grad_() for factor in (new.a, new.b))
@@ -60,8 +60,8 @@ def agree(layer: nn.Module, rank: int, alpha: float, x: Tensor) -> None:
         pairs.append((new.bias.grad, plain.bias.grad))
     if x.is_floating_point():
         pairs.append((inputs[1].grad, inputs[0].grad))
-    for mine, theirs in pairs:
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+    for got_gradient, expected_gradient in pairs:
+        torch.testing.assert_close(got_gradient, expected_gradient, rtol=0, atol=1e-11)
     assert new.weight.grad is None and not new.weight.requires_grad
 
 
@@ -79,7 +79,7 @@ def test_convolution_is_dense(case: str) -> None:
 
 @pytest.mark.parametrize("padding", [None, 0, 4, -1])
 def test_embedding_is_dense(padding: int | None) -> None:
-    """Token 0, 4 and 8 (-1) are in the batch: what they look up as padding takes no part in the gradients."""
+    """The batch contains tokens 0, 4 and 8 (-1); as padding, they contribute nothing to the gradients."""
     ids = torch.tensor([[0, 4, 8, 3, 3], [8, 1, 0, 4, 2]])
     agree(nn.Embedding(9, 6, padding_idx=padding), 3, 2.0, ids)
 
@@ -91,7 +91,7 @@ def test_a_padding_vector_is_never_trained() -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(5, 4), nn.Conv2d(2, 4, 3), nn.Embedding(6, 4)])
-def test_dropout_acts_on_the_rank_space_in_training_alone(layer: nn.Module) -> None:
+def test_dropout_acts_on_the_rank_space_in_training_only(layer: nn.Module) -> None:
     new = adapted(layer, 2, 3.0, dropout=0.5)
     w, a, b, s = new.weight, new.a, new.b, 1.5
     if isinstance(new, LowRankLinear):

@@ -1,1 +1,1 @@
-"""The methods against their formulas, written out by hand over dense matrices."""
+"""Tests of the methods against their formulas, computed with dense matrices."""

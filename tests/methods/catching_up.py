@@ -1,4 +1,4 @@
-"""Clients that miss rounds and lose their bases, and share nothing with the server but sync messages."""
+"""Clients that miss rounds and lose their bases, and receive bases only through sync messages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fedloru.wire import Ledger, catch_up, decode_sync, encode_sync
 CLIENTS, COHORT, ROUNDS = 8, 2, 60
 
 
-def play_with_messages(method: Method, profiles: Sequence[Profile] = ((),)) -> set[str]:
-    """Play ROUNDS rounds of a 40 × 30 matrix, and return the kinds of sync messages there were."""
+def sync_kinds(method: Method, profiles: Sequence[Profile] = ((),)) -> set[str]:
+    """Run ROUNDS rounds with a 40 × 30 matrix, check all bases, and return the kinds of sync messages."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nets.attach(nn.Linear(30, 40), rank=2, alpha=3.0)

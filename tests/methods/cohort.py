@@ -1,4 +1,4 @@
-"""A small net, and clients that answer with noise: what a server does with it needs no training."""
+"""A small net, and clients that reply with noise, which tests servers without training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WEIGHTS = (3.0, 1.0, 7.0)
 SHARES = tuple(weight / sum(WEIGHTS) for weight in WEIGHTS)
 
 
-def small(rank: int = 2, alpha: float = 3.0, dtype: torch.dtype = torch.float64) -> Net:
-    """Return a convolution 2 → 4 and a linear 16 → 5 with factors, BatchNorm and a dense head between and after."""
+def small_net(rank: int = 2, alpha: float = 3.0, dtype: torch.dtype = torch.float64) -> Net:
+    """Return a net with factors for a convolution 2 → 4 and a linear layer 16 → 5, with BatchNorm and a dense head."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -31,8 +31,8 @@ def small(rank: int = 2, alpha: float = 3.0, dtype: torch.dtype = torch.float64)
     return nets.attach(model.to(dtype), rank=rank, alpha=alpha, targets=("0", "3"))
 
 
-def answers(state: State, size: float = 0.3) -> list[Up]:
-    """Return what three clients send: what they received, and noise of their own."""
+def replies(state: State, size: float = 0.3) -> list[Up]:
+    """Return the messages of three clients: the shared tensors plus a different noise for each client."""
     ups = []
     for client in range(len(WEIGHTS)):
         g = gen(5, "noise", state.round, client)
@@ -42,7 +42,7 @@ def answers(state: State, size: float = 0.3) -> list[Up]:
 
 
 def step(net: Net, method: Method, state: State, ups: list[Up]) -> State:
-    """Return the state after one round, whose replies come in one by one."""
+    """Return the state after one round, with a separate ``reduce`` for each reply."""
     total = NOTHING
     for up, weight in zip(ups, WEIGHTS, strict=True):
         part = method.reduce(net, state, Down(state.shared), [up], [weight])
@@ -50,11 +50,11 @@ def step(net: Net, method: Method, state: State, ups: list[Up]) -> State:
     return method.server(net, state, total)
 
 
-def play(net: Net, method: Method, rounds: int, seed: int = 3) -> Iterator[tuple[State, list[Up], State]]:
-    """Yield the state before each round, what clients sent, and the state after it."""
+def run_rounds(net: Net, method: Method, rounds: int, seed: int = 3) -> Iterator[tuple[State, list[Up], State]]:
+    """Yield the state before each round, the messages of the clients, and the state after the round."""
     state = method.init(net, seed)
     for _ in range(rounds):
-        ups = answers(state)
+        ups = replies(state)
         after = step(net, method, state, ups)
         yield state, ups, after
         state = after
@@ -66,11 +66,11 @@ def mean(ups: list[Up]) -> tree.Params:
 
 
 def close(x: tree.Params, y: tree.Params, tolerance: float = 1e-10) -> bool:
-    """Say whether two trees agree."""
+    """Return whether two trees have the same keys, and values within ``tolerance``."""
     return x.keys() == y.keys() and all(torch.allclose(x[k], y[k], rtol=0, atol=tolerance) for k in x)
 
 
-def keeps_types(net: Net, tensors: tree.Params) -> bool:
-    """Say whether each tensor has the type that it has in the model."""
+def keeps_dtypes(net: Net, tensors: tree.Params) -> bool:
+    """Return whether each tensor has the same dtype as in the model."""
     own = net.params | net.buffers
     return all(tensor.dtype == own[key].dtype for key, tensor in tensors.items())

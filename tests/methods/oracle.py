@@ -1,4 +1,4 @@
-"""What servers reach, as dense matrices: the forward weights of a model, and the exact mean of clients' products."""
+"""Reference results as dense matrices: the forward weights of a model, and the exact mean of clients' products."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fedloru.net import Net
 from fedloru.rng import gen
 from tests.methods.cohort import WEIGHTS
 
-ALIKE: tuple[Profile, ...] = ((), (), ())
+FULL_RANK: tuple[Profile, ...] = ((), (), ())
 ALPHA = 3.0
 
 
 def forward_weights(net: Net, method: Method, state: State) -> tree.Params:
-    """Return W + s·BA of every site as the shared model computes with it, by torch's own matrix product."""
+    """Return W + s·BA of every site of the shared model, computed with torch's matrix product."""
     model = shared_model(net, method, state)
     return {
         site.weight: model[site.weight].flatten(1) + site.scale * model[site.b].flatten(1) @ model[site.a].flatten(1)
@@ -27,12 +27,14 @@ def forward_weights(net: Net, method: Method, state: State) -> tree.Params:
     }
 
 
-def client_round(
-    net: Net, method: Method, state: State, profiles: Sequence[Profile] = ALIKE, size: float = 0.3
+def run_round(
+    net: Net, method: Method, state: State, profiles: Sequence[Profile] = FULL_RANK, size: float = 0.3
 ) -> tuple[State, tree.Params, list[Up]]:
-    """Let three clients add noise to all that they train; return the state after, and the exact mean of weights.
+    """Run a round in which three clients add noise to the tensors that they train.
 
-    The mean is Σ p_k (W + (α/r_k) B_k A_k), where W is the base before.
+    Return the state after it, the exact mean of the weights, and the messages of the clients.
+
+    The mean is Σ p_k (W + (α/r_k) B_k A_k), where W is the base before the round.
     """
     total, ups = NOTHING, []
     exact = {site.weight: torch.zeros(site.o, site.i, dtype=torch.float64) for site in net.sites}
@@ -57,6 +59,6 @@ def client_round(
     return method.server(net, state, total), exact, ups
 
 
-def gap(x: tree.Params, y: tree.Params) -> float:
-    """Return the largest difference."""
+def max_difference(x: tree.Params, y: tree.Params) -> float:
+    """Return the largest absolute difference of two trees."""
     return max(float((x[key] - y[key]).abs().max()) for key in x)

@@ -1,4 +1,4 @@
-"""FedEx-LoRA: means of the factors, and the residual as an increment."""
+"""FedEx-LoRA: averaged factors, and the residual as an increment."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from fedloru import methods, tree
 from fedloru.method import NOTHING
 from fedloru.wire import cost
-from tests.methods.catching_up import play_with_messages
-from tests.methods.cohort import SHARES, close, mean, play, small
-from tests.methods.oracle import client_round, forward_weights, gap
+from tests.methods.catching_up import sync_kinds
+from tests.methods.cohort import SHARES, close, mean, run_rounds, small_net
+from tests.methods.oracle import forward_weights, max_difference, run_round
 
 
-def test_fedex_is_its_equations() -> None:
-    net = small()
-    for before, ups, after in play(net, methods.fedex(), 4):
+def test_rounds_match_the_equations() -> None:
+    net = small_net()
+    for before, ups, after in run_rounds(net, methods.fedex(), 4):
         assert close(after.shared, mean(ups))
         assert after.version == after.round == before.version + 1
         for site in net.sites:
@@ -26,10 +26,10 @@ def test_fedex_is_its_equations() -> None:
             assert after.increment[site.a].shape == site.a_shape(3 * site.rank)
 
 
-def test_one_client_or_equal_clients_leave_no_residual() -> None:
-    net, method = small(), methods.fedex()
+def test_residual_of_one_client_or_identical_clients_is_zero() -> None:
+    net, method = small_net(), methods.fedex()
     state = method.init(net, 3)
-    _, _, ups = client_round(net, method, state)
+    _, _, ups = run_round(net, method, state)
     down = method.down(net, state, ())
     for count in (1, 3):
         total = NOTHING.join(method.reduce(net, state, down, ups[:1] * count, [2.0] * count), net)
@@ -37,27 +37,27 @@ def test_one_client_or_equal_clients_leave_no_residual() -> None:
         assert close(after.base, state.base, 1e-12) and close(after.shared, ups[0].shared, 1e-12)
 
 
-def test_the_residual_is_what_fedlora_leaves_out() -> None:
-    net, fedex, fedlora = small(), methods.fedex(), methods.fedlora()
+def test_residual_is_the_aggregation_error_of_fedlora() -> None:
+    net, fedex, fedlora = small_net(), methods.fedex(), methods.fedlora()
     state = fedlora.init(net, 3)
-    (mine, exact, _), (theirs, _, _) = (client_round(net, method, state) for method in (fedex, fedlora))
-    left_out = {key: exact[key] - value for key, value in forward_weights(net, fedlora, theirs).items()}
-    change = {site.weight: (mine.base[site.weight] - state.base[site.weight]).flatten(1) for site in net.sites}
-    assert gap(left_out, change) < 1e-9 and close(mine.shared, theirs.shared)
+    (fedex_state, exact, _), (fedlora_state, _, _) = (run_round(net, method, state) for method in (fedex, fedlora))
+    error = {key: exact[key] - value for key, value in forward_weights(net, fedlora, fedlora_state).items()}
+    change = {site.weight: (fedex_state.base[site.weight] - state.base[site.weight]).flatten(1) for site in net.sites}
+    assert max_difference(error, change) < 1e-9 and close(fedex_state.shared, fedlora_state.shared)
 
 
-def test_values_by_hand() -> None:
+def test_values() -> None:
     """Factors are 86 values, and the residual of P clients has rank P·2."""
-    net, method = small(), methods.fedex()
+    net, method = small_net(), methods.fedex()
     rest, factors = {"dense": 32, "statistics": 8}, {"factors": 86}
     assert method.values(net, 1, [(), (), ()], ()) == (rest | {"factors": 0}, rest | factors, 3 * 86)
     assert method.values(net, 2, [()], ()) == (rest | factors, rest | factors, 86)
-    state, _, _ = client_round(net, method, method.init(net, 3))
+    state, _, _ = run_round(net, method, method.init(net, 3))
     assert tree.size(state.increment) == 3 * 86
     one, three = cost(net, method, [[0], [0]], codec="exact"), cost(net, method, [[0, 1, 2], [0]], codec="exact")
     assert one[1].down["increments"] == 8 * 86
-    assert three[1].down["increments"] == 8 * (4 * 18 + 5 * 16)  # dense, for 3·86 values are more
+    assert three[1].down["increments"] == 8 * (4 * 18 + 5 * 16)  # dense weights, which are fewer than 3·86 values
 
 
-def test_bases_are_equal_bit_for_bit_whatever_rounds_a_client_missed() -> None:
-    assert play_with_messages(methods.fedex()) == {"first", "increments", "dense"}
+def test_bases_are_bit_exact_after_missed_rounds() -> None:
+    assert sync_kinds(methods.fedex()) == {"first", "increments", "dense"}

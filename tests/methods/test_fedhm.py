@@ -1,4 +1,4 @@
-"""FedHM and FedLMT against dense means and the SVD of dense matrices, and where they are FedAvg."""
+"""FedHM and FedLMT against dense means, the SVD of dense matrices and, at full rank, FedAvg."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from fedloru.method import Method, Profile, Up
 from fedloru.methods.fedhm import factorised
 from fedloru.methods.ranks import rank_of, with_rank
 from tests.methods.ranked import (
-    RANKED,
-    SAME,
+    FULL_RANK,
+    MIXED_RANKS,
     SHARES,
     WEIGHTS,
-    best,
+    allclose,
+    best_approximation,
+    client_tensors,
     dense,
     effective,
-    play,
-    same,
-    served,
-    square,
-    with_factors,
+    run_rounds,
+    server_weights,
+    square_net,
 )
 
 FULL = {"2": 6, "3": 6}
-"""With rank 4 for the convolution, the ranks of square() that leave nothing out."""
+"""The full ranks of the linear layers of square_net(); that of the convolution is 4."""
 
 
-@pytest.mark.parametrize("profiles", [RANKED, SAME])
-def test_fedhm_serves_the_mean_of_products(profiles: tuple[Profile, ...]) -> None:
-    net, method = square(), methods.fedhm()
-    for played in play(net, method, 3, profiles):
-        model = served(net, method, played.after)
+@pytest.mark.parametrize("profiles", [MIXED_RANKS, FULL_RANK])
+def test_fedhm_server_model_is_the_mean_of_products(profiles: tuple[Profile, ...]) -> None:
+    net, method = square_net(), methods.fedhm()
+    for outcome in run_rounds(net, method, 3, profiles):
+        model = server_weights(net, method, outcome.after)
         for site in net.sites:
-            mean = sum(p * site.scale * dense(site, up.shared) for p, up in zip(SHARES, played.ups, strict=True))
-            assert same(model[site.weight], mean)
-            assert not played.after.base[site.weight].any()
-        theta = sum(p * up.shared["2.bias"] for p, up in zip(SHARES, played.ups, strict=True))
-        assert same(played.after.shared["2.bias"], theta)
+            mean = sum(p * site.scale * dense(site, up.shared) for p, up in zip(SHARES, outcome.ups, strict=True))
+            assert allclose(model[site.weight], mean)
+            assert not outcome.after.base[site.weight].any()
+        theta = sum(p * up.shared["2.bias"] for p, up in zip(SHARES, outcome.ups, strict=True))
+        assert allclose(outcome.after.shared["2.bias"], theta)
 
 
-def test_fedhm_clients_compute_with_the_nearest_of_their_rank() -> None:
-    net, method = square(), methods.fedhm()
-    for played in play(net, method, 2, RANKED):
-        whole = served(net, method, played.before)
-        for profile, down in zip(RANKED, played.downs, strict=True):
-            weights = effective(net, with_factors(net, method, played.before, down, profile))
+def test_fedhm_clients_use_the_best_approximation_of_their_rank() -> None:
+    net, method = square_net(), methods.fedhm()
+    for outcome in run_rounds(net, method, 2, MIXED_RANKS):
+        whole = server_weights(net, method, outcome.before)
+        for profile, down in zip(MIXED_RANKS, outcome.downs, strict=True):
+            weights = effective(net, client_tensors(net, method, outcome.before, down, profile))
             for site in net.sites:
-                assert same(weights[site.weight], best(whole[site.weight], rank_of(site, profile)))
+                assert allclose(weights[site.weight], best_approximation(whole[site.weight], rank_of(site, profile)))
                 assert down.shared[site.a].norm() == pytest.approx(float(down.shared[site.b].norm()))
                 assert site.weight not in down.shared
 
@@ -59,22 +59,22 @@ def test_fedhm_clients_compute_with_the_nearest_of_their_rank() -> None:
 @pytest.mark.parametrize(
     "method", [methods.fedhm(), methods.fedlmt(), methods.fedpara(init="model")], ids=lambda m: m.name
 )
-def test_full_rank_begins_at_the_model_of_fedavg_and_keeps_it_untrained(method: Method) -> None:
-    net = square(rank=4, ranks=FULL)
+def test_full_rank_starts_from_the_fedavg_model_and_keeps_it_without_training(method: Method) -> None:
+    net = square_net(rank=4, ranks=FULL)
     state = method.init(net, 3)
     x = {"x": torch.randn(5, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
     plain = methods.fedavg()
     expected = nets.forward(net, shared_model(net, plain, plain.init(net, 3)), x)
-    started = with_factors(net, method, state, method.down(net, state, ()), ())
-    assert same(nets.forward(net, started, x), expected)
-    (played,) = play(net, method, 1, SAME, size=0.0)
-    assert same(nets.forward(net, shared_model(net, method, played.after), x), expected)
+    started = client_tensors(net, method, state, method.down(net, state, ()), ())
+    assert allclose(nets.forward(net, started, x), expected)
+    (outcome,) = run_rounds(net, method, 1, FULL_RANK, size=0.0)
+    assert allclose(nets.forward(net, shared_model(net, method, outcome.after), x), expected)
 
 
-def test_fedhm_averages_full_rank_weights_as_fedavg_does() -> None:
-    """Clients whose products are what FedAvg's clients trained: the servers' models are then the same."""
-    net, method = square(rank=4, ranks=FULL), methods.fedhm()
-    (average,) = play(net, methods.fedavg(), 1, SAME)
+def test_fedhm_at_full_rank_averages_like_fedavg() -> None:
+    """If the clients' products equal the weights of FedAvg's clients, the servers' models are the same."""
+    net, method = square_net(rank=4, ranks=FULL), methods.fedhm()
+    (average,) = run_rounds(net, methods.fedavg(), 1, FULL_RANK)
     state = method.init(net, 3)
     sent = []
     for up in average.ups:
@@ -84,29 +84,29 @@ def test_fedhm_averages_full_rank_weights_as_fedavg_does() -> None:
     down = method.down(net, state, ())
     after = method.server(net, state, method.reduce(net, state, down, sent, WEIGHTS))
     assert after.shared.keys() == average.after.shared.keys()
-    assert all(same(value, average.after.shared[key]) for key, value in after.shared.items())
+    assert all(allclose(value, average.after.shared[key]) for key, value in after.shared.items())
 
 
 @pytest.mark.parametrize("init", ["spectral", "random"])
-def test_fedlmt_is_low_rank_from_start_to_end(init: str) -> None:
-    net, method = square(), methods.fedlmt(init=init)  # type: ignore[arg-type]
-    for number, played in enumerate(play(net, method, 2, SAME)):
-        model = served(net, method, played.before)
-        after = served(net, method, played.after)
+def test_fedlmt_weights_are_low_rank_in_every_round(init: str) -> None:
+    net, method = square_net(), methods.fedlmt(init=init)  # type: ignore[arg-type]
+    for index, outcome in enumerate(run_rounds(net, method, 2, FULL_RANK)):
+        model = server_weights(net, method, outcome.before)
+        after = server_weights(net, method, outcome.after)
         for site in net.sites:
-            if init == "spectral" and not number:
-                assert same(model[site.weight], best(net.params[site.weight].flatten(1), site.rank))
+            if init == "spectral" and not index:
+                assert allclose(model[site.weight], best_approximation(net.params[site.weight].flatten(1), site.rank))
             a, b = (
-                sum(p * up.shared[key].flatten(1) for p, up in zip(SHARES, played.ups, strict=True))
+                sum(p * up.shared[key].flatten(1) for p, up in zip(SHARES, outcome.ups, strict=True))
                 for key in site.keys
             )
-            assert same(after[site.weight], site.scale * torch.einsum("or,ri->oi", b, a))
+            assert allclose(after[site.weight], site.scale * torch.einsum("or,ri->oi", b, a))
             assert int(torch.linalg.matrix_rank(after[site.weight])) == site.rank
 
 
-def test_values_by_hand() -> None:
-    """Sites 4 × 36, 6 × 36 and 6 × 6: 94 values a rank; θ: biases 4 + 6 + 6, head 18 + 3."""
-    net = square()
+def test_values() -> None:
+    """Sites 4 × 36, 6 × 36 and 6 × 6: 94 values per rank; θ: biases 4 + 6 + 6, head 18 + 3."""
+    net = square_net()
     rest = {"dense": 37, "statistics": 0}
     for round, rank in ((1, 3), (1, 1), (2, 2)):
         each = rest | {"factors": 94 * rank}
@@ -116,14 +116,14 @@ def test_values_by_hand() -> None:
     drawn = methods.fedlmt(init="random")
     assert drawn.values(net, 1, [()], ()) == (rest | {"factors": 0}, whole, 0)
     assert drawn.values(net, 2, [()], ()) == (whole, whole, 0)
-    for played in play(net, methods.fedhm(), 1, RANKED):
-        for profile, down, up in zip(RANKED, played.downs, played.ups, strict=True):
-            counted = methods.fedhm().values(net, 1, RANKED, profile)
+    for outcome in run_rounds(net, methods.fedhm(), 1, MIXED_RANKS):
+        for profile, down, up in zip(MIXED_RANKS, outcome.downs, outcome.ups, strict=True):
+            counted = methods.fedhm().values(net, 1, MIXED_RANKS, profile)
             assert tree.size(down.shared) == sum(counted.down.values())
             assert tree.size(up.shared) == sum(counted.up.values())
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_unsupported_settings_and_models_raise() -> None:
     with pytest.raises(ConfigError, match="init is 'both', expected 'spectral' or 'random'"):
         methods.fedlmt(init="both")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="fedhm merges what clients sent"):

@@ -1,4 +1,4 @@
-"""A method crosses a process as a name and a configuration in JSON."""
+"""Another process rebuilds a method from its name and its configuration in JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from fedloru import methods, tree
 from fedloru.errors import ConfigError
 from fedloru.method import Method
-from tests.methods.cohort import play, small
+from tests.methods.cohort import run_rounds, small_net
 
-MADE: dict[str, Callable[[], Method]] = {
+METHODS: dict[str, Callable[[], Method]] = {
     "fedavg": methods.fedavg,
     "fedlora": lambda: methods.fedlora(init="both"),
     "fedloru": lambda: methods.fedloru(tau=2, reset="keep", base="zero"),
@@ -25,43 +25,43 @@ MADE: dict[str, Callable[[], Method]] = {
     "fedex": lambda: methods.fedex(init="both"),
     "scaffold": lambda: methods.scaffold(methods.fedloru(tau=2), lr=0.1, clients=5),
     "wrapped": lambda: methods.clip(methods.server_opt(methods.fedloru(tau=2), rule="yogi", beta1=0.5), norm=0.5),
-    "twice": lambda: methods.prox(methods.prox(methods.fedavg(), mu=0.1), mu=0.2),
-    "the other way": lambda: methods.server_opt(methods.clip(methods.fedloru(tau=2), norm=0.5), rule="adam", lr=0.1),
+    "nested": lambda: methods.prox(methods.prox(methods.fedavg(), mu=0.1), mu=0.2),
+    "reversed": lambda: methods.server_opt(methods.clip(methods.fedloru(tau=2), norm=0.5), rule="adam", lr=0.1),
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_methods_come_back_from_json(name: str) -> None:
-    method = MADE[name]()
-    again = methods.rebuild(method.name, json.loads(json.dumps(method.config)))
-    assert (again.name, again.config, again.stacks) == (method.name, method.config, method.stacks)
-    net = small()
-    for (_, _, mine), (_, _, theirs) in zip(play(net, method, 3), play(net, again, 3), strict=True):
-        assert mine.version == theirs.version
-        assert all(tree.equal(x, y) for x, y in zip(mine[3:7], theirs[3:7], strict=True))
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_rebuilt_from_json(name: str) -> None:
+    method = METHODS[name]()
+    rebuilt = methods.rebuild(method.name, json.loads(json.dumps(method.config)))
+    assert (rebuilt.name, rebuilt.config, rebuilt.traits) == (method.name, method.config, method.traits)
+    net = small_net()
+    for (_, _, expected), (_, _, actual) in zip(run_rounds(net, method, 3), run_rounds(net, rebuilt, 3), strict=True):
+        assert expected.version == actual.version
+        assert all(tree.equal(x, y) for x, y in zip(expected[3:7], actual[3:7], strict=True))
 
 
-def test_wrappers_are_listed_from_the_inside_out() -> None:
-    method = MADE["wrapped"]()
+def test_wrappers_are_recorded_innermost_first() -> None:
+    method = METHODS["wrapped"]()
     assert [wrap["name"] for wrap in method.config["wrap"]] == ["server_opt", "clip"]
     inner = methods.fedloru(tau=2)
     methods.prox(inner, mu=1.0)
-    assert "wrap" not in inner.config  # wrapping makes a new method
+    assert "wrap" not in inner.config  # wrapping does not change the inner method
 
 
-def test_the_table_names_every_method() -> None:
+def test_keys_of_the_table_are_method_names() -> None:
     for name, make in methods.METHODS.items():
         assert make().name == name
 
 
-def test_names_and_settings_that_do_not_exist_are_met_with_the_nearest() -> None:
+def test_unknown_names_and_settings_suggest_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no method 'fedlorra'; did you mean 'fedlora'\? There are: fedavg, "):
         methods.rebuild("fedlorra", {})
     with pytest.raises(ConfigError, match=r"no method 'sgd'\. There are: fedavg, fedex, fedhm"):
         methods.rebuild("sgd", {})
     with pytest.raises(ConfigError, match="no setting 'taw'; did you mean 'tau'"):
         methods.rebuild("fedloru", {"taw": 3})
-    with pytest.raises(ConfigError, match="no setting 'taw'; did you mean 'tau'"):  # one that it has from FedLoRU
+    with pytest.raises(ConfigError, match="no setting 'taw'; did you mean 'tau'"):  # a setting of FedLoRU
         methods.rebuild("pfedloru", {"taw": 3})
     with pytest.raises(ConfigError, match="no wrapper 'proxy'; did you mean 'prox'"):
         methods.rebuild("fedavg", {"wrap": [{"name": "proxy", "mu": 1.0}]})

@@ -1,4 +1,4 @@
-"""RoLoRA: one half a round, up and in training; both halves down."""
+"""RoLoRA: clients train and send one half per round, and receive both halves."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from fedloru import lowrank, methods, tree
 from fedloru.client import Job
 from fedloru.method import Values
 from tests.laws.cases import world
-from tests.methods.cohort import SHARES, close, small
-from tests.methods.oracle import client_round
+from tests.methods.cohort import SHARES, close, small_net
+from tests.methods.oracle import run_round
 
 REST = {"dense": 32, "statistics": 8}
 
 
-def test_rolora_is_its_equations() -> None:
-    net, method = small(), methods.rolora()
+def test_rounds_match_the_equations() -> None:
+    net, method = small_net(), methods.rolora()
     state = method.init(net, 3)
     expected = state.shared
-    assert close(tree.select(expected, net.factors), lowrank.fresh(net.sites, 3, 0, net.params))
+    assert close(tree.select(expected, net.factors), lowrank.init_factors(net.sites, 3, 0, net.params))
     for round in range(1, 5):
         halves = {site.b if round % 2 else site.a for site in net.sites}
-        state, _, ups = client_round(net, method, state)
+        state, _, ups = run_round(net, method, state)
         assert all(up.shared.keys() & net.factors == halves for up in ups)
         mean = {key: sum(p * up.shared[key] for p, up in zip(SHARES, ups, strict=True)) for key in ups[0].shared}
         expected = expected | mean
@@ -27,8 +27,8 @@ def test_rolora_is_its_equations() -> None:
         assert list(state.shared) == sorted(state.shared)
 
 
-def test_the_frozen_half_is_that_of_the_server_whoever_took_part() -> None:
-    """Client 3 trains in round 4 alone, with weight decay; it gets the B of round 3 and leaves it alone."""
+def test_clients_use_the_frozen_half_of_the_server_after_missed_rounds() -> None:
+    """Client 3 trains only in round 4, with weight decay; it receives the B of round 3 and does not change it."""
     cell = world("rolora", "cnn-group")
     state = cell.method.init(cell.net, 3)
     for cohort in ((0, 1), (1, 2), (0, 2), (3,)):
@@ -40,9 +40,9 @@ def test_the_frozen_half_is_that_of_the_server_whoever_took_part() -> None:
         assert not tree.equal({"": state.shared[site.a]}, {"": before.shared[site.a]})
 
 
-def test_values_by_hand() -> None:
+def test_values() -> None:
     """A: 2·18 + 2·16 = 68 values, B: 2·4 + 2·5 = 18."""
-    net, method = small(), methods.rolora()
+    net, method = small_net(), methods.rolora()
     expected = [(0, 18), (86, 68), (86, 18), (86, 68)]
     for round, (down, up) in enumerate(expected, 1):
         assert method.values(net, round, [()], ()) == Values(REST | {"factors": down}, REST | {"factors": up})

@@ -1,4 +1,4 @@
-"""SCAFFOLD against a loop written by hand, in numpy, on least squares."""
+"""SCAFFOLD against a NumPy implementation of the algorithm, on least squares."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 
 from fedloru import methods, tree
 from fedloru import net as nets
-from fedloru.client import Job, Session
+from fedloru.client import Job
 from fedloru.engine import Task, choose
 from fedloru.errors import ConfigError
-from fedloru.method import Down, Method, State
+from fedloru.method import Method, State
 from fedloru.methods.ranks import with_rank
 from fedloru.methods.wrappers.variates import VERSION, C
 from fedloru.net import Batch, Net
 from fedloru.recipe import Recipe
 from fedloru.wire import Channel
-from tests.methods.cohort import close, small
+from tests.methods.cohort import close, small_net
 
 Array = np.ndarray[Any, Any]
 LR, STEPS = 0.05, 3
 SIZES = (4, 7, 2, 5)
 STARTS = (0, 4, 11, 13)
-RECIPE = Recipe(lr=LR, batch_size=16, steps=STEPS)  # every step sees all examples of a client
+RECIPE = Recipe(lr=LR, batch_size=16, steps=STEPS)  # every step uses all examples of a client
 
 
-def squares(outputs: Tensor, batch: Batch) -> Tensor:
+def squared_error(outputs: Tensor, batch: Batch) -> Tensor:
     return (outputs[:, 0] - batch["y"]).square()
 
 
@@ -44,25 +44,27 @@ def data() -> dict[str, Tensor]:
 def least_squares() -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        return nets.make(nn.Linear(3, 1, bias=False).double(), losses=squares)
+        return nets.make(nn.Linear(3, 1, bias=False).double(), losses=squared_error)
 
 
 def engine_rounds(
     net: Net, method: Method, cohorts: Sequence[Sequence[int]], engine: str
 ) -> list[tuple[State, dict[int, tree.Params]]]:
-    state, own, history = method.init(net, 3), {}, []
+    state, client_states, history = method.init(net, 3), {}, []
     for cohort in cohorts:
-        jobs = [Job(k, torch.arange(STARTS[k], STARTS[k] + SIZES[k]), own.get(k, {})) for k in cohort]
+        jobs = [Job(k, torch.arange(STARTS[k], STARTS[k] + SIZES[k]), client_states.get(k, {})) for k in cohort]
         chosen = choose(engine, net, method, state, data(), RECIPE)
         channel = Channel(net, method.name, "run", "exact")
         outcome = chosen.run(Task(state, jobs, RECIPE, 3, channel))
-        state, own = method.server(net, state, outcome.total), own | outcome.client_state
-        history.append((state, own))
+        state, client_states = method.server(net, state, outcome.total), client_states | outcome.client_state
+        history.append((state, client_states))
     return history
 
 
-def by_hand(x: Array, cohorts: Sequence[Sequence[int]], clients: int) -> list[tuple[Array, Array, dict[int, Array]]]:
-    """Return x, c and all c_k after every round: algorithm 1, option II, with the average weighted by examples."""
+def reference_rounds(
+    x: Array, cohorts: Sequence[Sequence[int]], clients: int
+) -> list[tuple[Array, Array, dict[int, Array]]]:
+    """Return x, c and all c_k after every round of algorithm 1, option II, with averages weighted by examples."""
     examples = {key: value.numpy() for key, value in data().items()}
     c, kept = np.zeros_like(x), {k: np.zeros_like(x) for k in range(clients)}
     history = []
@@ -88,29 +90,35 @@ def by_hand(x: Array, cohorts: Sequence[Sequence[int]], clients: int) -> list[tu
 @pytest.mark.parametrize(
     "cohorts", [[(0, 1, 2, 3)] * 5, [(0, 1), (1, 3), (2,), (0, 3), (1, 2)]], ids=["all", "partial"]
 )
-def test_scaffold_is_its_algorithm(engine: str, cohorts: Sequence[Sequence[int]]) -> None:
+def test_rounds_match_the_algorithm(engine: str, cohorts: Sequence[Sequence[int]]) -> None:
     net = least_squares()
     method = methods.scaffold(methods.fedavg(), lr=LR, clients=4)
-    expected = by_hand(net.params["weight"].numpy(), cohorts, 4)
-    for (state, own), (x, c, kept) in zip(engine_rounds(net, method, cohorts, engine), expected, strict=True):
+    expected = reference_rounds(net.params["weight"].numpy(), cohorts, 4)
+    for (state, client_states), (x, c, kept) in zip(engine_rounds(net, method, cohorts, engine), expected, strict=True):
         np.testing.assert_allclose(state.shared["weight"].numpy(), x, rtol=0, atol=1e-12)
         np.testing.assert_allclose(state.aux[C + "weight"].numpy(), c, rtol=0, atol=1e-12)
-        for k, mine in own.items():
-            np.testing.assert_allclose(mine[C + "weight"].numpy(), kept[k], rtol=0, atol=1e-12)
+        for k, client_state in client_states.items():
+            np.testing.assert_allclose(client_state[C + "weight"].numpy(), kept[k], rtol=0, atol=1e-12)
         np.testing.assert_allclose(c, np.mean(list(kept.values()), axis=0), atol=1e-12)  # c is the mean of all c_k
 
 
 @pytest.mark.parametrize("inner", [methods.fedlora(), methods.rolora(), methods.fedloru(tau=3)], ids=lambda m: m.name)
-def test_c_stays_the_mean_of_the_clients_variates(inner: Method) -> None:
-    """Of those that are current: a client that took no part since a merge counts 0 for the factors."""
-    net = nets.attach(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double(), rank=1, targets=("0",), losses=squares)
+def test_c_is_the_mean_of_the_current_client_variates(inner: Method) -> None:
+    """The variates of factors are 0 on a client that has not taken part since the last merge."""
+    net = nets.attach(
+        nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double(), rank=1, targets=("0",), losses=squared_error
+    )
     method = methods.scaffold(inner, lr=LR, clients=4)
     cohorts = [(0, 1, 2, 3), (0, 2), (1, 2, 3), (0, 3), (1,), (0, 1, 2, 3)]
     merged = 0
-    for state, own in engine_rounds(net, method, cohorts, "sequential"):
+    for state, client_states in engine_rounds(net, method, cohorts, "sequential"):
         for key in state.shared:
-            current = [k for k, mine in own.items() if key not in net.factors or int(mine[VERSION]) == state.version]
-            sent = [own[k][C + key] for k in current if C + key in own[k]]
+            current = [
+                k
+                for k, client_state in client_states.items()
+                if key not in net.factors or int(client_state[VERSION]) == state.version
+            ]
+            sent = [client_states[k][C + key] for k in current if C + key in client_states[k]]
             mean = sum(sent, torch.zeros_like(state.shared[key])) / 4
             assert torch.allclose(state.aux[C + key], mean, rtol=0, atol=1e-12)
         if state.version > merged:
@@ -120,31 +128,31 @@ def test_c_stays_the_mean_of_the_clients_variates(inner: Method) -> None:
     assert merged == (2 if inner.name == "fedloru" else 0)
 
 
-def test_variates_of_merged_factors_count_0_on_a_client_that_was_away() -> None:
-    net = small()
+def test_variates_of_merged_factors_are_0_on_a_client_that_missed_the_merge() -> None:
+    net = small_net()
     method = methods.scaffold(methods.fedloru(tau=1), lr=LR, clients=4)
     state = method.init(net, 3)
     down = method.down(net, state._replace(version=2), ())
-    own = {key: torch.ones_like(value) for key, value in down.aux.items()}
+    variates = {key: torch.ones_like(value) for key, value in down.aux.items()}
     train = {key: value.clone().requires_grad_() for key, value in down.shared.items()}
     assert method.penalty is not None
-    for version, pulled in ((2, True), (1, False)):
-        term = method.penalty(net, train, down, own | {VERSION: torch.tensor(version)})
+    for version, current in ((2, True), (1, False)):
+        term = method.penalty(net, train, down, variates | {VERSION: torch.tensor(version)})
         keys = sorted(net.trainable)
         gradients = torch.autograd.grad(term, [train[key] for key in keys], allow_unused=True)
         for key, gradient in zip(keys, gradients, strict=True):
-            expected = -1.0 if pulled or key not in net.factors else 0.0  # c − c_k
+            expected = -1.0 if current or key not in net.factors else 0.0  # c − c_k
             assert gradient is not None and bool((gradient == expected).all())
 
 
-def test_the_first_round_is_that_of_the_wrapped_method() -> None:
+def test_first_round_equals_the_wrapped_method() -> None:
     net, cohorts = least_squares(), [(0, 1, 2, 3)]
     plain = engine_rounds(net, methods.fedavg(), cohorts, "fused")[0][0]
     wrapped = engine_rounds(net, methods.scaffold(methods.fedavg(), lr=LR, clients=4), cohorts, "fused")[0][0]
     assert close(plain.shared, wrapped.shared, 1e-12)
 
 
-def test_it_goes_around_a_server_optimizer_and_not_into_one() -> None:
+def test_scaffold_wraps_server_opt_but_not_the_reverse() -> None:
     net, cohorts = least_squares(), [(0, 1), (2, 3), (0, 2)]
     method = methods.scaffold(methods.server_opt(methods.fedavg(), lr=1.0, beta1=0.0), lr=LR, clients=4)
     plain = methods.scaffold(methods.fedavg(), lr=LR, clients=4)
@@ -152,13 +160,13 @@ def test_it_goes_around_a_server_optimizer_and_not_into_one() -> None:
         engine_rounds(net, method, cohorts, "fused"), engine_rounds(net, plain, cohorts, "fused"), strict=True
     ):
         assert close(x.shared, y.shared, 1e-12) and torch.allclose(x.aux[C + "weight"], y.aux[C + "weight"])
-    with pytest.raises(ConfigError, match="wrap it around server_opt"):
+    with pytest.raises(ConfigError, match="wrap scaffold around server_opt"):
         methods.server_opt(plain)
 
 
-def test_values_by_hand() -> None:
-    """θ 32 and factors 86 are controlled, statistics are not; RoLoRA's clients send variates of one half, 18 values."""
-    net = small()
+def test_values() -> None:
+    """θ (32) and factors (86) have variates, statistics do not; clients of RoLoRA send those of one half, 18 values."""
+    net = small_net()
     for inner, down, up in (
         (methods.fedavg(), 184, 184),
         (methods.fedloru(tau=1), 118, 118),
@@ -171,28 +179,25 @@ def test_values_by_hand() -> None:
         assert counted == plain._replace(down=plain.down | {"aux": down}, up=plain.up | {"aux": up})
 
 
-def test_bad_settings_are_refused() -> None:
-    for message, bad in {
+def test_invalid_settings_raise() -> None:
+    for message, invalid in {
         "lr is 0": {"lr": 0.0, "clients": 3},
         "lr is nan": {"lr": math.nan, "clients": 3},
         "clients is 0": {"lr": 0.1, "clients": 0},
     }.items():
         with pytest.raises(ConfigError, match=message):
-            methods.scaffold(methods.fedavg(), **bad)
+            methods.scaffold(methods.fedavg(), **invalid)
 
 
-def test_clients_that_differ_and_several_phases_are_refused() -> None:
-    net = small()
+def test_different_ranks_and_several_phases_raise() -> None:
+    net = small_net()
     method = methods.scaffold(methods.fedlora(), lr=LR, clients=4)
-    with pytest.raises(ConfigError, match="all alike"):
+    with pytest.raises(ConfigError, match="clients of one rank"):
         method.down(net, method.init(net, 3), with_rank(1))
-    phased = methods.scaffold(methods.pfedloru(tau=2), lr=LR, clients=4)
-    down: Down = phased.down(net, phased.init(net, 3), ())
-    session = Session(net, phased, {}, down, {}, RECIPE, 3, 1)
     with pytest.raises(ConfigError, match="several phases"):
-        session.begin(Job(0, torch.arange(1)))
+        methods.scaffold(methods.pfedloru(tau=2), lr=LR, clients=4)
 
 
-def test_what_clients_send_must_be_what_the_server_has() -> None:
+def test_clients_that_send_tensors_unknown_to_the_server_raise() -> None:
     with pytest.raises(ConfigError, match=r"fedhm's clients send 0\.a, which the server does not have"):
-        methods.scaffold(methods.fedhm(), lr=LR, clients=4).init(small(), 3)
+        methods.scaffold(methods.fedhm(), lr=LR, clients=4).init(small_net(), 3)

@@ -1,4 +1,4 @@
-"""pFedLoRU and mFedLoRU against FedLoRU, dense products and counts by hand."""
+"""pFedLoRU and mFedLoRU against FedLoRU, dense products and explicit counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedloru.run.plan import check
 from tests.laws.cases import world
 from tests.laws.test_runs import plan
 
-HALF = with_rank(1)
+RANK_1 = with_rank(1)
 
 
 def net() -> Net:
@@ -45,19 +45,19 @@ def trained(method: Method, state: State, job: Job, n: Net, epochs: int = 2) -> 
     return down, done.up, done.client_state
 
 
-def test_mfedloru_with_full_ranks_is_fedloru_bit_for_bit() -> None:
+def test_mfedloru_at_full_rank_equals_fedloru_bit_for_bit() -> None:
     n, job = net(), Job(0, torch.arange(12))
-    plain, mixed = methods.fedloru(tau=2), methods.mfedloru(tau=2)
-    state = plain.init(n, 0)
-    _, expected, _ = trained(plain, state, job, n)
-    _, got, _ = trained(mixed, state, job._replace(profile=with_rank(3)), n)
-    assert tree.equal(got.shared, expected.shared)
+    fedloru, mixed = methods.fedloru(tau=2), methods.mfedloru(tau=2)
+    state = fedloru.init(n, 0)
+    _, expected, _ = trained(fedloru, state, job, n)
+    _, actual, _ = trained(mixed, state, job._replace(profile=with_rank(3)), n)
+    assert tree.equal(actual.shared, expected.shared)
 
 
-def test_mfedloru_sends_nested_pairs_and_the_server_rebuilds_the_factors() -> None:
+def test_mfedloru_server_computes_the_factors_from_nested_pairs() -> None:
     n, method = net(), methods.mfedloru(tau=2, nested_scale=1.5)
     state = method.init(n, 0)
-    down, up, _ = trained(method, state, Job(0, torch.arange(12), {}, HALF), n)
+    down, up, _ = trained(method, state, Job(0, torch.arange(12), {}, RANK_1), n)
     assert not n.factors & up.shared.keys()
     total = method.reduce(n, state, down, [up], [1.0])
     for site in n.sites:
@@ -69,31 +69,31 @@ def test_mfedloru_sends_nested_pairs_and_the_server_rebuilds_the_factors() -> No
             assert float(up.shared[pair.b].abs().max()) > 0
 
 
-def test_mfedloru_starts_from_the_received_factors_and_draws_anew_each_round() -> None:
+def test_mfedloru_starts_from_the_received_factors_and_draws_new_pairs_each_round() -> None:
     n, method = net(), methods.mfedloru()
     state = method.init(n, 0)
-    begun = [method.begin(n, method.down(n, state._replace(round=t), HALF), {}, HALF) for t in (0, 1, 0)]
-    forward = method.expand(n, begun[0], method.down(n, state, HALF))
+    starts = [method.begin(n, method.down(n, state._replace(round=t), RANK_1), {}, RANK_1) for t in (0, 1, 0)]
+    forward = method.expand(n, starts[0], method.down(n, state, RANK_1))
     assert all(torch.equal(forward[key], state.shared[key]) for key in n.factors)
-    assert tree.equal(begun[0], begun[2]) and not tree.equal(begun[0], begun[1])
+    assert tree.equal(starts[0], starts[2]) and not tree.equal(starts[0], starts[1])
 
 
-def test_mfedloru_values_by_hand() -> None:
-    """Sites 5 × 9 and 3 × 20 of rank 3; a client of rank 1 sends 1·(3 + i) + 1·(o + 3) of each."""
+def test_mfedloru_values() -> None:
+    """Sites 5 × 9 and 3 × 20 of rank 3; a client of rank 1 sends (3 + i) + (o + 3) values per site."""
     n, method = net(), methods.mfedloru(tau=5)
-    counted = method.values(n, 2, [HALF, ()], HALF)
+    counted = method.values(n, 2, [RANK_1, ()], RANK_1)
     assert counted.up["factors"] == (3 + 9) + (5 + 3) + (3 + 20) + (3 + 3)
     assert counted.down["factors"] == 3 * (5 + 9) + 3 * (3 + 20)
-    assert method.values(n, 2, [HALF, ()], ()).up["factors"] == 3 * (5 + 9) + 3 * (3 + 20)
+    assert method.values(n, 2, [RANK_1, ()], ()).up["factors"] == 3 * (5 + 9) + 3 * (3 + 20)
 
 
 def test_pfedloru_private_pairs_start_at_zero_and_are_never_sent() -> None:
     n, method = net(), methods.pfedloru(tau=2, private_rank=2)
     state = method.init(n, 0)
     batch = {key: value[:5] for key, value in data().items()}
-    plain = nets.forward(n, shared_model(n, methods.fedloru(tau=2), state), batch)
+    shared = nets.forward(n, shared_model(n, methods.fedloru(tau=2), state), batch)
     personal = nets.forward(n, personal_model(n, method, state, {}, ()), batch)
-    assert torch.equal(plain, personal)
+    assert torch.equal(shared, personal)
     _, up, own = trained(method, state, Job(0, torch.arange(12)), n)
     assert up.shared.keys() == state.shared.keys()
     assert {len(own[f"{site.a}.private"]) for site in n.sites} == {2}
@@ -107,13 +107,13 @@ def test_pfedloru_layer_computes_with_the_private_product() -> None:
     for site in n.sites:
         shared = site.scale * up.shared[site.b].flatten(1) @ up.shared[site.a].flatten(1)
         private = 0.7 * own[f"{site.b}.private"].flatten(1) @ own[f"{site.a}.private"].flatten(1)
-        got = lowrank.delta(site, forward).flatten(1)
-        assert torch.allclose(got, shared + private, rtol=0, atol=1e-12)
+        actual = lowrank.delta(site, forward).flatten(1)
+        assert torch.allclose(actual, shared + private, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", ["private", "shared"])
-def test_pfedloru_trains_one_part_at_a_time(first: str) -> None:
-    """The first phase alone, by hand: gradient descent on its part with the other part as it was."""
+def test_pfedloru_trains_one_half_per_phase(first: str) -> None:
+    """The private phase trains the private pair and leaves all shared tensors unchanged."""
     n = net()
     method = methods.pfedloru(tau=2, first=first, private_epochs=1)
     state = method.init(n, 0)
@@ -140,7 +140,7 @@ def test_pfedloru_personal_model_survives_a_merge() -> None:
     assert torch.allclose(*outputs, rtol=0, atol=1e-12)
 
 
-def test_personal_scores_by_hand() -> None:
+def test_personal_scores() -> None:
     n, method = net(), methods.pfedloru(tau=2)
     state = method.init(n, 0)
     kept = {0: trained(method, state, Job(0, torch.arange(12)), n, epochs=20)[2], 1: {}}
@@ -166,7 +166,7 @@ def test_spread_is_over_clients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda: methods.pfedloru(private_rank=0), "private_rank is 0"),
         (lambda: methods.pfedloru(private_scale=0.0), "private_scale is 0"),
@@ -175,19 +175,19 @@ def test_spread_is_over_clients() -> None:
         (lambda: methods.mfedloru(tau=0), "tau is 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make, words: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_settings_raise(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=message):
         make()
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_ranks_of_clients_are_never_ignored(name: str) -> None:
-    """A method either trains clients of different rank, or a plan that has some is refused."""
+def test_ranks_of_clients_are_used_or_rejected(name: str) -> None:
+    """A method either trains clients of different ranks, or rejects a plan with such clients."""
     cell = world("fedlora", "mlp")
     made = methods.METHODS[name]()
     mixed = [with_rank(1), (), with_rank(1), ()]
-    refused = pytest.raises(ConfigError, match="rank")
-    for profiles, allowed in ((mixed, made.ranks != "one"), ([], made.ranks != "different")):
+    rejected = pytest.raises(ConfigError, match="rank")
+    for profiles, allowed in ((mixed, made.traits.ranks != "one"), ([], made.traits.ranks != "different")):
         planned = plan(cell._replace(method=made), profiles=tuple(profiles))
-        with nullcontext() if allowed else refused:
+        with nullcontext() if allowed else rejected:
             check(planned)

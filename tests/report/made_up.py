@@ -1,4 +1,4 @@
-"""Writes run folders that look like real ones, for tests and for looking at pages."""
+"""Synthetic run folders, for tests and for previewing pages."""
 
 from __future__ import annotations
 
@@ -27,77 +27,79 @@ def config(rounds: int, clients: int, cohort: int, tau: int) -> dict[str, Any]:
 
 
 def rows(rounds: int, cohort: int, tau: int, every: int = 2) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
+    round_rows: list[dict[str, Any]] = []
     up_total = down_total = 0
-    draw = random.Random(1)
+    rng = random.Random(1)
     for t in range(1, rounds + 1):
         merged, tested = t % tau == 0, t % every == 0 or t in (1, rounds)
         up = {"factors": cohort * FACTORS, "dense": cohort * DENSE, "envelope": cohort * ENVELOPE}
         down = {**up, "increments": cohort * FACTORS if (t - 1) % tau == 0 and t > 1 else 0}
         down["first_download"] = cohort * 600_000 if t == 1 else cohort * 20_000 if t < 8 else 0
         up_total, down_total = up_total + sum(up.values()), down_total + sum(down.values())
-        accuracy = 0.96 - 0.8 * 0.93**t + draw.gauss(0, 0.006)
-        made.append(
+        accuracy = 0.96 - 0.8 * 0.93**t + rng.gauss(0, 0.006)
+        round_rows.append(
             {
                 "round": t,
                 "version": t // tau,
                 "merged": merged,
-                "train_loss": 2.2 * 0.93**t + 0.08 + draw.random() * 0.03,
-                "test_loss": 2.1 * 0.935**t + 0.14 + draw.random() * 0.02 if tested else None,
+                "train_loss": 2.2 * 0.93**t + 0.08 + rng.random() * 0.03,
+                "test_loss": 2.1 * 0.935**t + 0.14 + rng.random() * 0.02 if tested else None,
                 "test_accuracy": round(accuracy, 4) if tested else None,
                 "lr": 0.1,
-                "cohort": sorted(draw.sample(range(cohort * 2), cohort)),
+                "cohort": sorted(rng.sample(range(cohort * 2), cohort)),
                 "up_bytes": sum(up.values()),
                 "down_bytes": sum(down.values()),
                 "up_bytes_total": up_total,
                 "down_bytes_total": down_total,
                 "bytes": {"down": down, "up": up},
-                "diagnostics": {"aggregation_gap": 0.02 + 0.3 * draw.random() / t, "update_norm": 1.5 * 0.97**t},
+                "diagnostics": {"aggregation_gap": 0.02 + 0.3 * rng.random() / t, "update_norm": 1.5 * 0.97**t},
                 "sites": sites(t, merged or t == rounds),
                 "personal": personal(accuracy) if tested else None,
-                "seconds": 0.4 + 0.05 * draw.random(),
+                "seconds": 0.4 + 0.05 * rng.random(),
             }
         )
-    return made
+    return round_rows
 
 
 def sites(t: int, ranked: bool) -> dict[str, dict[str, float]]:
-    """Return what is known of two sites, fc2 of the larger rank."""
+    """Return the measurements of two sites; fc2 has the larger ranks."""
     ranks = {"effective_rank_increment": 3.0, "stable_rank_increment": 2.0, "effective_rank_total": t / 5}
-    known = {"aggregation_gap": 0.1 / t, **(ranks | {"stable_rank_total": t / 9} if ranked else {})}
-    return {"fc1.weight": known, "fc2.weight": {name: 2 * value for name, value in known.items()}}
+    values = {"aggregation_gap": 0.1 / t, **(ranks | {"stable_rank_total": t / 9} if ranked else {})}
+    return {"fc1.weight": values, "fc2.weight": {name: 2 * value for name, value in values.items()}}
 
 
 def personal(accuracy: float) -> dict[str, dict[str, float]]:
-    """Return the scores of 20 clients, whose personal models are half as far from perfect."""
+    """Return the scores of 20 clients; the error of the personal models is half that of the shared model."""
     means = {"shared": accuracy, "personal": (1 + accuracy) / 2}
     return {
         model: {"mean": mean, "std": 0.05, "bottom_decile": mean - 0.1, "clients": 20} for model, mean in means.items()
     }
 
 
-def summary(made: list[dict[str, Any]], clients: int, cohort: int) -> dict[str, Any]:
-    accuracies = [row["test_accuracy"] for row in made if row["test_accuracy"] is not None]
-    split = {way: {kind: sum(row["bytes"][way].get(kind, 0) for row in made) for kind in made[0]["bytes"][way]}
-             for way in ("down", "up")}  # fmt: skip
+def summary(round_rows: list[dict[str, Any]], clients: int, cohort: int) -> dict[str, Any]:
+    accuracies = [row["test_accuracy"] for row in round_rows if row["test_accuracy"] is not None]
+    by_kind = {
+        way: {kind: sum(row["bytes"][way].get(kind, 0) for row in round_rows) for kind in round_rows[0]["bytes"][way]}
+        for way in ("down", "up")
+    }
     return {
         "method": "fedloru",
-        "rounds": len(made),
+        "rounds": len(round_rows),
         "final_accuracy": accuracies[-1],
         "last5_accuracy": sum(accuracies[-5:]) / len(accuracies[-5:]),
-        "final_loss": made[-1]["test_loss"],
-        "up_bytes_total": made[-1]["up_bytes_total"],
-        "down_bytes_total": made[-1]["down_bytes_total"],
-        "bytes": split,
+        "final_loss": round_rows[-1]["test_loss"],
+        "up_bytes_total": round_rows[-1]["up_bytes_total"],
+        "down_bytes_total": round_rows[-1]["down_bytes_total"],
+        "bytes": by_kind,
         "bytes_measured": True,
-        "fedavg_bytes_total": len(made) * cohort * 2 * 600_000,
-        "seconds": sum(row["seconds"] for row in made),
+        "fedavg_bytes_total": len(round_rows) * cohort * 2 * 600_000,
+        "seconds": sum(row["seconds"] for row in round_rows),
         "peak_rss_bytes": 612_345_678,
         "seed": 7,
         "versions": {"fedloru": "0.1.0", "torch": "2.9.1", "python": "3.12.3"},
         "engine": "fused",
         "engine_reason": "all layers fold, and the cohort fits the memory budget in one chunk",
-        "merges": sum(row["merged"] for row in made),
+        "merges": sum(row["merged"] for row in round_rows),
         "parameters": 152_000,
         "trained_parameters": 7_300,
         "clients": clients,
@@ -106,11 +108,11 @@ def summary(made: list[dict[str, Any]], clients: int, cohort: int) -> dict[str, 
 
 
 def partition(clients: int, classes: int, alpha: float = 0.3) -> dict[str, Any]:
-    draw = random.Random(2)
+    rng = random.Random(2)
     counts = []
     for _ in range(clients):
-        weights = [draw.gammavariate(alpha, 1.0) for _ in range(classes)]
-        size = draw.randint(120, 320)
+        weights = [rng.gammavariate(alpha, 1.0) for _ in range(classes)]
+        size = rng.randint(120, 320)
         counts.append([round(size * weight / sum(weights)) for weight in weights])
     sizes = sorted(map(sum, counts))
     return {
@@ -143,21 +145,21 @@ def write_run(
     tau: int = 10,
     planned: int | None = None,
 ) -> Path:
-    """Write a run folder, unfinished if more rounds are planned than done, and return it."""
+    """Write a run folder and return it; the run is unfinished if ``planned`` exceeds ``rounds``."""
     folder.mkdir(parents=True)
-    made = rows(rounds, cohort, tau)
+    round_rows = rows(rounds, cohort, tau)
     (folder / "config.toml").write_text(tomli_w.dumps(config(planned or rounds, clients, cohort, tau)))
     (folder / "partition.json").write_text(json.dumps(partition(clients, classes)))
-    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    if made and planned in (None, rounds):
-        (folder / "summary.json").write_text(json.dumps(summary(made, clients, cohort)))
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in round_rows))
+    if round_rows and planned in (None, rounds):
+        (folder / "summary.json").write_text(json.dumps(summary(round_rows, clients, cohort)))
     return folder
 
 
 def ranks(round: int) -> dict[str, Any]:
-    """Return what ``rank`` writes of a checkpoint."""
-    whose = (("server", 4000, 3.0), ("subset", 100, 6.0), ("client 3", 40, 9.0), ("client 7", 5, 1.0))
-    records = [spectrum(*who, curvature, layer) for curvature in ("hessian", "ggn") for who in whose
+    """Return a study as ``fedloru rank`` writes it for a checkpoint."""
+    subjects = (("server", 4000, 3.0), ("subset", 100, 6.0), ("client 3", 40, 9.0), ("client 7", 5, 1.0))
+    records = [spectrum(*subject, curvature, layer) for curvature in ("hessian", "ggn") for subject in subjects
                for layer in (None, "fc1")]  # fmt: skip
     return {"of": {"round": round, "level": 0.99, "notes": ["The model has kinks."]}, "records": records}
 
@@ -176,7 +178,7 @@ def spectrum(subject: str, examples: int, rank: float, curvature: str, layer: st
 
 
 def alignment(round: int, weights: int = 2) -> dict[str, Any]:
-    """Return what ``align`` writes of a checkpoint."""
+    """Return a study as ``fedloru align`` writes it for a checkpoint."""
     rows = [{"rank": r, "cosine": 0.1 * (r or 9), "error": 0.02, "gain": 0.0, "gain_error": 0.01, "chance": 0.03}
             for r in (1, 4, None)]  # fmt: skip
     return {
@@ -188,7 +190,7 @@ def alignment(round: int, weights: int = 2) -> dict[str, Any]:
 
 
 def write_study(folder: Path, name: str, study: dict[str, Any]) -> Path:
-    """Write a study into a run folder and return its path."""
+    """Write a study to a run folder and return its path."""
     path = folder / "studies" / f"{name}-{study['of']['round']}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(study))

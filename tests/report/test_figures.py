@@ -9,7 +9,7 @@ from fedloru.report.records import evaluations
 from .made_up import write_run
 
 
-def test_accuracy_is_the_records(records: Records) -> None:
+def test_accuracy_matches_the_records(records: Records) -> None:
     line, _ = figures.accuracy(records).data
     rows = evaluations(records)
     assert list(line.x) == [row["round"] for row in rows]
@@ -17,32 +17,32 @@ def test_accuracy_is_the_records(records: Records) -> None:
     assert None not in line.y
 
 
-def test_merges_stand_at_their_rounds(records: Records) -> None:
-    for draw in (figures.accuracy, figures.loss):
-        merge = draw(records).data[-1]
+def test_merges_are_marked_at_their_rounds(records: Records) -> None:
+    for plot in (figures.accuracy, figures.loss):
+        merge = plot(records).data[-1]
         assert list(merge.x[::3]) == list(merge.x[1::3]) == [10, 20, 30, 40, 50]
         assert list(merge.customdata[::3]) == [1, 2, 3, 4, 5]
 
 
-def test_without_merges_there_is_no_line_for_them(tmp_path: Path) -> None:
+def test_without_merges_nothing_is_marked(tmp_path: Path) -> None:
     figure = figures.accuracy(read(write_run(tmp_path / "run", rounds=3)))
     assert [trace.name for trace in figure.data] == ["test accuracy"]
 
 
-def test_loss_is_the_records(records: Records) -> None:
+def test_loss_matches_the_records(records: Records) -> None:
     train, test, _ = figures.loss(records).data
     assert list(train.y) == [row["train_loss"] for row in records.rounds]
     assert list(test.x) == [row["round"] for row in evaluations(records, "test_loss")]
 
 
-def test_accuracy_over_bytes_is_in_mega_bytes_of_both_directions(records: Records) -> None:
+def test_accuracy_over_bytes_uses_the_megabytes_of_both_directions(records: Records) -> None:
     (line,) = figures.accuracy_over_bytes(records).data
     last = records.rounds[-1]
     assert line.x[-1] == (last["up_bytes_total"] + last["down_bytes_total"]) / 1e6
     assert list(line.customdata) == [row["round"] for row in evaluations(records)]
 
 
-def test_loss_over_bytes_has_the_bytes_of_the_accuracy(records: Records) -> None:
+def test_loss_over_bytes_uses_the_same_bytes_as_accuracy(records: Records) -> None:
     (line,) = figures.loss_over_bytes(records).data
     assert list(line.y) == [row["test_loss"] for row in evaluations(records, "test_loss")]
     assert list(line.x) == list(figures.accuracy_over_bytes(records).data[0].x)
@@ -60,7 +60,7 @@ def test_bytes_by_kind_add_up(records: Records) -> None:
     assert sum(trace.showlegend for trace in figure.data) == len({trace.legendgroup for trace in figure.data})
 
 
-def test_personal_accuracy_is_the_records(records: Records) -> None:
+def test_personal_accuracy_matches_the_records(records: Records) -> None:
     shared, worst, personal, _ = figures.personal(records).data
     tested = [row for row in records.rounds if row["personal"]]
     assert list(shared.x) == list(worst.x) == [row["round"] for row in tested]
@@ -68,35 +68,35 @@ def test_personal_accuracy_is_the_records(records: Records) -> None:
     assert list(worst.y) == [row["personal"]["shared"]["bottom_decile"] for row in tested]
 
 
-def test_without_personal_models_the_shared_one_stands_alone(records: Records) -> None:
+def test_without_personal_models_only_the_shared_one_is_plotted(records: Records) -> None:
     rows = [
         row | {"personal": {"shared": row["personal"]["shared"]} if row["personal"] else None} for row in records.rounds
     ]
     assert [line.name for line in figures.personal(records._replace(rounds=rows)).data] == [
         "shared model",
-        "shared, worst tenth",
+        "shared, worst 10 %",
     ]
 
 
-def test_few_clients_are_bars(records: Records) -> None:
+def test_few_clients_are_a_bar_chart(records: Records) -> None:
     figure, counts = partition_figure.skew(records), records.partition["counts"]
     assert [list(bar.x) for bar in figure.data] == list(map(list, zip(*counts, strict=True)))
     assert "20 clients" in partition_figure.caption(records)
 
 
-@pytest.mark.parametrize(("clients", "classes", "drawn"), [(60, 10, 60), (3_000, 10, 240), (20, 100, 20)])
-def test_many_clients_or_classes_are_a_map(tmp_path: Path, clients: int, classes: int, drawn: int) -> None:
+@pytest.mark.parametrize(("clients", "classes", "columns"), [(60, 10, 60), (3_000, 10, 240), (20, 100, 20)])
+def test_many_clients_or_classes_are_a_heat_map(tmp_path: Path, clients: int, classes: int, columns: int) -> None:
     records = read(write_run(tmp_path / "run", rounds=3, clients=clients, classes=classes))
     sizes, shares = partition_figure.skew(records).data
     counts = records.partition["counts"]
-    assert len(shares.z) == classes and len(shares.z[0]) == drawn == len(set(sizes.customdata))
+    assert len(shares.z) == classes and len(shares.z[0]) == columns == len(set(sizes.customdata))
     assert [sum(counts[client]) for client in sizes.customdata] == list(sizes.y)
-    most = [counts[client].index(max(counts[client])) for client in sizes.customdata]
-    assert most == sorted(most)
-    assert f"{drawn}" in partition_figure.caption(records) and (f"{clients:,}" in partition_figure.caption(records))
+    top_classes = [counts[client].index(max(counts[client])) for client in sizes.customdata]
+    assert top_classes == sorted(top_classes)
+    assert f"{columns}" in partition_figure.caption(records) and (f"{clients:,}" in partition_figure.caption(records))
 
 
-def test_examples_without_classes_are_bars_of_one_kind(records: Records) -> None:
+def test_examples_without_classes_are_bars_of_one_color(records: Records) -> None:
     counts = [[5], [7]]
     (bar,) = partition_figure.skew(records._replace(partition={"counts": counts, "classes": []})).data
     assert list(bar.x) == [5, 7]

@@ -17,7 +17,7 @@ def labels(*methods: dict[str, Any], **more: Any) -> list[str]:
     return [group.label for group in grouped([run(method=method, **more) for method in methods])]
 
 
-def test_seeds_and_folders_do_not_tell_runs_apart() -> None:
+def test_seeds_and_folders_do_not_separate_groups() -> None:
     (group,) = grouped([run(2, "c"), run(0, "a"), run(1, "b", model={"seed": 5}), run(3, "d", model={"seed": 6})][:2])
     assert [one.config["seed"] for one in group.runs] == [0, 2]
     assert group.label == "fedloru"
@@ -37,32 +37,32 @@ def test_seeds_and_folders_do_not_tell_runs_apart() -> None:
         ([{"name": "a", "clip": True}, {"name": "a", "clip": False}], ["clip true", "clip false"]),
     ],
 )
-def test_a_label_is_what_differs(methods: list[dict[str, Any]], expected: list[str]) -> None:
+def test_a_label_has_the_settings_that_differ(methods: list[dict[str, Any]], expected: list[str]) -> None:
     assert labels(*methods) == expected
 
 
-def test_settings_of_the_same_name_are_named_in_full() -> None:
+def test_settings_with_the_same_short_name_keep_their_full_name() -> None:
     groups = grouped([run(client={"lr": 0.1}, server={"lr": 1.0}), run(client={"lr": 0.2}, server={"lr": 2.0})])
     assert [group.label for group in groups] == ["client.lr 0.1, server.lr 1", "client.lr 0.2, server.lr 2"]
 
 
-def test_an_unfinished_run_is_told_and_left_out_where_others_are_finished() -> None:
+def test_an_unfinished_run_is_reported_and_excluded_if_others_are_finished() -> None:
     (group,) = grouped([run(0), run(1, "late", done=False)])
     assert [one.config["seed"] for one in group.counted] == [0]
     assert list(cautions([group])) == [
-        "late (fedloru, seed 1) is not finished: it has 0 of 2 rounds, and is left out of the numbers."
+        "late (fedloru, seed 1) is not finished: it has 0 of 2 rounds, and is excluded from the results."
     ]
-    (alone,) = grouped([run(1, "late", done=False)])
-    assert len(alone.counted) == 1
+    (single,) = grouped([run(1, "late", done=False)])
+    assert len(single.counted) == 1
 
 
-def test_the_same_seed_twice_is_told() -> None:
-    assert "several runs of seed 0" in " ".join(cautions(grouped([run(0, "a"), run(0, "b")])))
+def test_a_repeated_seed_is_reported() -> None:
+    assert "several runs with seed 0" in " ".join(cautions(grouped([run(0, "a"), run(0, "b")])))
 
 
-def test_different_data_and_partitions_are_told_in_words() -> None:
+def test_different_data_and_partitions_are_reported() -> None:
     other = {"source": "mnist5k", "seed": 0}
     assert "different data sets (data.source differs)" in " ".join(cautions(grouped([run(), run(data=other)])))
     avg = {"name": "fedavg"}
-    assert "although their seed is the same" in " ".join(cautions(grouped([run(), run(hash="other", method=avg)])))
+    assert "even with the same seed" in " ".join(cautions(grouped([run(), run(hash="other", method=avg)])))
     assert not list(cautions(grouped([run(0), run(1, method=avg)])))

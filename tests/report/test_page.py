@@ -15,7 +15,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Parsed(HTMLParser):
-    """What a page shows, and what it asks for; a tag that closes another's is an error."""
+    """The text, ids, links and scripts of a page; mismatched tags are an error."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -23,11 +23,11 @@ class Parsed(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.scripts: list[str] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
@@ -41,14 +41,14 @@ class Parsed(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        inside = self.open[-1] if self.open else ""
-        if inside == "script":
+        tag = self.open[-1] if self.open else ""
+        if tag == "script":
             self.scripts[-1] += data
-        elif inside != "style":
-            self.words.append(data)
+        elif tag != "style":
+            self.texts.append(data)
 
 
-def test_the_page_is_whole_and_needs_no_network(records: Records) -> None:
+def test_the_page_is_complete_and_needs_no_network(records: Records) -> None:
     text = page(records)
     parsed = Parsed(text)
     assert text.startswith("<!DOCTYPE html>")
@@ -59,31 +59,31 @@ def test_the_page_is_whole_and_needs_no_network(records: Records) -> None:
     assert not re.search(r'(src|href)="?http|//cdn|@import|url\(', rest)
 
 
-def test_headline_figures(records: Records) -> None:
+def test_headline_numbers(records: Records) -> None:
     text = Parsed(page(records)).text
     for expected in (
         f"Final accuracy {100 * records.summary['final_accuracy']:.1f} %",
-        f"Mean of the last five {100 * records.summary['last5_accuracy']:.1f} %",
-        "Sent up 14.9 MB",
-        "Sent down 23.1 MB",
-        "Of FedAvg's bytes 6.3 % 15.8× fewer (by formula)",
+        f"Mean accuracy {100 * records.summary['last5_accuracy']:.1f} %",
+        "Uploaded 14.9 MB",
+        "Downloaded 23.1 MB",
+        "Share of FedAvg's bytes 6.3 % 15.8× fewer (by formula)",
         "Merges 5",
         f"Personal model {100 * records.rounds[-1]['personal']['personal']['mean']:.1f} % mean of 20 clients",
-        f"worst tenth {100 * records.rounds[-1]['personal']['shared']['bottom_decile']:.1f} %",
+        f"Shared model, worst 10 % {100 * records.rounds[-1]['personal']['shared']['bottom_decile']:.1f} %",
         "Peak memory 612 MB",
-        "FedAvg would have sent (by formula) 600 MB",
+        "FedAvg, up + down (by formula) 600 MB",
         "factors 12.000 12.000 24.000",
         "training examples 4,841",
         "torch 2.9.1",
         "trained parameters 7,300 of 152,000 (4.8 %)",
     ):
         assert expected in text
-    assert "not finished" not in text and "not from real messages" not in text
+    assert "not finished" not in text and "not measured" not in text
 
 
 def test_bytes_by_formula_are_marked(records: Records) -> None:
     text = Parsed(page(records._replace(summary=records.summary | {"bytes_measured": False}))).text
-    assert "come from the method's formula, not from real messages" in text
+    assert "computed from the method's formula, not measured" in text
 
 
 PROFILES = {
@@ -93,10 +93,10 @@ PROFILES = {
 }
 
 
-def test_profiles_have_their_bytes(records: Records) -> None:
+def test_bytes_by_profile(records: Records) -> None:
     text = Parsed(page(records._replace(summary=records.summary | {"profiles": PROFILES}))).text
     for expected in (
-        "profile clients took part kB down kB up MB down MB up MB both",
+        "profile clients client rounds kB down kB up MB down MB up MB total",
         "usual 12 40 60.0 0.0 2.400 0.000 2.400",
         "rank 2 8 10 30.0 15.0 0.300 0.150 0.450",
         "rank 1 1 0 – – 0.000 0.000 0.000",
@@ -105,26 +105,26 @@ def test_profiles_have_their_bytes(records: Records) -> None:
         assert expected in text
 
 
-def test_profiles_of_an_unfinished_run_are_without_the_number_of_clients(records: Records) -> None:
+def test_profiles_of_an_unfinished_run_have_no_number_of_clients(records: Records) -> None:
     profiles = {"rank 2": {"clients": 2, "down": {"factors": 8_000}, "up": {"dense": 6_000}}}
     rows = [row | {"profiles": profiles} for row in records.rounds[:3]]
     text = Parsed(page(records._replace(rounds=rows, summary={}))).text
     assert "rank 2 – 6 4.0 3.0 0.024 0.018 0.042 all – 6" in text
 
 
-def test_clients_that_are_alike_have_no_profiles(records: Records) -> None:
+def test_identical_clients_have_no_profiles(records: Records) -> None:
     assert "profile" not in Parsed(page(records)).text
 
 
-def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+def test_the_page_of_an_unfinished_run(tmp_path: Path) -> None:
     text = Parsed(page(read(write_run(tmp_path / "run", rounds=12, planned=40)))).text
     assert "12 of 40 rounds" in text and "Accuracy so far" in text and "Compared with FedAvg" not in text
 
 
-def test_an_empty_run_says_so(tmp_path: Path) -> None:
+def test_the_page_of_an_empty_run(tmp_path: Path) -> None:
     parsed = Parsed(page(read(write_run(tmp_path / "run", rounds=0))))
-    assert "No round has been recorded yet" in parsed.text
-    assert parsed.ids == ["who-holds-what"]
+    assert "No rounds have been recorded yet" in parsed.text
+    assert parsed.ids == ["examples-per-client"]
 
 
 def test_a_run_without_evaluations_has_no_empty_axes(records: Records) -> None:
@@ -134,42 +134,44 @@ def test_a_run_without_evaluations_has_no_empty_axes(records: Records) -> None:
     assert parsed.ids == ["loss-over-rounds", "bytes-over-rounds"]
 
 
-def test_a_run_of_before_personal_scores_and_ranks_is_drawn_without_them(records: Records) -> None:
+def test_older_runs_without_personal_scores_and_ranks_have_a_page(records: Records) -> None:
     later = {"sites", "personal", "diagnostics"}
     rows = [{key: value for key, value in row.items() if key not in later} for row in records.rounds]
     parsed = Parsed(page(records._replace(rounds=rows)))
-    assert not {"personal-accuracy", "effective-ranks", "stable-ranks", "diagnostics"} & set(parsed.ids)
-    assert "accuracy-over-rounds" in parsed.ids and "worst tenth" not in parsed.text
+    assert not {"accuracy-on-local-test-sets", "effective-ranks", "stable-ranks", "per-round-diagnostics"} & set(
+        parsed.ids
+    )
+    assert "accuracy-over-rounds" in parsed.ids and "worst 10 %" not in parsed.text
 
 
-def test_what_files_say_is_escaped(records: Records) -> None:
+def test_text_from_files_is_escaped(records: Records) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     config = records.config | {"data": {"source": evil}, "method": {"name": evil}}
-    split = records.partition | {"classes": [evil] * 10, "scheme": evil, "settings": {evil: evil}}
-    told = records.summary | {"method": evil, "engine": evil, "engine_reason": evil, "versions": {evil: evil}}
+    partition = records.partition | {"classes": [evil] * 10, "scheme": evil, "settings": {evil: evil}}
+    summary = records.summary | {"method": evil, "engine": evil, "engine_reason": evil, "versions": {evil: evil}}
     rounds = [
         row
         | {"bytes": {"up": {evil: 1}, "down": {evil: 2}}, "diagnostics": {evil: 1.0}}
         | {"sites": {evil: {"effective_rank_total": 1.0}}}
         for row in records.rounds
     ]
-    text = page(Records(Path("/runs") / "<b>name", config, split, rounds, told))
+    text = page(Records(Path("/runs") / "<b>name", config, partition, rounds, summary))
     assert "<script>alert" not in text and "<img" not in text.replace(max(Parsed(text).scripts, key=len), "")
     assert "<b>name" not in text and "&lt;b&gt;name" in text
 
 
-def test_write_puts_the_page_into_the_folder(run: Path) -> None:
+def test_write_saves_the_page_in_the_run_folder(run: Path) -> None:
     path = write(run)
     assert path == run / "report.html"
     assert path.read_text(encoding="utf-8") == page(read(run))
 
 
-def test_write_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
+def test_write_rejects_other_folders(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_drawing_libraries_are_imported_late() -> None:
+def test_plotting_libraries_are_imported_lazily() -> None:
     check = "import sys, fedloru, fedloru.report; sys.exit(bool({'plotly', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

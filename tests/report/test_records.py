@@ -15,7 +15,7 @@ def edit_line(run: Path, number: int, text: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_reads_all_that_a_run_wrote(run: Path, records: Records) -> None:
+def test_reads_all_files_of_a_run(run: Path, records: Records) -> None:
     assert records.name == "demo"
     assert records.config["method"]["name"] == "fedloru"
     assert [row["round"] for row in records.rounds] == list(range(1, 51))
@@ -30,37 +30,37 @@ def test_partition_and_summary_may_be_missing(run: Path) -> None:
     assert (records.partition, records.summary) == ({}, {})
 
 
-def test_a_torn_last_line_is_ignored(run: Path) -> None:
+def test_a_partial_last_line_is_ignored(run: Path) -> None:
     path = run / "rounds.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
     assert len(read(run).rounds) == 49
 
 
-def test_a_whole_last_line_counts_without_its_newline(run: Path) -> None:
+def test_a_complete_last_line_needs_no_newline(run: Path) -> None:
     path = run / "rounds.jsonl"
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert len(read(run).rounds) == 50
 
 
-def test_the_summary_of_an_earlier_session_does_not_count(run: Path) -> None:
+def test_a_summary_of_other_rounds_is_ignored(run: Path) -> None:
     path = run / "rounds.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:30]))
     assert read(run).summary == {}
 
 
-def test_an_unfinished_run_sums_up_its_rounds(records: Records) -> None:
-    told = outcome(records._replace(summary={}))
-    assert not told["finished"]
-    assert {key: told[key] for key in ("rounds", "merges", "final_accuracy", "up_bytes_total", "last5_accuracy")} == {
+def test_the_outcome_of_an_unfinished_run_is_computed_from_its_rounds(records: Records) -> None:
+    result = outcome(records._replace(summary={}))
+    assert not result["finished"]
+    assert {key: result[key] for key in ("rounds", "merges", "final_accuracy", "up_bytes_total", "last5_accuracy")} == {
         key: records.summary[key] for key in ("rounds", "merges", "final_accuracy", "up_bytes_total", "last5_accuracy")
     }
-    assert told["bytes"] == records.summary["bytes"]
+    assert result["bytes"] == records.summary["bytes"]
 
 
-def test_an_unfinished_run_sums_up_its_profiles(records: Records) -> None:
+def test_the_profiles_of_an_unfinished_run_are_summed_over_rounds(records: Records) -> None:
     line = {"clients": 2, "down": {"factors": 7}, "up": {"dense": 3}}
     by_round = [{"rank 2": line}, {"rank 2": line | {"clients": 1, "up": {"factors": 5}}, "usual": line}]
-    rows = [row | {"profiles": told} for row, told in zip(records.rounds, by_round, strict=False)]
+    rows = [row | {"profiles": profiles} for row, profiles in zip(records.rounds, by_round, strict=False)]
     assert outcome(records._replace(rounds=rows, summary={}))["profiles"] == {
         "rank 2": {"client_rounds": 3, "down": {"factors": 14}, "up": {"dense": 3, "factors": 5}},
         "usual": {"client_rounds": 2, "down": {"factors": 7}, "up": {"dense": 3}},
@@ -68,7 +68,7 @@ def test_an_unfinished_run_sums_up_its_profiles(records: Records) -> None:
     assert outcome(records)["profiles"] == {}
 
 
-def test_evaluations_skip_rounds_without_one(records: Records) -> None:
+def test_evaluations_omit_rounds_without_one(records: Records) -> None:
     assert [row["round"] for row in evaluations(records)] == [1, *range(2, 51, 2)]
 
 
@@ -77,7 +77,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
 
 
-def test_a_file_in_place_of_a_folder(run: Path) -> None:
+def test_a_file_instead_of_a_folder(run: Path) -> None:
     with pytest.raises(RunFolderError, match="is a file"):
         read(run / "config.toml")
 
@@ -93,11 +93,11 @@ def test_not_a_run_folder(run: Path, name: str) -> None:
     ("text", "message"),
     [
         ('{"round": 3,', "line 3, is not valid JSON"),
-        ("[3]", "line 3, holds a list"),
+        ("[3]", "line 3: expected a JSON object, got list"),
         ('{"round": 3}', "line 3, has no down_bytes"),
     ],
 )
-def test_a_malformed_line_is_named(run: Path, text: str, message: str) -> None:
+def test_an_error_names_the_malformed_line(run: Path, text: str, message: str) -> None:
     edit_line(run, 3, text)
     with pytest.raises(RunFolderError, match=message):
         read(run)
@@ -109,7 +109,7 @@ def test_malformed_toml(run: Path) -> None:
         read(run)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "holds a list")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "expected a JSON object, got list")])
 def test_malformed_json(run: Path, text: str, message: str) -> None:
     (run / "summary.json").write_text(text)
     with pytest.raises(RunFolderError, match=message):

@@ -1,4 +1,4 @@
-"""What was studied of a run afterwards is read from its folder, and drawn on its page."""
+"""Studies of a run are read from its folder and plotted on its page."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from .made_up import alignment, ranks, write_study
 from .test_page import Parsed
 
 
-def test_studies_come_in_the_order_of_their_rounds(run: Path) -> None:
+def test_studies_are_sorted_by_round(run: Path) -> None:
     assert (read(run).ranks, read(run).alignment) == ([], [])
     for round in (5, 20, 0):
         write_study(run, "ranks", ranks(round))
     write_study(run, "alignment", alignment(20))
-    found = read(run)
-    assert [study["of"]["round"] for study in found.ranks] == [0, 5, 20]
-    assert list(found.alignment) == [alignment(20)]
+    records = read(run)
+    assert [study["of"]["round"] for study in records.ranks] == [0, 5, 20]
+    assert list(records.alignment) == [alignment(20)]
 
 
-@pytest.mark.parametrize(("text", "told"), [("{", "is not valid JSON"), ('{"of": {}}', "has no records: make it anew")])
-def test_a_damaged_study_is_told(run: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not valid JSON"), ('{"of": {}}', "has no records: run the analysis again")]
+)
+def test_a_damaged_study_is_an_error(run: Path, text: str, message: str) -> None:
     write_study(run, "ranks", ranks(5)).write_text(text)
-    with pytest.raises(RunFolderError, match=rf"ranks-5\.json {told}"):
+    with pytest.raises(RunFolderError, match=rf"ranks-5\.json {message}"):
         read(run)
 
 
-def test_the_page_has_a_figure_of_each(run: Path) -> None:
+def test_the_page_has_the_figures_of_each_study(run: Path) -> None:
     before = set(Parsed(page(read(run))).ids)
     write_study(run, "ranks", ranks(5))
     write_study(run, "alignment", alignment(20))
@@ -40,21 +42,21 @@ def test_the_page_has_a_figure_of_each(run: Path) -> None:
         "spectrum-of-the-hessian-after-round-5",
         "stable-rank-of-the-gauss-newton-matrix-after-round-5",
         "spectrum-of-the-gauss-newton-matrix-after-round-5",
-        "gradients-cut-to-low-rank-after-round-20",
-        "gradients-in-the-top-of-curvature-after-round-20",
+        "gradients-truncated-to-low-rank-after-round-20",
+        "gradients-in-the-top-eigenspace-of-the-hessian-after-round-20",
     }
-    assert "with probability 0.99 or more. Hollow: fewer examples than classes" in parsed.text
+    assert "probability of at least 0.99. Hollow: fewer examples than classes" in parsed.text
     assert "The model has kinks." in parsed.text
 
 
-def test_without_eigenvectors_there_is_no_figure_of_them(run: Path) -> None:
+def test_without_eigenvectors_there_is_no_eigenspace_figure(run: Path) -> None:
     study = alignment(20)
     del study["eigenspace"]
     write_study(run, "alignment", study)
-    assert "in the top of curvature" not in Parsed(page(read(run))).text
+    assert "top eigenspace" not in Parsed(page(read(run))).text
 
 
-def test_stable_ranks_stand_at_their_examples_with_their_intervals() -> None:
+def test_stable_ranks_are_plotted_over_examples_with_intervals() -> None:
     hessian, _ = study_figures.by_kind(ranks(5)).values()
     server, _, client = study_figures.stable_ranks(hessian).data
     assert (list(server.x), list(server.y)) == ([4000], [3.0])
@@ -64,7 +66,7 @@ def test_stable_ranks_stand_at_their_examples_with_their_intervals() -> None:
     assert list(client.marker.symbol) == ["circle", "circle-open"]
 
 
-def test_a_loss_without_a_stable_rank_is_left_out() -> None:
+def test_a_loss_without_a_stable_rank_is_omitted() -> None:
     records = [{**record, "stable_rank": None} for record in ranks(5)["records"]]
     assert len(study_figures.stable_ranks(records).data) == 0
 
@@ -78,26 +80,26 @@ def test_eigenvalues_are_counted_from_the_largest() -> None:
     assert list(negative.x) == [0.2] and not negative.showlegend
 
 
-def test_of_many_spectra_the_first_are_drawn() -> None:
+def test_only_the_first_spectra_are_plotted() -> None:
     records = ranks(5)["records"][:1] * 12
     assert len(study_figures.spectra(records).data) == 2 * len(style.CLASSES)
     assert "first 10 of 12 losses" in study_figures.spectra_caption(records)
 
 
-def test_cosines_stand_over_their_ranks_within_what_chance_allows() -> None:
-    chance, whole, *weights = study_figures.alignment(alignment(5)).data
-    assert list(whole.x) == ["1", "4", "whole"] and list(whole.y) == pytest.approx([0.1, 0.4, 0.9])
+def test_cosines_are_plotted_over_ranks_with_the_chance_level() -> None:
+    chance, overall, *weights = study_figures.alignment(alignment(5)).data
+    assert list(overall.x) == ["1", "4", "full"] and list(overall.y) == pytest.approx([0.1, 0.4, 0.9])
     assert [line.name for line in weights] == ["fc1", "fc2"]
     assert set(chance.y) == {0.06, -0.06}
-    assert len(study_figures.alignment(alignment(5, weights=1)).data) == 2, "one weight is all there is"
+    assert len(study_figures.alignment(alignment(5, weights=1)).data) == 2, "a single weight equals all weights"
     assert "first 9 of 30 weights" in study_figures.alignment_caption(alignment(5, weights=30))
 
 
-def test_shares_are_the_clients() -> None:
+def test_there_is_one_share_per_client() -> None:
     (bar,) = study_figures.shares(alignment(5)).data
     assert (list(bar.x), list(bar.y)) == (["2", "5"], [0.25, 0.75])
-    assert "the 2 top eigenvectors" in study_figures.shares_caption(alignment(5))
-    assert "by chance 0.02 %" in study_figures.shares_caption(alignment(5))
+    assert "the top 2 eigenvectors" in study_figures.shares_caption(alignment(5))
+    assert "Chance level: 0.02 %" in study_figures.shares_caption(alignment(5))
 
 
 def test_names_in_a_study_are_escaped(run: Path) -> None:

@@ -6,7 +6,7 @@ from fedloru.report import units
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("formatted", "expected"),
     [
         (units.megabytes(0), "0 MB"),
         (units.megabytes(3_400), "0.0034 MB"),
@@ -29,9 +29,9 @@ from fedloru.report import units
         (units.plain("dirichlet"), "dirichlet"),
     ],
 )
-def test_numbers_as_people_read_them(said: str, expected: str) -> None:
-    assert said == expected
+def test_number_formats(formatted: str, expected: str) -> None:
+    assert formatted == expected
 
 
-def test_what_was_not_measured_is_a_dash() -> None:
+def test_a_missing_value_is_a_dash() -> None:
     assert {units.megabytes(None), units.percent(math.nan), units.duration(None), units.times(None)} == {units.DASH}

@@ -1,4 +1,4 @@
-"""A process that is killed between two of its changes to the disk."""
+"""Simulate a process that is killed between two of its changes to the disk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 
 class Killed(BaseException):
-    """The end of a process: whatever is tried afterwards, by way of cleaning up, does nothing."""
+    """The simulated end of a process; changes made afterwards, such as cleanup, have no effect."""
 
 
 @contextmanager
 def killed_after(changes: int) -> Iterator[None]:
-    """Let so many changes to the disk happen, and none after them."""
+    """Allow the first ``changes`` changes to the disk, and raise ``Killed`` at the next one."""
     done = 0
 
     def counted(act: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Diagnostics against dense matrices and pairs taken one by one."""
+"""Diagnostics compared with dense matrices and with explicit pairs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def messages(n: Net) -> tuple[Down, list[Up]]:
     return Down(state.shared), ups
 
 
-def votes(n: Net) -> UpdateStatistics:
+def statistics(n: Net) -> UpdateStatistics:
     down, ups = messages(n)
-    gathered = UpdateStatistics(n)
-    gathered.add(down, ups[:3], WEIGHTS[:3])
-    gathered.add(down, ups[3:], WEIGHTS[3:])
-    return gathered
+    collected = UpdateStatistics(n)
+    collected.add(down, ups[:3], WEIGHTS[:3])
+    collected.add(down, ups[3:], WEIGHTS[3:])
+    return collected
 
 
 def test_the_gap_is_the_distance_of_two_dense_matrices() -> None:
@@ -46,16 +46,16 @@ def test_the_gap_is_the_distance_of_two_dense_matrices() -> None:
     for site in n.sites:
         exact = sum(p * lowrank.delta(site, up.shared) for p, up in zip(shares, ups, strict=True))
         mean = tree.weighted_sum([up.shared for up in ups], shares)
-        assert votes(n).gaps()[site.weight] == pytest.approx(float((exact - lowrank.delta(site, mean)).norm()))
+        assert statistics(n).gaps()[site.weight] == pytest.approx(float((exact - lowrank.delta(site, mean)).norm()))
 
 
 def test_identical_clients_have_no_gap_and_agree() -> None:
     n = net()
     down, ups = messages(n)
-    gathered = UpdateStatistics(n)
-    gathered.add(down, [ups[0]] * 3, [1.0, 2.0, 3.0])
-    assert gathered.cosine() == pytest.approx(1.0)
-    assert max(gathered.gaps().values()) < 1e-6
+    collected = UpdateStatistics(n)
+    collected.add(down, [ups[0]] * 3, [1.0, 2.0, 3.0])
+    assert collected.cosine() == pytest.approx(1.0)
+    assert max(collected.gaps().values()) < 1e-6
     assert gap(n.sites[0], [(1.0, ups[0].shared)]) < 1e-6
 
 
@@ -67,15 +67,15 @@ def test_the_cosine_is_the_mean_over_pairs_without_statistics() -> None:
         for up in ups
     ]
     pairs = [float(torch.nn.functional.cosine_similarity(x, y, dim=0)) for x, y in combinations(changes, 2)]
-    assert votes(n).cosine() == pytest.approx(sum(pairs) / len(pairs))
+    assert statistics(n).cosine() == pytest.approx(sum(pairs) / len(pairs))
 
 
-def test_one_client_has_no_one_to_agree_with() -> None:
+def test_one_client_has_no_cosine() -> None:
     n = net()
     down, ups = messages(n)
-    gathered = UpdateStatistics(n)
-    gathered.add(down, ups[:1], [1.0])
-    assert gathered.cosine() is None
+    collected = UpdateStatistics(n)
+    collected.add(down, ups[:1], [1.0])
+    assert collected.cosine() is None
 
 
 def test_ranks_of_an_increment_are_those_of_the_dense_product() -> None:
@@ -101,34 +101,34 @@ def test_total_ranks_grow_from_0_with_merges() -> None:
         assert 2 < ranks["effective"] <= 4
 
 
-def ranks_of(matrix: torch.Tensor, most: int) -> dict[str, float]:
-    sigma = torch.linalg.svdvals(matrix)[:most]
+def ranks_of(matrix: torch.Tensor, limit: int) -> dict[str, float]:
+    sigma = torch.linalg.svdvals(matrix)[:limit]
     p = sigma / sigma.sum()
     return {"stable": float(sigma.square().sum() / sigma[0] ** 2), "effective": float((-(p * p.log()).sum()).exp())}
 
 
-def test_ranks_of_a_client_are_those_of_what_the_first_one_changed() -> None:
+def test_client_ranks_are_those_of_the_first_clients_update() -> None:
     n = net()
     _, (received, *ups) = messages(n)
-    gathered = UpdateStatistics(n)
-    gathered.add(Down(received.shared), ups[:1], WEIGHTS[:1])
-    gathered.add(Down(received.shared), ups[1:], WEIGHTS[1:3])
+    collected = UpdateStatistics(n)
+    collected.add(Down(received.shared), ups[:1], WEIGHTS[:1])
+    collected.add(Down(received.shared), ups[1:], WEIGHTS[1:3])
     for site in n.sites:
         change = lowrank.delta(site, ups[0].shared) - lowrank.delta(site, received.shared)
-        assert gathered.client_ranks()[site.weight] == pytest.approx(ranks_of(change.flatten(1), 2 * site.rank))
+        assert collected.client_ranks()[site.weight] == pytest.approx(ranks_of(change.flatten(1), 2 * site.rank))
 
 
-def test_ranks_where_whole_weights_are_trained() -> None:
+def test_ranks_if_dense_weights_are_trained() -> None:
     n = net()
     state = methods.fedavg().init(n, 0)
     g = torch.Generator().manual_seed(4)
     moved = {key: value + torch.randn(value.shape, generator=g).to(value) for key, value in state.shared.items()}
-    gathered = UpdateStatistics(n)
-    gathered.add(Down(state.shared), [Up(moved)], [1.0])
+    collected = UpdateStatistics(n)
+    collected.add(Down(state.shared), [Up(moved)], [1.0])
     total = total_ranks(n, state, state._replace(shared=moved))
     for site in n.sites:
         expected = ranks_of((moved[site.weight] - state.shared[site.weight]).flatten(1), min(site.o, site.i))
-        assert gathered.client_ranks()[site.weight] == pytest.approx(expected)
+        assert collected.client_ranks()[site.weight] == pytest.approx(expected)
         assert total[site.weight] == pytest.approx(expected)
 
 
@@ -147,7 +147,7 @@ def test_increments_overlap_in_the_spaces_they_share() -> None:
         )
 
 
-def test_increments_that_fill_a_space_have_nothing_to_agree_on() -> None:
+def test_increments_of_full_rank_have_no_overlap() -> None:
     n = nets.attach(torch.nn.Linear(6, 2).double(), rank=2)
     g = torch.Generator().manual_seed(1)
     drawn = [{key: torch.randn(n.params[key].shape, generator=g) for key in n.factors} for _ in range(2)]
@@ -155,7 +155,7 @@ def test_increments_that_fill_a_space_have_nothing_to_agree_on() -> None:
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-exact", "pfedloru", "mfedloru"])
-def test_a_run_records_them_and_trains_the_same_without(method: str) -> None:
+def test_a_run_records_diagnostics_and_they_do_not_change_training(method: str) -> None:
     cell = world(method, "cnn-batch", torch.float32)
     noted, plain = Run(plan(cell)), Run(plan(cell, diagnostics=False))
     rows, bare = list(noted), list(plain)
@@ -172,3 +172,12 @@ def test_a_run_records_them_and_trains_the_same_without(method: str) -> None:
         known = {f"{kind}_rank_{of}" for kind in ("stable", "effective") for of in ("increment", "total", "client")}
         assert known <= first.keys() and second.keys() - first.keys() == {"overlap_columns", "overlap_rows"}
         assert all(-1 < second[name] <= 1 for name in ("overlap_columns", "overlap_rows"))
+
+
+def test_compressed_factors_have_no_gap_and_no_ranks() -> None:
+    n = net()
+    down, ups = messages(n)
+    sparse = [Up(up.shared | {key: up.shared[key].flatten()[:3] for key in n.factors}) for up in ups]
+    collected = UpdateStatistics(n)
+    collected.add(down, sparse, [1.0] * len(sparse))
+    assert collected.gaps() == {} and collected.client_ranks() == {}

@@ -1,4 +1,4 @@
-"""The run folder: made whole or not at all, and written to by one process at a time."""
+"""The run folder: created atomically, and written to by one process at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG = {"rounds": 6}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the files that are of the run, by their path."""
+    """Return the contents of the files of the run, by path."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -35,7 +35,7 @@ def made(path: Path) -> dict[str, bytes]:
     return contents(path)
 
 
-def test_a_folder_killed_in_its_making_is_whole_or_can_be_made(tmp_path: Path) -> None:
+def test_a_folder_whose_creation_was_killed_is_complete_or_can_be_created(tmp_path: Path) -> None:
     expected, ended = made(tmp_path / "whole"), []
     for changes in count():
         path = tmp_path / f"killed-{changes}"
@@ -46,7 +46,7 @@ def test_a_folder_killed_in_its_making_is_whole_or_can_be_made(tmp_path: Path) -
         except Killed:
             ended.append((path / "config.toml").is_file())
             if not ended[-1] and (path / "partition.json").is_file():
-                with pytest.raises(RunFolderError, match="stopped before its folder was made: start it again"):
+                with pytest.raises(RunFolderError, match="stopped before its folder was complete: start it again"):
                     RunFolder.open(path)
             assert (contents(path) if ended[-1] else made(path)) == expected
             assert RunFolder.open(path).latest("cpu") is None
@@ -67,15 +67,15 @@ def test_an_empty_folder_becomes_the_run_folder_where_it_is(
 
 
 @pytest.mark.parametrize("name", ["config.toml", "thesis.txt"])
-def test_whatever_can_be_seen_is_never_written_over(name: str, tmp_path: Path) -> None:
+def test_visible_files_are_never_overwritten(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("")
-    with pytest.raises(RunFolderError, match="exists already"):
+    with pytest.raises(RunFolderError, match="already exists"):
         made(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_of_two_that_make_the_same_folder_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other has made it between the first look and the lock."""
+def test_only_one_of_two_processes_can_create_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process creates the folder between the first check and the lock."""
     alone = lock.alone
 
     def late(folder: Path):  # type: ignore[no-untyped-def]
@@ -84,26 +84,26 @@ def test_of_two_that_make_the_same_folder_one_is_refused(tmp_path: Path, monkeyp
         return alone(folder)
 
     monkeypatch.setattr(lock, "alone", late)
-    with pytest.raises(RunFolderError, match="exists already"):
+    with pytest.raises(RunFolderError, match="already exists"):
         made(tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").config == {"rounds": 7}
 
 
-def test_while_a_run_goes_on_nobody_else_writes_to_its_folder(tmp_path: Path) -> None:
+def test_no_other_run_writes_to_the_folder_of_an_active_run(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", {}, {})
     rows = iter(Run(plan(), folder))
     next(rows)
     other = RunFolder.open(folder.path)
     with pytest.raises(RunFolderError, match=rf"in use: process {os.getpid()} on .*Wait until it is done"):
         next(iter(Run(plan(), other)))
-    assert other.rows(1)  # reading needs no leave
+    assert other.rows(1)  # reading needs no lock
     rows.close()
     again = RunFolder.open(folder.path)
     assert [row["round"] for row in Run(plan(), again, again.latest("cpu"))] == [2, 3, 4, 5, 6]
     assert {path.name for path in folder.path.iterdir() if path.name.startswith(".")} <= {lock.LOCK}
 
 
-def test_a_killed_process_lets_go_of_the_folder(tmp_path: Path) -> None:
+def test_a_killed_process_releases_the_folder(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from fedloru.run.lock import alone\n"
         f"with alone(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(600)"
@@ -120,14 +120,14 @@ def test_a_killed_process_lets_go_of_the_folder(tmp_path: Path) -> None:
     assert not (tmp_path / lock.WRITER).exists()
 
 
-def test_a_writer_that_is_not_known_is_refused_all_the_same(tmp_path: Path) -> None:
+def test_a_folder_locked_by_an_unknown_writer_is_refused(tmp_path: Path) -> None:
     with lock.alone(tmp_path):
         (tmp_path / lock.WRITER).write_text("[")
-        with pytest.raises(RunFolderError, match="another process writes to it"), lock.alone(tmp_path):
+        with pytest.raises(RunFolderError, match="another process is writing to it"), lock.alone(tmp_path):
             pass
 
 
-def test_a_file_system_without_locks_is_told_and_used(
+def test_a_file_system_without_locks_is_used_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def acquire(self: FileLock, **_: object) -> None:
@@ -136,14 +136,14 @@ def test_a_file_system_without_locks_is_told_and_used(
     monkeypatch.setattr(FileLock, "acquire", acquire)
     code = errno.ENOLCK
     with caplog.at_level(logging.WARNING, "fedloru"), lock.alone(tmp_path):
-        assert "has no locks" in caplog.text
+        assert "does not support locks" in caplog.text
     code = errno.EACCES
     with pytest.raises(PermissionError), lock.alone(tmp_path):
         pass
 
 
-def test_a_run_that_another_has_gone_on_with_is_refused(tmp_path: Path) -> None:
-    """The first was stopped and kept; another process finished the run; what the first knows is of the past."""
+def test_a_run_that_another_process_has_continued_is_refused(tmp_path: Path) -> None:
+    """The first run is stopped, but kept in memory; another process finishes it, so the first is out of date."""
     folder = RunFolder.create(tmp_path / "run", {}, {})
     first = Run(plan(checkpoint_every=1), folder)
     for row in first:
@@ -152,12 +152,12 @@ def test_a_run_that_another_has_gone_on_with_is_refused(tmp_path: Path) -> None:
     other = RunFolder.open(folder.path)
     whole = Run(plan(checkpoint_every=1), other, other.latest("cpu"))
     assert len(list(whole)) == 4
-    with pytest.raises(RunFolderError, match="another process has gone on with the run"):
+    with pytest.raises(RunFolderError, match="another process has continued the run"):
         next(iter(first))
     assert timeless(other.rows(6)) == timeless(whole.rows)
 
 
-def test_a_stopped_run_goes_on_in_the_same_process(tmp_path: Path) -> None:
+def test_a_stopped_run_continues_in_the_same_process(tmp_path: Path) -> None:
     run = Run(plan(), RunFolder.create(tmp_path / "run", {}, {}))
     for row in run:
         if row["round"] == 2:

@@ -1,4 +1,4 @@
-"""A run that goes back to an earlier round leaves nothing of the later ones that could be taken for its own."""
+"""A run that is reset to an earlier round leaves no files of later rounds that could be mistaken for its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", {}, {})
 
 
-def test_a_run_that_began_again_and_was_stopped_resumes_where_it_was(tmp_path: Path) -> None:
+def test_a_run_that_was_restarted_and_stopped_resumes_where_it_stopped(tmp_path: Path) -> None:
     cell = world("fedloru", "mlp", torch.float32)
     folder = made(tmp_path)
     stopped_after(Run(plan(cell), folder), 6)
@@ -45,7 +45,7 @@ def test_a_run_that_began_again_and_was_stopped_resumes_where_it_was(tmp_path: P
 
 
 @pytest.mark.parametrize("round", [0, 6])
-def test_a_run_killed_as_it_goes_back_never_claims_to_be_finished(round: int, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_is_reset_is_never_marked_as_finished(round: int, tmp_path: Path) -> None:
     finished = made(tmp_path)
     list(Run(plan(world("fedloru", "mlp", torch.float32)), finished))
     (finished.path / "report.html").touch()
@@ -67,7 +67,7 @@ def test_a_run_killed_as_it_goes_back_never_claims_to_be_finished(round: int, tm
     assert (folder.path / "rounds.jsonl").read_bytes().count(b"\n") == round
 
 
-def test_a_run_that_has_nothing_to_go_back_from_keeps_its_results(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_keeps_its_results(tmp_path: Path) -> None:
     folder = made(tmp_path)
     cell = world("fedloru", "mlp", torch.float32)
     list(Run(plan(cell), folder))
@@ -79,7 +79,7 @@ def test_a_run_that_has_nothing_to_go_back_from_keeps_its_results(tmp_path: Path
     assert {name: (folder.path / name).read_bytes() for name in before} == before
 
 
-def test_a_finished_run_without_checkpoints_is_not_begun_again_unasked(tmp_path: Path) -> None:
+def test_a_finished_run_without_checkpoints_is_not_restarted_by_default(tmp_path: Path) -> None:
     folder = made(tmp_path)
     list(Run(plan(world("fedloru", "mlp", torch.float32)), folder))
     for path in folder.checkpoints.glob("round-*"):
@@ -90,7 +90,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again_unasked(tmp_path:
 
 
 @pytest.mark.parametrize("change", [("seed", 1), ("round", 5), ("version", 9)])
-def test_a_changed_number_in_a_checkpoint_is_damage(tmp_path: Path, change: tuple[str, int]) -> None:
+def test_a_changed_number_in_a_checkpoint_is_detected(tmp_path: Path, change: tuple[str, int]) -> None:
     folder = made(tmp_path)
     list(Run(plan(world("fedloru", "mlp", torch.float32)), folder))
     path = folder.checkpoints / "round-000007.json"
@@ -99,7 +99,7 @@ def test_a_changed_number_in_a_checkpoint_is_damage(tmp_path: Path, change: tupl
         folder.latest("cpu")
 
 
-def test_a_flipped_bit_in_the_tensors_is_damage(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_tensors_is_detected(tmp_path: Path) -> None:
     folder = made(tmp_path)
     list(Run(plan(world("fedloru", "mlp", torch.float32)), folder))
     path = folder.checkpoints / "round-000007.safetensors"
@@ -110,7 +110,7 @@ def test_a_flipped_bit_in_the_tensors_is_damage(tmp_path: Path) -> None:
         folder.latest("cpu")
 
 
-def test_a_copy_beside_a_checkpoint_is_none(tmp_path: Path) -> None:
+def test_a_copy_of_a_checkpoint_is_not_a_checkpoint(tmp_path: Path) -> None:
     folder = made(tmp_path)
     list(Run(plan(world("fedloru", "mlp", torch.float32)), folder))
     path = folder.checkpoints / "round-000007.json"
@@ -118,6 +118,6 @@ def test_a_copy_beside_a_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.rounds(folder.checkpoints) == [6, 7]
 
 
-def test_a_string_is_no_list_of_globs() -> None:
+def test_a_string_is_not_a_list_of_globs() -> None:
     with pytest.raises(ModelError, match=r"a list of globs is expected: \['\*'\]"):
         attach(torch.nn.Sequential(torch.nn.Linear(4, 4)), rank=1, targets="*")

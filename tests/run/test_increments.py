@@ -1,4 +1,4 @@
-"""The increments of a run in its folder: one file a merge, the same whatever became of the run."""
+"""The increments in a run folder: one file per merge, also if the run was interrupted or reset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MERGING = {
 
 
 def kept(**settings: Any) -> Plan:
-    return plan(increments=True, checkpoint_every=2)._replace(**settings)
+    return plan(increments=True, checkpoint_every=2).replace(**settings)
 
 
 def files(folder: RunFolder) -> dict[str, bytes]:
@@ -46,7 +46,7 @@ def made(path: Path, made_plan: Plan) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Return the files of a run that nothing happened to."""
+    """Return the files of an uninterrupted run."""
     run = made(tmp_path_factory.mktemp("whole") / "run", kept())
     list(run)
     assert run.folder is not None
@@ -54,8 +54,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_the_increments_are_all_that_happened_to_the_base(name: str, tmp_path: Path) -> None:
-    """Merged into W₀ one after another, they make the base of the end, bit for bit."""
+def test_the_increments_give_the_final_base(name: str, tmp_path: Path) -> None:
+    """Merged into W₀ one after another, they give the final base bit for bit."""
     method: Method = MERGING[name]()
     run = made(tmp_path / "run", kept(method=method))
     list(run)
@@ -63,22 +63,22 @@ def test_the_increments_are_all_that_happened_to_the_base(name: str, tmp_path: P
     loaded = increments.load(run.folder.increments, run.state.version)
     assert len(loaded) == run.state.version == (6 if name in ("fedex", "flora") else 3)
     base = dict(run.plan.net.params)
-    for each in loaded:
-        base = lowrank.merge(each.sites, base, each.factors)
+    for loaded_increment in loaded:
+        base = lowrank.merge(loaded_increment.sites, base, loaded_increment.factors)
     (site,) = run.plan.net.sites
     assert torch.equal(base[site.weight], run.state.base[site.weight])
     assert not torch.equal(base[site.weight], run.plan.net.params[site.weight])
 
 
-def test_methods_that_merge_nothing_and_plans_that_keep_nothing_leave_no_file(tmp_path: Path) -> None:
-    for name, made_plan in {"fedlora": kept(method=methods.fedlora()), "unasked": plan()}.items():
+def test_methods_without_merges_and_plans_without_increments_write_no_file(tmp_path: Path) -> None:
+    for name, made_plan in {"fedlora": kept(method=methods.fedlora()), "default": plan()}.items():
         run = made(tmp_path / name, made_plan)
         list(run)
         assert not (tmp_path / name / "increments").exists()
 
 
 @pytest.mark.parametrize("round", [0, 4])
-def test_a_run_that_went_back_forgets_later_increments_and_makes_the_same_again(
+def test_a_run_that_is_reset_removes_later_increments_and_reproduces_them(
     round: int, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     run = made(tmp_path / "run", kept())
@@ -93,9 +93,7 @@ def test_a_run_that_went_back_forgets_later_increments_and_makes_the_same_again(
     assert files(again) == whole
 
 
-def test_a_run_killed_anywhere_around_a_merge_comes_to_the_same_increments(
-    whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_run_killed_anywhere_around_a_merge_has_the_same_increments(whole: dict[str, bytes], tmp_path: Path) -> None:
     for changes in count():
         path = tmp_path / f"killed-{changes}"
         run = made(path, kept())
@@ -115,9 +113,9 @@ def test_a_run_killed_anywhere_around_a_merge_comes_to_the_same_increments(
     assert changes > 5
 
 
-def test_what_was_merged_beforehand_stays_whatever_happens(tmp_path: Path) -> None:
+def test_the_increment_merged_before_the_run_is_never_removed(tmp_path: Path) -> None:
     net = plan().net
-    drawn = Increment(net.sites, lowrank.fresh(net.sites, 5, 0, net.params, "both"))
+    drawn = Increment(net.sites, lowrank.init_factors(net.sites, 5, 0, net.params, "both"))
     folder = RunFolder.create(tmp_path / "run", {}, {}, imported=drawn)
     list(Run(kept(), folder))
     folder.go_back(0, 0)
@@ -126,14 +124,14 @@ def test_what_was_merged_beforehand_stays_whatever_happens(tmp_path: Path) -> No
     assert first.sites == drawn.sites and tree.equal(first.factors, dict(sorted(drawn.factors.items())))
 
 
-def test_missing_and_damaged_increments_are_told(tmp_path: Path) -> None:
+def test_missing_and_damaged_increments_are_reported(tmp_path: Path) -> None:
     run = made(tmp_path / "run", kept())
     list(run)
-    place = tmp_path / "run" / "increments"
-    (place / "v000002.safetensors").write_bytes(b"{}")
+    folder = tmp_path / "run" / "increments"
+    (folder / "v000002.safetensors").write_bytes(b"{}")
     with pytest.raises(RunFolderError, match=r"v000002\.safetensors cannot be read"):
-        increments.load(place, 2)
-    (place / "v000002.safetensors").unlink()
+        increments.load(folder, 2)
+    (folder / "v000002.safetensors").unlink()
     with pytest.raises(RunFolderError, match="lacks the increments of versions 2, of 3 in all"):
-        increments.load(place, 3)
-    assert len(increments.load(place, 1)) == 1
+        increments.load(folder, 3)
+    assert len(increments.load(folder, 1)) == 1

@@ -1,4 +1,4 @@
-"""Clients that differ are accounted apart, in both engines, and through checkpoints."""
+"""Statistics by profile, in both engines and across checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedloru.method import profile_name
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.wire import KINDS, Traffic, cost_by_profile
-from tests.laws.cases import PROFILES, PRUNING, world
+from tests.laws.cases import METHODS, world
 from tests.laws.test_runs import plan
 
 
@@ -20,9 +20,12 @@ def summed(accounts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int
     return sum((Traffic(one["down"], one["up"]) for one in accounts), Traffic()).table()
 
 
-@pytest.mark.parametrize("method", PROFILES)
+DIFFERENT = [name for name, make in METHODS.items() if make().traits.ranks != "one"]
+
+
+@pytest.mark.parametrize("method", DIFFERENT)
 @pytest.mark.parametrize(("engine", "round_trip"), [("sequential", True), ("fused", True), ("fused", False)])
-def test_law_6_measured_bytes_are_the_formula_and_an_envelope_for_every_profile(
+def test_measured_bytes_are_the_formula_and_an_envelope_for_every_profile(
     method: str, engine: str, round_trip: bool
 ) -> None:
     cell = world(method, "mlp", torch.float32)
@@ -35,15 +38,15 @@ def test_law_6_measured_bytes_are_the_formula_and_an_envelope_for_every_profile(
         assert list(row["profiles"]) == [profile_name(profile) for profile in sorted(set(present))]
         assert summed(list(row["profiles"].values())) == row["bytes"]
         for profile, expected in formula.items():
-            told = row["profiles"][profile_name(profile)]
-            assert told["clients"] == present.count(profile)
+            counts = row["profiles"][profile_name(profile)]
+            assert counts["clients"] == present.count(profile)
             for way in ("down", "up"):
-                envelope = told[way].pop("envelope", 0)
+                envelope = counts[way].pop("envelope", 0)
                 formula_says = {kind: count for kind, count in expected.table()[way].items() if count}
-                if way == "up" and method in PRUNING:
-                    assert all(count <= formula_says[kind] for kind, count in told[way].items())
+                if way == "up" and cell.method.traits.prunes:
+                    assert all(count <= formula_says[kind] for kind, count in counts[way].items())
                 else:
-                    assert told[way] == formula_says
+                    assert counts[way] == formula_says
                 assert (envelope > 0) is round_trip
 
 
@@ -59,18 +62,18 @@ def test_profiles_of_a_resumed_run_are_those_of_the_whole_one(engine: str, tmp_p
     again = RunFolder.open(tmp_path / "run")
     resumed = Run(plan(cell, engine=engine, diagnostics=False), again, again.latest("cpu", from_round=4))
     assert [row["profiles"] for row in resumed] == [row["profiles"] for row in rows[4:]]
-    told = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert told["profiles"] == whole.summary()["profiles"] == resumed.summary()["profiles"]
-    assert summed(list(told["profiles"].values())) == told["bytes"]
-    assert {name: one["clients"] for name, one in told["profiles"].items()} == {"usual": 2, "rank 1": 2}
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert counts["profiles"] == whole.summary()["profiles"] == resumed.summary()["profiles"]
+    assert summed(list(counts["profiles"].values())) == counts["bytes"]
+    assert {name: one["clients"] for name, one in counts["profiles"].items()} == {"usual": 2, "rank 1": 2}
     ranked = [client for client, profile in enumerate(whole.plan.profiles) if profile]
-    assert told["profiles"]["rank 1"]["client_rounds"] == sum(
+    assert counts["profiles"]["rank 1"]["client_rounds"] == sum(
         client in row["cohort"] for row in rows for client in ranked
     )
-    assert told["profiles"]["usual"]["up"].keys() == set(KINDS)
+    assert counts["profiles"]["usual"]["up"].keys() == set(KINDS)
 
 
-def test_clients_that_are_alike_leave_records_as_they_are() -> None:
+def test_clients_of_the_default_profile_add_nothing_to_records() -> None:
     run = Run(plan(world("fedloru", "mlp", torch.float32), rounds=1))
     assert all("profiles" not in row for row in run) and "profiles" not in run.summary()
 
@@ -81,13 +84,13 @@ def test_a_profile_that_never_took_part_has_sent_nothing() -> None:
     run = Run(plan(cell, profiles=ranks, rounds=1, cohort=1))
     (row,) = run
     (name,) = row["profiles"]
-    told = run.summary()["profiles"]
-    (other,) = told.keys() - {name}
+    counts = run.summary()["profiles"]
+    (other,) = counts.keys() - {name}
     assert {name, other} == {"rank 1", "rank 2"}
-    assert told[other] == {"clients": 2, "client_rounds": 0, **Traffic().table()}
+    assert counts[other] == {"clients": 2, "client_rounds": 0, **Traffic().table()}
 
 
-def test_profiles_in_words_differ_where_profiles_do() -> None:
+def test_different_profiles_have_different_names() -> None:
     assert profile_name(()) == "usual"
     assert profile_name((("rank", 2.0),)) == profile_name((("rank", 2),)) == "rank 2"
     assert profile_name((("bits", 4.0), ("rank", 0.1 + 0.2))) == "bits 4, rank 0.30000000000000004"

@@ -1,4 +1,4 @@
-"""A run's plan and loop where they are interrupted, or asked for what cannot be."""
+"""The plan and the loop of a run: interruptions and invalid settings."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
 @pytest.mark.parametrize("late", [False, True])
-def test_a_run_that_is_stopped_as_it_writes_a_row_goes_on_bit_for_bit(
+def test_a_run_stopped_while_it_writes_a_row_resumes_bit_for_bit(
     error: type[BaseException], late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the row is on the disk or after it: the checkpoint and the rows belong together."""
+    """The checkpoint and the rows match, whether the run stops before or after the row is on disk."""
     whole = Run(plan())
     rows = list(whole)
     folder = RunFolder.create(tmp_path / "run", {}, {})
@@ -64,9 +64,7 @@ def test_a_run_that_is_stopped_as_it_writes_a_row_goes_on_bit_for_bit(
     assert tree.equal(resumed.state.shared, whole.state.shared) and tree.equal(resumed.state.base, whole.state.base)
 
 
-def test_whatever_goes_wrong_in_training_keeps_the_last_whole_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_training_keeps_the_last_completed_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create(tmp_path / "run", {}, {})
     run = Run(plan(), folder)
     steps = iter(run)
@@ -81,9 +79,9 @@ def test_whatever_goes_wrong_in_training_keeps_the_last_whole_round(
 def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
     with pytest.raises(ConfigError) as refused:
         check(plan(rounds=0, cohort=5, chunk=0, eval_every=0, recipe=Recipe(batch_size=0), device="cuda:99"))
-    said = str(refused.value)
+    message = str(refused.value)
     for problem in ("rounds is 0", "chunk is 0", "eval_every is 0", "batch_size is 0", "cohort of 5", "'cuda:99'"):
-        assert problem in said
+        assert problem in message
     check(plan())
 
 
@@ -92,39 +90,39 @@ def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
     [
         ({"engine": "fast"}, "engine is 'fast', expected 'auto', 'sequential' or 'fused'"),
         ({"path": "both"}, "path is 'both'"),
-        ({"codec": "fp8"}, "codec is 'fp8', expected 'exact' or"),
+        ({"codec": "fp8"}, "codec is 'fp8', expected 'exact', 'fp32'"),
         (
             {"recipe": Recipe(crop=1, flip=True)},
-            r"crop and flip need images .* examples of 'vectors' are \(6,\): leave them",
+            r"crop and flip need images .* examples of 'vectors' have shape \(6,\): remove them",
         ),
     ],
 )
-def test_what_python_callers_mistype_is_refused_and_not_guessed(settings: dict[str, Any], problem: str) -> None:
+def test_values_of_the_wrong_type_are_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Run(plan(**settings))
 
 
 BAD: dict[str, tuple[Any, str]] = {
     "optimizer": ("sgdd", "'sgd', 'adam' or 'adamw'"),
-    "lr": (float("nan"), "a number from 0"),
-    "momentum": (1.0, "a number from 0 to below 1"),
-    "weight_decay": (-1e-4, "a number from 0"),
-    "betas": ((0.9, 1.0), "two numbers from 0 to below 1"),
-    "eps": (0.0, "a number above 0"),
-    "epochs": (0, "a whole number from 1"),
-    "steps": (2.5, "a whole number from 1 or None"),
-    "batch_size": (True, "a whole number from 1"),
-    "clip": (-1.0, "a number above 0 or None"),
+    "lr": (float("nan"), "a number >= 0"),
+    "momentum": (1.0, "a number in [0, 1)"),
+    "weight_decay": (-1e-4, "a number >= 0"),
+    "betas": ((0.9, 1.0), "two numbers in [0, 1)"),
+    "eps": (0.0, "a number > 0"),
+    "epochs": (0, "an integer >= 1"),
+    "steps": (2.5, "an integer >= 1 or None"),
+    "batch_size": (True, "an integer >= 1"),
+    "clip": (-1.0, "a number > 0 or None"),
     "schedule": ("cosin", "'constant', 'cosine' or 'step'"),
-    "decay_every": (0, "a whole number from 1"),
-    "decay": (float("inf"), "a number above 0"),
-    "crop": (-1, "a whole number from 0"),
+    "decay_every": (0, "an integer >= 1"),
+    "decay": (float("inf"), "a number > 0"),
+    "crop": (-1, "an integer >= 0"),
     "flip": ("yes", "true or false"),
     "bucket": (0, "true or false"),
 }
 
 
-def test_all_that_is_wrong_with_a_recipe_is_told_at_once() -> None:
+def test_all_problems_of_a_recipe_are_reported_at_once() -> None:
     assert BAD.keys() == Recipe()._asdict().keys()
     wrong = Recipe(**{name: value for name, (value, _) in BAD.items()})
     with pytest.raises(ConfigError) as refused:
@@ -133,13 +131,13 @@ def test_all_that_is_wrong_with_a_recipe_is_told_at_once() -> None:
     assert list(refused.value.problems[: len(BAD)]) == expected
 
 
-def test_a_recipe_at_the_ends_of_its_ranges_is_sound() -> None:
+def test_a_recipe_at_the_limits_of_its_ranges_is_valid() -> None:
     ends = {"lr": 0, "momentum": 0.0, "betas": [0, 0.5], "steps": 1, "clip": 1e-9, "crop": 0}
     check(plan(recipe=Recipe(batch_size=1, epochs=1, decay_every=1, **ends)))
 
 
 class Positions(nn.Module):
-    """Adds positions from a buffer that is not saved, and so in no tree."""
+    """Adds positions from a buffer that is not persistent, and therefore not in any tree."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,12 +148,10 @@ class Positions(nn.Module):
         return self.fc(x + self.positions)
 
 
-def test_a_run_on_another_device_takes_all_of_the_model_there() -> None:
-    here = plan()._replace(net=nets.make(Positions()), device="meta")
+def test_a_run_on_another_device_moves_the_whole_model() -> None:
+    here = plan().replace(net=nets.make(Positions()), device="meta")
     there = on_device(here)
-    tensors = [*there.net.params.values(), *there.net.buffers.values(), *there.data.train.values()]
+    tensors = [*there.net.params.values(), *there.net.buffers.values(), *there.dataset.train.values()]
     assert {t.device.type for t in [*tensors, there.net.model.positions]} == {"meta"}
     assert here.net.model.positions.device.type == "cpu"
-    assert (
-        on_device(plan()).net.model is not None and on_device(here._replace(device="cpu")).net.model is here.net.model
-    )
+    assert on_device(plan()).net.model is not None and on_device(here.replace(device="cpu")).net.model is here.net.model

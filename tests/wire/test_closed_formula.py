@@ -13,7 +13,7 @@ COHORTS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=Tr
 
 
 def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype: torch.dtype) -> list[Traffic]:
-    """Return the payload of every round of the toy method, sent over a real channel."""
+    """Return the payload of each round of the toy method, measured by a ``Channel``."""
     net, method = small_net(dtype), toy(tau)
     state = method.init(net, 3)
     ledger = Ledger(net.sites, state, first_download=first)
@@ -30,12 +30,14 @@ def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype:
         state = method.server(net, state, method.reduce(net, state, down, ups, [1.0] * len(ups)))
         ledger.record(state)
         rounds.append(channel.traffic - before)
-    return [Traffic(**{way: kinds | {"envelope": 0} for way, kinds in t.table().items()}) for t in rounds]
+    return [Traffic(**{direction: kinds | {"envelope": 0} for direction, kinds in t.table().items()}) for t in rounds]
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), COHORTS, st.sampled_from(["exact", "fp32", "bf16"]), st.booleans())
-def test_law_6_measured_payload_equals_the_formula(tau: int, cohorts: list[list[int]], codec: str, first: bool) -> None:
+def test_the_measured_payload_equals_the_byte_formula(
+    tau: int, cohorts: list[list[int]], codec: str, first: bool
+) -> None:
     net = small_net()
     assert cost(net, toy(tau), cohorts, codec=codec, first_download=first) == measured(
         tau, cohorts, codec, first, torch.float32
@@ -43,17 +45,17 @@ def test_law_6_measured_payload_equals_the_formula(tau: int, cohorts: list[list[
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_widths_follow_the_types_of_the_model(dtype: torch.dtype) -> None:
-    """Factors of bfloat16 weights are float32, and so is by formula what the first state lacks: the toy's moment."""
+def test_widths_follow_the_dtypes_of_the_model(dtype: torch.dtype) -> None:
+    """Factors of bfloat16 weights are float32, and the formula counts aux, missing in the first state, like them."""
     cohorts = [[0, 1], [1], [2], [0], [0, 1, 2]]
     formula = cost(small_net(dtype), toy(1), cohorts, codec="fp32")
-    for one, other in zip(formula, measured(1, cohorts, "fp32", True, dtype), strict=True):
-        wider = 2 if dtype == torch.bfloat16 else 1
-        for way, kinds in other.table().items():
-            assert one.table()[way] == kinds | {"aux": wider * kinds["aux"]}
+    for computed, sent in zip(formula, measured(1, cohorts, "fp32", True, dtype), strict=True):
+        factor = 2 if dtype == torch.bfloat16 else 1
+        for direction, kinds in sent.table().items():
+            assert computed.table()[direction] == kinds | {"aux": factor * kinds["aux"]}
 
 
-def test_the_first_rounds_by_hand() -> None:
+def test_the_first_rounds_match_hand_computed_values() -> None:
     net = small_net()
     factors = sum(site.values() for site in net.sites)
     weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
@@ -64,8 +66,8 @@ def test_the_first_rounds_by_hand() -> None:
     assert one.up["factors"] == 4 * factors and one.up["envelope"] == one.down["envelope"] == 0
 
 
-def test_every_profile_by_hand_catching_up_included() -> None:
-    """Clients 0 and 2 are usual, client 1 is new in round 2 and missed the merge of round 3."""
+def test_profiles_match_hand_computed_values_with_catch_up() -> None:
+    """Clients 0 and 2 have the default profile; client 1 is new in round 2 and misses the merge of round 3."""
     net, low = small_net(), (("rank", 1.0),)
     factors = sum(site.values() for site in net.sites)
     weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
@@ -77,10 +79,10 @@ def test_every_profile_by_hand_catching_up_included() -> None:
     assert (two[low].down["increments"], two[()].down["increments"]) == (0, 4 * factors)
     assert four[low].down["increments"] == 2 * 4 * factors
     totals = cost(net, toy(1), cohorts, profiles=profiles)
-    assert [sum(accounts.values(), Traffic()) for accounts in (one, two, three, four)] == totals
+    assert [sum(traffic.values(), Traffic()) for traffic in (one, two, three, four)] == totals
 
 
-def test_a_client_that_lags_far_gets_dense_weights() -> None:
+def test_a_client_that_lags_far_behind_gets_dense_weights() -> None:
     net = small_net()
     weights = 4 * (net.params["0.weight"].numel() + net.params["3.weight"].numel())
     cohorts = [[0], *[[1]] * 40, [0]]

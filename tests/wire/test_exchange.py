@@ -20,16 +20,16 @@ NAMES = {"method": "toy", "run": "ab12"}
 
 
 def state_at(version: int, init: str) -> State:
-    fresh = lowrank.fresh(NET.sites, START.seed, version, NET.params, init)
+    fresh = lowrank.init_factors(NET.sites, START.seed, version, NET.params, init)
     return START._replace(version=version, round=9, shared=START.shared | fresh)
 
 
 @pytest.mark.parametrize("init", ["a", "both"])
 @pytest.mark.parametrize("version", [0, 3])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
-def test_fresh_factors_are_left_out_and_drawn_again_bit_for_bit(version: int, init: str, codec: str) -> None:
+def test_fresh_factors_are_omitted_and_drawn_by_the_receiver_bit_for_bit(version: int, init: str, codec: str) -> None:
     state = state_at(version, init)
-    data = encode_down(NET, Down(state.shared), state, **NAMES, codec=codec)
+    data = encode_down(NET, Down(state.shared, fresh=init), state, **NAMES, codec=codec)
     header, received = decode_down(NET, data, **NAMES)
     assert (header.fresh, header.seed, header.version, header.round) == (init, 5, version, 10)
     assert not decode(data)[1]["shared"].keys() & NET.factors
@@ -38,9 +38,9 @@ def test_fresh_factors_are_left_out_and_drawn_again_bit_for_bit(version: int, in
 
 
 def changed(key: str) -> dict[str, torch.Tensor]:
-    moved = START.shared[key].clone()
-    moved.view(-1)[-1] += 1e-3
-    return START.shared | {key: moved}
+    value = START.shared[key].clone()
+    value.view(-1)[-1] += 1e-3
+    return START.shared | {key: value}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def changed(key: str) -> dict[str, torch.Tensor]:
         *(changed(key) for site in NET.sites for key in site.keys),
         tree.omit(START.shared, [NET.sites[0].a]),
         START.shared | random_factors(NET, 0, rank=1),
-        START.shared | lowrank.fresh(NET.sites, START.seed, 1, NET.params),
+        START.shared | lowrank.init_factors(NET.sites, START.seed, 1, NET.params),
     ],
 )
 def test_factors_that_differ_in_any_way_are_sent(shared: dict[str, torch.Tensor]) -> None:
@@ -58,7 +58,7 @@ def test_factors_that_differ_in_any_way_are_sent(shared: dict[str, torch.Tensor]
     assert header.fresh == "" and tree.equal(received.shared, shared)
 
 
-def test_a_reply_gives_back_its_tensors_and_numbers() -> None:
+def test_a_decoded_reply_has_its_tensors_and_numbers() -> None:
     up = Up(noise(START.shared, "up"), {"control": torch.ones(3)})
     where = {"round": 4, "version": 2}
     data = encode_up(up, **NAMES, **where, client=11, codec="fp32", numbers={"weight": 600, "loss": 0.1})
@@ -69,7 +69,7 @@ def test_a_reply_gives_back_its_tensors_and_numbers() -> None:
         decode_up(data, **NAMES, round=5)
 
 
-def test_a_message_of_another_model_or_kind_is_refused() -> None:
+def test_a_message_of_another_model_or_kind_is_rejected() -> None:
     data = encode_down(NET, Down(START.shared), START, **NAMES, codec="fp32")
     with pytest.raises(WireError, match="base model differs"):
         decode_down(NET, data, method="toy", run="cd34")
@@ -96,9 +96,9 @@ sys.stdout.buffer.write(encode_up(up, **names, **where, codec="exact", numbers={
 """
 
 
-def test_a_process_that_gets_nothing_but_bytes_holds_the_same_base_and_factors() -> None:
+def test_a_process_that_receives_only_bytes_has_the_same_base_and_factors() -> None:
     state = merged(NET, START, random_factors(NET, 1, rank=2))
-    state = state._replace(shared=state.shared | lowrank.fresh(NET.sites, state.seed, 1, NET.params))
+    state = state._replace(shared=state.shared | lowrank.init_factors(NET.sites, state.seed, 1, NET.params))
     sync = encode_sync(Sync(1, ((1, state.increment),), {}), state, **NAMES)
     down = encode_down(NET, Down(state.shared), state, **NAMES, codec="fp32")
     stream = len(sync).to_bytes(8, "little") + sync + down

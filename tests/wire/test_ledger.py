@@ -33,7 +33,7 @@ def versions(sync: Sync) -> list[int]:
     return [version for version, _ in sync.increments]
 
 
-def test_a_new_client_is_owed_the_whole_base_and_one_that_lags_what_it_missed() -> None:
+def test_a_new_client_gets_the_whole_base_and_a_client_that_lags_gets_what_it_missed() -> None:
     ledger, state = after([1, 1])
     first = ledger.owed(0, state)
     assert first.first and not first.increments and tree.equal(first.base, state.base)
@@ -49,32 +49,32 @@ def test_clients_that_build_the_base_themselves_start_at_version_0() -> None:
     assert Ledger(NET.sites, START, first_download=False).owed(0, START) == Sync(0, (), {})
 
 
-def test_dense_site_weights_are_sent_only_where_strictly_smaller() -> None:
-    most = DENSE // SMALL
-    for merges in range(1, most + 3):
+def test_dense_site_weights_are_sent_only_if_strictly_smaller() -> None:
+    limit = DENSE // SMALL
+    for merges in range(1, limit + 3):
         ledger, state = after([1] * merges, first_download=False)
         sync = ledger.owed(0, state)
         assert bool(sync.base) == (merges * SMALL > DENSE)
         if sync.base:
             assert sync.base.keys() == {site.weight for site in NET.sites} and not sync.first
-    assert most * SMALL <= DENSE < (most + 1) * SMALL
+    assert limit * SMALL <= DENSE < (limit + 1) * SMALL
 
 
-def test_equal_bytes_go_as_increments() -> None:
+def test_increments_are_sent_if_the_sizes_are_equal() -> None:
     ledger = Ledger(NET.sites, START, first_download=False)
     state = START._replace(version=1, increment={"size": torch.empty(DENSE, dtype=torch.uint8)})
     ledger.record(state)
     assert versions(ledger.owed(0, state)) == [1]
 
 
-def test_memory_stays_bounded_by_the_dense_weights() -> None:
+def test_memory_is_bounded_by_the_dense_weights() -> None:
     ledger, state = after([1] * 50)
     assert tree.nbytes(ledger.save()[0]) <= DENSE
     ledger.delivered(3, 49)
     assert versions(ledger.owed(3, state)) == [50]
 
 
-def test_the_latest_increment_is_that_of_the_version_or_forgotten() -> None:
+def test_the_latest_increment_is_available_unless_dense_weights_are_smaller() -> None:
     assert Ledger(NET.sites, START).latest == {}
     ledger, state = after([1, 1])
     assert tree.equal(ledger.latest, state.increment)
@@ -88,12 +88,12 @@ def test_a_client_ahead_of_a_restored_server_gets_dense_weights() -> None:
     assert tree.equal(catch_up(NET.sites, START.base, ledger.owed(0, state)), state.base)
 
 
-def test_a_version_that_jumps_or_rises_without_increment_is_refused() -> None:
+def test_a_version_that_skips_or_rises_without_increment_is_rejected() -> None:
     ledger = Ledger(NET.sites, START)
     ledger.record(unmerged(START))
-    with pytest.raises(WireError, match="version 0 and got version 1 with 0 increment"):
+    with pytest.raises(WireError, match="at version 0, but the state is at version 1 with 0 increment"):
         ledger.record(START._replace(version=1))
-    with pytest.raises(WireError, match="got version 2"):
+    with pytest.raises(WireError, match="the state is at version 2"):
         ledger.record(START._replace(version=2, increment=random_factors(NET, 2, 1)))
 
 
@@ -103,35 +103,37 @@ def test_save_and_load_through_json_and_a_message() -> None:
     ledger.delivered(8, 3)
     tensors, rest = ledger.save()
     assert {key.partition("/")[0] for key in tensors} == {"increment.1", "increment.2", "increment.3"}
-    again = Ledger.load(NET.sites, state, tensors, json.loads(json.dumps(rest)))
-    assert again.save() == (tensors, rest)
+    loaded = Ledger.load(NET.sites, state, tensors, json.loads(json.dumps(rest)))
+    assert loaded.save() == (tensors, rest)
     for client in (6, 7, 8):
-        assert versions(again.owed(client, state)) == versions(ledger.owed(client, state))
-    with pytest.raises(WireError, match="version 3 and the state at 0"):
+        assert versions(loaded.owed(client, state)) == versions(ledger.owed(client, state))
+    with pytest.raises(WireError, match="version 3, but the state is at version 0"):
         Ledger.load(NET.sites, START, tensors, rest)
 
 
-def test_what_a_client_already_merged_is_not_merged_twice() -> None:
+def test_since_drops_merged_increments_and_rejects_gaps() -> None:
     ledger, state = after([1, 1, 1], first_download=False)
     sync = ledger.owed(0, state)
     assert versions(since(sync, 2)) == [3] and versions(since(sync, 3)) == []
-    late = sync._replace(increments=sync.increments[1:])
-    for bad, held in ((late, 0), (sync, 4)):
-        with pytest.raises(WireError, match=f"version {held} .*ask again"):
+    starts_late = sync._replace(increments=sync.increments[1:])
+    for bad, held in ((starts_late, 0), (sync, 4)):
+        with pytest.raises(
+            WireError, match=f"from version {held} to version 3: report version {held} .*request the update again"
+        ):
             since(bad, held)
     whole = Sync(3, (), state.base, first=True)
     assert since(whole, 0) is whole
 
 
-def test_a_sync_message_that_lacks_an_increment_is_refused() -> None:
+def test_a_sync_message_without_one_of_its_increments_is_rejected() -> None:
     ledger, state = after([1, 1, 1], first_download=False)
     sync = ledger.owed(0, state)
     gap = sync._replace(increments=(sync.increments[0], sync.increments[2]))
-    with pytest.raises(WireError, match=r"increment.1', 'increment.3'.*'increment.2', 'increment.3'.*version 3"):
+    with pytest.raises(WireError, match=r"increment.1', 'increment.3'.*version 3.*'increment.2', 'increment.3'"):
         decode_sync(encode_sync(gap, state, method="toy", run="r"), method="toy", run="r")
 
 
-def test_increments_travel_exactly() -> None:
+def test_increments_are_sent_losslessly() -> None:
     ledger, state = after([1], first_download=False)
     data = encode_sync(ledger.owed(0, state), state, method="toy", run="r")
     _, sections = decode(data)
@@ -139,27 +141,27 @@ def test_increments_travel_exactly() -> None:
 
 
 class Federation:
-    """A server, its ledger, and clients that know only what was sent to them as bytes."""
+    """A server with its ledger, and clients that receive nothing but the bytes of its messages."""
 
     def __init__(self, dtype: torch.dtype, first_download: bool, clients: int) -> None:
         self.net = small_net(dtype)
         self.state = start(self.net, seed=0)
-        self.client_state = {} if first_download else self.state.base
+        self.initial_base = {} if first_download else self.state.base
         self.ledger = Ledger(self.net.sites, self.state, first_download=first_download)
-        self.bases = dict.fromkeys(range(clients), self.client_state)
-        self.dense_decisions = 0
+        self.bases = dict.fromkeys(range(clients), self.initial_base)
+        self.dense_updates = 0
 
     def contact(self, client: int) -> None:
         sync = self.ledger.owed(client, self.state)
-        self.dense_decisions += bool(sync.base) and not sync.first
+        self.dense_updates += bool(sync.base) and not sync.first
         names = {"method": "toy", "run": tree.digest(start(self.net, 0).base)}
         _, received = decode_sync(encode_sync(sync, self.state, **names), **names)
         assert received._replace(increments=(), base={}) == sync._replace(increments=(), base={})
         self.bases[client] = catch_up(self.net.sites, self.bases[client], received)
         self.ledger.delivered(client, received.version)
 
-    def die(self, client: int) -> None:
-        self.bases[client] = self.client_state
+    def lose_base(self, client: int) -> None:
+        self.bases[client] = self.initial_base
         self.ledger.lost(client)
 
     def step(self, rank: int) -> None:
@@ -178,13 +180,13 @@ class Federation:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
-def test_law_4_every_base_that_catches_up_equals_the_servers(seed: int, first: bool, dtype: torch.dtype) -> None:
+def test_catch_up_is_bit_exact(seed: int, first: bool, dtype: torch.dtype) -> None:
     rng = random.Random(seed)
     federation = Federation(dtype, first, clients=5)
     for _ in range(25):
         for client in rng.sample(range(5), k=rng.randint(0, 3)):
             if rng.random() < 0.1:
-                federation.die(client)
+                federation.lose_base(client)
             federation.contact(client)
             assert tree.equal(federation.bases[client], federation.state.base)
         federation.step(rank=rng.choice([0, 0, 1, 1, 1, 2, 6]))
@@ -192,7 +194,7 @@ def test_law_4_every_base_that_catches_up_equals_the_servers(seed: int, first: b
             federation.restart()
 
 
-def test_law_4_covers_dense_decisions_too() -> None:
+def test_catch_up_is_bit_exact_with_dense_weights() -> None:
     federation = Federation(torch.float32, first_download=True, clients=2)
     for _ in range(12):
         federation.contact(0)
@@ -200,9 +202,9 @@ def test_law_4_covers_dense_decisions_too() -> None:
     for client in (0, 1):
         federation.contact(client)
         federation.step(rank=1)
-    assert federation.dense_decisions == 0
+    assert federation.dense_updates == 0
     for _ in range(10):
         federation.step(rank=1)
     federation.contact(1)
-    assert federation.dense_decisions == 1
+    assert federation.dense_updates == 1
     assert tree.equal(federation.bases[1], federation.state.base)

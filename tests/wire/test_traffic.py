@@ -10,7 +10,7 @@ from fedloru.errors import WireError
 from fedloru.wire import KINDS, Traffic, kinds
 
 
-def test_an_account_adds_subtracts_and_passes_through_json() -> None:
+def test_traffic_adds_subtracts_and_survives_json() -> None:
     before = Traffic(down={"factors": 100}, up={"envelope": 7})
     after = before + Traffic(down={"factors": 50, "dense": 5})
     assert after.total("down") == 155 and after.total("up") == 7
@@ -19,7 +19,7 @@ def test_an_account_adds_subtracts_and_passes_through_json() -> None:
     assert set(before.table()["up"]) == set(KINDS)
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_rejected() -> None:
     with pytest.raises(WireError, match=r"'gossip'.*expected factors"):
         Traffic(up={"gossip": 1})
 
@@ -31,7 +31,7 @@ def test_a_message_is_counted_by_kind_and_number_of_copies() -> None:
     assert Traffic().message("up", parts, "bf16").total("up") == 10
 
 
-def test_kinds_splits_by_what_the_net_says() -> None:
+def test_kinds_splits_tensors_by_their_role_in_the_net() -> None:
     net = small_net()
     state = start(net, seed=0)
     nested = {"0.a.down": torch.zeros(2, 1)}

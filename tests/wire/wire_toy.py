@@ -1,4 +1,4 @@
-"""A small net, states of it, and a FedLoRU-like toy method whose clients need no training."""
+"""A small net, its states, and a toy method similar to FedLoRU whose clients need no training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedloru import lowrank, net, tree
-from fedloru.method import Down, Method, Profile, State, Total, Up, Values
+from fedloru.method import Down, Method, Profile, State, Total, Traits, Up, Values
 from fedloru.net import Net
 from fedloru.rng import gen
 from fedloru.tree import Params
@@ -37,7 +37,7 @@ def random_factors(net: Net, version: int, rank: int) -> Params:
 def start(net: Net, seed: int) -> State:
     shared = {key: net.params[key] for key in sorted(net.trainable)}
     shared |= {key: net.buffers[key] for key in net.statistics}
-    shared |= lowrank.fresh(net.sites, seed, 0, net.params)
+    shared |= lowrank.init_factors(net.sites, seed, 0, net.params)
     return State(seed, 0, 0, tree.omit(net.params, shared), shared, {}, {})
 
 
@@ -51,7 +51,7 @@ def unmerged(state: State) -> State:
 
 
 def toy(tau: int) -> Method:
-    """Clients add noise; every ``tau`` rounds the factors are merged and drawn afresh."""
+    """Return a method whose clients add noise and whose server merges and resets the factors every ``tau`` rounds."""
 
     def server(net: Net, state: State, total: Total) -> State:
         shared = tree.cast_like(tree.scale(total.sum.shared, 1 / total.weight), state.shared)
@@ -60,7 +60,7 @@ def toy(tau: int) -> Method:
             return state
         state = merged(net, state, tree.select(shared, net.factors))._replace(round=state.round)
         return state._replace(
-            shared=shared | lowrank.fresh(net.sites, state.seed, state.version, net.params),
+            shared=shared | lowrank.init_factors(net.sites, state.seed, state.version, net.params),
             aux={"moment": state.shared["1.weight"]},
         )
 
@@ -77,7 +77,7 @@ def toy(tau: int) -> Method:
         return Values(rest | {"factors": 0 if fresh else factors}, rest | aux | {"factors": factors}, increment)
 
     def unused(*_: Any) -> Any:
-        raise AssertionError("not a part of the wire")
+        raise AssertionError("must not be called by the wire")
 
     def reply(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
         moved = tree.add(down.shared, noise(down.shared, "client", steps))
@@ -89,12 +89,10 @@ def toy(tau: int) -> Method:
     return Method(
         name="toy",
         config={"tau": tau},
-        low_rank=True,
+        traits=Traits(low_rank=True),
         init=start,
-        down=lambda net, state, profile: Down(state.shared),
+        down=lambda net, state, profile: Down(state.shared, fresh="" if state.round % tau else "a"),
         begin=unused,
-        expand=None,
-        penalty=None,
         up=reply,
         reduce=reduce,
         server=server,

@@ -1,4 +1,4 @@
-"""The fused engine: all clients of a chunk in one batch, on one shared W."""
+"""The fused engine: trains all clients of a chunk in one batch, with one shared W."""
 
 from fedloru.engine.fused.engine import Fused, approve, chunk_size, fused
 

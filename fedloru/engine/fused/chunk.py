@@ -1,4 +1,4 @@
-"""Local training of one chunk of clients, all of them in every step."""
+"""Local training of one chunk of clients, with all clients in every step."""
 
 from __future__ import annotations
 
@@ -23,53 +23,54 @@ from fedloru.tree import Params
 
 
 class _Chunk(NamedTuple):
-    """Clients while they train: ``state`` (C, …) is trained and sent, ``draws`` are the generators of dropout."""
+    """A chunk in training: ``state`` (C, …) is trained and sent, ``generators`` draw dropout masks."""
 
     session: Session
     forward: Forward
     jobs: Sequence[Job]
     state: Params
-    draws: Sequence[torch.Generator]
+    generators: Sequence[torch.Generator]
 
 
 def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list[Trained]:
-    """Train ``jobs``, sorted by falling number of steps, together; the results are in the same order.
+    """Train ``jobs``, sorted by descending number of steps, in one batch; results are in the same order.
 
     Raises:
-        TrainingError: a local step fails, or a loss or a result is not finite; it names the client and the round.
+        TrainingError: a local step fails, or a loss or a trained tensor is not finite. The message names the client
+            and the round.
     """
-    draws = generators(session.seed, session.round, [job.client for job in jobs])
-    chunk = _Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), draws)
+    dropout_generators = generators(session.seed, session.round, [job.client for job in jobs])
+    chunk = _Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), dropout_generators)
     try:
         with forked(session.device):
             history, counts = _train(chunk)
     except TrainingError as error:
-        raise _culprit(session, jobs, error) from error
-    losses, sound = read(history, torch.func.vmap(all_finite)(chunk.state))
+        raise _find_failing_client(session, jobs, error) from error
+    losses, finite = read(history, torch.func.vmap(all_finite)(chunk.state))
     return [
-        finish(session, job, client(chunk.state, c), loss[count > 0], count[count > 0], sound=bool(sound[c]))
+        finish(session, job, client(chunk.state, c), loss[count > 0], count[count > 0], finite=bool(finite[c]))
         for c, (job, loss, count) in enumerate(zip(jobs, losses, counts, strict=True))
     ]
 
 
-def _culprit(session: Session, jobs: Sequence[Job], error: TrainingError) -> TrainingError:
-    """Train the clients of a chunk that failed alone, so that the one at fault is named."""
+def _find_failing_client(session: Session, jobs: Sequence[Job], error: TrainingError) -> TrainingError:
+    """Train the clients of a failed chunk one by one, and return the error of the first that fails."""
     ordered = sorted(jobs, key=lambda job: job.client)
     try:
         for job in ordered:
             train(session, job)
     except TrainingError as found:
         return found
-    together = ", ".join(str(job.client) for job in ordered)
+    clients = ", ".join(str(job.client) for job in ordered)
     return TrainingError(
-        f"clients {together} fail together, and none fails alone ({error}); use engine 'sequential'",
+        f"clients {clients} fail when trained in one batch, but not individually ({error}); use engine 'sequential'",
         client=ordered[0].client,
         round=session.round,
     )
 
 
 def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-    """Train the stacked state in place, and return the losses and the numbers of examples of all steps, (C, S)."""
+    """Train the stacked state in place; return the losses and the numbers of examples of all steps, each (C, S)."""
     session, histories, counts = chunk.session, [], []
     for number, phase in enumerate(session.phases(client(chunk.state, 0))):
         recipe = session.recipe_of(phase)
@@ -82,9 +83,10 @@ def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
 def batches(
     jobs: Sequence[Job], recipe: Recipe, seed: int, round: int, phase: int = 0, lengths: Tensor | None = None
 ) -> Schedule:
-    """Return the batches of C jobs, the very ones that each client alone would draw, with a leading axis, (C, S, b).
+    """Return the batches of C jobs, with a leading client axis, (C, S, b).
 
-    Past the end of a client's steps its counts are 0.
+    They are the batches that each client would draw if it were trained alone. The counts of a client that has fewer
+    steps than others are 0 after its last step.
     """
     plans = [local_schedule(job, recipe, seed, round, phase, lengths) for job in jobs]
     shape = (max(p.rows.shape[0] for p in plans), max(p.rows.shape[1] for p in plans))
@@ -116,7 +118,7 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
 
 
 class _Batch(NamedTuple):
-    """A batch of each of m clients, (m·b, …); where some rows only pad it, ``mask`` (m, b) marks the others."""
+    """The batches of m clients, (m·b, …); ``mask`` (m, b) marks the valid rows (None: there is no padding)."""
 
     examples: Examples
     clients: int
@@ -128,23 +130,23 @@ def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
     longest = None if plan.longest is None else int(plan.longest[:m, step].max())
     examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
-    whole = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
-    return _Batch(examples, m, None if whole else valid[:m, step])
+    is_full = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
+    return _Batch(examples, m, None if is_full else valid[:m, step])
 
 
 def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:
-    """Take one local step of m clients, and return their mean losses before it, (m,)."""
+    """Run one local step of m clients, and return their mean losses before the update, (m,)."""
     session, m, mask = chunk.session, batch.clients, batch.mask
     leaves = {key: value.detach().requires_grad_() for key, value in first(optimizer.values, m).items()}
     trained = first(chunk.state, m) | leaves
-    with ClientDropout(chunk.draws[:m]):
+    with ClientDropout(chunk.generators[:m]):
         each = chunk.forward(_expanded(session, trained), session.base, batch.examples, m, mask).view(m, -1)
         mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:
             total = total + _penalties(session, trained, chunk.jobs[:m]).sum()
         found = gradients(total, leaves)
-    optimizer.step(_apart(found), step)
+    optimizer.step(_unaliased(found), step)
     return mean.detach()
 
 
@@ -155,19 +157,19 @@ def _expanded(session: Session, train: Params) -> Params:
 
 
 def _penalties(session: Session, train: Params, jobs: Sequence[Job]) -> Tensor:
-    """Return the penalty of each client, (m,); one by one where not all of them keep the same."""
+    """Return the penalty of each client, (m,); clients are vmapped if their states have the same keys and shapes."""
     net, down, penalty = session.net, session.down, session.method.penalty
     assert penalty is not None
-    kept = [{key: value.shape for key, value in job.client_state.items()} for job in jobs]
-    if any(shapes != kept[0] for shapes in kept):
+    shapes = [{key: value.shape for key, value in job.client_state.items()} for job in jobs]
+    if any(each != shapes[0] for each in shapes):
         return torch.stack([penalty(net, client(train, c), down, job.client_state) for c, job in enumerate(jobs)])
     client_state = stack([job.client_state for job in jobs])
-    return torch.func.vmap(lambda one, kept: penalty(net, one, down, kept))(train, client_state)
+    return torch.func.vmap(lambda one, own_state: penalty(net, one, down, own_state))(train, client_state)
 
 
-def _apart(gradients: Params) -> Params:
-    """Return gradients that share no memory, since the optimizer writes to them."""
-    # Autograd may hand out one tensor for two parameters, as for u + v, or an expanded one, as for a sum.
-    holders = Counter(g.untyped_storage().data_ptr() for g in gradients.values())
-    alone = {key: holders[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for key, g in gradients.items()}
-    return {key: g if alone[key] else g.clone() for key, g in gradients.items()}
+def _unaliased(gradients: Params) -> Params:
+    """Return gradients that share no memory, because the optimizer writes to them."""
+    # Autograd may return the same tensor for two parameters, as for u + v, or an expanded one, as for a sum.
+    uses = Counter(g.untyped_storage().data_ptr() for g in gradients.values())
+    unshared = {key: uses[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for key, g in gradients.items()}
+    return {key: g if unshared[key] else g.clone() for key, g in gradients.items()}

@@ -1,7 +1,7 @@
-"""The fused engine: the clients of a round, chunk by chunk, in one batch.
+"""The fused engine: trains the clients of a round chunk by chunk, each chunk in one batch.
 
-W is shared, so the dense part of the forward and backward pass of all clients is one large product that needs no
-gradient for W; only the low-rank parts are per client. The numbers are the sequential engine's.
+W is shared, so the dense part of the forward and backward pass of all clients is one large product without a gradient
+for W; only the low-rank parts are computed per client. The results equal those of the sequential engine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fedloru import tree
 from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine.fused.chunk import train_chunk
-from fedloru.engine.fused.fold import Forward, Path, fold, vmapped
+from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import activation_bytes, room, shared_model
@@ -22,39 +22,39 @@ from fedloru.net import Net
 from fedloru.recipe import Recipe
 
 CPU_BUDGET = 32 * 2**20
-"""Bytes that a chunk may keep busy on a CPU: what stays near the cores, about the size of a cache."""
+"""Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""
 
 
 class Fused(NamedTuple):
-    """A forward pass that the probe has approved: ``fold`` or ``vmap``, and why not the one before it."""
+    """A forward pass that has passed the probe; ``how`` is "fold" or "vmap", ``reason`` why "fold" was rejected."""
 
     forward: Forward
     how: str
     reason: str
 
 
-def approve(net: Net, method: Method, state: State, data: Examples, path: Path) -> Fused | str:
-    """Return the first fused forward pass that agrees with the plain one, or why there is none."""
+def approve(net: Net, method: Method, state: State, data: Examples, path: LayerPath) -> Fused | str:
+    """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
-    refusals: list[str] = []
+    rejections: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
         problem = probe(net, candidate, stacked, state.base, data)
         if problem is None:
-            return Fused(candidate, how, "; ".join(refusals))
-        refusals.append(f"{how} does not serve this model ({problem})")
-    return "; ".join(refusals)
+            return Fused(candidate, how, "; ".join(rejections))
+        rejections.append(f"{how} does not support this model ({problem})")
+    return "; ".join(rejections)
 
 
 def forward_keys(net: Net, method: Method, state: State) -> list[str]:
-    """Return the keys of the forward pass that differ between clients."""
+    """Return the keys of the forward tensors that differ between clients."""
     down = method.down(net, state, ())
-    begun = method.begin(net, down, {}, ())
-    return list(begun if method.expand is None else method.expand(net, begun, down))
+    start = method.begin(net, down, {}, ())
+    return list(start if method.expand is None else method.expand(net, start, down))
 
 
 def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int) -> Engine:
-    """Return the engine that trains ``chunk`` clients at a time by ``forward``."""
+    """Return an engine that trains ``chunk`` clients at a time with ``forward``."""
 
     def run(task: Task) -> Outcome:
         collector = Collector(net, method, task)
@@ -69,31 +69,32 @@ def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int
 
 
 def chunks(jobs: Sequence[Job], size: int, recipe: Recipe) -> list[list[Job]]:
-    """Cut ``jobs`` into even chunks of at most ``size``, in the order of falling numbers of local steps."""
+    """Split ``jobs`` into even chunks of at most ``size``, sorted by descending number of local steps."""
     ordered = sorted(jobs, key=lambda job: (-local_steps(len(job.rows), recipe), job.client))
     even = -(-len(ordered) // -(-len(ordered) // size))
     return [ordered[start : start + even] for start in range(0, len(ordered), even)]
 
 
 def local_steps(examples: int, recipe: Recipe) -> int:
-    """Return how many steps a client with so many examples takes in a round."""
+    """Return the number of steps that a client with ``examples`` examples takes in a round."""
     if recipe.steps is not None:
         return recipe.steps
     return recipe.epochs * -(-examples // recipe.batch_size)
 
 
 def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: Recipe) -> int:
-    """Return how many clients come nearest to the budget: a rule, not a timing, so that runs repeat.
+    """Return the number of clients whose working set is closest to the memory budget.
 
-    A client keeps its activations busy, of each trained parameter the value, the gradient and the moments, and of
-    what a method expands these to, the value and the gradient.
+    This is a rule and not a timing, so that runs are reproducible. The working set of a client consists of its
+    activations, the value, gradient and moments of each trained parameter, and the value and gradient of each tensor
+    that the method expands these to.
     """
     budget = room(next(iter(data.values())).device, CPU_BUDGET)
     tensors = shared_model(net, method, state)
     down = method.down(net, state, ())
-    begun = method.begin(net, down, {}, ())
+    start = method.begin(net, down, {}, ())
     copies = 4 if recipe.optimizer != "sgd" else 3 if recipe.momentum else 2
-    held = copies * tree.nbytes(begun)
+    tree_bytes = copies * tree.nbytes(start)
     if method.expand is not None:
-        held += 2 * tree.nbytes(method.expand(net, begun, down))
-    return max(1, round(budget / (recipe.batch_size * activation_bytes(net, tensors, data) + held)))
+        tree_bytes += 2 * tree.nbytes(method.expand(net, start, down))
+    return max(1, round(budget / (recipe.batch_size * activation_bytes(net, tensors, data) + tree_bytes)))

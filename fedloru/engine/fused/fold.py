@@ -1,9 +1,9 @@
-"""Fold: run the user's own forward pass on the batches of m clients at once.
+"""Fold: run the model's own forward pass on the batches of m clients at once.
 
-The client axis is folded into the batch axis, (m, b, …) → (m·b, …). Only layers that own per-client parameters must
-know: in a copy of the module, each of them is handed to its leaf. A layer of a type without a leaf is run under
-``torch.func.vmap`` over clients, alone. Everything else, masks and dropout included, acts per example and runs as
-it is. Where the whole model must be vmapped, ``vmapped`` does so behind the same call.
+The client axis is folded into the batch axis, (m, b, …) → (m·b, …). Only layers with per-client parameters need to
+know about clients: in a copy of the module, their forward passes are replaced by leaves. A layer whose type has no leaf
+is vmapped individually over clients. All other operations, including masks and dropout, act per example and run
+unchanged. ``vmapped`` has the same interface, and vmaps the whole model.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
-from fedloru.net import Batch, Net, constants, held_losses, holding
+from fedloru.net import Batch, Net, compute_losses, constants, use_tensors
 from fedloru.tree import Params
 
-Path = Literal["auto", "activation", "weight"]
+LayerPath = Literal["auto", "activation", "weight"]
 Forward = Callable[[Params, Params, Batch, int, Tensor | None], Tensor]
-"""(stacked, base, batch, m, mask) → losses (m·b,): ``stacked`` are (m, *shape), ``mask`` (m, b) marks valid rows."""
+"""(stacked, base, batch, m, mask) → losses (m·b,); ``stacked`` are (m, *shape), ``mask`` (m, b) marks valid rows."""
 
 
 class _Call:
-    """One forward pass: what the leaves look things up in."""
+    """The arguments of the current forward pass, which the leaves read."""
 
     stacked: Params
     base: Params | None = None
@@ -40,9 +40,9 @@ class _Call:
 
 
 class _Tensors:
-    """A leaf's view of the call: names are those of its own module."""
+    """A leaf's view of the current call; names are those of the leaf's module."""
 
-    def __init__(self, call: _Call, layer: nn.Module, keys: dict[str, str], path: Path) -> None:
+    def __init__(self, call: _Call, layer: nn.Module, keys: dict[str, str], path: LayerPath) -> None:
         self.call, self.layer, self.keys, self.path = call, layer, keys, path
 
     @property
@@ -60,37 +60,37 @@ class _Tensors:
     def get(self, name: str) -> tuple[Tensor | None, bool]:
         stacked = self.call.stacked.get(self.keys.get(name, ""))
         if stacked is not None:
-            # One client is no different from a shared parameter, and the plain layers are faster than the folded.
-            alone = self.call.clients == 1 and not isinstance(self.layer, LowRank)
-            return (stacked.squeeze(0), False) if alone else (stacked, True)
+            # With one client, a stacked parameter can be used as a shared one, and plain layers are faster than folded.
+            single = self.call.clients == 1 and not isinstance(self.layer, LowRank)
+            return (stacked.squeeze(0), False) if single else (stacked, True)
         tensor: Tensor | None = getattr(self.layer, name, None)  # RMSNorm has no bias
         return tensor, False
 
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
-        """Compare FLOPs per row, in units of one dense product: 2 + 3r(i+o)/(io) against 3 + 4r/rows."""
+        """Compare FLOPs per row, in units of one dense product: 2 + 3r(i+o)/(io) and 3 + 4r/rows."""
         if self.path != "auto":
             return self.path == "weight"
         return 3 * r * (i + o) / (i * o) > 1 + 4 * r / rows
 
 
-def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
-    """Return the folded forward pass, for a model in which the keys ``stacked`` differ between clients."""
+def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto") -> Forward:
+    """Return the folded forward pass of a model whose tensors ``stacked`` differ between clients."""
     call = _Call()
     model = shallow_copy(net.model, trained=False).train()
     keys = _keys(model)
-    fixed = _unstacked(model, "", keys, stacked)
-    done: set[str] = set()
+    unstacked = _unstacked(model, "", keys, stacked)
+    vmapped_prefixes: set[str] = set()
     for name, layer in model.named_modules():
         prefix = f"{name}." if name else ""
         own = {part: keys[prefix + part] for part in (*layer._parameters, *layer._buffers) if prefix + part in keys}
-        inside = any(name.startswith(parent) for parent in done)
+        inside = any(name.startswith(parent) for parent in vmapped_prefixes)
         if inside or stacked.isdisjoint(own.values()):
             continue
         leaf = LEAVES.get(type(layer))
         if leaf is None:
-            done.add(prefix)
+            vmapped_prefixes.add(prefix)
             template = shallow_copy(layer, trained=False)
-            fixed += _unstacked(template, prefix, keys, stacked)
+            unstacked += _unstacked(template, prefix, keys, stacked)
             below = {key.removeprefix(prefix): first for key, first in keys.items() if key.startswith(prefix)}
             leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})
         layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, own, path), layer)
@@ -104,46 +104,46 @@ def fold(net: Net, stacked: frozenset[str], path: Path = "auto") -> Forward:
                 p.data = base[key]
         call.stacked, call.clients, call.mask = tensors, m, mask
         call.rows = len(next(iter(batch.values())))
-        with _unmoved(fixed):
-            return held_losses(folded, batch)
+        with _check_unchanged(unstacked):
+            return compute_losses(folded, batch)
 
     return forward
 
 
 def _keys(model: nn.Module) -> dict[str, str]:
-    """Return the key of every tensor by each of its names: the first of them, which a tied weight goes by."""
+    """Map every name of a tensor to its key: the first of its names, by which tied weights are looked up."""
     first: dict[Tensor, str] = {}
     every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return {name: first.setdefault(tensor, name) for name, tensor in every}
 
 
-_Place = tuple[str, dict[str, Any], str]
-"""The key of a tensor, and the table of its module that has it under a name."""
+_Slot = tuple[str, dict[str, Any], str]
+"""The key of a tensor, the parameter or buffer table of its module, and its name in that table."""
 
 
-def _unstacked(model: nn.Module, prefix: str, keys: dict[str, str], stacked: frozenset[str]) -> list[_Place]:
-    places = [
+def _unstacked(model: nn.Module, prefix: str, keys: dict[str, str], stacked: frozenset[str]) -> list[_Slot]:
+    slots = [
         (keys[f"{prefix}{layer}.{name}" if layer else prefix + name], table, name)
         for layer, module in model.named_modules()
         for table in (module._parameters, module._buffers)
         for name, tensor in table.items()
         if tensor is not None
     ]
-    return [place for place in places if place[0] not in stacked]
+    return [slot for slot in slots if slot[0] not in stacked]
 
 
 @contextmanager
-def _unmoved(places: Sequence[_Place]) -> Iterator[None]:
-    """Refuse a forward pass that writes to what is the same for all clients, or puts another tensor in its place."""
-    before = [(table[name], table[name]._version) for _, table, name in places]
+def _check_unchanged(slots: Sequence[_Slot]) -> Iterator[None]:
+    """Raise ``ModelError`` if the forward pass modifies or replaces a tensor that all clients share."""
+    before = [(table[name], table[name]._version) for _, table, name in slots]
     yield
-    for (key, table, name), (tensor, version) in zip(places, before, strict=True):
-        _refuse_if(table[name] is not tensor or tensor._version != version, key)
+    for (key, table, name), (tensor, version) in zip(slots, before, strict=True):
+        _raise_if_changed(table[name] is not tensor or tensor._version != version, key)
 
 
-def _refuse_if(moved: bool, key: str) -> None:
-    if moved:
-        raise ModelError(f"the forward pass changes {key}, which is not stacked, so that clients would share it")
+def _raise_if_changed(changed: bool, key: str) -> None:
+    if changed:
+        raise ModelError(f"the forward pass changes {key}, which is not stacked, so all clients would share the change")
 
 
 def _run_leaf(leaf: Leaf, tensors: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -153,7 +153,7 @@ def _run_leaf(leaf: Leaf, tensors: _Tensors, layer: nn.Module, *args: Any, **kwa
 def _vmapped_leaf(
     template: nn.Module, keys: dict[str, str], t: _Tensors, layer: nn.Module, *args: Any, **kwargs: Any
 ) -> Any:
-    """Run one layer, and all below it, under vmap over clients; ``keys`` are those of its stacked tensors."""
+    """Run one layer and its submodules under vmap over clients; ``keys`` maps names to keys of stacked tensors."""
     m = t.clients
     own = {name: t.call.stacked[key] for name, key in keys.items()}
     shared = {key: p for key, p in layer.named_parameters() if key not in own}
@@ -171,7 +171,9 @@ def _split(value: Any, m: int) -> Any:
     if not isinstance(value, Tensor) or not value.ndim:
         return value
     if value.shape[0] % m:
-        raise ModelError(f"an argument of shape {tuple(value.shape)} does not hold {m} clients in its first axis")
+        raise ModelError(
+            f"an argument of shape {tuple(value.shape)} cannot be split into {m} clients along its first axis"
+        )
     return value.unflatten(0, (m, -1))
 
 
@@ -180,16 +182,16 @@ def vmapped(net: Net) -> Forward:
 
     def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
         if mask is not None and net.statistics:
-            raise ModelError("BatchNorm under vmap cannot tell padding from examples")
+            raise ModelError("BatchNorm under vmap cannot distinguish padding from examples")
         shared = {key: value for key, value in constants(net, base).items() if key not in tensors}
         versions = {key: value._version for key, value in shared.items()}
 
         def one(params: Params, batch: Batch) -> Tensor:
-            held = shared | params
-            with holding(net, held):
-                each = held_losses(net, batch)
+            client_tensors = shared | params
+            with use_tensors(net, client_tensors):
+                each = compute_losses(net, batch)
             for key, value in shared.items():
-                _refuse_if(held[key] is not value or value._version != versions[key], key)
+                _raise_if_changed(client_tensors[key] is not value or value._version != versions[key], key)
             return each
 
         split = {key: value.unflatten(0, (m, -1)) for key, value in batch.items()}

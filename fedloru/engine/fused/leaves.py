@@ -1,7 +1,7 @@
-"""The layers that own parameters, folded: each takes (m·b, …) and gives what m separate layers would.
+"""Leaves: folded versions of layers with parameters. Each maps (m·b, …) to the outputs that m separate layers have.
 
-A leaf is found by the exact type of its module. Layers without trained parameters need none: they run as they are,
-since nothing in them knows that the batch holds several clients.
+A leaf is looked up by the exact type of its module. Layers without trained parameters need no leaf and run unchanged,
+because they do not depend on which client an example belongs to.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from fedloru.lowrank.layers import still_padding
 
 
 class Tensors(Protocol):
-    """What a leaf asks of the fold it belongs to."""
+    """The interface between a leaf and the fold that it belongs to."""
 
     @property
     def clients(self) -> int:
-        """How many clients are folded, m."""
+        """The number of folded clients, m."""
 
     @property
     def mask(self) -> Tensor | None:
-        """Which rows of the batch are examples, (m, b); None: all."""
+        """The mask, (m, b), of the batch rows that are examples; None: all are."""
 
     @property
     def rows(self) -> int:
-        """How many rows the folded batch has, m·b."""
+        """The number of rows of the folded batch, m·b."""
 
     def get(self, name: str) -> tuple[Tensor | None, bool]:
-        """Return a tensor of this module and whether it is stacked over clients."""
+        """Return a tensor of this module, and whether it is stacked over clients."""
 
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
-        """Say whether W + s·BA is cheaper formed once than applied in two parts."""
+        """Return whether computing W + s·BA once is cheaper than applying W and BA separately."""
 
 
 def _dense(t: Tensors, name: str) -> tuple[Tensor, bool]:
@@ -62,7 +62,7 @@ def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def conv2d(t: Tensors, layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Fold ``nn.Conv2d``, grouped ones too."""
+    """Fold ``nn.Conv2d``, including grouped convolutions."""
     w, stacked = _dense(t, "weight")
     bias, bias_stacked = t.get("bias")
     if not stacked and not bias_stacked:
@@ -73,7 +73,7 @@ def conv2d(t: Tensors, layer: nn.Conv2d, x: Tensor) -> Tensor:
 def embedding(t: Tensors, layer: nn.Embedding, ids: Tensor) -> Tensor:
     """Fold ``nn.Embedding``; ids shared by the whole batch, (1, …), are looked up for every client."""
     if layer.max_norm is not None or layer.scale_grad_by_freq:
-        raise ModelError("an embedding with max_norm or scale_grad_by_freq does not fold")
+        raise ModelError("an embedding with max_norm or scale_grad_by_freq cannot be folded")
     w, stacked = _dense(t, "weight")
     return _lookup(t, layer, ids, w, stacked)
 
@@ -85,7 +85,9 @@ def _lookup(t: Tensors, layer: nn.Embedding, ids: Tensor, w: Tensor, stacked: bo
     if ids.shape[0] == 1:
         ids = ids.expand(t.rows, *ids.shape[1:])
     if ids.shape[0] % m:
-        raise ModelError(f"token ids of shape {tuple(ids.shape)} do not hold {m} clients in their first axis")
+        raise ModelError(
+            f"token ids of shape {tuple(ids.shape)} cannot be split into {m} clients along their first axis"
+        )
     offsets = torch.arange(m, device=ids.device).view(m, *(1 for _ in ids.shape)) * vocabulary
     y = F.embedding((ids.unflatten(0, (m, -1)) + offsets).flatten(0, 1), w.flatten(0, 1))
     if layer.padding_idx is None:
@@ -141,7 +143,7 @@ def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tenso
 
 
 def layer_norm(t: Tensors, layer: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Fold ``nn.LayerNorm``: the normalisation is per example, the affine map per client."""
+    """Fold ``nn.LayerNorm``: the normalization is per example, the affine map per client."""
     return _normed(t, x, -1, lambda w, b: F.layer_norm(x, layer.normalized_shape, w, b, layer.eps))
 
 
@@ -156,7 +158,7 @@ def group_norm(t: Tensors, layer: nn.GroupNorm, x: Tensor) -> Tensor:
 
 
 def _normed(t: Tensors, x: Tensor, axis: int, norm: Callable[[Tensor | None, Tensor | None], Tensor]) -> Tensor:
-    """Normalise with shared affine parameters at once, or normalise and then apply each client's."""
+    """Normalize with shared affine parameters in one call, or normalize and then apply those of each client."""
     (weight, weight_stacked), (bias, bias_stacked) = t.get("weight"), t.get("bias")
     if not weight_stacked and not bias_stacked:
         return norm(weight, bias)
@@ -176,13 +178,13 @@ def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
 
 
 def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    """Fold BatchNorm: each client has its own batch statistics, and its own running ones.
+    """Fold BatchNorm: each client has its own batch statistics and running statistics.
 
-    Read as (b, m·channels, …), m clients are one BatchNorm of m times the channels. Rows that only pad a short
-    batch would change the statistics, so a batch that has some goes through masked sums.
+    Viewed as (b, m·channels, …), m clients are one BatchNorm with m times the channels. Padding rows would change the
+    statistics, so for a batch with padding they are computed by masked sums.
     """
     if layer.momentum is None or not layer.training:
-        raise ModelError("BatchNorm with momentum=None, or kept in evaluation mode, does not fold")
+        raise ModelError("BatchNorm with momentum=None, or kept in evaluation mode, cannot be folded")
     m = t.clients
     mean, _ = t.get("running_mean")
     var, _ = t.get("running_var")

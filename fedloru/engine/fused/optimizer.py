@@ -1,6 +1,6 @@
-"""Optimizers over stacked parameters (C, *shape): ``torch.optim``'s formulas, one row a client.
+"""Optimizers over stacked parameters (C, *shape), with the formulas of ``torch.optim`` and one row per client.
 
-A client's moments are rows too, so a step over the first m rows is a step of the m clients still training.
+Moments are stacked in the same way, so a step over the first m rows updates the m clients that are still training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedloru.tree import Params
 
 
 class Optimizer:
-    """SGD with momentum, Adam or AdamW over stacked parameters, with gradient-norm clipping per client."""
+    """SGD with momentum, Adam or AdamW over stacked parameters, with per-client gradient-norm clipping."""
 
     def __init__(self, recipe: Recipe, values: Params) -> None:
         self.recipe, self.values = recipe, values
@@ -24,7 +24,7 @@ class Optimizer:
         self.moments = [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)]
 
     def step(self, gradients: Params, step: int) -> None:
-        """Step the first m clients along ``gradients`` (m, *shape), which are used up; ``step`` counts from 1."""
+        """Update the first m clients with ``gradients`` (m, *shape), which are overwritten; ``step`` counts from 1."""
         m = len(next(iter(gradients.values())))
         if self.recipe.clip is not None:
             clip_(gradients, self.recipe.clip)
@@ -56,7 +56,7 @@ class Optimizer:
 
 
 def clip_(gradients: Params, bound: float) -> None:
-    """Scale each client's gradients (m, *shape), in place, to a norm of at most ``bound`` over all keys."""
+    """Clip each client's gradients (m, *shape), in place, to a norm of at most ``bound`` over all keys."""
     squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
     norms = torch.stack(squares).sum(0).sqrt()
     factors = (bound / (norms + 1e-6)).clamp_(max=1.0)

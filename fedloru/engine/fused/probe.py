@@ -1,9 +1,9 @@
-"""The probe: a fused forward pass must compute, for two clients, what the plain model computes for each.
+"""The probe: checks that a fused forward pass computes for two clients what the plain model computes for each.
 
-A model may mix the examples of a batch (a loss that averages over it, a layer that normalises across it) in ways no
-rule can see. So before anything is trained, two clients with different parameters and a padded batch go through the
-fused pass and through the plain one, and losses, gradients and
-statistics are compared, in float64 where the model allows it. Texts are the shortest there are.
+A model may mix the examples of a batch (such as a loss that averages over the batch, or a layer that normalizes across
+it) in ways that static rules cannot detect. Before training, two clients with different parameters and a padded batch
+are therefore run through the fused and the plain pass, and their losses, gradients and statistics are compared, in
+float64 if the model supports it. For text, the shortest examples are used.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fedloru.data import Examples, by_length, fetch, size
 from fedloru.dropout import ClientDropout, backward, gradients
 from fedloru.engine.fused.fold import Forward
 from fedloru.errors import sentence
-from fedloru.net import Batch, Net, constants, held_losses, holding, mode
+from fedloru.net import Batch, Net, compute_losses, constants, mode, use_tensors
 from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
 COUNTS = (3, 2)
 LARGE = 32 * 2**20
-"""Frozen values of which no copy is made: a larger model is probed in float32, to three digits and not to six."""
+"""The number of base values above which a model is probed in float32, to three digits, instead of float64, to six."""
 
 
 class _Found(NamedTuple):
-    """What the fused pass came to: losses (m, b), gradients (m, …), and the state (m, …) with its statistics."""
+    """Results of the fused pass: losses (m, b), gradients (m, …), and the state (m, …) with its statistics."""
 
     losses: Tensor
     gradients: Params
@@ -37,7 +37,7 @@ class _Found(NamedTuple):
 
 
 def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples) -> str | None:
-    """Return what is wrong with ``forward``, or None."""
+    """Return why ``forward`` is not equivalent to the plain forward pass, or None if it is."""
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
     if tree.size(base) > LARGE:
@@ -46,7 +46,7 @@ def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data
         try:
             with forked(device):
                 return _compare(net, forward, stacked, base, data, dtype, tolerance)
-        except Exception as error:  # the user's own code may raise anything
+        except Exception as error:  # user code may raise anything
             problem = sentence(error)
     return problem
 
@@ -67,38 +67,40 @@ def _compare(
     rows = by_length(data, longest_first=False)
     rows = rows[torch.arange(width * len(COUNTS)) % len(rows)]
     batch = _cast(fetch(data, rows), dtype)
-    together = {key: torch.stack([client[key] for client in clients]) for key in stacked}
-    leaves = {key: together[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
+    state = {key: torch.stack([client[key] for client in clients]) for key in stacked}
+    leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(rows.device)
     with mode(net, True), _dropout(*range(len(COUNTS))):
-        each = forward(together, frozen, batch, len(COUNTS), mask).view(len(COUNTS), width)
-        found = _Found(each, gradients(torch.where(mask, each, 0).sum(), leaves), together)
+        losses = forward(state, frozen, batch, len(COUNTS), mask).view(len(COUNTS), width)
+        found = _Found(losses, gradients(torch.where(mask, losses, 0).sum(), leaves), state)
     for c, count in enumerate(COUNTS):
-        own = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
-        problem = _against_plain(net, clients[c], frozen, own, found, c, tolerance)
+        own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
+        problem = _compare_with_plain(net, clients[c], frozen, own_batch, found, c, tolerance)
         if problem:
             return problem
     return None
 
 
-def _against_plain(
+def _compare_with_plain(
     net: Net, client: Params, frozen: Params, batch: Batch, found: _Found, c: int, tolerance: float
 ) -> str | None:
     leaves = {key: value.clone().requires_grad_(key in found.gradients) for key, value in client.items()}
     tensors, count = constants(net, frozen) | leaves, size(batch)
-    with mode(net, True), _dropout(c), holding(net, tensors):
-        plain = held_losses(net, batch)
+    with mode(net, True), _dropout(c), use_tensors(net, tensors):
+        plain = compute_losses(net, batch)
         backward(plain.sum())
     if not _close(found.losses[c, :count], plain, tolerance):
-        return "the losses of two clients differ from those of each alone: something mixes the examples of a batch"
+        return (
+            "the losses of two clients differ from those of each client alone: the model mixes the examples of a batch"
+        )
     for key, gradient in found.gradients.items():
         expected = leaves[key].grad
         if not _close(gradient[c], torch.zeros_like(leaves[key]) if expected is None else expected, tolerance):
-            return f"the gradient of {key} differs from that of a client alone"
+            return f"the gradient of {key} differs from that of each client alone"
     for key in sorted(net.statistics & leaves.keys()):
         if not _close(found.state[key][c], tensors[key], tolerance):
-            return f"the statistics {key} of two clients differ from those of each alone"
+            return f"the statistics {key} of two clients differ from those of each client alone"
     return None
 
 
@@ -120,7 +122,7 @@ def _cast(values: Params, dtype: torch.dtype | None) -> Params:
 
 def _close(x: Tensor, y: Tensor, tolerance: float) -> bool:
     finite = y.isfinite()
-    if not torch.equal(finite, x.isfinite()):  # data that is not finite is no fault of the fused pass
+    if not torch.equal(finite, x.isfinite()):  # data that is not finite is not an error of the fused pass
         return False
     x, y = x[finite].detach(), y[finite].detach()
     scale = float(y.abs().max()) if y.numel() else 0.0

@@ -1,7 +1,7 @@
-"""Per-client products: what linear, convolution and low-rank layers do when the client axis is folded away.
+"""Per-client products: linear, convolution and low-rank layers with a folded client axis.
 
-A folded activation has its m clients outermost in axis 0, (m·b, …). A tensor of parameters is either *stacked*,
-(m, *shape), one for each client, or shared by all.
+In a folded activation, the m clients are the outer part of axis 0, (m·b, …). A parameter tensor is either *stacked*,
+(m, *shape), with one entry per client, or shared by all clients.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Map (m·b, …, i) to (m·b, …, o) by w (m, o, i), or by a shared w (o, i)."""
+    """Map (m·b, …, i) to (m·b, …, o) with w (m, o, i), or with a shared w (o, i)."""
     if not stacked:
         return F.linear(x, w)
     y: Tensor = _Linear.apply(x.reshape(m, -1, x.shape[-1]), w)  # type: ignore[no-untyped-call]
@@ -22,15 +22,15 @@ def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """y = x Wᵀ with ∂W = gᵀx laid out as W is.
+    """y = x Wᵀ, with ∂W = gᵀx in the memory layout of W.
 
-    Autograd's own ∂W is the transposed view of xᵀg. What reads it next, an optimizer or the product that W was
-    composed by, would walk W by rows and ∂W by columns.
+    Autograd's ∂W is the transposed view of xᵀg. An optimizer that reads it, or the backward pass of the product that
+    W was computed from, would access W by rows and ∂W by columns.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
-        """Map x (m, n, i) by w (m, o, i) to (m, n, o)."""
+        """Map x (m, n, i) with w (m, o, i) to (m, n, o)."""
         ctx.save_for_backward(x, w)
         return torch.bmm(x, w.mT)
 
@@ -61,16 +61,16 @@ def fold_op(op: Any, y: Tensor, p: Tensor, m: int, axis: int) -> Tensor:
 
 
 def broadcast(p: Tensor, ndim: int, axis: int) -> Tensor:
-    """Return a vector p (o,) shaped to act along ``axis`` of an activation with ``ndim`` axes."""
+    """Return a vector p (o,) reshaped to broadcast along ``axis`` of an activation with ``ndim`` axes."""
     shape = [1] * ndim
     shape[axis] = -1
     return p.view(shape)
 
 
 def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Convolve (m·b, i, h, w) with w (m, o, i, k, k), or with a shared w, in the way of ``layer``.
+    """Convolve (m·b, i, h, w) with w (m, o, i, k, k), or with a shared w, with the settings of ``layer``.
 
-    On a CPU a loop over clients beats one convolution in m groups; on a GPU the loop would leave it idle.
+    On a CPU, a loop over clients is faster than one convolution with m groups; on a GPU, the loop would leave it idle.
     """
     if not stacked:
         return convolve(layer, x, w)
@@ -83,21 +83,21 @@ def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Te
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with ``w`` in the way of ``layer``: its stride, padding and dilation."""
+    """Convolve with ``w``, with the stride, padding and dilation of ``layer``."""
     y: Tensor = layer._conv_forward(x, w, bias)
     return y
 
 
 def _grouped(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int) -> Tensor:
-    """Convolve with clients as groups: (m·b, i, …) is read as (b, m·i, …)."""
+    """Convolve with clients as groups: (m·b, i, …) is viewed as (b, m·i, …)."""
     wide = x.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)
     y = F.conv2d(wide, w.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, groups=m)
-    back: Tensor = y.unflatten(1, (m, -1)).transpose(0, 1).flatten(0, 1)
-    return back
+    folded: Tensor = y.unflatten(1, (m, -1)).transpose(0, 1).flatten(0, 1)
+    return folded
 
 
 def pointwise(h: Tensor, b: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Map (m·b, r, h, w) to (m·b, o, h, w) by a 1×1 convolution b (m, o, r, 1, 1), or a shared one."""
+    """Map (m·b, r, h, w) to (m·b, o, h, w) with a 1×1 convolution b (m, o, r, 1, 1), or with a shared b."""
     if not stacked:
         return F.conv2d(h, b)
     rows = h.flatten(2).unflatten(0, (m, -1))
@@ -106,9 +106,10 @@ def pointwise(h: Tensor, b: Tensor, m: int, *, stacked: bool) -> Tensor:
 
 
 def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
-    """Return x Wᵀ + s·(x Aᵀ)Bᵀ + bias for m clients, (m, n, i) to (m, n, o), with no gradient for the shared W.
+    """Return x Wᵀ + s·(x Aᵀ)Bᵀ + bias for m clients, (m, n, i) to (m, n, o), without a gradient for the shared W.
 
-    W is (o, i), A (m, r, i), B (m, o, r) and the bias (m, o): one product over all rows, the rest batched.
+    W is (o, i), A (m, r, i), B (m, o, r) and the bias (m, o). The product with W is one over all rows, the others are
+    batched over clients.
     """
     y: Tensor = _LowRankLinear.apply(x, w, a, b, bias, s)  # type: ignore[no-untyped-call]
     return y
@@ -119,7 +120,7 @@ class _LowRankLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
-        """Compute y, and keep h."""
+        """Compute y, and save h for the backward pass."""
         m, n, i = x.shape
         h = torch.bmm(x, a.mT)
         y = torch.mm(x.reshape(m * n, i), w.T).view(m, n, -1)

@@ -1,6 +1,6 @@
-"""The trees of many clients as one: every tensor gets a leading client axis, (C, *shape).
+"""Stacked trees: the trees of several clients as one, whose tensors have a leading client axis, (C, *shape).
 
-The first m rows of a stacked tensor are contiguous, so that clients which have finished drop out by slicing.
+The first m rows of a stacked tensor are contiguous, so clients that have finished are removed by slicing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from fedloru.tree import Params
 
 
 def stack(starts: Sequence[Params]) -> Params:
-    """Return copies of C trees as one of (C, *shape) tensors."""
+    """Return copies of C trees as one tree of (C, *shape) tensors."""
     return {key: torch.stack([start[key].detach() for start in starts]) for key in starts[0]}
 
 
 def first(stacked: Params, m: int) -> Params:
-    """Return views of the first m clients."""
+    """Return views of the rows of the first m clients."""
     return tree.map(lambda t: t[:m], stacked)
 
 
 def client(stacked: Params, c: int) -> Params:
-    """Return views of client c."""
+    """Return views of the row of client c."""
     return tree.map(lambda t: t[c], stacked)

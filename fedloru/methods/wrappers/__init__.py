@@ -1,8 +1,8 @@
-"""Wrappers: a method in, a method out, one function replaced."""
+"""Wrappers: functions that return a method with one or more of its functions replaced."""
 
-from fedloru.methods.wrappers.clip import clip
-from fedloru.methods.wrappers.prox import prox
-from fedloru.methods.wrappers.scaffold import scaffold
-from fedloru.methods.wrappers.server_opt import server_opt
+from fedloru.methods.wrappers import catalogue
+from fedloru.methods.wrappers.catalogue import *  # noqa: F403  # the public functions of the catalogue
+from fedloru.settings import Table, listed
 
-__all__ = ["clip", "prox", "scaffold", "server_opt"]
+WRAPPERS = Table("wrapper", listed(catalogue))
+"""The wrappers by name, in the order in which a configuration applies them, innermost first."""

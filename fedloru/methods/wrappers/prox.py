@@ -1,32 +1,30 @@
-"""FedProx: keep a client near what it received.
+"""FedProx: keep the trained parameters of a client close to those that it received.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020,
-arXiv 1812.06127: the client's loss gains (μ/2)‖train − received‖². It wraps any method; for a low-rank one the
-distance is that of the factors and θ, not of the product BA, so that it costs nothing to evaluate. A reset needs no
-care: the anchor is what this round's clients received, fresh factors included.
+arXiv 1812.06127: adds (μ/2)‖train − received‖² to the loss of a client. It wraps any method. For a low-rank method,
+the distance is that of the factors and θ, not of the product BA, so that it is cheap to evaluate. A reset needs no
+special case: the anchor are the tensors received in this round, including fresh factors.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from fedloru.method import Down, Method
-from fedloru.methods.settings import expect, refuse
-from fedloru.methods.wrappers.record import wrapped
+from fedloru.methods.declare import wrapper
 from fedloru.net import Net
+from fedloru.settings.types import NotNegative
 from fedloru.tree import Params
 
 
-def prox(method: Method, *, mu: float) -> Method:
-    """Return ``method`` with the proximal term (mu/2)‖train − received‖², over the keys that were received.
+@wrapper(cases={"prox": ("fedloru", {"tau": 2}, {"mu": 0.5})})
+def prox(method: Method, *, mu: NotNegative) -> Method:
+    """FedProx: a proximal term in the loss of clients, over the tensors that they received.
 
-    Raises:
-        ConfigError: mu is negative.
+    Args:
+        mu: the weight μ of FedProx's term (μ/2)‖train − received‖² in a client's loss; by default it is not added.
     """
-    refuse("prox", expect(0 <= mu < math.inf, "mu", mu, "a number from 0"))
     inner = method.penalty
 
     def penalty(net: Net, train: Params, down: Down, client_state: Params) -> Tensor:
@@ -35,4 +33,4 @@ def prox(method: Method, *, mu: float) -> Method:
         term = 0.5 * mu * distance
         return term if inner is None else term + inner(net, train, down, client_state)
 
-    return wrapped(method, "prox", {"mu": mu})._replace(penalty=penalty)
+    return method._replace(penalty=penalty)

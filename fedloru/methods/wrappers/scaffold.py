@@ -7,60 +7,85 @@ ICML 2020, arXiv 1910.06378, algorithm 1 with option II::
     server    x by the wrapped method;  c ← c + (1/K) Σ (c_k⁺ − c_k) over the cohort, of K clients in all
 
 The correction is the gradient of the penalty ⟨c − c_k, y⟩. ``lr`` is η, the clients' learning rate: (x − y)/(Sη) is
-the mean gradient for plain SGD at that constant rate (weight decay counts as part of the loss). Under momentum, Adam,
-clipping or a schedule it is the mean step in units of η, and the method a heuristic. The paper's server averages with
-equal weights and a step size; here both are the wrapped method's. Only what is received and trained is corrected, which
-leaves statistics and private tensors out. After a merge factors are other variables, and their variates are 0, on the
-server at once, on a client when it next takes part. ``clip`` does not bound c_k⁺ − c_k.
+the mean gradient for plain SGD at that constant rate (weight decay counts as part of the loss). With momentum, Adam,
+clipping or a schedule, it is the mean step in units of η, and the method becomes a heuristic. The paper's server
+averages with equal weights and a step size; here, the wrapped method determines both. Only tensors that are both
+received and trained are corrected, which excludes statistics and private tensors. After a merge, the factors are new
+variables, and their variates are reset to 0: on the server immediately, on a client when it next takes part. ``clip``
+does not bound c_k⁺ − c_k.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedloru import tree
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
-from fedloru.methods.settings import expect, refuse
-from fedloru.methods.wrappers.record import wrapped
+from fedloru.methods.blocks import reject
+from fedloru.methods.declare import wrapper
 from fedloru.methods.wrappers.variates import VERSION, C, of_client, rest, variates, zeros
 from fedloru.net import Net
+from fedloru.recipe import Recipe
+from fedloru.settings import short
+from fedloru.settings.types import Count, Positive
 from fedloru.tree import Params
 
 
-def scaffold(method: Method, *, lr: float, clients: int) -> Method:
-    """Return ``method`` with control variates, as many values as are trained and shared, each way.
-
-    ``lr`` is the clients' constant learning rate, ``clients`` their number, whether they take part or not.
+def _from_run(recipe: Recipe, clients: int) -> dict[str, Any]:
+    """Return the learning rate and the number of clients of a run.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: the local solver is not plain SGD at a constant rate, so that changes are not gradients.
     """
-    refuse(
+    required = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"}
+    reject(
         "scaffold",
-        expect(0 < lr < math.inf, "lr", lr, "a number above 0"),
-        expect(clients >= 1, "clients", clients, "1 or more"),
+        *(
+            f"client.{key} is {getattr(recipe, key)!r}, but scaffold reads a client's change as its gradient at the "
+            f"rate client.lr: set client.{key} = {value!r}, or remove scaffold"
+            for key, value in required.items()
+            if getattr(recipe, key) != value
+        ),
     )
+    return {"lr": recipe.lr, "clients": clients}
+
+
+@wrapper(
+    cases={
+        "scaffold": ("fedloru", {"tau": 2}, {"lr": 0.1, "clients": 5}),
+        "scaffold-rolora": ("rolora", {}, {"lr": 0.1, "clients": 5}),
+    },
+    from_run=_from_run,
+)
+def scaffold(method: Method, *, lr: Positive, clients: Count) -> Method:
+    """SCAFFOLD: control variates correct the drift of clients; for SGD at a constant learning rate.
+
+    In each direction, one additional value is sent for each value that is trained and shared.
+
+    Args:
+        lr: the clients' constant learning rate.
+        clients: the number of all clients, in the cohort or not.
+    """
+    several = f"{short(method.name)} trains in several phases, but scaffold supports only one: use fedloru"
+    reject("scaffold", several if method.traits.several_phases else None)
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
-        refuse("scaffold", _of_other_tensors(method, net, state))
+        reject("scaffold", _of_other_tensors(method, net, state))
         return state._replace(aux=state.aux | zeros(net, state.shared))
 
     def down(net: Net, state: State, profile: Profile) -> Down:
-        differ = "control variates need clients that are all alike: give them no capacities"
-        refuse("scaffold", differ if profile else None)
+        differ = "control variates need clients of one rank: remove lowrank.capacities, or scaffold"
+        reject("scaffold", differ if profile else None)
         sent = method.down(net, state, profile)
         return sent._replace(aux=sent.aux | variates(state.aux))
 
     def begin(net: Net, down: Down, client_state: Params, profile: Profile) -> Params:
-        train = method.begin(net, down, rest(client_state), profile)
-        several = method.phases is not None and len(method.phases(net, train)) > 1
-        refuse("scaffold", f"{method.name} trains in several phases, and S would count all" if several else None)
-        return train
+        return method.begin(net, down, rest(client_state), profile)
 
     def penalty(net: Net, train: Params, down: Down, client_state: Params) -> Tensor:
         kept = of_client(net, train, down, client_state)
@@ -73,9 +98,9 @@ def scaffold(method: Method, *, lr: float, clients: int) -> Method:
         kept = of_client(net, train, down, client_state)
         gradient = {C + key: (down.shared[key] - train[key]).to(c.dtype) / (steps * lr) for key, c in kept.items()}
         change = tree.sub(gradient, down.aux)
-        mine = {C + key: c + change[C + key] for key, c in kept.items()}
+        updated = {C + key: c + change[C + key] for key, c in kept.items()}
         version = next(iter(train.values())).new_tensor(down.version, dtype=torch.int64)
-        return sent._replace(aux=sent.aux | change), others | variates(client_state) | mine | {VERSION: version}
+        return sent._replace(aux=sent.aux | change), others | variates(client_state) | updated | {VERSION: version}
 
     def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
         total = method.reduce(net, state, down, [up._replace(aux=rest(up.aux)) for up in ups], weights)
@@ -95,14 +120,14 @@ def scaffold(method: Method, *, lr: float, clients: int) -> Method:
         up = inner.up | {"aux": inner.up.get("factors", 0) + inner.up.get("dense", 0)}
         return inner._replace(down=down, up=up)
 
-    made = wrapped(method, "scaffold", {"lr": lr, "clients": clients})
-    made = made._replace(init=init, down=down, begin=begin, penalty=penalty, up=up)
+    made = method._replace(init=init, down=down, begin=begin, penalty=penalty, up=up)
     return made._replace(reduce=reduce, server=server, values=values)
 
 
 def _of_other_tensors(method: Method, net: Net, state: State) -> str | None:
-    """Say whether clients send other tensors than the server has, such as factors for a dense weight."""
+    """Return the problem if clients send tensors that the server does not have; these cannot be corrected."""
     down = method.down(net, state, ())
     sent, _ = method.up(net, method.begin(net, down, {}, ()), down, {}, 1)
     others = sorted(sent.shared.keys() - state.shared.keys())
-    return f"{method.name}'s clients send {others[0]}, which the server does not have to correct" if others else None
+    problem = "which the server does not have, so scaffold cannot correct it"
+    return f"{short(method.name)}'s clients send {others[0]}, {problem}" if others else None

@@ -1,4 +1,4 @@
-"""FedOpt: an optimizer on the server, whose gradient is the averaged change.
+"""FedOpt: an optimizer on the server that takes the averaged update as its gradient.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021,
 arXiv 2003.00295. With Δ = Σ p_k (x_k − x)::
@@ -8,66 +8,73 @@ arXiv 2003.00295. With Δ = Σ p_k (x_k − x)::
     adam       v ← β₂ v + (1 − β₂) Δ²       x ← x + η m / (√v + ε)
     yogi       v ← v − (1 − β₂) Δ² sign(v − Δ²)
 
-with m ← β₁ m + (1 − β₁) Δ for the last three, v starting at ε², and no bias correction, as in the paper.
-Statistics are averaged plainly. At a merge the moments of the factors return to their start: the new factors are
-other variables. With ``accumulate="exact"`` the merged product would bypass the optimizer, so that is refused.
+with m ← β₁ m + (1 − β₁) Δ for the last three, the initial v = ε², and no bias correction, as in the paper. Statistics
+are averaged without the optimizer. After a merge, the factors are new variables, and their moments are reset. Methods
+whose merge would bypass the optimizer, such as FedLoRU with ``accumulate="exact"``, are not supported.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from fedloru import tree
 from fedloru.method import Method, State, Total, Up
-from fedloru.methods.settings import expect, one_of, refuse
-from fedloru.methods.wrappers.record import wrapped
+from fedloru.methods.blocks import reject
+from fedloru.methods.declare import wrapper
 from fedloru.net import Net
+from fedloru.settings import short
+from fedloru.settings.types import Positive, Share, When
 from fedloru.tree import Params
 
 Rule = Literal["momentum", "adagrad", "adam", "yogi"]
 FIRST, SECOND = "server_opt.m.", "server_opt.v."
 
 
+@wrapper(
+    cases={
+        "server-momentum": ("fedloru", {"tau": 2}, {"rule": "momentum", "lr": 0.7}),
+        "server-adam": ("fedloru", {"tau": 2}, {"rule": "adam", "lr": 0.05}),
+        "server-yogi": ("fedavg", {}, {"rule": "yogi", "lr": 0.05}),
+        "server-adagrad": ("fedlora", {}, {"rule": "adagrad", "lr": 0.05}),
+    },
+    section="server",
+)
 def server_opt(
     method: Method,
     *,
     rule: Rule = "momentum",
-    lr: float | None = None,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    eps: float = 1e-3,
+    lr: Positive | None = None,
+    beta1: Share = 0.9,
+    beta2: Annotated[Share, When("rule", ("adam", "yogi"))] = 0.99,
+    eps: Annotated[Positive, When("rule", ("adagrad", "adam", "yogi"))] = 1e-3,
 ) -> Method:
-    """Return ``method`` whose average goes through a server optimizer first.
+    """FedOpt: the server applies the averaged update with an optimizer.
 
-    ``lr`` is η: where left out, 1 for momentum, and 0.01 for the adaptive rules, whose steps have the size of η.
-
-    Raises:
-        ConfigError: a setting is out of range, or the method stacks factors, so that its merges would bypass the
-            optimizer.
+    Args:
+        rule: the optimizer.
+        lr: the server's learning rate η; by default 1 for momentum, and 0.01 for the other rules, whose steps have a
+            size of about η.
+        beta1: the decay rate of the first moment.
+        beta2: the decay rate of the second moment.
+        eps: a constant added to the square root of the second moment.
     """
-    remedy = "accumulate = 'factors'" if "accumulate" in method.config else "fedlora or fedloru"
-    if lr is None:
-        lr = 1.0 if rule == "momentum" else 0.01
-    bypassed = f"{method.name} merges what clients sent, not the optimizer's result; use {remedy}"
-    inside = any(wrap["name"] == "scaffold" for wrap in method.config.get("wrap", []))
-    order = "scaffold counts clients, which the optimizer's result has none of: wrap it around server_opt"
-    weighed = f"{method.name} weighs clients in its own way, and no average stands before it; use server rule 'none'"
-    refuse(
-        "server_opt",
-        bypassed if method.stacks else None,
-        order if inside else None,
-        weighed if method.own_weights else None,
-        one_of("rule", rule, get_args(Rule)),
-        *(expect(0 < x < math.inf, name, x, "a number above 0") for name, x in (("lr", lr), ("eps", eps))),
-        *(
-            expect(0 <= x < 1, name, x, "a number from 0 to below 1")
-            for name, x in (("beta1", beta1), ("beta2", beta2))
-        ),
+    alternative = "method.accumulate = 'factors'" if "accumulate" in method.config else "fedlora or fedloru"
+    bypassed = (
+        f"{short(method.name)} merges what clients sent, not the optimizer's result: use {alternative}, or rule 'none'"
     )
+    inside = any(wrap["name"] == "scaffold" for wrap in method.config.get("wrap", []))
+    order = "scaffold needs the messages of all clients, not the optimizer's result: wrap scaffold around server_opt"
+    reweighted = f"{short(method.name)} has its own weights, so the optimizer has no average to apply: use rule 'none'"
+    reject(
+        "server_opt",
+        bypassed if method.traits.stacks else None,
+        order if inside else None,
+        reweighted if method.traits.reweights else None,
+    )
+    rate = lr if lr is not None else 1.0 if rule == "momentum" else 0.01
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
@@ -82,7 +89,7 @@ def server_opt(
             m, v = state.aux[FIRST + key], state.aux[SECOND + key]
             m, v, step = _step(rule, change, m, v, beta1, beta2, eps)
             moments |= {FIRST + key: m, SECOND + key: v}
-            stepped[key] = state.shared[key] + lr * step
+            stepped[key] = state.shared[key] + rate * step
         aux = tree.scale(total.sum.aux, 1 / total.weight)
         after = method.server(net, state._replace(aux=state.aux | moments), Total(1.0, Up(stepped, aux), {}))
         if after.version == state.version:
@@ -90,8 +97,7 @@ def server_opt(
         factors = tree.select(after.shared, net.factors & after.shared.keys())
         return after._replace(aux=after.aux | _moments(net, factors, eps))
 
-    config = {"rule": rule, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
-    return wrapped(method, "server_opt", config)._replace(init=init, server=server)
+    return method._replace(init=init, server=server)
 
 
 def _optimised(net: Net, shared: Params) -> list[str]:
@@ -99,7 +105,7 @@ def _optimised(net: Net, shared: Params) -> list[str]:
 
 
 def _moments(net: Net, shared: Params, eps: float) -> Params:
-    """Return the moments at their start, in float32 or better: narrower ones would not add up."""
+    """Return the initial moments, in float32 or wider, since narrower types would lose small updates."""
     work = {key: torch.promote_types(shared[key].dtype, torch.float32) for key in _optimised(net, shared)}
     first = {FIRST + key: torch.zeros_like(shared[key], dtype=dtype) for key, dtype in work.items()}
     second = {SECOND + key: torch.full_like(shared[key], eps**2, dtype=dtype) for key, dtype in work.items()}

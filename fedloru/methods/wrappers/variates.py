@@ -1,7 +1,7 @@
-"""The control variates of SCAFFOLD as tensors: c in ``State.aux`` and ``Down.aux``, c_k in what a client keeps.
+"""The control variates of SCAFFOLD as tensors: c in ``State.aux`` and ``Down.aux``, c_k in the client state.
 
-Each is named after the parameter that it belongs to, apart from what the wrapped method keeps in the same trees. A
-client keeps the version too, and so knows whether its variates are of factors that were merged since.
+The key of a variate is that of its parameter with a prefix, which distinguishes it from tensors of the wrapped method.
+A client also keeps the version, which shows whether its factors were merged in the meantime.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ C, VERSION = "scaffold.c.", "scaffold.version"
 
 
 def zeros(net: Net, shared: Params) -> Params:
-    """Return variates of 0 for all that is shared but statistics, in float32 or better."""
+    """Return zero variates for all shared tensors except statistics, in float32 or wider."""
     return {
         C + key: torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
         for key, value in shared.items()
@@ -31,12 +31,12 @@ def variates(tensors: Params) -> Params:
 
 
 def rest(tensors: Params) -> Params:
-    """Return what belongs to the wrapped method."""
+    """Return the tensors that belong to the wrapped method."""
     return tree.omit(tensors, [*variates(tensors), VERSION])
 
 
 def of_client(net: Net, train: Params, down: Down, client_state: Params) -> Params:
-    """Return c_k, by key, of all that is received and trained: 0 at first, and for factors that were merged since."""
+    """Return c_k by key, for all tensors that are received and trained; 0 initially and for factors merged since."""
     received = {key: down.aux[C + key] for key in train if C + key in down.aux}
     kept = {key: client_state.get(C + key, torch.zeros_like(c)) for key, c in received.items()}
     if VERSION in client_state:

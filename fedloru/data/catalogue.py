@@ -1,0 +1,38 @@
+"""All data sources and partition schemes, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedloru.data import arrays, schemes, tables
+from fedloru.data.partition import Partition
+from fedloru.data.raw import Reader
+from fedloru.errors import DataError, PartitionError
+from fedloru.settings import Table
+
+SOURCES: Table[Reader] = Table(
+    "data source",
+    {
+        "mnist5k": arrays.mnist5k,
+        "digits": arrays.digits,
+        "synthetic": arrays.mixture,
+        "parquet": tables.parquet,
+        "folder": arrays.folder,
+        "npz": arrays.npz,
+        "hub": tables.hub,
+    },
+    DataError,
+)
+"""The data sources by name; a ``python:`` name refers to a function that returns ``Raw``, ``Rows`` or a ``Dataset``."""
+
+SCHEMES: Table[Callable[..., Partition]] = Table(
+    "partition scheme",
+    {
+        "iid": schemes.iid,
+        "dirichlet": schemes.dirichlet,
+        "shards": schemes.shards,
+        "natural": schemes.natural,
+    },
+    PartitionError,
+)
+"""The partition schemes by name; a ``python:`` name refers to a function from a data set to a ``Partition``."""

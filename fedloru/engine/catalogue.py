@@ -1,0 +1,119 @@
+"""The engines by name, and the choice of an engine for a model.
+
+``auto`` selects the fused engine if its probe supports the model. The size of chunks follows from a rule and not from
+timings, so that the same run on the same machine always uses the same engine. If one client fills the machine, chunks
+contain one client, and the fused engine is still faster, because it evaluates each low-rank layer on the cheaper path
+(``benchmarks/engines.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedloru.data import Examples
+from fedloru.engine.fused import Fused, approve, chunk_size, fused
+from fedloru.engine.fused.fold import LayerPath
+from fedloru.engine.sequential import sequential
+from fedloru.engine.task import Engine
+from fedloru.errors import ConfigError, ModelError
+from fedloru.method import Method, State
+from fedloru.net import Net
+from fedloru.recipe import Recipe
+from fedloru.settings import Table, calling, short
+
+log = logging.getLogger("fedloru")
+
+
+class Setup(NamedTuple):
+    """The arguments of an engine; ``chunk`` is the number of clients trained at once (None: as many as fit)."""
+
+    net: Net
+    method: Method
+    state: State
+    data: Examples
+    recipe: Recipe
+    chunk: int | None = None
+    path: LayerPath = "auto"
+
+
+class Chosen(NamedTuple):
+    """An engine, its name in the record of the run, and the reason for the choice."""
+
+    run: Engine
+    name: str
+    reason: str
+
+
+def build_auto(setup: Setup) -> Chosen:
+    """Return the fused engine if it supports the model, or else the sequential engine, with a logged warning."""
+    found = _build_fused(setup)
+    if isinstance(found, Chosen):
+        return found
+    log.warning("clients are trained one after another: %s", found)
+    return build_sequential(setup)._replace(reason=found)
+
+
+def build_sequential(setup: Setup) -> Chosen:
+    """Return the engine that trains one client after another."""
+    return Chosen(sequential(setup.net, setup.method, setup.data), "sequential", "requested")
+
+
+def build_fused(setup: Setup) -> Chosen:
+    """Return the engine that trains many clients in one batch.
+
+    Raises:
+        ModelError: the engine does not support the model.
+    """
+    found = _build_fused(setup)
+    if isinstance(found, Chosen):
+        return found
+    raise ModelError(f"the fused engine cannot run this model: {found}. Use the engine 'sequential' or 'auto'")
+
+
+def _build_fused(setup: Setup) -> Chosen | str:
+    net, method, state, data, recipe, chunk, path = setup
+    size = chunk or chunk_size(net, method, state, data, recipe)
+    found = approve(net, method, state, data, path)
+    if not isinstance(found, Fused):
+        return found
+    reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")
+    return Chosen(fused(net, method, data, found.forward, size), "fused", reason)
+
+
+ENGINES: Table[Callable[[Setup], Chosen]] = Table(
+    "engine", {"auto": build_auto, "sequential": build_sequential, "fused": build_fused}
+)
+"""The engines by name; a ``python:`` name refers to a function from a ``Setup`` to an ``Engine`` or a ``Chosen``."""
+
+
+def choose(
+    name: str,
+    net: Net,
+    method: Method,
+    state: State,
+    data: Examples,
+    recipe: Recipe,
+    *,
+    chunk: int | None = None,
+    path: LayerPath = "auto",
+) -> Chosen:
+    """Return the engine called ``name``.
+
+    Args:
+        chunk: the number of clients that are trained at once; by default as many as fit the memory budget.
+        path: the path on which low-rank layers are evaluated.
+
+    Raises:
+        ConfigError: there is no such engine, or a custom one fails or does not return an engine.
+        ModelError: ``fused`` was requested, but does not support the model.
+    """
+    build = ENGINES.find(name)
+    with calling(name, ENGINES.error):
+        made = build(Setup(net, method, state, data, recipe, chunk, path))
+    if isinstance(made, Chosen):
+        return made
+    if not callable(made):
+        raise ConfigError([f"it returned {type(made).__name__}, not an engine, a function of a Task"], name)
+    return Chosen(made, short(name), "requested")

@@ -1,0 +1,1 @@
+"""Tests of declared settings and of the tables of named entries."""
