@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def audit(tmp_path: Path, model: Path | str, *changes: str) -> Result:
 def test_an_audit_shows_tokens_and_skipped_texts(tmp_path: Path, model: Path) -> None:
     result = audit(tmp_path, model, "data.max_length=11")
     assert result.exit_code == 0, result.stderr
-    facts = {line[:24].strip(): line[24:].strip() for line in result.stdout.splitlines()}
+    facts = dict(re.findall(r"^(.+?) {2,}(.+?) *$", result.stdout, re.MULTILINE))
     assert facts["clients"] == "2" and facts["empty texts"] == "1" and "label skew" not in facts
-    least, most = (int(number) for number in facts["tokens of a client"].split(",")[0].split(" to "))
+    least, most = (int(number) for number in facts["tokens per client"].split(",")[0].split(" to "))
     assert int(facts["tokens"]) + int(facts["tokens cut"]) == sum(6 * n + 2 for n in range(1, 6)) > least + most
     assert "Note: play: 1 empty texts were skipped" in result.stderr
 
