@@ -50,6 +50,25 @@ def shrink(inner, *, factor: Positive):
     return inner._replace(up=up)
 
 
+def odd():
+    """FedLoRA, whose server fails in the second round."""
+    method = fl.fedlora()
+
+    def server(net, state, total):
+        if state.round:
+            raise KeyError("fc9")
+        return method.server(net, state, total)
+
+    return method._replace(server=server)
+
+
+def stopping(setup: Setup):
+    def run(task):
+        raise RuntimeError("out of luck")
+
+    return run
+
+
 def half():
     return Codec(torch.bfloat16)
 
@@ -162,8 +181,8 @@ def test_a_model_has_the_settings_of_its_signature() -> None:
     ],
 )
 def test_a_wrong_reference_is_reported_before_there_is_a_folder(setting: str, problem: str) -> None:
-    told = cli(setting, code=2).output
-    assert problem in told and told.startswith("Error: ") and len(told.splitlines()) <= 2, told
+    output = cli(setting, code=2).output
+    assert problem in output and output.startswith("Error: ") and len(output.splitlines()) <= 2, output
     assert not Path("run").exists()
 
 
@@ -178,8 +197,8 @@ def test_a_wrong_reference_is_reported_before_there_is_a_folder(setting: str, pr
     ],
 )
 def test_a_wrong_setting_is_reported_by_the_signature(settings: tuple[str, ...], problem: str) -> None:
-    told = cli(*settings, code=2).output
-    assert problem in told and len(told.splitlines()) == 2, told
+    output = cli(*settings, code=2).output
+    assert problem in output and len(output.splitlines()) == 2, output
 
 
 def test_the_short_name_is_that_of_the_function() -> None:
@@ -191,6 +210,20 @@ def test_labels_are_whole_if_short_names_are_the_same(tmp_path: Path) -> None:
     for count, module in enumerate(("ownparts", "otherparts"), 1):
         cli(f"method.name=python:{module}:undeclared")
         Path("run").rename(f"run-{count}")
-    told = CliRunner().invoke(app, ["compare", "run-1", "run-2"], env={"COLUMNS": "120"}).stdout
-    assert "python:ownparts:undeclared" in told and "python:otherparts:undeclared" in told
+    output = CliRunner().invoke(app, ["compare", "run-1", "run-2"], env={"COLUMNS": "120"}).stdout
+    assert "python:ownparts:undeclared" in output and "python:otherparts:undeclared" in output
     sys.modules.pop("otherparts")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method.name=python:ownparts:odd", "Error: round 2: python:ownparts:odd failed: KeyError: 'fc9' ("),
+        ("engine.name=python:ownparts:stopping", "Error: round 1: python:ownparts:stopping failed: RuntimeError: out"),
+    ],
+)
+def test_an_exception_during_a_round_is_one_sentence(setting: str, message: str, tmp_path: Path) -> None:
+    arguments = ["run", "small", "-s", setting, "--out", "stopped", "--quiet"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    assert result.exit_code == 2 and result.stderr.startswith(message), result.output
+    assert f"{tmp_path / 'ownparts.py'}, line " in result.stderr and "Traceback" not in result.output

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from fedloru import net as nets
 from fedloru.client import Job
 from fedloru.engine import choose
 from fedloru.engine.task import Outcome, Task
-from fedloru.errors import ModelError
+from fedloru.errors import FedloruError, ModelError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import at_round
@@ -26,9 +27,10 @@ from fedloru.run.checkpoint import Snapshot
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, check, cohort, on_device, profile
+from fedloru.run.plan import Plan, check, cohort, on_device, profile, references
 from fedloru.run.record import Round, Row, record
 from fedloru.run.summary import summarise
+from fedloru.settings import calling
 from fedloru.tree import Params
 from fedloru.wire import Channel, Ledger, Traffic
 
@@ -104,7 +106,8 @@ class Run:
         saved = self.state.round
         try:
             while self.state.round < self.plan.rounds:
-                row, after = self._round()
+                with calling(" or ".join(references(self.plan)), partial(_failed, self.state.round + 1)):
+                    row, after = self._round()
                 if self.folder:
                     self._keep_increment(self.folder, after.state)
                     self.folder.append(row)
@@ -162,3 +165,7 @@ class Run:
                 f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
                 f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
             ) from error
+
+
+def _failed(round: int, problem: str) -> FedloruError:
+    return FedloruError(f"round {round}: {problem}")

@@ -206,6 +206,13 @@ def cohort(plan: Plan, round: int) -> list[int]:
     return sorted(drawn.tolist())
 
 
+def references(plan: Plan) -> list[str]:
+    """Return the ``python:`` names of the functions that run in a round."""
+    wrappers = (str(wrapper["name"]) for wrapper in plan.method.config.get("wrap", []))
+    names = [plan.method.name, *wrappers, plan.engine, str(plan.codec)]
+    return [name for name in names if name.startswith(PREFIX)]
+
+
 def profile(plan: Plan, client: int) -> Profile:
     """Return the profile of ``client``; () is the default profile."""
     return plan.profiles[client] if plan.profiles else ()
