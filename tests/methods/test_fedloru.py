@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
 from fedloru.method import Profile, State
 from fedloru.methods.blocks import is_merge_round
+from fedloru.methods.fedloru import Settings
 from tests.methods.cohort import SHARES, close, keeps_dtypes, mean, replies, run_rounds, small_net, step
 
 
@@ -241,3 +242,9 @@ def test_all_combinations_of_settings_run() -> None:
         method = methods.fedloru(tau=1, reset=reset, base=base, init=init, accumulate=accumulate)
         _, _, after = next(run_rounds(small_net(), method, 1))
         assert isinstance(after, State) and after.version == 1 and method.traits.stacks is (accumulate == "exact")
+
+
+def test_the_typed_settings_of_variants_are_those_of_fedloru() -> None:
+    declared = get_type_hints(methods.fedloru, include_extras=True)
+    declared.pop("return")
+    assert get_type_hints(Settings, include_extras=True) == declared
