@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 import torch
 
 from fedloru import report, tree
-from fedloru.config import Config, completed, dump, parse
+from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
@@ -193,7 +193,7 @@ def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
             f"the run in {folder} was started from Python, and its configuration does not describe its model and data: "
             f"{hint}"
         )
-    return opened, parse(opened.config, str(Path(folder) / "config.toml"))
+    return opened, stored(opened.config, str(Path(folder) / "config.toml"))
 
 
 def _plan(config: Config) -> Plan:

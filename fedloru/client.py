@@ -127,7 +127,7 @@ def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
             batch = local_batch(session.data, plan, step, session.recipe)
             optimizer.zero_grad(set_to_none=False)
             history.append(_add_gradients(local, batch))
-            if session.recipe.clip is not None:
+            if session.recipe.clip:
                 torch.nn.utils.clip_grad_norm_(leaves, session.recipe.clip)
             optimizer.step()
     for leaf in leaves:
@@ -193,7 +193,7 @@ def finish(session: Session, job: Job, trained: Params, history: Tensor, counts:
 
 def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, finite: bool) -> float:
     """Return the mean loss per example, or raise ``TrainingError`` if the client has diverged."""
-    hint = f"lower the learning rate (now {session.recipe.lr:g}) or the scale alpha/rank, or clip the gradient norm"
+    hint = f"lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the gradient norm"
     diverged = (~history.isfinite()).nonzero()
     if len(diverged):
         step = int(diverged[0])
@@ -217,9 +217,9 @@ def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimiz
     for leaf in leaves:
         leaf.grad = torch.zeros_like(leaf)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(leaves, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(leaves, recipe.rate, recipe.momentum, weight_decay=recipe.weight_decay)
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adam(leaves, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay)
+    return adam(leaves, recipe.rate, recipe.betas, recipe.eps, recipe.weight_decay)
 
 
 def local_schedule(

@@ -138,6 +138,9 @@ class Traits(NamedTuple):
     prunes: bool = False
     """Whether clients may send less than ``values`` counts."""
 
+    cycle: float | Sequence[int] | None = None
+    """The accumulation cycle of a method that merges: the rounds between merges, or a list of merge rounds."""
+
 
 class Method(NamedTuple):
     """A federated method as pure functions; other methods replace some of FedAvg's.
@@ -185,3 +188,6 @@ class Method(NamedTuple):
 
     config: dict[str, Any] = {}
     """The settings of the method, and its wrappers under "wrap"; set by their declarations."""
+
+    in_run: Callable[[Method, int], Method] | None = None
+    """(method, rounds) → the method with the defaults that follow from the number of rounds; None: there are none."""

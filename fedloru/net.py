@@ -133,9 +133,10 @@ def attach(
 
     Args:
         rank: the rank r of the factors.
-        alpha: the scale of BA is alpha/r; by default alpha is the rank, and the scale 1.
-        targets: globs of the linear, convolution and embedding layers that get factors; by default all, and in a
-            language model the projections that are usual for its type.
+        alpha: the scale of BA is alpha/r; by default alpha is twice the rank, and the scale 2.
+        targets: globs of the linear, convolution and embedding layers that get factors; by default all but the output
+            layer in which factors have at most half as many values as the weight, and in a language model the
+            projections that are usual for its type.
         ranks: ranks of single layers, by glob; the last glob that matches wins.
         alphas: alphas of single layers, by glob; the last glob that matches wins.
         dropout: fraction of the rank-space activations that is dropped in training.
@@ -147,7 +148,7 @@ def attach(
         ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
     """
     attached = lowrank.attach(
-        model, rank=rank, alpha=alpha, targets=targets or ("*",), ranks=ranks, alphas=alphas, dropout=dropout
+        model, rank=rank, alpha=alpha, targets=targets, ranks=ranks, alphas=alphas, dropout=dropout
     )
     return make(attached.model, dense=dense, losses=losses, inputs=inputs, skipped=attached.skipped)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, NamedTuple
 
-from fedloru.settings.types import Betas, Count, Flag, NotNegative, Positive, Share, When, Whole
+from fedloru.settings.types import Betas, Count, Flag, NotNegative, Per, Positive, Share, When, Whole
+
+LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
+"""The default learning rate of each optimizer."""
 
 
 class Recipe(NamedTuple):
     """The settings of local training, the same for every client of a round.
 
     Args:
-        optimizer: the local optimizer; every round starts with a new one.
-        lr: the learning rate.
+        optimizer: the local optimizer; every round starts with a new one. A configuration of a language model has
+            adamw by default.
+        lr: the learning rate; by default 0.05 for sgd, and 0.001 for adam and adamw.
         momentum: the momentum of SGD.
         weight_decay: the weight decay.
         betas: the decay rates of the two moments.
@@ -21,7 +25,7 @@ class Recipe(NamedTuple):
         epochs: the number of passes over a client's examples in a round.
         steps: the number of local steps in a round; by default ``epochs`` passes.
         batch_size: the number of examples in a local step.
-        clip: the maximum norm of the gradient of a local step; by default it is not clipped.
+        clip: the maximum norm of the gradient of a local step; 0: it is not clipped.
         schedule: how the learning rate changes over the rounds.
         decay_every: the number of rounds between decays of the learning rate.
         decay: the factor by which the learning rate decays.
@@ -31,21 +35,26 @@ class Recipe(NamedTuple):
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: NotNegative = 0.1
-    momentum: Annotated[Share, When("optimizer", ("sgd",))] = 0.0
+    lr: Annotated[NotNegative | None, Per("optimizer")] = None
+    momentum: Annotated[Share, When("optimizer", ("sgd",))] = 0.9
     weight_decay: NotNegative = 0.0
     betas: Annotated[Betas, When("optimizer", ("adam", "adamw"))] = (0.9, 0.999)
     eps: Annotated[Positive, When("optimizer", ("adam", "adamw"))] = 1e-8
     epochs: Count = 1
     steps: Count | None = None
-    batch_size: Count = 32
-    clip: Positive | None = None
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    batch_size: Count = 10
+    clip: NotNegative | None = 1.0
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
     decay_every: Annotated[Count, When("schedule", ("step",))] = 10
     decay: Annotated[Positive, When("schedule", ("step",))] = 0.1
     crop: Whole = 0
     flip: Flag = False
     bucket: Flag = False
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, or its default for the optimizer."""
+        return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
 
 
 def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:
@@ -59,4 +68,4 @@ def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:
         factor = 0.5 * (1 + math.cos(math.pi * (round - 1) / rounds))
     elif recipe.schedule == "step":
         factor = recipe.decay ** ((round - 1) // recipe.decay_every)
-    return recipe._replace(lr=recipe.lr * factor)
+    return recipe._replace(lr=recipe.rate * factor)

@@ -19,6 +19,7 @@ from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
 from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
+from fedloru.run.notes import notes
 from fedloru.settings import short
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -76,12 +77,12 @@ def _write_missing_page(folder: Path) -> str:
 def _train(run: ReportedRun, quiet: bool) -> None:
     assert run.folder is not None
     folder = run.folder.path
-    for layer, reason in run.plan.net.skipped.items():
-        say(f"Note: {layer} is not adapted: {reason}")
+    for note in notes(run.plan):
+        say(f"Note: {note}")
     try:
         follow(run, quiet)
     except (FedloruError, OSError, KeyboardInterrupt) as error:
-        error.add_note(_next_step(folder, error, run.plan.recipe.lr))
+        error.add_note(_next_step(folder, error, run.plan.recipe.rate))
         raise
     if not quiet:
         from rich.console import Console

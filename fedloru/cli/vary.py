@@ -119,7 +119,7 @@ def _check_existing(run: Planned) -> None:
 def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
     """Return a stored configuration with the settings that later versions added; unchanged if it no longer parses."""
     try:
-        return config.dump(config.parse(table))
+        return config.dump(config.stored(table, "config.toml"))
     except ConfigError:
         return table
 

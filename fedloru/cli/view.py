@@ -10,13 +10,14 @@ import typer
 
 from fedloru import config as configs
 from fedloru import report as reports
-from fedloru.cli.app import Overrides, Source, app
-from fedloru.config.plan import audited, split
+from fedloru.cli.app import Overrides, Source, app, say
+from fedloru.config.plan import audited, planned_method, split
 from fedloru.data import Audit, Dataset
 from fedloru.method import Profile
 from fedloru.report import units
 from fedloru.report.profiles import CAPTION, table
 from fedloru.run import profiles
+from fedloru.run.notes import merge_notes, notes
 from fedloru.run.plan import Plan, cohort
 from fedloru.run.summary import fedavg_bytes
 from fedloru.settings import short
@@ -41,6 +42,8 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
     chosen = configs.load(source, overrides or ())
     dataset, partition = split(chosen)
     checked = audited(dataset, partition)
+    for note in merge_notes(planned_method(chosen, len(partition.train)), chosen.rounds):
+        say(f"Note: {note}")
     console = Console()
     console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), ("hash", checked.hash)]))
     if len(dataset.classes) == checked.counts.shape[1]:
@@ -71,6 +74,8 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
     console.print(_bytes(by_round))
     for by_profile in _by_profile(plan, cohorts, accounts):
         console.print(by_profile)
+    for note in notes(plan):
+        say(f"Note: {note}")
     for line in _comparison(plan, by_round):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from fedloru.config.derive import Forms
 from fedloru.config.parse import parse
 from fedloru.config.plan import OPEN, completed, plan
 from fedloru.config.schema import SECTIONS, Config, Top
-from fedloru.config.source import DEMO, dump, load, presets, text
+from fedloru.config.source import DEMO, dump, load, presets, stored, text
 
 __all__ = [
     "DEMO",
@@ -27,5 +27,6 @@ __all__ = [
     "parse",
     "plan",
     "presets",
+    "stored",
     "text",
 ]

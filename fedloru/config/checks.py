@@ -34,7 +34,7 @@ def _unused(name: str, section: Section) -> Iterator[str]:
     for key, field in type(section).model_fields.items():
         when = next((item for item in field.metadata if isinstance(item, When)), None)
         value = getattr(section, key)
-        if when and getattr(section, when.key) not in when.values and value != field.default:
+        if when and value and getattr(section, when.key) not in when.values and value != field.default:
             yield (
                 f"{name}.{key} is {shown(value)}, but {name}.{when.key} = '{getattr(section, when.key)}' does not "
                 f"use it: remove it, or set {name}.{when.key} = {one_of(when.values)}"

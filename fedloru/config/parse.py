@@ -12,6 +12,7 @@ from fedloru.config.checks import conflicts
 from fedloru.config.derive import Forms
 from fedloru.config.fields import Section, expected, shown
 from fedloru.config.schema import SECTIONS, Config, Top
+from fedloru.config.texts import is_language_model
 from fedloru.errors import ConfigError, did_you_mean
 from fedloru.settings import one_of
 from fedloru.settings.table import SYNTAX
@@ -43,7 +44,14 @@ def parse(table: Table, source: str = "the configuration") -> Config:
     if problems:
         raise ConfigError(problems, source)
     config = Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section is an instance of one of its forms
-    return _with_client_column(config)
+    return _with_client_column(_with_optimizer(config, table.get("client", {})))
+
+
+def _with_optimizer(config: Config, given: Table) -> Config:
+    """Train a language model with AdamW, unless the optimizer or a setting of SGD is given."""
+    if not is_language_model(config.model) or {"optimizer", "momentum"} & given.keys():
+        return config
+    return config._replace(client=config.client.model_copy(update={"optimizer": "adamw"}))
 
 
 def _with_client_column(config: Config) -> Config:

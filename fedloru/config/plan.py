@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from fedloru import hf, models
+from fedloru import models
 from fedloru import net as nets
+from fedloru.config.fields import Section
 from fedloru.config.methods import assembled
 from fedloru.config.schema import CAPACITIES, Config
 from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.errors import FedloruError, ModelError, traced
+from fedloru.lowrank.choice import alphas_of, default_alpha, globs
 from fedloru.method import Method, Profile
+from fedloru.methods import planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_table
 
-EVERY = ["*"]
-"""The layers that get factors by default."""
-
-OPEN = frozenset({"lowrank.targets", "wire.first_download", "output.increments"})
-"""The settings whose defaults depend on the model."""
+OPEN = frozenset(
+    {
+        *("lowrank.targets", "lowrank.alpha", "lowrank.alphas"),
+        *("method.tau", "method.interval", "client.lr"),
+        *("wire.first_download", "output.increments"),
+    }
+)
+"""The settings whose defaults depend on other settings or on the model."""
 
 
 def plan(config: Config) -> Plan:
@@ -68,14 +75,32 @@ def _value(config: Config, key: str) -> Any:
 
 
 def completed(config: Config, plan: Plan) -> Config:
-    """Return ``config`` with the model-dependent defaults of ``OPEN`` filled in from ``plan``."""
-    lowrank, settings = config.lowrank, settings_table(plan)
-    if lowrank.targets is None and plan.method.traits.low_rank:
-        targets = hf.usual_targets(plan.net.model) if is_language_model(config.model) else EVERY
-        lowrank = lowrank.model_copy(update={"targets": targets})
+    """Return ``config`` with the defaults of ``OPEN`` filled in from ``plan``."""
+    settings = settings_table(plan)
+    method = config.method.model_copy(update=_filled(config.method, plan.method.config))
+    client = config.client.model_copy(update={"lr": plan.recipe.rate})
+    lowrank = config.lowrank
+    if plan.method.traits.low_rank:
+        lowrank = lowrank.model_copy(update=_factors(lowrank, plan.net))
     wire = config.wire.model_copy(update={"first_download": settings["wire"]["first_download"]})
     output = config.output.model_copy(update={"increments": settings["output"]["increments"]})
-    return config._replace(lowrank=lowrank, wire=wire, output=output)
+    return config._replace(lowrank=lowrank, method=method, client=client, wire=wire, output=output)
+
+
+def _filled(section: Section, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values for those settings of ``section`` that are not set."""
+    return {key: value for key, value in values.items() if getattr(section, key, value) is None}
+
+
+def _factors(lowrank: Section, net: Net) -> dict[str, Any]:
+    """Return the settings of [lowrank] that are not set, from the layers of ``net``."""
+    filled: dict[str, Any] = {}
+    if lowrank.targets is None:
+        filled["targets"] = globs([site.weight.rpartition(".")[0] for site in net.sites], net.model)
+    if lowrank.alpha is None:
+        alphas = alphas_of(lowrank.ranks or {}, lowrank.alphas or {}, default_alpha)
+        filled |= {"alpha": default_alpha(lowrank.rank)} | ({"alphas": alphas} if alphas else {})
+    return filled
 
 
 def parts(config: Config, dataset: Dataset, clients: int) -> tuple[Net, Method]:
@@ -84,8 +109,17 @@ def parts(config: Config, dataset: Dataset, clients: int) -> tuple[Net, Method]:
     Raises:
         FedloruError: one of them cannot be created as configured.
     """
-    method = assembled(config._asdict(), recipe_of(config), clients)
+    method = planned_method(config, clients)
     return _net(config, method, dataset), method
+
+
+def planned_method(config: Config, clients: int) -> Method:
+    """Return the configured method, with the defaults that follow from the number of rounds.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    return planned(assembled(config._asdict(), recipe_of(config), clients), config.rounds)
 
 
 def split(config: Config) -> tuple[Dataset, Partition]:

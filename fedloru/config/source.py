@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -16,9 +17,13 @@ from fedloru.config.fields import Section
 from fedloru.config.parse import parse
 from fedloru.config.schema import SECTIONS, Config
 from fedloru.errors import ConfigError, choices
+from fedloru.lowrank.choice import alphas_of
 from fedloru.settings import PREFIX, When
+from fedloru.settings.types import Per
 
 DEMO = "demo"
+
+log = logging.getLogger(__name__)
 
 Table = dict[str, Any]
 
@@ -38,6 +43,23 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     changes = _overrides(overrides)
     default = {"output": {"dir": f"runs/{Path(name).stem}"}}
     return parse(_merge(default, _merge(_without_replaced(table, changes), changes)), name)
+
+
+def stored(table: Table, name: str) -> Config:
+    """Return the configuration in a run folder; in one of an earlier version, what is not set has the defaults of then.
+
+    Raises:
+        ConfigError: the configuration has problems.
+    """
+    config = parse(table, name)
+    client, lowrank = config.client, config.lowrank
+    # Earlier versions recorded neither clip nor alpha if they were not set: gradients were not clipped, and the scale was 1.
+    if "clip" not in table.get("client", {}):
+        client = client.model_copy(update={"clip": 0.0})
+    if lowrank.alpha is None:
+        alphas = alphas_of(lowrank.ranks or {}, lowrank.alphas or {}, float)
+        lowrank = lowrank.model_copy(update={"alpha": float(lowrank.rank), "alphas": alphas or None})
+    return config._replace(client=client, lowrank=lowrank)
 
 
 def dump(config: Config) -> Table:
@@ -113,7 +135,8 @@ def _without_replaced(table: Table, changes: Table) -> Table:
             form = forms.find(forms.named(old | new))
             if form is not None:
                 unused = _of_others(forms, old, new) - form.model_fields.keys() if forms.key in new else set()
-                kept[name] = {key: value for key, value in old.items() if key not in unused | _unused(form, new)}
+                unused |= _unused(form, new) | _chosen_for_others(name, form, old, new)
+                kept[name] = {key: value for key, value in old.items() if key not in unused}
     return kept
 
 
@@ -122,6 +145,20 @@ def _of_others(forms: Forms, old: Table, new: Table) -> set[str]:
     known = {key for form in forms.all.values() for key in form.model_fields}
     before = str(forms.named(old))
     return known | set(old) if before.startswith(PREFIX) and before != forms.named(new) else known
+
+
+def _chosen_for_others(name: str, form: type[Section], old: Table, new: Table) -> set[str]:
+    """Return the settings that were chosen for another value of a setting that ``new`` changes, with a warning."""
+    chosen = {
+        key: item.key
+        for key, field in form.model_fields.items()
+        for item in field.metadata
+        if isinstance(item, Per) and key in old and key not in new and item.key in new
+    }
+    dropped = {key: on for key, on in chosen.items() if new[on] != old.get(on, form.model_fields[on].default)}
+    for key, on in dropped.items():
+        log.warning("%s.%s = %s is not used, since %s.%s was changed", name, key, old[key], name, on)
+    return set(dropped)
 
 
 def _unused(form: type[Section], changes: Table) -> set[str]:

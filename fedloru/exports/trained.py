@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru import tree
-from fedloru.config import Config, parse
+from fedloru.config import Config, stored
 from fedloru.config.plan import examples, parts
 from fedloru.config.texts import is_language_model
 from fedloru.data import Dataset, load_partition
@@ -87,7 +87,7 @@ def _from_folder(path: Path, round: int | None) -> TrainedRun:
             f"{path} was started from Python, so its model cannot be rebuilt from its configuration: resume it with "
             f"fedloru.run(…, out={str(path)!r}, resume=True), and export that run with fedloru.export"
         )
-    config = parse(folder.config, str(path / "config.toml"))
+    config = stored(folder.config, str(path / "config.toml"))
     check_config(path, folder.config)
     wanted = checkpoint.wanted(folder.checkpoints, round)
     plan = _plan(path, config)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedloru.errors import ModelError
 from fedloru.lowrank.algebra import delta
+from fedloru.lowrank.choice import default_alpha, default_choice
 from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.layers import (
     Adaptable,
@@ -37,40 +38,38 @@ def attach(
     *,
     rank: int = 8,
     alpha: float | None = None,
-    targets: Sequence[str] = ("*",),
+    targets: Sequence[str] | None = None,
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
     dropout: float = 0.0,
 ) -> Attached:
-    """Replace the linear, convolution and embedding layers whose name matches a glob in ``targets``.
+    """Replace linear, convolution and embedding layers by low-rank layers.
 
-    ``ranks`` and ``alphas`` map globs to the rank and α of individual sites; the last matching glob wins. The scale
-    is α/r; α defaults to the rank. ``model`` is not modified. The copy shares the memory of its frozen weights
-    (``requires_grad=False``).
+    ``targets`` are globs of layer names; by default, they are the layers of ``default_choice``. ``ranks`` and
+    ``alphas`` map globs to the rank and α of individual sites; the last matching glob wins. The scale is α/r; α
+    defaults to twice the rank. A layer that is too small for ``rank`` stays dense. ``model`` is not modified. The copy
+    shares the memory of its frozen weights (``requires_grad=False``).
 
     Raises:
-        ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; the message names all such sites.
+        ModelError: no layer matches or is large enough, or a rank in ``ranks`` exceeds min(o, i) of its weight; the
+            message names all such sites.
     """
     if isinstance(targets, str):
         raise ModelError(f"targets is the string {targets!r}, but a list of globs is expected: [{targets!r}]")
     copied = shallow_copy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
-    chosen = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets)}
-    _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, chosen)
-    skipped = {n: reason for n, m in chosen.items() if (reason := _unsupported(copied, m))}
-    problems: list[str] = []
-    for name in chosen.keys() - skipped.keys():
-        site_rank = _setting(name, ranks, rank)
-        if problem := check_rank(_key(name, "weight"), tuple(found[name].weight.shape), site_rank):
-            problems.append(problem)
-    refuse_ranks(sorted(problems))
-    if not chosen.keys() - skipped.keys():
+    matching = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets or ("*",))}
+    _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, matching)
+    skipped = {n: reason for n, m in matching.items() if (reason := _unsupported(copied, m))}
+    skipped |= _too_small(_without(matching, skipped), rank, ranks)
+    if not (chosen := _without(matching, skipped)):
         raise ModelError(_no_site_message(targets, found, skipped))
+    if targets is None:
+        skipped |= default_choice(chosen, lambda name: _setting(name, ranks, rank))
+        chosen = _without(matching, skipped)
     for name, layer in chosen.items():
-        if name in skipped:
-            continue
         site_rank = _setting(name, ranks, rank)
-        site_alpha = _setting(name, alphas, float(site_rank) if alpha is None else alpha)
+        site_alpha = _setting(name, alphas, default_alpha(site_rank) if alpha is None else alpha)
         new = adapt(layer, site_rank, site_alpha / site_rank, dropout)
         if not name:  # the model is a single layer
             return Attached(new, skipped)
@@ -116,6 +115,27 @@ def _key(layer: str, part: str) -> str:
     return f"{layer}.{part}" if layer else part
 
 
+def _without(layers: Mapping[str, Adaptable], skipped: Mapping[str, str]) -> dict[str, Adaptable]:
+    return {name: layer for name, layer in layers.items() if name not in skipped}
+
+
+def _too_small(layers: Mapping[str, Adaptable], rank: int, ranks: Mapping[str, int] | None) -> dict[str, str]:
+    """Return the layers that are too small for ``rank``, with the reason.
+
+    Raises:
+        ModelError: a rank in ``ranks`` is out of range for its layer; all such layers are listed.
+    """
+    small, refused = {}, []
+    for name, layer in layers.items():
+        problem = check_rank(layer.weight.shape, _setting(name, ranks, rank))
+        if problem and any(fnmatchcase(name, glob) for glob in ranks or {}):
+            refused.append(f"{_key(name, 'weight')}: {problem}")
+        elif problem:
+            small[name] = f"{problem}; it stays dense"
+    refuse_ranks(sorted(refused))
+    return small
+
+
 def _check_globs(settings: Mapping[str, Mapping[str, float]], chosen: Mapping[str, nn.Module]) -> None:
     idle = [
         f"{glob!r} in {name}"
@@ -150,11 +170,11 @@ def _unsupported(model: nn.Module, layer: Adaptable) -> str | None:
     return None
 
 
-def _no_site_message(targets: Sequence[str], found: Mapping[str, nn.Module], skipped: Mapping[str, str]) -> str:
-    globs = ", ".join(repr(t) for t in targets)
+def _no_site_message(targets: Sequence[str] | None, found: Mapping[str, nn.Module], skipped: Mapping[str, str]) -> str:
+    globs = ", ".join(repr(t) for t in targets or ("*",))
     if skipped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        return f"no layer that matches {globs} can be adapted ({reasons}). Choose other targets"
+        reasons = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items())
+        return f"no layer that matches {globs} can be adapted ({reasons}). Lower the rank, or choose other targets"
     if not found:
         return "the model has no Linear, Conv2d or Embedding layer to attach low-rank factors to"
     return f"no layer matches {globs}; the layers that can be adapted are {', '.join(found)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedloru.errors import ModelError
@@ -25,12 +26,12 @@ class Site(NamedTuple):
     @property
     def o(self) -> int:
         """Rows of the matrix W."""
-        return self.shape[0]
+        return matrix(self.shape)[0]
 
     @property
     def i(self) -> int:
         """Columns of the matrix W."""
-        return math.prod(self.shape[1:])
+        return matrix(self.shape)[1]
 
     @property
     def keys(self) -> tuple[str, str]:
@@ -50,12 +51,17 @@ class Site(NamedTuple):
         return (self.rank if rank is None else rank) * (self.o + self.i)
 
 
-def check_rank(weight: str, shape: tuple[int, ...], rank: int) -> str | None:
+def matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the size (o, i) of the matrix that a weight of this shape is treated as."""
+    return shape[0], math.prod(shape[1:])
+
+
+def check_rank(shape: Sequence[int], rank: int) -> str | None:
     """Return why ``rank`` is not valid for a weight of this shape, or None if it is."""
-    o, i = shape[0], math.prod(shape[1:])
+    o, i = matrix(shape)
     if 1 <= rank <= min(o, i):
         return None
-    return f"{weight}: got rank {rank}, but a matrix of {o} × {i} has rank 1 to {min(o, i)}"
+    return f"got rank {rank}, but a matrix of {o} × {i} has rank 1 to {min(o, i)}"
 
 
 def refuse_ranks(problems: list[str]) -> None:

@@ -14,7 +14,15 @@ from fedloru.errors import ConfigError
 from fedloru.method import Method
 from fedloru.methods import blocks, catalogue, ranks
 from fedloru.methods.catalogue import *  # noqa: F403  # the public functions of the catalogue
-from fedloru.methods.declare import Declaration, declaration, method, wrapper, wrapper_declaration, wrapper_settings
+from fedloru.methods.declare import (
+    Declaration,
+    declaration,
+    method,
+    planned,
+    wrapper,
+    wrapper_declaration,
+    wrapper_settings,
+)
 from fedloru.methods.wrappers import WRAPPERS
 from fedloru.methods.wrappers.catalogue import *  # noqa: F403
 from fedloru.settings import Table, calling, check, listed, settings_of
@@ -36,7 +44,7 @@ def make(name: str, settings: Mapping[str, Any]) -> Method:
     if not isinstance(made, Method):
         raise ConfigError([f"it returned {type(made).__name__}, not a fedloru.Method"], name)
     declared = isinstance(getattr(function, "declaration", None), Declaration)
-    return made if declared else made._replace(name=name, config=dict(settings))
+    return made if declared else made._replace(name=name, config=dict(settings), in_run=None)
 
 
 def wrap(inner: Method, name: str, settings: Mapping[str, Any]) -> Method:
@@ -78,6 +86,7 @@ __all__ = [
     "declaration",
     "make",
     "method",
+    "planned",
     "ranks",
     "rebuild",
     "wrap",

@@ -21,6 +21,7 @@ from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Fresh, Profile, State, Total, Up, Values
 from fedloru.net import Net
 from fedloru.settings import Expected
+from fedloru.settings.types import FromRounds
 from fedloru.tree import Params
 
 
@@ -43,6 +44,18 @@ Tau = Annotated[
     Expected("an integer >= 1, a list of integers >= 1, or inf"),
 ]
 """The accumulation cycle: the number of rounds between merges (``inf``: never), or a list of merge rounds."""
+
+UNPLANNED = 10
+"""The accumulation cycle of a method that is used outside of a run, so that the number of rounds is not known."""
+
+
+def default_cycle(rounds: int) -> int:
+    """Return the accumulation cycle for a run of ``rounds`` rounds: a quarter of them."""
+    return max(1, rounds // 4)
+
+
+OpenTau = Annotated[Tau | None, FromRounds(default_cycle)]
+"""An accumulation cycle that is chosen by ``default_cycle`` if it is not set."""
 
 
 def reject(source: str, *problems: str | None) -> None:

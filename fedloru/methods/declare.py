@@ -15,6 +15,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 from fedloru.method import Method
 from fedloru.recipe import Recipe
 from fedloru.settings import PREFIX, Setting, check, settings_of
+from fedloru.settings.types import FromRounds
 
 P = ParamSpec("P")
 Cases = Mapping[str, Mapping[str, Any]]
@@ -89,7 +90,11 @@ def method(
         def make(*args: P.args, **kwargs: P.kwargs) -> Method:
             given = _bound(shown, args, kwargs)
             check(name, settings_of(make), given)
-            return function(**given)._replace(name=name, config=given)  # type: ignore[call-arg]  # it has these settings
+            made = function(**given)._replace(name=name, config=given)  # type: ignore[call-arg]  # it has these settings
+            chosen = {key: one.from_rounds for key, one in settings_of(make).items() if one.from_rounds}
+            if not any(given[key] is None for key in chosen):
+                return made._replace(in_run=None)
+            return _in_run(made, lambda rounds: make(**{**given, **_filled(given, chosen, rounds)}))  # type: ignore[call-arg]
 
         _describe(make, shown, declared, extends)
         return make
@@ -122,12 +127,36 @@ def wrapper(
             check(name, wrapper_settings(wrap), given)
             made = function(inner, **given)  # type: ignore[call-arg]  # it has these settings
             entry = {"name": name, **given}
-            return made._replace(config={**inner.config, "wrap": [*inner.config.get("wrap", []), entry]})
+            config = {**inner.config, "wrap": [*inner.config.get("wrap", []), entry]}
+            made = made._replace(config=config, in_run=None)
+            return made if inner.in_run is None else _in_run(made, lambda rounds: wrap(planned(inner, rounds), **given))  # type: ignore[call-arg]
 
         _describe(wrap, whole, declared, None)
         return wrap
 
     return decorate
+
+
+def planned(made: Method, rounds: int) -> Method:
+    """Return ``made`` for a run of ``rounds`` rounds: defaults that follow from the number of rounds are filled in."""
+    return made if made.in_run is None else made.in_run(made, rounds)
+
+
+def _in_run(made: Method, again: Callable[[int], Method]) -> Method:
+    """Return ``made`` with an ``in_run`` that makes it again, unless functions have been replaced since."""
+
+    def in_run(current: Method, rounds: int) -> Method:
+        return again(rounds) if _functions(current) == _functions(made) else current
+
+    return made._replace(in_run=in_run)
+
+
+def _functions(made: Method) -> Method:
+    return made._replace(name="", config={}, in_run=None)
+
+
+def _filled(given: Mapping[str, Any], open: Mapping[str, FromRounds], rounds: int) -> dict[str, Any]:
+    return {key: default.choose(rounds) for key, default in open.items() if given[key] is None}
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -32,7 +32,7 @@ from fedloru import lowrank, tree
 from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
 from fedloru.methods import blocks
-from fedloru.methods.blocks import Tau, is_merge_round
+from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau, is_merge_round
 from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
 from fedloru.net import Net
@@ -47,7 +47,7 @@ Accumulate = Literal["factors", "exact"]
 class Settings(TypedDict, total=False):
     """The settings of FedLoRU, which its variants also take."""
 
-    tau: Tau
+    tau: OpenTau
     reset: Reset
     base: Base
     init: Init
@@ -71,7 +71,7 @@ class Settings(TypedDict, total=False):
 )
 def fedloru(
     *,
-    tau: Tau = 10,
+    tau: OpenTau = None,
     reset: Reset = "fresh",
     base: Base = "model",
     init: Init = "a",
@@ -83,7 +83,8 @@ def fedloru(
     Values in each direction: r(o + i) for each site, and θ; down, fresh factors are not sent.
 
     Args:
-        tau: the number of rounds between merges, a list of merge rounds, or inf to never merge (FedLoRA).
+        tau: the number of rounds between merges, a list of merge rounds, or inf to never merge (FedLoRA); by default
+            a quarter of the rounds.
         reset: the factors after a merge: `fresh` draws new ones, `keep` continues with the old ones as the published
             code does.
         base: the initial adapted weights: `model` takes the model's values, `zero` sets them to 0 as the published
@@ -94,12 +95,12 @@ def fedloru(
         accumulate_rank: the rank to which the exact increment is truncated; by default it is not truncated. The error
             is recorded in the row of the round.
     """
-    exact = accumulate == "exact"
+    exact, tau = accumulate == "exact", UNPLANNED if tau is None else tau
     inexact = "accumulate_rank truncates an exact increment: set accumulate = 'exact', or remove accumulate_rank"
     blocks.reject("fedloru", None if exact or accumulate_rank is None else inexact)
     inner = fedlora(init=init)
     return inner._replace(
-        traits=inner.traits._replace(stacks=exact),
+        traits=inner.traits._replace(stacks=exact, cycle=tau),
         init=partial(_init, base, init),
         down=blocks.down_fresh(init, after_merges=reset == "fresh"),
         reduce=partial(_reduce, tau) if exact else inner.reduce,

@@ -24,7 +24,7 @@ import torch
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, State, Total, Up, Values
 from fedloru.methods import blocks
-from fedloru.methods.blocks import Tau, is_merge_round
+from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau, is_merge_round
 from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
 from fedloru.methods.fedloru import fedloru
@@ -42,19 +42,22 @@ FIXED = "fedmud."
     source="2505.23176",
     cases={"": {"interval": 2, "aad": False}, "aad": {"interval": 2}},
 )
-def fedmud(*, interval: Tau = 10, aad: Flag = True) -> Method:
+def fedmud(*, interval: OpenTau = None, aad: Flag = True) -> Method:
     """FedMUD: averages low-rank updates, and merges them into the model every interval.
 
     Values in each direction: r(o + i) for each site, and θ; down, without AAD, fresh factors are not sent.
 
     Args:
-        interval: the number of rounds between merges, a list of merge rounds, or inf to never merge.
+        interval: the number of rounds between merges, a list of merge rounds, or inf to never merge; by default a
+            quarter of the rounds.
         aad: whether an update is the sum of two products that each have one fixed random factor, so that averages are
             exact (aggregation-aware decomposition).
     """
     if not aad:
         return fedloru(tau=interval)
-    return fedlora()._replace(
+    interval, inner = UNPLANNED if interval is None else interval, fedlora()
+    return inner._replace(
+        traits=inner.traits._replace(cycle=interval),
         init=lambda net, seed: _reset(net, blocks.init_low_rank(net, seed)),
         down=blocks.down,
         begin=_begin,

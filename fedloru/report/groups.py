@@ -109,7 +109,7 @@ def _differ(key: str, one: Settings, other: Settings) -> bool:
 
 
 def _same_form(key: str, one: Settings, other: Settings) -> bool:
-    selectors = [form for form in FORMS if form.split(".")[0] == key.split(".")[0]]
+    selectors = [form for form in FORMS if form.split(".")[0] in (key.split(".")[0], "method")]
     return all(one.get(form) == other.get(form) for form in selectors)
 
 

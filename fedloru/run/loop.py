@@ -147,7 +147,7 @@ class Run:
         ledger.record(state)
         after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
         self._clients.save(round, outcome.client_state, self.folder.oldest if self.folder else 0)
-        done = Round(before, after, clients, outcome, recipe.lr, updates)
+        done = Round(before, after, clients, outcome, recipe.rate, updates)
         row = record(plan, self._first, done, self._clients.load)
         row |= profiles.of_round(plan, clients, self._channel.accounts)
         row["seconds"] = time.perf_counter() - start

@@ -22,6 +22,7 @@ from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.errors import ConfigError, WireError
 from fedloru.method import Method, Profile
+from fedloru.methods import planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
@@ -103,6 +104,11 @@ class Plan:
     profiles: tuple[Profile, ...] = ()
     checkpoint_every: Annotated[Count, Key("output.checkpoint_every")] = 10
     increments: Annotated[Flag | None, Key("output.increments")] = None
+
+    def __post_init__(self) -> None:
+        """Fill in the settings of the method that follow from the number of rounds."""
+        if not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
+            object.__setattr__(self, "method", planned(self.method, self.rounds))
 
     def replace(self, **changes: Any) -> Plan:
         """Return a copy with other values for the given fields."""

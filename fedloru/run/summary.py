@@ -13,6 +13,7 @@ from fedloru import tree
 from fedloru.engine import Chosen
 from fedloru.methods import fedavg
 from fedloru.run import profiles
+from fedloru.run.notes import notes
 from fedloru.run.plan import Plan, cohort
 from fedloru.wire import Traffic, cost
 
@@ -47,6 +48,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "trained_parameters": tree.size(tree.omit(trained, plan.net.buffers)),
         "clients": plan.clients,
         "cohort": plan.cohort,
+        "notes": notes(plan),
         **profiles.of_run(plan, rows),
     }
 

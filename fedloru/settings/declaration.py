@@ -18,7 +18,7 @@ from docstring_parser.google import parse
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedloru.errors import ConfigError, choices
-from fedloru.settings.types import When, expectation
+from fedloru.settings.types import FromRounds, When, expectation
 
 REQUIRED = Parameter.empty
 """Marks a setting without a default."""
@@ -39,6 +39,11 @@ class Setting(NamedTuple):
     def expected(self) -> str:
         """The phrase for the expected values, such as "an integer >= 1"; "" if the type has none."""
         return expectation(self.annotation)
+
+    @property
+    def from_rounds(self) -> FromRounds | None:
+        """How the default follows from the number of rounds; None if it does not."""
+        return next((item for item in get_args(self.annotation)[1:] if isinstance(item, FromRounds)), None)
 
     @property
     def when(self) -> When | None:

@@ -5,7 +5,7 @@ Error messages and the documentation of the configuration use the same phrases.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -23,6 +23,18 @@ class When(NamedTuple):
 
     key: str
     values: tuple[str, ...]
+
+
+class Per(NamedTuple):
+    """Marks a setting that is chosen for one value of the setting ``key`` of the same section."""
+
+    key: str
+
+
+class FromRounds(NamedTuple):
+    """Marks a setting whose default is ``choose(rounds)`` in a run, where ``rounds`` is its number of rounds."""
+
+    choose: Callable[[int], Any]
 
 
 def _listed(value: Any) -> Any:

@@ -10,6 +10,8 @@ import pytest
 from fedloru.config import dump, parse
 from fedloru.errors import ConfigError
 
+PLAIN_SGD = {"momentum": 0.0, "schedule": "constant"}
+
 
 def problems(table: dict[str, Any]) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
@@ -19,7 +21,7 @@ def problems(table: dict[str, Any]) -> tuple[str, ...]:
 
 def test_an_empty_table_is_a_complete_configuration() -> None:
     config = parse({})
-    assert (config.rounds, config.method.name, config.client.lr) == (50, "fedloru", 0.1)
+    assert (config.rounds, config.method.name, config.client.lr) == (50, "fedloru", None)
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -115,21 +117,21 @@ def test_an_unknown_key_names_the_nearest(table: dict[str, Any], message: str) -
     [
         ({"cohort": {"size": 21}}, "cohort.size is 21, but partition.clients is 20"),
         (
-            {"method": {"scaffold": True}, "client": {"momentum": 0.9}},
+            {"method": {"scaffold": True}, "client": {"schedule": "constant"}},
             "client.momentum is 0.9, but scaffold reads",
         ),
         (
-            {"method": {"scaffold": True}, "client": {"schedule": "cosine"}},
+            {"method": {"scaffold": True}, "client": {"momentum": 0.0}},
             "set client.schedule = 'constant', or remove scaffold",
         ),
         (
-            {"method": {"scaffold": True}, "lowrank": {"capacities": {"2": 0.5}}},
+            {"method": {"scaffold": True}, "client": PLAIN_SGD, "lowrank": {"capacities": {"2": 0.5}}},
             "requires one rank on all clients",
         ),
-        ({"method": {"name": "pfedloru", "scaffold": True}}, "pfedloru trains in several phases"),
+        ({"method": {"name": "pfedloru", "scaffold": True}, "client": PLAIN_SGD}, "pfedloru trains in several phases"),
         ({"method": {"accumulate_rank": 4}}, "accumulate_rank truncates an exact increment"),
         ({"method": {"accumulate": "exact"}, "server": {"rule": "adam"}}, "or rule 'none'"),
-        ({"client": {"optimizer": "adam", "momentum": 0.9}}, "client.optimizer = 'adam' does not use it"),
+        ({"client": {"optimizer": "adam", "momentum": 0.8}}, "client.optimizer = 'adam' does not use it"),
         ({"client": {"decay": 0.5}}, "remove it, or set client.schedule = 'step'"),
         ({"server": {"rule": "momentum", "beta2": 0.5}}, "server.rule = 'momentum' does not use it"),
         ({"partition": {"scheme": "natural", "key": "who"}}, "data.source = 'mnist5k' has no columns"),
@@ -165,3 +167,13 @@ def test_the_column_that_defines_clients_is_kept(columns: list[str]) -> None:
     config = parse({"data": table, "partition": {"scheme": "natural", "key": "who"}})
     assert config.data.columns == (columns if "who" in columns else [*columns, "who"])
     assert parse(dump(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [({}, "adamw"), ({"lr": 0.1}, "adamw"), ({"momentum": 0.9}, "sgd"), ({"optimizer": "sgd"}, "sgd")],
+)
+def test_language_models_are_trained_with_adamw_by_default(client: dict[str, Any], expected: str) -> None:
+    texts = {"data": {"source": "text", "path": "texts.jsonl"}, "model": {"name": "hf:folder"}}
+    assert parse({**texts, "client": client}).client.optimizer == expected
+    assert parse({"client": client}).client.optimizer == "sgd"

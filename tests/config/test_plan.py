@@ -44,7 +44,7 @@ def test_a_plan_has_the_configured_settings() -> None:
     made = plan(load("small", ["wire.codec=bf16", "eval.every=3", "cohort.seed=4", "engine.name=sequential"]))
     assert (made.method.name, made.clients, made.cohort, made.rounds) == ("fedloru", 10, 5, 20)
     assert (made.codec, made.eval_every, made.cohort_seed, made.engine) == ("bf16", 3, 4, "sequential")
-    assert made.recipe == Recipe(lr=0.1, momentum=0.9, batch_size=20, clip=1.0)
+    assert made.recipe == Recipe()
     assert [site.weight for site in made.net.sites] == ["fc1.weight"]
 
 
@@ -55,9 +55,9 @@ def test_fedavg_trains_every_parameter_and_has_no_site() -> None:
 
 
 def test_low_rank_settings_reach_the_layers() -> None:
-    net = plan(load("small", ["lowrank.alpha=8", "lowrank.dense=['fc2.*']"])).net
+    net = plan(load("small", ["lowrank.alpha=12", "lowrank.dense=['fc2.*']"])).net
     (site,) = net.sites
-    assert site.scale == 2.0
+    assert site.scale == 3.0
     assert net.trainable == {"fc1.a", "fc1.b", "fc2.weight", "fc2.bias"}
 
 
@@ -69,11 +69,17 @@ def test_wrappers_are_applied_to_the_method() -> None:
 
 
 def test_scaffold_gets_the_clients_and_their_learning_rate() -> None:
-    changes = ["method.scaffold=true", "client.momentum=0", "method.clip=2", "server.rule=adam"]
+    changes = [
+        "method.scaffold=true",
+        "client.momentum=0",
+        "client.schedule=constant",
+        "method.clip=2",
+        "server.rule=adam",
+    ]
     made = plan(load("small", changes))
     server, scaffold, clip = made.method.config["wrap"]
     assert (server["name"], clip["name"]) == ("server_opt", "clip")
-    assert scaffold == {"name": "scaffold", "lr": made.recipe.lr, "clients": made.clients}
+    assert scaffold == {"name": "scaffold", "lr": made.recipe.rate, "clients": made.clients}
 
 
 def test_model_and_partition_have_their_own_seeds() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedloru.config import dump, load, parse, presets, text
+from fedloru.config import dump, load, parse, presets, stored, text
 from fedloru.errors import ConfigError
 
 CHOICES = {
@@ -101,12 +101,25 @@ def test_another_scheme_drops_the_settings_of_the_old_one() -> None:
     }
 
 
-def test_another_optimizer_drops_the_settings_of_the_old_one() -> None:
-    assert load("small").client.momentum == 0.9
-    assert load("small", ["client.optimizer=adam"]).client.momentum == 0.0
-    assert load("small", ["client.optimizer=sgd"]).client.momentum == 0.9
+def test_another_optimizer_drops_the_settings_of_the_old_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[client]\nlr = 0.3\nmomentum = 0.5\n")
+    assert load(path, ["client.optimizer=sgd"]).client.momentum == 0.5
+    changed = load(path, ["client.optimizer=adam"]).client
+    assert (changed.momentum, changed.lr) == (0.9, None)
+    assert caplog.messages == ["client.lr = 0.3 is not used, since client.optimizer was changed"]
+    assert load(path, ["client.optimizer=adam", "client.lr=0.2"]).client.lr == 0.2
     with pytest.raises(ConfigError, match=r"client\.momentum is 0\.5, but client\.optimizer = 'adam'"):
-        load("small", ["client.optimizer=adam", "client.momentum=0.5"])
+        load(path, ["client.optimizer=adam", "client.momentum=0.5"])
+
+
+def test_what_an_old_run_folder_does_not_record_has_the_defaults_of_then() -> None:
+    table = {"lowrank": {"rank": 4, "ranks": {"fc2": 2, "fc3": 3}, "alphas": {"fc3": 9.0}}, "client": {"lr": 0.1}}
+    config = stored(table, "config.toml")
+    assert config.client.clip == 0.0 and config.lowrank.alpha == 4.0
+    assert config.lowrank.alphas == {"fc2": 2.0, "fc3": 9.0}
+    now = stored({"lowrank": {"alpha": 8.0}, "client": {"clip": 1.0}}, "config.toml")
+    assert (now.client.clip, now.lowrank.alpha, now.lowrank.alphas) == (1.0, 8.0, None)
 
 
 def test_a_file_with_a_key_of_another_method_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def built(make: Callable[[], nn.Module], **settings: Any) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = make().double()
-    return nets.attach(module, **settings) if settings else nets.make(module)
+    return nets.attach(module, **{"targets": ["*"], **settings}) if settings else nets.make(module)
 
 
 class Cohort(NamedTuple):

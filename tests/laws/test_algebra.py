@@ -226,7 +226,7 @@ LOW = ["fedlora", "fedloru", "fedloru-exact", "fedloru-truncated", "flora", "fed
 @pytest.mark.parametrize("method", LOW)
 def test_products_of_clients_are_never_formed_one_by_one(method: str) -> None:
     module = torch.nn.Linear(64, 64).double()
-    net = nets.attach(module, rank=1)
+    net = nets.attach(module, rank=1, targets=["*"])
     made = METHODS[method]()
     counts = []
     for clients in (3, 12):

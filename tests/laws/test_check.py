@@ -37,7 +37,7 @@ def net(low_rank: bool = True) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Tanh(), nn.Linear(12, 4))
-    return fl.attach(module, rank=2, alpha=3.0) if low_rank else fl.make(module)
+    return fl.attach(module, rank=2, alpha=3.0, targets=["*"]) if low_rank else fl.make(module)
 
 
 def data() -> Examples:

@@ -59,7 +59,7 @@ def names(module: nn.Module) -> list[str]:
 def test_attaching_changes_nothing() -> None:
     before = model()
     digest, random, expected = tree.digest(before.state_dict()), torch.get_rng_state(), before(*inputs())
-    attached = lowrank.attach(before, rank=2, alpha=7.0)
+    attached = lowrank.attach(before, rank=2, alpha=7.0, targets=["*"])
     assert torch.equal(torch.get_rng_state(), random)
     assert tree.digest(before.state_dict()) == digest and not lowrank.sites(before)
     assert torch.equal(attached.model(*inputs()), expected) and torch.equal(before(*inputs()), expected)
@@ -72,7 +72,7 @@ def test_attaching_changes_nothing() -> None:
 
 
 def test_layers_keep_their_names_and_sites_describe_them() -> None:
-    new = lowrank.attach(model(), rank=2).model
+    new = lowrank.attach(model(), rank=2, targets=["*"]).model
     types = {name: type(layer) for name, layer in new.named_modules()}
     assert types["token"] is LowRankEmbedding and types["block.conv2"] is LowRankConv2d
     assert types["fc1"] is LowRankLinear and types["norm"] is nn.GroupNorm
@@ -114,14 +114,9 @@ def test_the_last_pattern_that_matches_wins() -> None:
     }
 
 
-def test_alpha_defaults_to_the_rank_of_the_site() -> None:
-    new = lowrank.attach(model(), rank=2, ranks={"fc1": 3}).model
-    assert {site.scale for site in lowrank.sites(new)} == {1.0}
-
-
 def test_all_ranks_out_of_range_are_listed_with_their_limits() -> None:
     with pytest.raises(ModelError) as refused:
-        lowrank.attach(model(), rank=5, ranks={"block.conv1": 4, "fc1": 0})
+        lowrank.attach(model(), rank=5, ranks={"block.conv1": 4, "block.conv2": 5, "fc1": 0, "fc2": 5})
     message = str(refused.value)
     for problem in ("block.conv2.weight: got rank 5", "4 × 36 has rank 1 to 4", "fc2.weight: got rank 5", "3 × 8 has"):
         assert problem in message
@@ -166,7 +161,7 @@ STAY_DENSE: dict[str, tuple[nn.Module, str, str]] = {
 @pytest.mark.parametrize("case", STAY_DENSE)
 def test_unsupported_layers_stay_dense_and_are_reported(case: str) -> None:
     odd, name, reason = STAY_DENSE[case]
-    attached = lowrank.attach(nn.ModuleDict({"odd": odd, "fc": nn.Linear(4, 4)}), rank=1)
+    attached = lowrank.attach(nn.ModuleDict({"odd": odd, "fc": nn.Linear(4, 4)}), rank=1, targets=["*"])
     assert reason in attached.skipped[name]
     assert name not in names(attached.model) and "fc" in names(attached.model)
     assert type(attached.model.get_submodule(name)) is type(nn.ModuleDict({"odd": odd}).get_submodule(name))
@@ -175,7 +170,7 @@ def test_unsupported_layers_stay_dense_and_are_reported(case: str) -> None:
 def test_encoder_layers_compute_with_their_factors_in_inference_too() -> None:
     """torch's fast path reads the weights of encoder layers directly, and would not call the low-rank layers."""
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2)
-    new = fill_factors(lowrank.attach(encoder.double(), rank=2).model).eval()
+    new = fill_factors(lowrank.attach(encoder.double(), rank=2, targets=["*"]).model).eval()
     x = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pad = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
     expected = lowrank.detach(new)(
@@ -195,7 +190,7 @@ def test_a_model_that_is_one_layer() -> None:
     assert (site.weight, site.a, site.b) == ("weight", "a", "b")
     plain = lowrank.detach(new)
     assert type(plain) is nn.Linear and torch.allclose(plain(x), new(x), rtol=0, atol=1e-12)
-    with pytest.raises(ModelError, match=r": weight: got rank 4"):
+    with pytest.raises(ModelError, match=r"the model: got rank 4"):
         lowrank.attach(layer, rank=4)
 
 

@@ -84,7 +84,7 @@ def test_private_pairs_stay_on_the_client() -> None:
 @pytest.mark.parametrize("personal", [False, True])
 def test_he_initialization_has_variance_2_over_i(personal: bool) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3), torch.nn.Flatten(), torch.nn.Linear(1024, 1024))
-    net = nets.attach(model, rank=16)
+    net = nets.attach(model, rank=16, targets=["*"])
     state = methods.fedpara(personal=personal).init(net, 0)
     for site in net.sites:
         weight = explicit_product(site, state.shared, "1")

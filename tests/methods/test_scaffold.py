@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 LR, STEPS = 0.05, 3
 SIZES = (4, 7, 2, 5)
 STARTS = (0, 4, 11, 13)
-RECIPE = Recipe(lr=LR, batch_size=16, steps=STEPS)  # every step uses all examples of a client
+RECIPE = Recipe(lr=LR, momentum=0, clip=None, batch_size=16, steps=STEPS)  # every step uses all examples of a client
 
 
 def squared_error(outputs: Tensor, batch: Batch) -> Tensor:

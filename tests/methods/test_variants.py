@@ -29,7 +29,7 @@ def net() -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [torch.nn.Conv2d(1, 5, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(20, 3)]
-        return nets.attach(torch.nn.Sequential(*layers).double(), rank=3, alpha=1.5)
+        return nets.attach(torch.nn.Sequential(*layers).double(), rank=3, alpha=1.5, targets=["*"])
 
 
 def data() -> tree.Params:
@@ -40,7 +40,7 @@ def data() -> tree.Params:
 
 def trained(method: Method, state: State, job: Job, n: Net, epochs: int = 2) -> tuple[Down, Up, tree.Params]:
     down = method.down(n, state, job.profile)
-    recipe = Recipe(lr=0.2, batch_size=6, epochs=epochs)
+    recipe = Recipe(lr=0.2, momentum=0, clip=None, batch_size=6, epochs=epochs)
     done = train(Session(n, method, state.base, down, data(), recipe, 0, state.round + 1), job)
     return down, done.up, done.client_state
 

@@ -158,7 +158,7 @@ def test_training_with_prox_is_gradient_descent_on_the_sum() -> None:
     net = small_net()
     method = methods.prox(methods.fedlora(), mu=0.8)
     state = method.init(net, 3)
-    recipe = Recipe(lr=0.1, batch_size=6, steps=4)
+    recipe = Recipe(lr=0.1, momentum=0, clip=None, batch_size=6, steps=4)
     job, data = Job(0, torch.arange(6)), examples()
     done = train(Session(net, method, state.base, Down(state.shared), data, recipe, 3, 1), job)
     x = tree.clone(state.shared)

@@ -21,7 +21,7 @@ WEIGHTS = [3.0, 1.0, 6.0, 2.0]
 
 def net() -> Net:
     layers = [torch.nn.Conv2d(2, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Flatten(), torch.nn.Linear(20, 4)]
-    return nets.attach(torch.nn.Sequential(*layers).double(), rank=2, alpha=3.0)
+    return nets.attach(torch.nn.Sequential(*layers).double(), rank=2, alpha=3.0, targets=["*"])
 
 
 def messages(n: Net) -> tuple[Down, list[Up]]:

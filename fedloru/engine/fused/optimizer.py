@@ -26,7 +26,7 @@ class Optimizer:
     def step(self, gradients: Params, step: int) -> None:
         """Update the first m clients with ``gradients`` (m, *shape), which are overwritten; ``step`` counts from 1."""
         m = len(next(iter(gradients.values())))
-        if self.recipe.clip is not None:
+        if self.recipe.clip:
             clip_(gradients, self.recipe.clip)
         values, moments = first(self.values, m), [first(moment, m) for moment in self.moments]
         for key, g in gradients.items():
@@ -41,18 +41,18 @@ class Optimizer:
             g.add_(p, alpha=self.recipe.weight_decay)
         for velocity in moments:
             g = velocity.mul_(self.recipe.momentum).add_(g)
-        p.add_(g, alpha=-self.recipe.lr)
+        p.add_(g, alpha=-self.recipe.rate)
 
     def _adam(self, p: Tensor, g: Tensor, mean: Tensor, square: Tensor, step: int) -> None:
         r = self.recipe
         if r.weight_decay and r.optimizer == "adamw":
-            p.mul_(1 - r.lr * r.weight_decay)
+            p.mul_(1 - r.rate * r.weight_decay)
         elif r.weight_decay:
             g.add_(p, alpha=r.weight_decay)
         mean.lerp_(g, 1 - r.betas[0])
         square.mul_(r.betas[1]).addcmul_(g, g, value=1 - r.betas[1])
         denominator = square.sqrt().div_(math.sqrt(1 - r.betas[1] ** step)).add_(r.eps)
-        p.addcdiv_(mean, denominator, value=-r.lr / (1 - r.betas[0] ** step))
+        p.addcdiv_(mean, denominator, value=-r.rate / (1 - r.betas[0] ** step))
 
 
 def clip_(gradients: Params, bound: float) -> None:

@@ -51,7 +51,7 @@ def _from_run(recipe: Recipe, clients: int) -> dict[str, Any]:
             if getattr(recipe, key) != value
         ),
     )
-    return {"lr": recipe.lr, "clients": clients}
+    return {"lr": recipe.rate, "clients": clients}
 
 
 @wrapper(

@@ -1,0 +1,43 @@
+"""Notes about a run that its settings do not show, such as layers that stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedloru.method import Method
+from fedloru.methods.blocks import is_merge_round
+from fedloru.run.plan import Plan
+from fedloru.settings import short
+
+
+def notes(plan: Plan) -> list[str]:
+    """Return what a user should know about ``plan`` before it runs."""
+    return [*_dense_layers(plan), *merge_notes(plan.method, plan.rounds)]
+
+
+def merge_notes(method: Method, rounds: int) -> Iterator[str]:
+    """Yield a note if no merge of ``method`` has an effect: a merge in the last round leaves the model as it is."""
+    cycle = method.traits.cycle
+    if cycle is None or any(is_merge_round(cycle, round) for round in range(1, rounds)):
+        return
+    yield (
+        f"no merge falls before the last of {rounds:,} rounds (the cycle is {_shown(cycle)}), so {short(method.name)} "
+        "trains like FedLoRA, with an update of low rank: choose a shorter cycle, or train for more rounds"
+    )
+
+
+def _dense_layers(plan: Plan) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in plan.net.skipped.items():
+        reasons.setdefault(reason, []).append(layer)
+    for reason, layers in reasons.items():
+        yield f"{_listed(layers)} {'is' if len(layers) == 1 else 'are'} not adapted: {reason}"
+
+
+def _listed(layers: list[str]) -> str:
+    shown = ", ".join(layers[:3])
+    return shown if len(layers) <= 3 else f"{shown} and {len(layers) - 3} other layers"
+
+
+def _shown(cycle: object) -> str:
+    return f"{cycle:g}" if isinstance(cycle, float) else str(cycle)

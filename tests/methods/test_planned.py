@@ -1,0 +1,64 @@
+"""Settings of methods that follow from the number of rounds of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import fedloru as fl
+from fedloru import methods
+from fedloru.method import Method
+from fedloru.methods import blocks, declare
+from fedloru.run.notes import merge_notes
+
+MAKERS: dict[str, tuple[Any, str]] = {
+    "fedloru": (fl.fedloru, "tau"),
+    "pfedloru": (methods.pfedloru, "tau"),
+    "mfedloru": (methods.mfedloru, "tau"),
+    "fedmud": (methods.fedmud, "interval"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(("rounds", "expected"), [(1, 1), (3, 1), (20, 5), (50, 12)])
+def test_the_cycle_follows_from_the_rounds(name: str, rounds: int, expected: int) -> None:
+    make, key = MAKERS[name]
+    made = methods.planned(make(), rounds)
+    assert made.config[key] == expected == made.traits.cycle and made.in_run is None
+    assert made.name == name and made.config == make(**{key: expected}).config
+
+
+def test_a_cycle_that_is_set_is_kept() -> None:
+    made = fl.fedloru(tau=7)
+    assert methods.planned(made, 20) is made
+
+
+def test_wrappers_are_applied_again() -> None:
+    made = methods.planned(methods.clip(methods.prox(fl.fedloru(), mu=0.1), norm=2.0), 20)
+    assert made.config["tau"] == 5
+    assert [entry["name"] for entry in made.config["wrap"]] == ["prox", "clip"]
+
+
+def test_a_method_whose_functions_were_replaced_is_kept() -> None:
+    changed = fl.fedloru()._replace(server=blocks.average)
+    assert methods.planned(changed, 40) is changed
+
+
+def test_a_declared_method_that_extends_fedloru_is_planned() -> None:
+    @declare.method(trained="A, B", aggregate="inexact", rank="r", extends=fl.fedloru)
+    def twice(**settings: Any) -> Method:
+        """Return FedLoRU."""
+        return fl.fedloru(**settings)
+
+    made = methods.planned(twice(reset="keep"), 8)
+    assert (made.name, made.config["tau"], made.config["reset"]) == ("twice", 2, "keep")
+
+
+@pytest.mark.parametrize(("tau", "silent"), [(19, True), (20, False), (30, False), ([25], False), ([3], True)])
+def test_a_run_without_an_effective_merge_has_a_note(tau: Any, silent: bool) -> None:
+    assert (not list(merge_notes(fl.fedloru(tau=tau), 20))) is silent
+
+
+def test_methods_that_never_merge_have_no_note() -> None:
+    assert not list(merge_notes(methods.fedavg(), 20)) and not list(merge_notes(methods.fedlora(), 20))
