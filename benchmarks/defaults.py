@@ -1,6 +1,6 @@
 """Compare client settings, to choose the defaults: accuracy of low-rank methods on several models and data sets.
 
-    python benchmarks/defaults.py --data-dir DIR [--seeds 1] [--models mlp,cnn] [--methods FedLoRU] [--out benchmarks/results/defaults]
+    python benchmarks/defaults.py --data-dir DIR [--seeds 1] [--models mlp,cnn] [--methods FedLoRU]
 
 Every task has 4,000 training and 1,000 test images, 10 clients by Dirichlet(0.3), 5 of them per round, 20 rounds and
 rank 4; FedLoRU merges every 5 rounds. Nothing else is set but what a candidate changes. DIR has the parquet files

@@ -53,7 +53,7 @@ def stored(table: Table, name: str) -> Config:
     """
     config = parse(table, name)
     client, lowrank = config.client, config.lowrank
-    # Earlier versions recorded neither clip nor alpha if they were not set: gradients were not clipped, and the scale was 1.
+    # Earlier versions did not record clip and alpha if they were not set: no clipping, and a scale of 1.
     if "clip" not in table.get("client", {}):
         client = client.model_copy(update={"clip": 0.0})
     if lowrank.alpha is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 from torch import nn
@@ -18,7 +19,7 @@ def adapted(model: nn.Module, **settings: object) -> list[str]:
 
 
 def perceptron(*widths: int) -> nn.Sequential:
-    layers = [(f"fc{n}", nn.Linear(i, o)) for n, (i, o) in enumerate(zip(widths, widths[1:], strict=False), 1)]
+    layers = [(f"fc{n}", nn.Linear(i, o)) for n, (i, o) in enumerate(pairwise(widths), 1)]
     return nn.Sequential(OrderedDict(layers))
 
 

@@ -1,0 +1,44 @@
+"""Notes about a run: layers that stay dense, and a cycle without an effect; where they are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedloru.cli import app
+
+SHORT = ["-s", "rounds=2", "-s", "method.tau=2", "-s", "data.test_fraction=0.5", "-s", "client.steps=1"]
+NOTE = "no merge falls before the last of 2 rounds (the cycle is 2), so fedloru trains like FedLoRA"
+
+
+def call(*args: str) -> str:
+    done = CliRunner().invoke(app, list(args), catch_exceptions=False, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("command", ["cost", "audit"])
+def test_a_cycle_without_an_effect_is_reported_before_the_run(command: str) -> None:
+    assert f"Note: {NOTE}" in call(command, "small", *SHORT)
+    assert NOTE not in call(command, "small", *SHORT, "-s", "method.tau=1")
+
+
+def test_the_run_and_its_page_report_it_and_the_dense_layers(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    printed = call("run", "small", *SHORT, "--out", str(folder), "--quiet")
+    assert f"Note: {NOTE}" in printed and "fc2 is not adapted: it is the output layer; it stays dense" in printed
+    notes = json.loads((folder / "summary.json").read_text())["notes"]
+    assert len(notes) == 2 and any(NOTE in note for note in notes)
+    page = (folder / "report.html").read_text("utf-8")
+    assert all(note[1:] in page for note in notes)
+
+
+def test_the_folder_records_the_settings_that_were_chosen(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    call("run", "small", *SHORT[:2], *SHORT[4:], "--out", str(folder), "--quiet")
+    config = (folder / "config.toml").read_text()
+    for line in ("tau = 1", "lr = 0.05", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
+        assert line in config
