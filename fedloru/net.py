@@ -23,6 +23,11 @@ from fedloru.settings.types import Alphas, Count, Positive, Ranks, Share, Texts
 from fedloru.tree import Params
 
 Batch = dict[str, Tensor]
+SINGLE = (
+    "Set client.drop_last (drop_last in a Recipe), which leaves out the short last batch of an epoch, and give every "
+    "client 2 examples or more (partition.min_examples); or change the batch size"
+)
+"""The advice for a model, such as one with BatchNorm, that does not train on a batch of a single example."""
 
 
 def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
@@ -234,9 +239,8 @@ def compute_losses(net: Net, batch: Batch) -> Tensor:
         each = net.losses(compute_outputs(net, batch), batch)
     except ValueError as error:
         count = len(next(iter(batch.values())))
-        raise ModelError(
-            f"the model cannot process a batch of {count}: {error}. Change the batch size, or the model"
-        ) from error
+        hint = SINGLE if count == 1 else "Change the batch size, or the model"
+        raise ModelError(f"the model cannot process a batch of {count}: {error}. {hint}") from error
     if each.ndim != 1:
         raise ModelError(
             f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is expected: "
