@@ -20,6 +20,8 @@ from fedloru.data import Audit, Dataset, Partition, load_partition, partition_ta
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
+from fedloru.run.environment import check_environment, environment, restore_threads
+from fedloru.run.environment import save as save_environment
 from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import check_config, check_origin, origin
@@ -42,11 +44,12 @@ class ReportedRun(Run):
 
 @dataclass(frozen=True)
 class _Call(Plan):
-    """The parameters of ``run``: those of a plan, the run folder, and whether to resume."""
+    """The parameters of ``run``: those of a plan, the run folder, and whether and how to resume."""
 
     _: KW_ONLY
     out: str | Path | None = None
     resume: bool = False
+    accept_changes: bool = False
 
 
 def _with_signature_of(source: Callable[P, object]) -> Callable[[Callable[[_Call], R]], Callable[P, R]]:
@@ -80,6 +83,8 @@ def run(call: _Call) -> ReportedRun:
     Args:
         out: the run folder, which must not exist unless ``resume`` is set; by default nothing is written.
         resume: whether to resume the run in ``out``.
+        accept_changes: whether to resume it even if its environment has changed, such as the number of threads or the
+            version of torch, so that the bits may differ from those of an uninterrupted run.
 
     Raises:
         ConfigError: a setting is out of range, or settings contradict each other.
@@ -95,7 +100,8 @@ def run(call: _Call) -> ReportedRun:
         RunFolder.open(call.out)
         folder = RunFolder(Path(call.out), echo(plan))
         with folder.alone():
-            return _continue(plan, folder)
+            _restore_threads(folder, None, call.accept_changes)
+            return _continue(plan, folder, None, call.accept_changes)
     return _begin(plan, call.out, echo(plan), checked)
 
 
@@ -110,18 +116,22 @@ def start(config: Config) -> ReportedRun:
     return _begin(plan, config.output.dir, complete, audited(plan.dataset, plan.partition))
 
 
-def resume(folder: str | Path, from_round: int | None = None) -> ReportedRun:
+def resume(folder: str | Path, from_round: int | None = None, *, accept_changes: bool = False) -> ReportedRun:
     """Return the run of ``folder`` in the state of its last checkpoint, or of the checkpoint of ``from_round``.
 
+    It uses as many CPU threads as before. With ``accept_changes``, it uses those of this process, and goes on if other
+    parts of the environment have changed, such as the version of torch; the bits may then differ.
+
     Raises:
-        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set or
-            model; or another process writes to the folder.
+        RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set, model or
+            environment; or another process writes to the folder.
         FedloruError: a part of the run can no longer be created as configured.
     """
     opened, config = _open(folder, f"resume it with fedloru.run(…, out={str(folder)!r}, resume=True)")
     with opened.alone():
         opened.latest("cpu", from_round)  # reports a damaged checkpoint before data is loaded
-        return _continue(_plan(config), opened, from_round)
+        _restore_threads(opened, from_round, accept_changes)
+        return _continue(_plan(config), opened, from_round, accept_changes)
 
 
 def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
@@ -209,13 +219,28 @@ def _set_threads(threads: int | None) -> None:
 def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
     run = ReportedRun(plan)  # raises before the folder is created
     record = partition_record(plan.dataset, plan.partition, checked)
-    run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported)
+    now = environment(plan, run.engine)
+    run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported, now)
     return run
 
 
-def _continue(plan: Plan, folder: RunFolder, from_round: int | None = None) -> ReportedRun:
+def _continue(plan: Plan, folder: RunFolder, from_round: int | None, accept_changes: bool) -> ReportedRun:
     _check_start(plan, folder.path)
-    return ReportedRun(plan, folder, folder.latest(plan.device, from_round))
+    run = ReportedRun(plan, folder, folder.latest(plan.device, from_round))
+    now = environment(plan, run.engine)
+    if not run.state.round:
+        save_environment(folder.checkpoints, now)
+    elif run.state.round < plan.rounds:
+        check_environment(folder.checkpoints, run.state.round, now, accept=accept_changes)
+    return run
+
+
+def _restore_threads(folder: RunFolder, from_round: int | None, accept_changes: bool) -> None:
+    """Use as many threads as the run did, unless it starts over or a change is accepted."""
+    if from_round == 0 or accept_changes:
+        return
+    last = next(reversed(checkpoint.rounds(folder.checkpoints)), 0)
+    restore_threads(folder.checkpoints, last if from_round is None else from_round)
 
 
 def _check_start(plan: Plan, folder: Path) -> None:

@@ -123,7 +123,7 @@ def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
     optimizer = build_optimizer(session.recipe, leaves)
     history = []
     for step in range(steps):
-        with naming(local.job.client, session.round, step, steps):
+        with naming(local.job.client, session.round, step, steps, len(local.job.rows)):
             batch = local_batch(session.data, plan, step, session.recipe)
             optimizer.zero_grad(set_to_none=False)
             history.append(_add_gradients(local, batch))
@@ -234,6 +234,7 @@ def local_schedule(
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         steps=recipe.steps,
+        drop_last=recipe.drop_last,
         lengths=None if lengths is None else lengths[job.rows.to(lengths.device)],
         crop=recipe.crop,
         flip=recipe.flip,

@@ -125,8 +125,8 @@ def traced(error: Exception) -> str:
 
 
 @contextmanager
-def naming(client: int, round: int, step: int, steps: int) -> Iterator[None]:
-    """Add the client, the round and the local step to any exception raised inside the context.
+def naming(client: int, round: int, step: int, steps: int, examples: int | None = None) -> Iterator[None]:
+    """Add the client, its number of ``examples``, the round and the local step to any exception inside the context.
 
     Raises:
         TrainingError: an exception was raised, other than ``torch.OutOfMemoryError``.
@@ -137,5 +137,6 @@ def naming(client: int, round: int, step: int, steps: int) -> Iterator[None]:
         raise  # the run adds which setting to lower
     except Exception as error:  # user code may raise anything
         reason = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; fix the model or these examples"
-        message = f"local step {step + 1} of {steps} failed: {reason}"
+        whose = "" if examples is None else f" on its {examples} example{'s' if examples > 1 else ''}"
+        message = f"local step {step + 1} of {steps}{whose} failed: {reason}"
         raise TrainingError(message, client=client, round=round) from error

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
@@ -22,6 +23,11 @@ from fedloru.settings.types import Alphas, Count, Positive, Ranks, Share, Texts
 from fedloru.tree import Params
 
 Batch = dict[str, Tensor]
+SINGLE = (
+    "Set client.drop_last (drop_last in a Recipe), which leaves out the short last batch of an epoch, and give every "
+    "client 2 examples or more (partition.min_examples); or change the batch size"
+)
+"""The advice for a model, such as one with BatchNorm, that does not train on a batch of a single example."""
 
 
 def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
@@ -98,10 +104,7 @@ def make(
     """
     if isinstance(dense, str):
         raise ModelError(f"dense is the string {dense!r}, but a list of globs is expected: [{dense!r}]")
-    if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules()):
-        raise ModelError(
-            "the model is compiled with TorchScript, so its tensors cannot be replaced: pass the plain module"
-        )
+    _check_module(model)
     found = lowrank.sites(model)
     factors = {key for site in found for key in site.keys}
     # Frozen weights are never written to, and those of a language model should be in memory only once.
@@ -114,6 +117,26 @@ def make(
         if p.requires_grad and (name in factors or any(fnmatchcase(name, glob) for glob in dense))
     )
     return Net(model, found, params, buffers, trainable, losses, inputs, skipped or {})
+
+
+def _check_module(model: nn.Module) -> None:
+    """Raise ``ModelError`` if ``model`` is not a module whose tensors exist and can be replaced."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, expected a torch.nn.Module")
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules()):
+        raise ModelError(
+            "the model is compiled with TorchScript, so its tensors cannot be replaced: pass the plain module"
+        )
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
+        raise ModelError(
+            f"{', '.join(lazy)} {'have' if len(lazy) > 1 else 'has'} no shape yet, because lazy layers learn it from "
+            "their first input: call the model on a batch first"
+        )
+    if absent := [name for name, tensor in tensors if tensor.is_meta]:
+        raise ModelError(
+            f"{absent[0]} is on the meta device, where tensors have no values: create or load the model on the CPU"
+        )
 
 
 def attach(
@@ -147,6 +170,7 @@ def attach(
     Raises:
         ModelError: no layer matches, or a rank exceeds min(o, i) of its weight; all such sites are named.
     """
+    _check_module(model)
     attached = lowrank.attach(
         model, rank=rank, alpha=alpha, targets=targets, ranks=ranks, alphas=alphas, dropout=dropout
     )
@@ -216,9 +240,8 @@ def compute_losses(net: Net, batch: Batch) -> Tensor:
         each = net.losses(compute_outputs(net, batch), batch)
     except ValueError as error:
         count = len(next(iter(batch.values())))
-        raise ModelError(
-            f"the model cannot process a batch of {count}: {error}. Change the batch size, or the model"
-        ) from error
+        hint = SINGLE if count == 1 else "Change the batch size, or the model"
+        raise ModelError(f"the model cannot process a batch of {count}: {error}. {hint}") from error
     if each.ndim != 1:
         raise ModelError(
             f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is expected: "

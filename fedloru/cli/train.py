@@ -50,17 +50,22 @@ def resume(
         int | None,
         typer.Option(min=0, metavar="N", help="Resume from the checkpoint of round N (default: the last); 0: restart."),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Resume with the threads, device and library versions of this machine."),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Resume a run that was stopped.
 
-    The result is bit-identical to that of an uninterrupted run. With --from-round, a finished run is trained again from
+    The result is bit-identical to that of an uninterrupted run if the device and the versions of the libraries are the
+    same; otherwise it is resumed only with --accept-changes. With --from-round, a finished run is trained again from
     that round; without it, only its missing files are written.
     """
     if from_round is None and api.finished(folder):
         say(f"The run in {folder} is finished: {_write_missing_page(folder)}.")
         return
-    run = api.resume(folder, from_round)
+    run = api.resume(folder, from_round, accept_changes=accept_changes)
     assert run.folder is not None
     if run.state.round == run.plan.rounds and (missing := run.folder.missing):
         say(f"All {run.plan.rounds} rounds are done; writing what is missing: {', '.join(missing)}.")

@@ -20,6 +20,7 @@ from fedloru.lowrank.choice import alphas_of, default_alpha, globs
 from fedloru.method import Method, Profile
 from fedloru.methods import planned
 from fedloru.net import Net
+from fedloru.readers import leave_out
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_table
@@ -168,11 +169,16 @@ def _seed(config: Config, seed: int | None) -> int:
 def _net(config: Config, method: Method, dataset: Dataset) -> Net:
     if is_language_model(config.model):
         lowrank = _lowrank(config) if method.traits.low_rank else None
-        return language_net(config.model, lowrank, dataset.classes, _seed(config, config.model.seed))
+        return language_net(config.model, lowrank, dataset, _seed(config, config.model.seed))
     model = _model(config, dataset)
-    if method.traits.low_rank:
-        return nets.attach(model, **_lowrank(config))
-    return nets.make(model)
+    if not method.traits.low_rank:
+        return nets.make(model)
+    settings = _lowrank(config)
+    return leave_out(
+        nets.attach(model, **settings),
+        dataset.train,
+        lambda layers: nets.attach(model, **settings | {"targets": layers}),
+    )
 
 
 def _lowrank(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,6 +16,7 @@ from fedloru.hf.generate import generations
 from fedloru.hf.models import positions, tokenizer
 from fedloru.hf.text import load
 from fedloru.net import Net
+from fedloru.readers import leave_out
 from fedloru.run.plan import EvalHook
 from fedloru.settings import Expected, Setting, settings_of
 from fedloru.settings.types import Text
@@ -102,19 +103,23 @@ def generation_hook(eval: Section, model: Section, dataset: Dataset, seed: int) 
     )
 
 
-def language_net(model: Section, lowrank: dict[str, Any] | None, classes: Sequence[str], seed: int) -> Net:
+def language_net(model: Section, lowrank: dict[str, Any] | None, dataset: Dataset, seed: int) -> Net:
     """Load the model of a configuration as a net: with factors, or without if ``lowrank`` is None.
 
-    With ``classes``, the model classifies texts, with a new head that is drawn from ``seed``.
+    If ``dataset`` has classes, the model classifies texts, with a new head that is drawn from ``seed``.
 
     Raises:
         ModelError: the model or its adapter cannot be loaded, or the model does not support the task or lacks the
             layers.
     """
     settings = model.model_dump(exclude={"name", "adapter", "seed", *_place(model)})
-    task: Literal["causal", "classify"] = "classify" if classes else "causal"
-    loaded = hf.load(**_place(model), task=task, classes=classes, seed=seed, **settings)
-    net = hf.make(loaded) if lowrank is None else hf.attach(loaded, **lowrank)
+    task: Literal["causal", "classify"] = "classify" if dataset.classes else "causal"
+    loaded = hf.load(**_place(model), task=task, classes=dataset.classes, seed=seed, **settings)
+    if lowrank is None:
+        net = hf.make(loaded)
+    else:
+        attach = partial(hf.attach, loaded)
+        net = leave_out(attach(**lowrank), dataset.train, lambda layers: attach(**lowrank | {"targets": layers}))
     return net if model.adapter is None else hf.adopt(net, model.adapter)
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import Job, local_batch, local_schedule
-from fedloru.data import Dataset, Examples, Partition, by_length, size
+from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
 from fedloru.dropout import backward
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import forked
+
+FIX = "Fix it, or choose another model"
 
 log = logging.getLogger("fedloru")
 
@@ -36,7 +38,8 @@ def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) ->
         _train(net, dataset, _batch(dataset, largest[:2], recipe), "")
     for client, rows in enumerate(partition.train):
         if _ends_with_one(len(rows), recipe):
-            _train(net, dataset, _batch(dataset, rows[:1], recipe), f", with which client {client} ends an epoch")
+            whose = f", with which client {client} ends an epoch of its {len(rows)}"
+            _train(net, dataset, _batch(dataset, rows[:1], recipe), whose, nets.SINGLE)
             return
 
 
@@ -47,7 +50,9 @@ def _batch(dataset: Dataset, rows: Tensor, recipe: Recipe) -> Examples:
 
 def _ends_with_one(examples: int, recipe: Recipe) -> bool:
     """Return whether a client with this number of examples takes a local step on a single one."""
-    batches = -(-examples // recipe.batch_size)
+    if recipe.drop_last:
+        return min(examples, recipe.batch_size) == 1
+    batches = batches_per_epoch(examples, recipe.batch_size, False)
     single = examples - (batches - 1) * recipe.batch_size == 1
     return single and (recipe.steps is None or recipe.steps >= batches)
 
@@ -67,7 +72,7 @@ def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
         raise ModelError(f"the model returns {got} for {subject}, expected one score per class, {wanted}")
 
 
-def _train(net: Net, dataset: Dataset, batch: Examples, whose: str) -> None:
+def _train(net: Net, dataset: Dataset, batch: Examples, whose: str, hint: str = FIX) -> None:
     count = size(batch)
     subject = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
     tensors = _copies(net)
@@ -78,7 +83,7 @@ def _train(net: Net, dataset: Dataset, batch: Examples, whose: str) -> None:
             if each.requires_grad:
                 backward(each.mean())
     except Exception as error:  # user code may raise anything
-        reason = _reason(error, "Fix it, or choose another model")
+        reason = _reason(error, hint)
         raise ModelError(f"the model cannot be trained on {subject}: {reason}") from error
     if not bool(each.isfinite().all()):
         raise ModelError(f"the untrained model has losses of {each.tolist()} on {subject}: fix the model or the data")

@@ -5,7 +5,7 @@ a client's rows into the batches of a round, and ``fetch`` reads one.
 """
 
 from fedloru.data.audit import Audit, audit
-from fedloru.data.batches import Schedule, fetch, schedule
+from fedloru.data.batches import Schedule, batches_per_epoch, fetch, schedule
 from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
 from fedloru.data.make import make as make_partition
@@ -27,6 +27,7 @@ __all__ = [
     "Rows",
     "Schedule",
     "audit",
+    "batches_per_epoch",
     "by_length",
     "dirichlet",
     "fetch",

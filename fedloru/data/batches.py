@@ -49,6 +49,7 @@ def schedule(
     batch_size: int,
     epochs: int = 1,
     steps: int | None = None,
+    drop_last: bool = False,
     lengths: Tensor | None = None,
     crop: int = 0,
     flip: bool = False,
@@ -58,13 +59,14 @@ def schedule(
 ) -> Schedule:
     """Return the batches of a client that holds ``rows`` (n,): every row once per epoch, reshuffled for each epoch.
 
-    The last batch of an epoch is short if b = min(batch_size, n) does not divide n.
+    The last batch of an epoch is short if b = min(batch_size, n) does not divide n; with ``drop_last``, it is left out.
 
     Args:
         rows: (n,) rows of the data set that the client holds.
         batch_size: maximum number of examples in a batch.
         epochs: number of passes over ``rows``.
         steps: number of batches; overrides ``epochs``. Epochs are repeated until there are that many batches.
+        drop_last: leave out the short batch of each epoch; its rows are different ones in every epoch.
         lengths: (n,) number of tokens of each row. If given, batches contain examples of similar length, and the
             short batch may come anywhere in the epoch.
         crop: draw crop offsets for images padded by this many pixels on each side.
@@ -78,12 +80,14 @@ def schedule(
     """
     _check(len(rows), batch_size, epochs if steps is None else steps, crop)
     b = min(batch_size, len(rows))
-    per_epoch = -(-len(rows) // b)
+    per_epoch = batches_per_epoch(len(rows), batch_size, drop_last)
     if steps is None:
         steps = epochs * per_epoch
     g = gen(seed, "batches", round, client)
     # One randperm per epoch takes 3 µs, less than sorting random numbers for all epochs at once.
     order = torch.stack([torch.randperm(len(rows), generator=g) for _ in range(-(-steps // per_epoch))])
+    if drop_last:
+        order = order[:, : per_epoch * b]
     if lengths is not None:
         order = _by_length(order, lengths.cpu(), WINDOW * b)
     batches, counts = _cut(order, b)
@@ -93,6 +97,11 @@ def schedule(
         batches, counts = batches[shuffled], counts[shuffled]
     shifts, flips = _draw_augmentation((steps, b), crop, flip, gen(seed, "augment", round, client))
     return Schedule(rows.cpu()[batches[:steps]], counts[:steps], shifts, flips)
+
+
+def batches_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
+    """Return the number of batches in an epoch of a client; one that has fewer examples than a batch has one."""
+    return examples // min(batch_size, examples) if drop_last else -(-examples // batch_size)
 
 
 def fetch(

@@ -39,16 +39,23 @@ class Setup(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """An engine, its name in the record of the run, and the reason for the choice."""
+    """An engine, its name in the record of the run, the reason for the choice, and how many clients it trains at once."""
 
     run: Engine
     name: str
     reason: str
+    clients: int = 1
 
 
 def build_auto(setup: Setup) -> Chosen:
-    """Return the fused engine if it supports the model, or else the sequential engine, with a logged warning."""
-    found = _build_fused(setup)
+    """Return the fused engine if it can train several clients at once, or else the sequential engine.
+
+    If the fused engine does not support the model, the reason is logged as a warning.
+    """
+    size = _clients_at_once(setup)
+    if size == 1:
+        return build_sequential(setup)._replace(reason="one client fills the memory budget of a chunk")
+    found = _build_fused(setup._replace(chunk=size))
     if isinstance(found, Chosen):
         return found
     log.warning("clients are trained one after another: %s", found)
@@ -72,14 +79,18 @@ def build_fused(setup: Setup) -> Chosen:
     raise ModelError(f"the fused engine cannot run this model: {found}. Use the engine 'sequential' or 'auto'")
 
 
+def _clients_at_once(setup: Setup) -> int:
+    return setup.chunk or chunk_size(setup.net, setup.method, setup.state, setup.data, setup.recipe)
+
+
 def _build_fused(setup: Setup) -> Chosen | str:
-    net, method, state, data, recipe, chunk, path = setup
-    size = chunk or chunk_size(net, method, state, data, recipe)
+    net, method, state, data, _, _, path = setup
+    size = _clients_at_once(setup)
     found = approve(net, method, state, data, path)
     if not isinstance(found, Fused):
         return found
     reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")
-    return Chosen(fused(net, method, data, found.forward, size), "fused", reason)
+    return Chosen(fused(net, method, data, found.forward, size), "fused", reason, size)
 
 
 ENGINES: Table[Callable[[Setup], Chosen]] = Table(

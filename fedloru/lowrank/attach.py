@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from fedloru.lowrank.layers import (
     LowRankLinear,
     adapt,
     restore,
+    why_not,
 )
 from fedloru.lowrank.site import Site, check_rank, refuse_ranks
 
@@ -158,8 +159,8 @@ def _call_layers(model: nn.Module) -> None:
 
 
 def _unsupported(model: nn.Module, layer: Adaptable) -> str | None:
-    if type(layer) not in get_args(Adaptable) or "weight" not in layer._parameters:
-        return f"it is a {type(layer).__name__} with a custom forward pass, which would be lost; it stays dense"
+    if reason := why_not(layer):
+        return f"{reason}; it stays dense"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"a convolution with {layer.groups} groups has no k×k plus 1×1 factorization; it stays dense"
     if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse or layer.scale_grad_by_freq):

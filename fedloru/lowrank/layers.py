@@ -71,50 +71,47 @@ LowRank = LowRankLinear | LowRankConv2d | LowRankEmbedding
 Adaptable = nn.Linear | nn.Conv2d | nn.Embedding
 
 
+LOW_RANK: dict[type[Adaptable], type[LowRank]] = {
+    nn.Linear: LowRankLinear,
+    nn.Conv2d: LowRankConv2d,
+    nn.Embedding: LowRankEmbedding,
+}
+"""The low-rank layer that replaces each type of layer."""
+
+
+def why_not(layer: Adaptable) -> str | None:
+    """Return why ``layer`` cannot be turned into a low-rank layer, or None if it can."""
+    weight = layer._parameters.get("weight")
+    if type(layer) not in LOW_RANK or "forward" in vars(layer):
+        return f"it is a {type(layer).__name__} with a custom forward pass, which would be lost"
+    if weight is None:
+        return f"its weight is computed from {' and '.join(layer._parameters.keys() - {'bias', 'weight'})}"
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.itemsize == 1:
+        return f"its weight is a {type(weight).__name__} of {weight.dtype}, to which no product BA can be added"
+    if taken := [name for name in ("a", "b", "scale", "drop") if hasattr(layer, name)]:
+        return f"it has an attribute {taken[0]!r}, a name that low-rank layers use"
+    return None
+
+
 def adapt(layer: Adaptable, rank: int, scale: float, drop: float = 0.0) -> LowRank:
-    """Return a low-rank layer with the weight and bias of ``layer``, and factors of zeros."""
-    new: LowRank
-    if isinstance(layer, nn.Linear):
-        new = LowRankLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    elif isinstance(layer, nn.Conv2d):
-        new = LowRankConv2d(**_conv_settings(layer), device="meta")  # type: ignore[arg-type]
-    else:
-        new = LowRankEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta")
-    weight = layer.weight
-    new.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if not isinstance(layer, nn.Embedding) and layer.bias is not None:
-        new.bias = layer.bias
+    """Turn ``layer`` into a low-rank layer in place, with factors of zeros, and return it.
+
+    In place, every reference to the layer remains valid, and its hooks keep working.
+    """
+    layer.__class__ = LOW_RANK[type(layer)]
+    assert isinstance(layer, LowRank)
+    weight = layer.weight.requires_grad_(False)
     o, *inner = weight.shape
     dtype, device = torch.promote_types(weight.dtype, torch.float32), weight.device
-    new.a = nn.Parameter(torch.zeros(rank, *inner, dtype=dtype, device=device))
-    new.b = nn.Parameter(torch.zeros(o, rank, *(1 for _ in inner[1:]), dtype=dtype, device=device))
-    new.scale, new.drop = scale, drop
-    return new.train(layer.training)
+    layer.a = nn.Parameter(torch.zeros(rank, *inner, dtype=dtype, device=device))
+    layer.b = nn.Parameter(torch.zeros(o, rank, *(1 for _ in inner[1:]), dtype=dtype, device=device))
+    layer.scale, layer.drop = scale, drop
+    return layer
 
 
 def restore(layer: LowRank, weight: Tensor) -> Adaptable:
-    """Return the plain torch layer, with ``weight`` in place of W."""
-    plain: Adaptable
-    if isinstance(layer, LowRankLinear):
-        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    elif isinstance(layer, LowRankConv2d):
-        plain = nn.Conv2d(**_conv_settings(layer), device="meta")  # type: ignore[arg-type]
-    else:
-        plain = nn.Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta")
-    plain.weight = nn.Parameter(weight)
-    if not isinstance(layer, LowRankEmbedding) and layer.bias is not None:
-        plain.bias = layer.bias
-    return plain.train(layer.training)
-
-
-def _conv_settings(layer: nn.Conv2d) -> dict[str, object]:
-    return {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "bias": layer.bias is not None,
-        "padding_mode": layer.padding_mode,
-    }
+    """Turn ``layer`` back into a plain torch layer in place, with ``weight`` in place of W, and return it."""
+    del layer.a, layer.b, layer.scale, layer.drop
+    layer.weight = nn.Parameter(weight)
+    layer.__class__ = next(plain for plain, adapted in LOW_RANK.items() if isinstance(layer, adapted))
+    return layer

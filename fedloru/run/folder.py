@@ -17,7 +17,9 @@ from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
 from fedloru.lowrank import Increment
 from fedloru.run import checkpoint, increments, lock, origin
+from fedloru.run import environment as environments
 from fedloru.run.checkpoint import Snapshot
+from fedloru.run.environment import Environment
 from fedloru.tree import Params
 
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
@@ -47,10 +49,11 @@ class RunFolder:
         partition: dict[str, Any],
         hashes: Mapping[str, str] | None = None,
         imported: Increment | None = None,
+        environment: Environment | None = None,
     ) -> RunFolder:
         """Create the folder, and write everything known before training; if interrupted, it can be called again.
 
-        ``imported`` is an increment that was merged into the model before the run.
+        ``imported`` is an increment that was merged into the model before the run, ``environment`` that of the run.
 
         Raises:
             RunFolderError: the path already exists.
@@ -63,6 +66,8 @@ class RunFolder:
             write_atomic(path / INCOMPLETE_CONFIG, tomli_w.dumps(config).encode())
             (path / "checkpoint").mkdir(exist_ok=True)
             origin.save(path, config, hashes or {})
+            if environment is not None:
+                environments.save(path / "checkpoint", environment)
             write_atomic(path / PARTITION, json.dumps(partition).encode())
             write_atomic(path / ROUNDS, b"")
             if imported is not None:

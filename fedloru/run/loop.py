@@ -17,10 +17,12 @@ from fedloru import lowrank, tree
 from fedloru import net as nets
 from fedloru.client import Job
 from fedloru.engine import choose
+from fedloru.engine.fused.engine import forward_keys
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import FedloruError, ModelError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
+from fedloru.readers import check_readers
 from fedloru.recipe import at_round
 from fedloru.run import increments, profiles
 from fedloru.run.checkpoint import Snapshot
@@ -49,6 +51,7 @@ class Run:
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
         first = plan.method.init(plan.net, plan.seed)
+        check_readers(plan.net, plan.dataset.train, forward_keys(plan.net, plan.method, first))
         self._first = first
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)

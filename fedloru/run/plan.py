@@ -164,6 +164,8 @@ def check(plan: Plan) -> None:
     ]
     if not len(next(iter(plan.dataset.test.values()), ())):
         problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
+    if not plan.net.trainable:
+        problems.append("the model has no parameter to train: all are frozen or excluded, or it has none")
     if plan.recipe.bucket and "length" not in plan.dataset.train:
         problems.append(
             f"bucket is set, but the examples of {plan.dataset.name!r} have no length to sort by: remove it"

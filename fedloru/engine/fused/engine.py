@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fedloru import tree
 from fedloru.client import Job
-from fedloru.data import Examples
+from fedloru.data import Examples, batches_per_epoch
 from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
 from fedloru.engine.fused.probe import probe
@@ -79,7 +79,7 @@ def local_steps(examples: int, recipe: Recipe) -> int:
     """Return the number of steps that a client with ``examples`` examples takes in a round."""
     if recipe.steps is not None:
         return recipe.steps
-    return recipe.epochs * -(-examples // recipe.batch_size)
+    return recipe.epochs * batches_per_epoch(examples, recipe.batch_size, recipe.drop_last)
 
 
 def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: Recipe) -> int:
