@@ -20,8 +20,10 @@ from fedloru.hf.adapter import Adapter, save_adapter
 from fedloru.hf.adopt import adopt
 from fedloru.hf.encode import Classify, Instruct, Plain
 from fedloru.hf.export import load_merged, named_base, save_merged
-from fedloru.hf.models import load, positions, prepare, tokenizer, transposed
+from fedloru.hf.models import load, positions, tokenizer
 from fedloru.hf.nets import attach, make
+from fedloru.hf.parts import draw_ids
+from fedloru.hf.prepare import prepare, transposed
 from fedloru.hf.targets import usual_targets
 from fedloru.hf.text import load as texts
 
@@ -32,6 +34,7 @@ __all__ = [
     "Plain",
     "adopt",
     "attach",
+    "draw_ids",
     "load",
     "load_merged",
     "make",

@@ -23,15 +23,16 @@ from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.files import write_atomic
 from fedloru.hf.base import Base, base, body_hash, weights
-from fedloru.hf.models import SHOWN, transposed
+from fedloru.hf.models import SHOWN
+from fedloru.hf.parts import is_classifier
+from fedloru.hf.peft import PREFIX, layout
+from fedloru.hf.prepare import transposed
 from fedloru.hf.source import Source, library, loading
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
 from fedloru.tree import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""The prefix of PEFT's keys."""
 HEADS = ("classifier", "score")
 """The names of classification heads; PEFT always saves a copy of them with the adapter."""
 USE_MERGED = "export the merged model instead, with the format merged"
@@ -73,9 +74,10 @@ def save_adapter(
             f"the model does not differ from {origin.place.name} yet, so there is no adapter: train it first"
         )
     truncated, errors = (whole, {}) if rank is None else lowrank.truncate_increment(whole, rank)
-    heads = _heads(net, whole.sites, origin)
-    dense = {key: tensors[key] for key, _ in net.model.named_parameters() if any(_is_in(key, head) for head in heads)}
-    _write(folder, truncated, dense, _config(net, truncated.sites, heads, origin), net)
+    config = _config(net, truncated.sites, origin)
+    keys = _dense_keys(net, truncated.sites, config)
+    dense = tree.select(tensors, keys)
+    _write(folder, truncated, dense, config, net)
     loaded = _load(model, folder)
     ranks = {site.weight: site.rank for site in truncated.sites}
     padding = model.config.get_text_config().pad_token_id if origin.task == "classify" else None
@@ -107,10 +109,25 @@ def _check_frozen(net: Net, tensors: Params, start: Params, increments: Sequence
         )
 
 
-def _heads(net: Net, sites: Iterable[Site], origin: Base) -> list[str]:
+def adapter_problem(net: Net) -> str | None:
+    """Return why the learned update of ``net`` cannot be exported as an adapter; None if it can.
+
+    Whether the method changes other weights is not known before training.
+    """
+    if not net.sites:
+        return None
+    try:
+        config = _config(net, net.sites, base(net))
+        _dense_keys(net, net.sites, config)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _heads(net: Net, sites: Iterable[Site]) -> list[str]:
     """Return the names of the modules that are trained whole, and of the heads that PEFT always saves."""
     names = [name for name, _ in net.model.named_modules()]
-    known = [name for name in names if origin.task == "classify" and name.split(".")[-1] in HEADS]
+    known = [name for name in names if is_classifier(net.model) and name.split(".")[-1] in HEADS]
     owners = {key.rpartition(".")[0] for key in net.trainable - net.factors}
     heads = known + sorted(owner for owner in owners if not any(_is_in(owner, head) for head in known))
     if both := [head for head in heads if any(_is_in(site.weight, head) for site in sites)]:
@@ -124,7 +141,7 @@ def _is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.") or not module
 
 
-def _config(net: Net, sites: Sequence[Site], heads: list[str], origin: Base) -> Any:
+def _config(net: Net, sites: Sequence[Site], origin: Base) -> Any:
     """Return PEFT's configuration of the adapter, with full layer names and a scale of 1 for every layer."""
     ranks = {_layer(site): site.rank for site in sites}
     usual = Counter(ranks.values()).most_common(1)[0][0]
@@ -140,32 +157,63 @@ def _config(net: Net, sites: Sequence[Site], heads: list[str], origin: Base) -> 
         rank_pattern=others,
         alpha_pattern=others,
         target_modules=sorted(ranks),
-        modules_to_save=heads or None,
+        modules_to_save=_heads(net, sites) or None,
         fan_in_fan_out=any(site.weight in conv1d for site in sites),
     )
+
+
+def _dense_keys(net: Net, sites: Sequence[Site], config: Any) -> list[str]:
+    """Return the keys of the weights that PEFT saves whole in an adapter with ``config``.
+
+    PEFT decides by the ends of names: for the head ``classifier``, it also saves a ``pre_classifier``.
+
+    Raises:
+        ModelError: PEFT refuses the adapter, or would not save what was trained.
+    """
+    try:
+        saved = layout(net.model, config)
+    except Exception as error:  # PEFT raises errors of many types
+        raise ModelError(f"PEFT refuses the adapter: {' '.join(str(error).split())} Choose other targets, or {USE_MERGED}") from error
+    factors = {site.weight: _peft_factors(net, site, _empty(site)).keys() for site in sites}
+    named = {key for keys in factors.values() for key in keys}
+    dense = {key.removeprefix(PREFIX): shape for key, shape in saved.items() if key not in named}
+    lost = {weight for weight, keys in factors.items() if not keys <= saved.keys()}
+    lost |= net.trainable - net.factors - dense.keys()
+    lost |= {key for key, shape in dense.items() if key not in net.params or net.params[key].shape != shape}
+    if lost:
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        raise ModelError(
+            f"PEFT would save other weights than those that are trained ({', '.join(sorted(lost)[:SHOWN])}{more}): "
+            f"choose other targets, or {USE_MERGED}"
+        )
+    return sorted(dense)
 
 
 def _layer(site: Site) -> str:
     return site.weight.removesuffix(".weight")
 
 
-def _write(folder: Path, adapter: Increment, heads: Mapping[str, Tensor], config: Any, net: Net) -> None:
-    embeddings = {name for name, layer in net.model.named_modules() if isinstance(layer, nn.Embedding)}
-    named = {f"{PREFIX}{key}": value for key, value in heads.items()}
+def _write(folder: Path, adapter: Increment, dense: Mapping[str, Tensor], config: Any, net: Net) -> None:
+    named = {f"{PREFIX}{key}": value for key, value in dense.items()}
     for site in adapter.sites:
-        named |= _peft_factors(site, adapter.factors, embedding=_layer(site) in embeddings)
+        named |= _peft_factors(net, site, adapter.factors)
     tensors = {key: value.detach().clone().contiguous() for key, value in named.items()}
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_atomic(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True).encode())
     write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
 
 
-def _peft_factors(site: Site, factors: Params, *, embedding: bool) -> Params:
+def _peft_factors(net: Net, site: Site, factors: Params) -> Params:
     """Return the factors under PEFT's names; those of an embedding are transposed and swapped."""
-    a, b = factors[site.a], factors[site.b]
-    if embedding:
-        return {f"{PREFIX}{_layer(site)}.lora_embedding_A": b.T, f"{PREFIX}{_layer(site)}.lora_embedding_B": a.T}
-    return {f"{PREFIX}{_layer(site)}.lora_A.weight": a, f"{PREFIX}{_layer(site)}.lora_B.weight": b}
+    name, a, b = f"{PREFIX}{_layer(site)}", factors[site.a], factors[site.b]
+    if isinstance(net.model.get_submodule(_layer(site)), nn.Embedding):
+        return {f"{name}.lora_embedding_A": b.T, f"{name}.lora_embedding_B": a.T}
+    return {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+
+
+def _empty(site: Site) -> Params:
+    shapes = {site.a: site.a_shape(), site.b: site.b_shape()}
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
 def _merged(net: Net, start: Params, adapter: Increment, heads: Params) -> Params:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,12 @@ from torch import Tensor
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
-from fedloru.hf.adapter import CONFIG, PREFIX, WEIGHTS
+from fedloru.hf.adapter import CONFIG, WEIGHTS, adapter_problem
 from fedloru.hf.base import body_hash, class_names
-from fedloru.hf.models import SHOWN, is_classifier
+from fedloru.hf.models import SHOWN
+from fedloru.hf.parts import in_body, is_classifier
+from fedloru.hf.peft import PREFIX
+from fedloru.hf.prepare import transposed
 from fedloru.hf.source import PICKLED
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
@@ -49,23 +52,29 @@ DEFAULT_ALPHA = 8
 """PEFT's default for lora_alpha."""
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 """The values of init_lora_weights that do not change the base."""
+RESIZED = ": if its vocabulary was resized, resize that of the model in the same way and save it as the base"
 FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 log = logging.getLogger("fedloru")
 
 
 class _Adapter(NamedTuple):
-    """The contents of an adapter folder: its configuration, the factors by layer and PEFT's name, all other tensors."""
+    """The contents of an adapter folder.
+
+    ``factors`` are by layer and PEFT's name, ``copies`` those of adapted weights of the base, which PEFT saves with
+    embeddings, and ``rest`` all other tensors, by the keys of the model. Those of ``Conv1D`` are transposed.
+    """
 
     config: dict[str, Any]
     factors: dict[str, Params]
+    copies: Params
     rest: Params
 
 
 def adopt(net: Net, folder: str | Path) -> Net:
     """Return ``net`` with the adapter in ``folder`` merged into its weights.
 
-    If the adapter has a trained head, it replaces the model's head and is trained further.
+    Modules that the adapter holds whole, such as a trained head, replace those of the model and are trained further.
 
     Raises:
         ModelError: there is no such adapter, it is not plain LoRA, or it belongs to another base.
@@ -75,19 +84,21 @@ def adopt(net: Net, folder: str | Path) -> Net:
         raise ModelError(
             f"an adapter is already merged into the model, and {folder} would be a second one: use only one"
         )
-    adapter = _read(folder)
+    adapter = _read(folder, transposed(net.model))
     problems = [*_unsupported(adapter.config)] or [*_mismatches(net, adapter), *_other_base(net, folder)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more problems" if len(problems) > SHOWN else ""
         raise ModelError(f"the adapter in {folder} cannot be used: {'; '.join(problems[:SHOWN])}{more}")
     increment = _increment(net, adapter)
-    heads = tree.cast_like(adapter.rest, net.params)
-    changed = {key for key, value in heads.items() if not value.equal(net.params[key])}
-    merged = lowrank.merge(increment.sites, net.params, increment.factors) | heads
-    return net._replace(params=merged, trainable=net.trainable | changed, imported=increment)
+    changed = {key: value for key, value in adapter.rest.items() if not _is_copy(value, net.params[key])}
+    merged = lowrank.merge(increment.sites, net.params, increment.factors) | tree.cast_like(changed, net.params)
+    adopted = net._replace(params=merged, trainable=net.trainable | changed.keys(), imported=increment)
+    if changed and (problem := adapter_problem(adopted)):
+        log.warning("the trained model cannot be exported as an adapter: %s", problem)
+    return adopted
 
 
-def _read(folder: Path) -> _Adapter:
+def _read(folder: Path, conv1d: Collection[str]) -> _Adapter:
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} has no {CONFIG}, so it is not a PEFT adapter: name the folder of an adapter")
     if not (folder / WEIGHTS).is_file():
@@ -103,15 +114,16 @@ def _read(folder: Path) -> _Adapter:
         config["peft_type"]  # every adapter has it
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ModelError(f"the adapter in {folder} cannot be read: {type(error).__name__}: {error}") from error
-    factors: dict[str, Params] = {}
-    rest: Params = {}
+    adapter = _Adapter(config, {}, {}, {})
     for key, value in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
         if match := FACTOR.fullmatch(name):
-            factors.setdefault(match[1], {})[match[2].removesuffix(".weight")] = value
-        else:
-            rest[name] = value
-    return _Adapter(config, factors, rest)
+            adapter.factors.setdefault(match[1], {})[match[2].removesuffix(".weight")] = value
+            continue
+        name, of_base, last = name.rpartition(".base_layer.") if ".base_layer." in name else ("", "", name)
+        name = f"{name}.{last}" if of_base else last
+        (adapter.copies if of_base else adapter.rest)[name] = value.T.contiguous() if name in conv1d else value
+    return adapter
 
 
 def _increment(net: Net, adapter: _Adapter) -> Increment:
@@ -135,8 +147,15 @@ def _pair(named: Params) -> tuple[Tensor, Tensor]:
 def _scale(adapter: _Adapter, layer: str, a: Tensor) -> float:
     """Return α/r, or α/√r for rsLoRA; an ``alpha_pattern`` that matches the layer overrides ``lora_alpha``."""
     patterns = adapter.config.get("alpha_pattern") or {}
-    matching = [alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)]
-    alpha = float(matching[0] if matching else adapter.config.get("lora_alpha", DEFAULT_ALPHA))
+    matching = {pattern: alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)}
+    if len({*matching.values()}) > 1:
+        log.warning(
+            "alpha_pattern of the adapter has several values for %s (%s), and their order is lost when PEFT saves "
+            "them: the first one is used, as PEFT does when it loads the adapter",
+            layer,
+            ", ".join(f"{pattern}: {alpha}" for pattern, alpha in matching.items()),
+        )
+    alpha = float(next(iter(matching.values()), adapter.config.get("lora_alpha", DEFAULT_ALPHA)))
     return alpha / (math.sqrt(len(a)) if adapter.config.get("use_rslora") else len(a))
 
 
@@ -157,10 +176,7 @@ def _unsupported(config: dict[str, Any]) -> Iterator[str]:
 
 def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
     """Yield what does not fit the model: layers, shapes, tied weights and dense tensors."""
-    owners: dict[Tensor, list[str]] = {}
-    for name, parameter in net.model.named_parameters(remove_duplicate=False):
-        owners.setdefault(parameter, []).append(name)
-    tied = {name for names in owners.values() if len(names) > 1 for name in names}
+    tied = _tied(net)
     for layer, named in adapter.factors.items():
         key = f"{layer}.weight"
         if named.keys() not in ({"lora_A", "lora_B"}, {"lora_embedding_A", "lora_embedding_B"}):
@@ -171,10 +187,32 @@ def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
             yield f"the model has no layer {layer}"
         else:
             yield from _shape_mismatches(layer, tuple(net.params[key].shape), *_pair(named))
-    for key, value in adapter.rest.items():
-        yield from _dense_mismatches(net, key, value)
+    for key, value in {**adapter.copies, **adapter.rest}.items():
+        if key not in tied and key not in net.params:
+            yield f"the model has no {key}"
+        elif (own := net.params[tied.get(key, key)]).shape != value.shape:
+            yield (
+                f"{key} is {_shape_text(own.shape)} in the model but {_shape_text(value.shape)} in the adapter"
+                f"{RESIZED if own.shape[1:] == value.shape[1:] else ''}"
+            )
+        elif not _is_copy(value, own):
+            yield from _dense_mismatches(net, adapter, tied, key)
     if not adapter.factors:
         yield "it has no factors"
+
+
+def _tied(net: Net) -> dict[str, str]:
+    """Return the keys of tied weights, each with the first key of the same weight."""
+    owners: dict[Tensor, list[str]] = {}
+    for name, parameter in net.model.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter, []).append(name)
+    return {name: names[0] for names in owners.values() if len(names) > 1 for name in names}
+
+
+def _is_copy(value: Tensor, own: Tensor) -> bool:
+    """Return whether two tensors are equal in the narrower of their dtypes, such as a weight and its rounded copy."""
+    dtype = min(value.dtype, own.dtype, key=lambda each: each.itemsize)
+    return value.shape == own.shape and value.to(dtype).equal(own.to(dtype))
 
 
 def _shape_mismatches(layer: str, shape: tuple[int, ...], a: Tensor, b: Tensor) -> Iterator[str]:
@@ -187,17 +225,26 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _dense_mismatches(net: Net, key: str, value: Tensor) -> Iterator[str]:
+def _dense_mismatches(net: Net, adapter: _Adapter, tied: Collection[str], key: str) -> Iterator[str]:
+    """Yield why a weight of the adapter that differs from the model's cannot replace it."""
     model: Any = net.model
-    if key not in net.params:
-        yield f"the model has no {key}"
-    elif value.shape != net.params[key].shape:
-        shape = _shape_text(net.params[key].shape)
-        yield f"{key} is {shape} in the model but {_shape_text(value.shape)} in the adapter"
-    elif value.equal(net.params[key]):
-        return
-    elif not is_classifier(model) or (key.startswith(f"{model.base_model_prefix}.") and key not in net.trainable):
-        yield f"it has a dense copy of {key}, but only classification heads may be dense"
+    modules = adapter.config.get("modules_to_save") or []
+    if key in adapter.copies:
+        yield f"it was trained on another base, whose {key} differs from the model's"
+    elif key in tied:
+        yield f"it has a copy of its own of {key}, which is tied in the model"
+    elif key in {site.weight for site in net.sites}:
+        yield f"it holds {key} whole, but this layer is to get factors: leave it out of the targets"
+    elif not any(module.endswith(name) for module in _modules(key) for name in modules) and not (
+        is_classifier(model) and (key in net.trainable or not in_body(model)(key))
+    ):
+        yield f"it has a dense copy of {key}, which differs from the model's and is not one of its modules_to_save"
+
+
+def _modules(key: str) -> list[str]:
+    """Return the names of the modules that contain a parameter."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _other_base(net: Net, folder: Path) -> Iterator[str]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fedloru import tree
 from fedloru.errors import ModelError
-from fedloru.hf.models import Task, is_classifier, pad, read, transposed
+from fedloru.hf.models import Task, read
+from fedloru.hf.parts import in_body, is_classifier, is_pooler
+from fedloru.hf.prepare import pad, transposed
 from fedloru.hf.source import Source, check_weights, loading, source
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -36,6 +38,7 @@ class Base(NamedTuple):
         with loading(place, "the model"), torch.random.fork_rng(devices=[]):
             model, _ = read(place, self.task, self.classes, self.dtype, self.attention)
         pad(model)
+        model.config.use_cache = model.config.get_text_config().use_cache = False
         return model.eval()
 
     @property
@@ -92,6 +95,6 @@ def weights(model: Any) -> Params:
 
 def body_hash(net: Net, params: Params) -> str:
     """Return a hash of the weights in ``params`` without head and pooler, which do not depend on the task."""
-    prefix = f"{net.model.base_model_prefix}."
-    keys = [key for key in net.params if key.startswith(prefix) and "pooler" not in key.split(".")]
-    return tree.digest(tree.select(params, sorted(set(keys) - net.factors)))
+    is_body = in_body(net.model)
+    keys = {key for key in net.params if is_body(key) and not is_pooler(key)}
+    return tree.digest(tree.select(params, sorted(keys - net.factors)))

@@ -12,7 +12,7 @@ from fedloru import net as nets
 from fedloru.errors import ModelError
 from fedloru.hf.base import described, is_remote, revision
 from fedloru.hf.models import tokenizer as load_tokenizer
-from fedloru.hf.models import transposed
+from fedloru.hf.prepare import transposed
 from fedloru.hf.source import Source, library, quiet, source
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -25,16 +25,24 @@ def save_merged(net: Net, tensors: Params, folder: Path) -> None:
         ModelError: the model needs remote code.
     """
     model: Any = net.model
-    if is_remote(model):
-        raise ModelError(
-            f"the {type(model).__name__} needs the remote code of {model.name_or_path}, which would be missing from "
-            "the exported folder: export an adapter instead, with the format peft"
-        )
+    if problem := merged_problem(net):
+        raise ModelError(problem)
     whole: Any = plain(nets.load(net, tensors))
     with quiet():
         whole.save_pretrained(folder)
         if (tokenizer := _tokenizer(model)) is not None:
             tokenizer.save_pretrained(folder)
+
+
+def merged_problem(net: Net) -> str | None:
+    """Return why the model of ``net`` cannot be saved as a folder; None if it can."""
+    model: Any = net.model
+    if not is_remote(model):
+        return None
+    return (
+        f"the {type(model).__name__} needs the remote code of {model.name_or_path}, which would be missing from the "
+        "exported folder: export an adapter instead, with the format peft"
+    )
 
 
 def load_merged(net: Net, folder: Path) -> nn.Module:

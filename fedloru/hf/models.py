@@ -1,9 +1,4 @@
-"""Load transformers models and prepare them for training by federated methods.
-
-``load`` reads a model from a folder or the hub, ``prepare`` changes an existing one in place. Either way the weights
-are frozen, the key-value cache is disabled, and every ``Conv1D`` of transformers is replaced by an ``nn.Linear`` with
-the transposed weight under the same key, so that factors can be attached to it.
-"""
+"""Load transformers models from a folder or the hub, and prepare them for training by federated methods."""
 
 from __future__ import annotations
 
@@ -15,6 +10,8 @@ import torch
 from torch import nn
 
 from fedloru.errors import ConfigError, ModelError
+from fedloru.hf.parts import in_body, is_pooler
+from fedloru.hf.prepare import prepare
 from fedloru.hf.source import Source, check_weights, library, loading, source
 from fedloru.rng import gen
 from fedloru.settings.types import Flag, Text
@@ -102,68 +99,6 @@ def positions(name: str, *, revision: str | None = None, trust_remote_code: bool
     return longest
 
 
-def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: bool = False) -> nn.Module:
-    """Prepare a transformers model in place: replace Conv1D by Linear, disable the cache, freeze all but ``trained``.
-
-    Raises:
-        ModelError: ``checkpointing`` is set, but the model does not support it.
-    """
-    conv1d = library("transformers.pytorch_utils").Conv1D
-    for name, layer in [*model.named_modules()]:
-        if type(layer) is conv1d:
-            model.set_submodule(name, _linear(layer))
-    model.requires_grad_(False)
-    for name in trained:
-        model.get_parameter(name).requires_grad_()
-    config: Any = model.config
-    config.use_cache = config.get_text_config().use_cache = False
-    pad(model)
-    if checkpointing:
-        _checkpoint(model)
-    return model
-
-
-def pad(model: Any) -> None:
-    """Set the padding token of a classifier that has none, since it rejects batches without one.
-
-    It is set to the end-of-sequence token if there is one. A classifier of the last token ignores padding tokens at the
-    end, so token 0 would be a bad choice: it is "!" in the vocabulary of GPT-2.
-    """
-    config = model.config.get_text_config()
-    if _is_named_classifier(model) and config.pad_token_id is None:
-        end = config.eos_token_id
-        first = end[0] if isinstance(end, list) else end
-        config.pad_token_id = first if first is not None and first < config.vocab_size else 0
-
-
-def transposed(model: nn.Module) -> tuple[str, ...]:
-    """Return the keys of the weights that transformers stores transposed, in a ``Conv1D``."""
-    conv1d = library("transformers.pytorch_utils").Conv1D
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        plain = type(model)(model.config)
-    return tuple(f"{name}.weight" for name, layer in plain.named_modules() if type(layer) is conv1d)
-
-
-def is_classifier(model: nn.Module) -> bool:
-    """Return whether a transformers model classifies texts (True) or predicts the next token (False).
-
-    Raises:
-        ModelError: it does neither.
-    """
-    if _is_named_classifier(model):
-        return True
-    if getattr(model, "get_output_embeddings", lambda: None)() is None:
-        raise ModelError(
-            f"{type(model).__name__} neither predicts the next token nor classifies texts: load the model with "
-            "fedloru.hf.load, as task 'causal' or 'classify'"
-        )
-    return False
-
-
-def _is_named_classifier(model: nn.Module) -> bool:
-    return type(model).__name__.endswith("ForSequenceClassification")
-
-
 def _check_task(task: str, classes: Sequence[str]) -> None:
     if task not in get_args(Task):
         raise ConfigError([f"task is {task!r}, expected 'causal' or 'classify'"], "the model")
@@ -186,6 +121,12 @@ def read(
     auto, labels = transformers.AutoModelForCausalLM, {}
     if task == "classify":
         auto, labels = transformers.AutoModelForSequenceClassification, dict(enumerate(classes))
+    if not place.trust_remote_code and type(config) not in auto._model_mapping:
+        what = "predicts the next token" if task == "causal" else "classifies texts"
+        raise ModelError(
+            f"transformers has no model of the type {config.model_type!r}, that of {place.name}, that {what}: name "
+            "another model"
+        )
     settings = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}} if labels else {}
     model, report = auto.from_pretrained(
         **place.arguments,
@@ -205,14 +146,14 @@ def read(
             "name a complete model, or a model for this task"
         )
     if labels and dict(config.id2label) != labels:
-        absent |= {name for name in head if not name.startswith(f"{model.base_model_prefix}.")}
+        absent |= {name for name in head if not in_body(model)(name)}
     return model, sorted(absent)
 
 
 def _head(model: nn.Module) -> set[str]:
     """Return the names of the parameters outside the encoder, and of its pooler, which some checkpoints lack."""
-    base = f"{model.base_model_prefix}."
-    return {name for name, _ in model.named_parameters() if not name.startswith(base) or "pooler" in name.split(".")}
+    is_body = in_body(model)
+    return {name for name, _ in model.named_parameters() if not is_body(name) or is_pooler(name)}
 
 
 def _init_head(model: nn.Module, fresh: Iterable[str], seed: int) -> None:
@@ -223,22 +164,6 @@ def _init_head(model: nn.Module, fresh: Iterable[str], seed: int) -> None:
         if parameter.ndim > 1:
             drawn = torch.empty(parameter.shape).normal_(0, std, generator=gen(seed, "head", name))
             parameter.data = drawn.to(parameter)
-
-
-def _linear(layer: Any) -> nn.Linear:
-    i, o = layer.weight.shape
-    linear = nn.Linear(i, o, device="meta")
-    linear.weight = nn.Parameter(layer.weight.detach().T.contiguous(), layer.weight.requires_grad)
-    linear.bias = layer.bias
-    return linear.train(layer.training)
-
-
-def _checkpoint(model: Any) -> None:
-    try:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    except ValueError as error:
-        raise ModelError(f"{error} Set checkpointing to false") from error
-    model.disable_input_require_grads()  # only reentrant checkpointing needs gradients at the embeddings
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -11,9 +12,13 @@ from torch import nn
 from fedloru import lowrank
 from fedloru import net as nets
 from fedloru.hf import losses
-from fedloru.hf.models import is_classifier
-from fedloru.hf.targets import usual_targets
+from fedloru.hf.adapter import adapter_problem
+from fedloru.hf.export import merged_problem
+from fedloru.hf.parts import is_classifier
+from fedloru.hf.targets import Targets, default_targets
 from fedloru.net import Net
+
+log = logging.getLogger("fedloru")
 
 
 def attach(
@@ -30,16 +35,22 @@ def attach(
     """Attach factors to a copy of a model from ``load`` or ``prepare``; the copy shares the frozen weights.
 
     ``targets`` are globs of layer names (default: ``usual_targets``). In addition to the factors, parameters that are
-    not frozen and match ``dense`` are trained, such as a fresh head.
+    not frozen and match ``dense`` are trained, such as a fresh head. A warning says so if the trained model could not
+    be exported.
 
     Raises:
         ModelError: no layer matches, a rank is too high, or the model is neither causal nor a classifier.
     """
-    chosen = usual_targets(model) if targets is None else targets
+    is_classifier(model)  # raises before anything is attached
+    chosen = default_targets(model) if targets is None else Targets([*targets], {})
     attached = lowrank.attach(
-        model, rank=rank, alpha=alpha, targets=chosen, ranks=ranks, alphas=alphas, dropout=dropout
+        model, rank=rank, alpha=alpha, targets=chosen.globs, ranks=ranks, alphas=alphas, dropout=dropout
     )
-    return _text_net(nets.make(attached.model, dense=dense, skipped=attached.skipped))
+    net = _text_net(nets.make(attached.model, dense=dense, skipped=chosen.left_out | attached.skipped))
+    if problem := adapter_problem(net):
+        log.warning("the trained model cannot be exported as an adapter: %s", problem)
+    _warn_of_merged(net)
+    return net
 
 
 def make(model: nn.Module) -> Net:
@@ -48,7 +59,15 @@ def make(model: nn.Module) -> Net:
     Raises:
         ModelError: the model is neither causal nor a classifier.
     """
-    return _text_net(nets.make(copy.deepcopy(model).requires_grad_()))
+    is_classifier(model)
+    net = _text_net(nets.make(copy.deepcopy(model).requires_grad_()))
+    _warn_of_merged(net)
+    return net
+
+
+def _warn_of_merged(net: Net) -> None:
+    if problem := merged_problem(net):
+        log.warning("the trained model cannot be exported as a merged model: %s", problem)
 
 
 def _text_net(net: Net) -> Net:
@@ -57,7 +76,7 @@ def _text_net(net: Net) -> Net:
     return net._replace(
         losses=losses.class_losses if classifier else losses.token_losses,
         score=losses.class_score if classifier else losses.token_score,
-        inputs=partial(losses.inputs, pad=config.pad_token_id or 0),
+        inputs=partial(losses.inputs, pad=getattr(config, "pad_token_id", None) or 0),
         unit="example" if classifier else "token",
         local_base=True,
     )
