@@ -43,16 +43,20 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
     for problem in problems_of(known, given):
         raise DataError(f"the data source {source!r}: {problem}")
     made: Any = reader(**given)
-    for remark in getattr(made, "remarks", ()):
-        log.warning("%s", remark)
     if isinstance(made, Dataset):
-        return made
+        return _told(made)
     if isinstance(made, Rows):
         made = Raw(made)
     if not isinstance(made, Raw):
         raise DataError(f"{source} returned {type(made).__name__}, not fedloru.data.Raw, Rows or Dataset; return one")
     name = Path(settings["path"]).stem if "path" in settings else short(source)
-    return build(name, made, test_fraction=test_fraction, seed=seed)
+    return _told(build(name, made, test_fraction=test_fraction, seed=seed))
+
+
+def _told(data: Dataset) -> Dataset:
+    for remark in data.remarks:
+        log.warning("%s", remark)
+    return data
 
 
 def synthetic(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from fedloru.data import files, hub, values
 from fedloru.data.partition import listed
 from fedloru.data.table import Table
 from fedloru.errors import DataError
-
-log = logging.getLogger("fedloru")
 
 
 class Tables(NamedTuple):
@@ -47,8 +44,6 @@ def read(path: str, test: str | None = None, subset: str | None = None, label: s
     splits = hub.splits(path, subset, label)
     held_out = test or "test"
     train, remarks = splits.read("train"), splits.unread(("train", held_out))
-    for remark in remarks:
-        log.warning("%s", remark)
     return Tables(train, splits.read(held_out) if test or "test" in splits.readers else None, train.classes, remarks)
 
 

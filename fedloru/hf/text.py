@@ -13,9 +13,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedloru.data.build import held_out, numbers
+from fedloru.data.build import held_out
+from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset, Examples
 from fedloru.data.table import Table
+from fedloru.data.values import doubtful
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
@@ -154,13 +156,17 @@ def _dataset(
     name: str, kind: Kind, tables: Tables, splits: tuple[_Split, _Split], columns: Sequence[str], notes: dict[str, int]
 ) -> Dataset:
     train, test = (tensors(split.examples) for split in splits)
-    classes: tuple[str, ...] = ()
+    classes, remarks = (), tables.remarks
     if isinstance(kind, Classify):
         own, test_own = (_groups(split) for split in splits)
-        train["y"], test["y"], classes = numbers(name, own, test_own, tuple(kind.labels) or tables.classes)
+        train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)
+        remarks += more
     rows = [example.row for example in splits[0].examples]
     natural = {column: tuple(splits[0].units[row][i] for row in rows) for i, column in enumerate(columns)}
-    return Dataset(name, train, test, classes, natural, notes, tables.remarks)
+    remarks += doubtful(natural)
+    for remark in remarks:
+        log.warning("%s", remark)
+    return Dataset(name, train, test, classes, natural, notes, remarks)
 
 
 def tensors(examples: Sequence[Tokens]) -> Examples:
