@@ -29,6 +29,8 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         DataError: the rows, labels or shapes cannot be used.
     """
     _check(name, raw.train)
+    columns = {column: keys(values, column, name) for column, values in raw.train.columns.items()}
+    raw = raw._replace(train=raw.train._replace(columns=columns))
     train, test = split(raw.train, test_fraction, seed) if raw.test is None else (raw.train, raw.test)
     _check(f"the test set of {name}", test)
     if train.x.shape[1:] != test.x.shape[1:]:
@@ -37,10 +39,9 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
     y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
-    columns = {column: keys(values, column, name) for column, values in train.columns.items()}
     x, x_test = normalise(train.x, test.x)
     told = (*raw.remarks, *remarks, *doubtful(columns))
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, columns, remarks=told)
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns, remarks=told)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:

@@ -57,7 +57,9 @@ def _rows(file: Path, separator: str, name: str) -> Iterator[tuple[int, list[str
                 if values:
                     yield number, values
         except csv.Error as error:
-            raise DataError(f"{name}, line {number} is not a row of values ({error}): correct its quotes") from error
+            raise DataError(
+                f"{name}, line {number} is not a row of values ({error}): correct its quotes or line ends"
+            ) from error
 
 
 @contextmanager

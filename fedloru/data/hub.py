@@ -6,14 +6,14 @@ integers would change. All other files have types, and are read by the library.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data import csv_rows, json_rows
-from fedloru.data.paths import unread_files
+from fedloru.data.paths import Folders, unread_files
 from fedloru.data.raw import unread
 from fedloru.data.table import Table, from_arrow, joined
 from fedloru.errors import DataError, choices, optional
@@ -28,11 +28,11 @@ PURPOSE = "loading a data set of the Hugging Face hub"
 
 
 class Splits(NamedTuple):
-    """A data set: a function for each split that reads it, and the files that belong to no split."""
+    """A data set: a function for each split that reads it, and all its files in a local folder."""
 
     name: str
     readers: Mapping[str, Callable[[], Table]]
-    remarks: tuple[str, ...]
+    files: Sequence[Path]
 
     def read(self, split: str) -> Table:
         """Read a split.
@@ -44,10 +44,14 @@ class Splits(NamedTuple):
             raise DataError(f"the data set {self.name!r} has no split {split!r}{choices(split, self.readers)}")
         return self.readers[split]()
 
-    def unread(self, used: Sequence[str | None]) -> tuple[str, ...]:
-        """Return remarks on the splits that are not among ``used``, and on the files of no split."""
-        others = [split for split in self.readers if split not in used]
-        return unread(others, f"{self.name} is read from other splits", "split") + self.remarks
+    def unread(self, used: Sequence[str], named: Iterable[Path] = ()) -> tuple[str, ...]:
+        """Return remarks on the splits that are not among ``used``, and on the files of no split.
+
+        ``named`` are the files that the data itself names.
+        """
+        remarks = unread([split for split in self.readers if split not in used], f"of {self.name}", "split")
+        folder = Path(self.name)
+        return remarks + unread_files(folder, [*self.files, *named], "part of no split") if folder.is_dir() else remarks
 
 
 def splits(name: str, subset: str | None = None, label: str | None = None) -> Splits:
@@ -65,10 +69,10 @@ def splits(name: str, subset: str | None = None, label: str | None = None) -> Sp
     datasets = optional("datasets", extra="data", purpose=PURPOSE)
     try:
         builder = datasets.load_dataset_builder(name, subset)
-        remarks = _remarks(Path(name), builder.config.data_files or {})
+        files = [file for split in (builder.config.data_files or {}).values() for file in split]
         if _is_read_here(builder, name):
-            files = builder.config.data_files.items()
-            found = {str(split): partial(_read, builder, list(each)) for split, each in files}
+            by_split = builder.config.data_files.items()
+            found = {str(split): partial(_read, builder, list(each)) for split, each in by_split}
         else:
             builder.download_and_prepare()
             made = builder.as_dataset()
@@ -79,16 +83,16 @@ def splits(name: str, subset: str | None = None, label: str | None = None) -> Sp
         ) from error
     if "train" not in found:
         raise DataError(f"the data set {name!r} has no split 'train'{choices('train', found)}")
-    return Splits(name, found, remarks)
+    return Splits(name, found, [Path(file) for file in files if "://" not in file])
 
 
-def folders(name: str) -> list[Path]:
+def folders(name: str) -> Folders:
     """Return the folders that may hold the files that a data set names: its own, or those of downloads."""
     if Path(name).is_dir():
-        return [Path(name)]
+        return Folders(Path(name))
     datasets = optional("datasets", extra="data", purpose=PURPOSE)
     hub = optional("huggingface_hub.constants", extra="data", purpose=PURPOSE)
-    return [Path(hub.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+    return Folders(Path(hub.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
 
 
 def _is_read_here(builder: Any, name: str) -> bool:
@@ -135,11 +139,3 @@ def _table(split: Any, label: str | None, where: str) -> Table:
         return table
     named = [None if number is None or number < 0 else names[number] for number in table[label]]
     return table.replaced(label, named, tuple(names))
-
-
-def _remarks(folder: Path, files: Mapping[Any, Sequence[str]]) -> tuple[str, ...]:
-    """Return remarks on the files of a local folder that belong to no split."""
-    if not folder.is_dir():
-        return ()
-    used = [Path(file) for split in files.values() for file in split if "://" not in file]
-    return unread_files(folder, used, "part of no split")

@@ -60,7 +60,7 @@ def _by_lines(file: Path, name: str) -> _Rows | None:
         return None
     rows, numbers = [], []
     for number, line in chain([first], found):
-        rows.append(_object(line, f"{name}, row {len(rows)} (line {number})"))
+        rows.append(_object(line.rstrip(), f"{name}, row {len(rows)} (line {number})"))
         numbers.append(number)
     return _Rows(rows, numbers)
 
@@ -97,23 +97,30 @@ def _as_a_whole(file: Path, name: str) -> _Rows:
 
 def _values(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Yield the start and the value of each element of an array, or of each value of a sequence."""
-    at = _skip(text, 0)
+    at, row = _skip(text, 0), 0
     array = text.startswith("[", at)
-    at, row = _skip(text, at + array), 0
+    at = _skip(text, at + array)
     while at < len(text) and not (array and text[at] == "]"):
-        value, end = _value(text, at, f"{name}, row {row}")
+        where = f"{name}, row {row}"
+        value, end = _value(text, at, where)
         yield at, value
         at, row = _skip(text, end), row + 1
-        if array and not text.startswith("]", at):
-            if not text.startswith(",", at):
-                raise _invalid(name, text, at, "expected ',' or ']' after the row before")
-            at = _skip(text, at + 1)
-            if text.startswith("]", at):
-                raise _invalid(name, text, at, "a row is missing after the last ','")
-    if array and at >= len(text):
-        raise _invalid(name, text, at, "the array does not end with ']'")
-    if array and (rest := text[at + 1 :].strip()):
-        raise _invalid(name, text, at + 1, f"{rest[:40]!r} follows the array")
+        if array and at < len(text) and text[at] != "]":
+            at = _next(text, at, where)
+    if array and at == len(text):
+        raise _invalid(name, text, at, "expected ']' after the last row")
+    if array and (end := _skip(text, at + 1)) < len(text):
+        raise _invalid(name, text, end, "expected nothing after the array")
+
+
+def _next(text: str, at: int, where: str) -> int:
+    """Return where the next element of an array starts, after the comma at ``at``."""
+    if text[at] != ",":
+        raise _invalid(where, text, at, "expected ',' or ']' after the row")
+    start = _skip(text, at + 1)
+    if text.startswith("]", start):
+        raise _invalid(where, text, start, "expected a row after ','")
+    return start
 
 
 def _value(text: str, at: int, where: str) -> tuple[Any, int]:
@@ -134,22 +141,18 @@ def _value(text: str, at: int, where: str) -> tuple[Any, int]:
 
 def _invalid(where: str, text: str, at: int, problem: str) -> DataError:
     line = text.count("\n", 0, at) + 1
-    place = f"{where}, line {line}" if line > 1 else where
-    found = repr(text[at : at + 20]) if at < len(text.rstrip()) else "the end"
+    place = f"{where} (line {line})" if "\n" in text else where
+    found = repr(text[at : at + 20]) if at < len(text) else "the end"
     return DataError(
-        f"{place} is not valid JSON: {problem[0].lower()}{problem[1:]}, at {found}. Expected one object per line, or "
-        "one array of objects"
+        f"{place} is not valid JSON: {problem[0].lower()}{problem[1:].removesuffix(' at')}, got {found}. Expected one "
+        "object per line, or one array of objects"
     )
 
 
 def _row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        raise DataError(f"{where} is {_article(kind(value))}, expected an object with a key for each column")
+        raise DataError(f"{where} is of type {kind(value)}, expected an object with a key for each column")
     return value
-
-
-def _article(noun: str) -> str:
-    return "null" if noun == "NoneType" else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _check_not_wrapped(found: _Rows, name: str) -> None:

@@ -26,13 +26,15 @@ def read(files: Sequence[Path]) -> Table:
     where = ", ".join(map(str, files))
     with in_memory(where):
         tables = [_file(file) for file in files]
-        try:
-            whole = pa.concat_tables(tables)
-        except pa.ArrowException as error:
-            raise DataError(f"{where} do not have the same columns: {_first_line(error)}") from error
+        for file, table in zip(files, tables, strict=True):
+            _check_alike(files[0], tables[0].schema, file, table.schema)
+        whole = pa.concat_tables([table.replace_schema_metadata(tables[0].schema.metadata) for table in tables])
     name = where if len(files) == 1 else str(files[0].parent)
+    classes = [class_names(table, file) for file, table in zip(files, tables, strict=True)]
+    for file, other in zip(files, classes, strict=True):
+        check_classes(str(files[0]), classes[0], str(file), other)
     place = place_in([rows_of(str(file)) for file in files], [table.num_rows for table in tables])
-    return from_arrow(whole, name, place, class_names(whole, files[0]))
+    return from_arrow(whole, name, place, classes[0])
 
 
 def class_names(table: Any, where: Path) -> tuple[str, ...] | None:
@@ -53,6 +55,16 @@ def class_names(table: Any, where: Path) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
+def check_classes(first: str, names: tuple[str, ...] | None, file: str, other: tuple[str, ...] | None) -> None:
+    """Check that two files list the same class names, if both list some.
+
+    Raises:
+        DataError: they differ.
+    """
+    if names is not None and other is not None and names != other:
+        raise DataError(f"{first} and {file} list different class names, or in another order: write them alike")
+
+
 def _file(file: Path) -> Any:
     """Return a file as a pyarrow table, with texts of one type: files may encode the same column differently."""
     pa = optional("pyarrow", extra="data", purpose="reading parquet files")
@@ -68,6 +80,16 @@ def _file(file: Path) -> Any:
         return table
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} is not a readable parquet file: {_first_line(error)}") from error
+
+
+def _check_alike(first: Path, schema: Any, file: Path, other: Any) -> None:
+    """Check that two files have the same columns, of the same types."""
+    if schema.names != other.names:
+        names = ", ".join(sorted({*schema.names} ^ {*other.names})) or "their order"
+        raise DataError(f"{first} and {file} do not have the same columns, but differ in {names}")
+    for name, one, two in zip(schema.names, schema.types, other.types, strict=True):
+        if one != two:
+            raise DataError(f"column {name!r} holds {one} in {first}, but {two} in {file}: write it with one type")
 
 
 def _decoded(kind: Any) -> Any:

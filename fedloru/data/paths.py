@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,41 +35,62 @@ def regular(path: Path, most: int | None = None) -> Path:
     return path
 
 
-def named(path: str, folders: Sequence[Path], where: str) -> bytes:
-    """Return the content of the file ``path``, which the data at ``where`` names.
+class Folders:
+    """The folders in which data may name files, and the files that were read.
 
-    A relative path starts at the first of ``folders``. The file must be in one of them after symbolic links are
-    resolved, so that data cannot read other files of the machine.
-
-    Raises:
-        DataError: the file is elsewhere, does not exist, is not a regular file, or has more than ``MAX_NAMED`` bytes.
+    Args:
+        folders: the folders; a relative path starts at the first.
     """
-    try:
-        place = Path(folders[0], path).resolve()
-        inside = any(place.is_relative_to(folder.resolve()) for folder in folders)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where} names a file that cannot be opened ({error}): correct its path") from error
-    if not inside:
-        raise DataError(
-            f"{where} names the file {path[:200]!r}, which is not in the data's folder {folders[0]}: move it there, or "
-            "store the content of files in the data"
-        )
-    try:
-        return regular(place, MAX_NAMED).read_bytes()
-    except (DataError, OSError) as error:
-        raise DataError(f"{where} names the file {path[:200]!r}, which cannot be read: {error}") from error
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+        self.read_files: set[Path] = set()
+
+    def read(self, path: str, where: str) -> bytes:
+        """Return the content of the file ``path``, which the data at ``where`` names.
+
+        The file must be in one of the folders after symbolic links are resolved, so that data cannot read other files
+        of the machine.
+
+        Raises:
+            DataError: the file is elsewhere, does not exist, is not a regular file, or has more than ``MAX_NAMED``
+                bytes.
+        """
+        shown = repr(path if len(path) <= 200 else f"{path[:200]}…")
+        try:
+            place = Path(self.folders[0], path).resolve()
+            inside = any(place.is_relative_to(folder.resolve()) for folder in self.folders)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{where} names the file {shown}, which cannot be opened: {error}") from error
+        if not inside:
+            raise DataError(
+                f"{where} names the file {shown}, which is not in the data's folder {self.folders[0]}: move it there, "
+                "or store the content of files in the data"
+            )
+        try:
+            content = regular(place, MAX_NAMED).read_bytes()
+        except (DataError, OSError) as error:
+            raise DataError(f"{where} names the file {shown}, which cannot be read: {error}") from error
+        self.read_files.add(place)
+        return content
 
 
 def unread_files(folder: Path, read: Iterable[Path], reason: str) -> tuple[str, ...]:
     """Return a remark on the files below ``folder`` that are not among ``read``; () if there are none.
 
-    Files that describe a data set, such as README.md, are left out.
+    A hidden folder is named instead of its files. Files that describe a data set, such as README.md, are left out.
     """
-    used = {path.resolve() for path in read}
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.resolve() not in used)
-    return unread(
-        [path.relative_to(folder).as_posix() for path in found if not path.name.lower().startswith(ABOUT)], reason
-    )
+    used, found = {path.resolve() for path in read}, []
+    for place, folders, files in os.walk(folder):
+        hidden = [name for name in folders if name.startswith(".")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        others = [
+            name for name in files if not name.lower().startswith(ABOUT) and Path(place, name).resolve() not in used
+        ]
+        found += [
+            Path(place, name).relative_to(folder).as_posix() for name in (*others, *(f"{name}/" for name in hidden))
+        ]
+    return unread(sorted(found), reason, "item")
 
 
 @contextmanager

@@ -129,6 +129,8 @@ def _python(column: Any, name: str, where: str) -> list[Any]:
     pa = optional("pyarrow", extra="data", purpose="reading columns")
     try:
         with in_memory(where):
+            if pa.types.is_time64(column.type):  # Python's times have no nanoseconds
+                column = column.cast(pa.string())
             values: list[Any] = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:  # text that is not UTF-8, or dates out of range
         raise DataError(f"{where}: column {name!r} has values that cannot be read: {error}") from error

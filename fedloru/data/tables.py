@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from fedloru.data import hub as hub_data
 from fedloru.data.images import decode
-from fedloru.data.parquet_rows import read
-from fedloru.data.paths import named, unread_files
+from fedloru.data.parquet_rows import check_classes, read
+from fedloru.data.paths import Folders, unread_files
 from fedloru.data.raw import Raw, Rows
 from fedloru.data.table import Table
 from fedloru.data.values import keys, kind, labels
@@ -44,10 +44,16 @@ def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns
     """
     place, names = Path(path), Names(image, label)
     train, test = _files(place)
-    table, folders = read(train), [train[0].parent]
-    held_out = _rows(read(test), names, (), folders) if test else None
-    ignored = unread_files(place, [*train, *test], "not train*.parquet or test*.parquet") if place.is_dir() else ()
-    return Raw(_rows(table, names, columns, folders), held_out, table.classes, ignored)
+    table, folders = read(train), Folders(train[0].parent)
+    rows = _rows(table, names, columns, folders)
+    held_out = None
+    if test:
+        other = read(test)
+        check_classes(table.where, table.classes, other.where, other.classes)
+        held_out = _rows(other, names, (), folders)
+    used = {*train, *test, *folders.read_files}
+    remarks = unread_files(place, used, "neither train*.parquet nor test*.parquet") if place.is_dir() else ()
+    return Raw(rows, held_out, table.classes, remarks)
 
 
 def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Texts = ()) -> Raw:
@@ -64,24 +70,25 @@ def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Te
     """
     found, names, folders = hub_data.splits(path, label=label), Names(image, label), hub_data.folders(path)
     table = found.read("train")
+    rows = _rows(table, names, columns, folders)
     test = _rows(found.read("test"), names, (), folders) if "test" in found.readers else None
-    return Raw(_rows(table, names, columns, folders), test, table.classes, found.unread(("train", "test")))
+    return Raw(rows, test, table.classes, found.unread(("train", "test"), folders.read_files))
 
 
-def _rows(table: Table, names: Names, columns: Sequence[str], folders: Sequence[Path]) -> Rows:
+def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders) -> Rows:
     kept = {name: keys(table[name], name, table.where, table.place) for name in columns}
     y = labels(table[names.label], names.label, table.where, table.place)
     encoded = [_encoded(value, names.image, folders, table.place(row)) for row, value in enumerate(table[names.image])]
     return Rows(decode(encoded, table.place), y, kept)
 
 
-def _encoded(value: Any, name: str, folders: Sequence[Path], where: str) -> bytes:
+def _encoded(value: Any, name: str, folders: Folders, where: str) -> bytes:
     """Return an image as the bytes of its file. A data set in the hub's layout may store paths instead of bytes."""
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(data, bytes):
         return data
     if data is None and isinstance(path, str) and path:
-        return named(path, folders, where)
+        return folders.read(path, where)
     if data is None:
         raise DataError(f"{where} has no value for {name!r}: drop it, or name another column")
     raise DataError(

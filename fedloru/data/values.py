@@ -36,6 +36,7 @@ KINDS: tuple[tuple[type, str], ...] = (
     (date, "date"),
     (list, "list"),
     (dict, "object"),
+    (type(None), "null"),
 )
 
 
@@ -45,12 +46,8 @@ def kind(value: Any) -> str:
 
 
 def plain(values: Iterable[Any]) -> list[Any]:
-    """Return ``values`` as Python objects; NumPy dates become text, because some of them become numbers otherwise."""
-    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
-        return [None if np.isnat(value) else str(value) for value in values]
-    if isinstance(values, (np.ndarray, torch.Tensor)):
-        return list(values.tolist())
-    return [value.item() if isinstance(value, np.generic) else value for value in values]
+    """Return ``values`` as Python objects; what stands for a missing value in NumPy and pandas becomes None."""
+    return [_plain(value) for value in values]
 
 
 def keys(values: Iterable[Any], name: str, where: str, place: Place | None = None) -> tuple[str, ...]:
@@ -145,8 +142,8 @@ def _check_one_type(values: Sequence[Any], name: str, place: Place) -> None:
     for row, value in enumerate(values):
         if type(value) is not type(first):
             raise DataError(
-                f"column {name!r} mixes types: {_shown(first)} ({kind(first)}, {place(0)}) and {_shown(value)} "
-                f"({kind(value)}, {place(row)}): write all its values as one type"
+                f"column {name!r} mixes types: {place(0)} has {_shown(first)} ({kind(first)}), but {place(row)} has "
+                f"{_shown(value)} ({kind(value)}): write all its values as one type"
             )
 
 
@@ -189,3 +186,11 @@ def _is_text(value: str) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.datetime64, np.timedelta64)):  # their items are numbers if the unit is nanoseconds
+        return None if np.isnat(value) else str(value)
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.ndim == 0):
+        return value.item()
+    return None if type(value).__name__ in ("NAType", "NaTType") else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data import files, hub, values
+from fedloru.data.parquet_rows import check_classes
 from fedloru.data.partition import listed
 from fedloru.data.table import Table
 from fedloru.errors import DataError
@@ -36,15 +37,17 @@ def read(path: str, test: str | None = None, subset: str | None = None, label: s
     """
     place = Path(path)
     if place.is_file():
-        train = files.read(place)
-        return Tables(train, files.read(_test_file(test)) if test else None, train.classes)
+        train, held_out = files.read(place), files.read(_test_file(test)) if test else None
+        if held_out:
+            check_classes(train.where, train.classes, held_out.where, held_out.classes)
+        return Tables(train, held_out, train.classes)
     known = place.suffix.lower() in files.READERS
     if not place.is_dir() and (known or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
         raise DataError(f"there is no file or folder {path}: check data.path")
     splits = hub.splits(path, subset, label)
-    held_out = test or "test"
-    train, remarks = splits.read("train"), splits.unread(("train", held_out))
-    return Tables(train, splits.read(held_out) if test or "test" in splits.readers else None, train.classes, remarks)
+    name = test or "test"
+    train, remarks = splits.read("train"), splits.unread(("train", name))
+    return Tables(train, splits.read(name) if test or name in splits.readers else None, train.classes, remarks)
 
 
 def strings(table: Table, name: str, where: str, *, empty: bool = False) -> list[str]:

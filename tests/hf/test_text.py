@@ -296,7 +296,7 @@ def test_an_unusable_chat_template_is_rejected(template: str, message: str, tmp_
     ("name", "content", "message"),
     [
         ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', r"latin\.jsonl, line 1 is not UTF-8 text"),
-        ("a.jsonl", b"{\n", r"a\.jsonl, row 0, line 2 is not valid JSON"),
+        ("a.jsonl", b"{\n", r"a\.jsonl, row 0 \(line 2\) is not valid JSON"),
         ("a.csv", b"a,b\n", "has no rows"),
         ("a.csv", b"a,b\n1,2\n3\n", r"row 1 \(line 3\) has 1 values, but the first line names 2 columns"),
         ("a.txt", b"a,b\n", "has an unknown file type"),
