@@ -30,6 +30,9 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
     """
     _check(name, raw.train)
     columns = {column: keys(values, column, name) for column, values in raw.train.columns.items()}
+    for column, values in columns.items():
+        if len(values) != len(raw.train.labels):
+            raise DataError(f"{name}: column {column!r} has {len(values)} values for {len(raw.train.labels)} examples")
     raw = raw._replace(train=raw.train._replace(columns=columns))
     train, test = split(raw.train, test_fraction, seed) if raw.test is None else (raw.train, raw.test)
     _check(f"the test set of {name}", test)
