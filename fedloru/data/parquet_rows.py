@@ -11,8 +11,8 @@ from fedloru.data.paths import in_memory, regular
 from fedloru.data.table import Table, from_arrow, place_in, rows_of
 from fedloru.errors import DataError, optional
 
-MAX_ROWS = 2**28
-"""The maximum number of rows. A few bytes can claim more of them than fit into memory."""
+MAX_ROWS, MAX_BYTES = 2**26, 2**35
+"""The maximum numbers of rows, and of bytes before compression. A small file can hold more than fits into memory."""
 
 
 def read(files: Sequence[Path]) -> Table:
@@ -71,8 +71,7 @@ def _file(file: Path) -> Any:
     pq = optional("pyarrow.parquet", extra="data", purpose="reading parquet files")
     try:
         with pq.ParquetFile(regular(file)) as opened:
-            if opened.metadata.num_rows > MAX_ROWS:
-                raise DataError(f"{file} has {opened.metadata.num_rows:,} rows, but at most {MAX_ROWS:,} are read")
+            _check_size(file, opened.metadata)
             table = opened.read()
         for at, field in enumerate(table.schema):
             if (wanted := _decoded(field.type)) != field.type:
@@ -80,6 +79,13 @@ def _file(file: Path) -> Any:
         return table
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} is not a readable parquet file: {_first_line(error)}") from error
+
+
+def _check_size(file: Path, metadata: Any) -> None:
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    for count, most, what in ((metadata.num_rows, MAX_ROWS, "rows"), (size, MAX_BYTES, "bytes before compression")):
+        if count > most:
+            raise DataError(f"{file} has {count:,} {what}, but at most {most:,} are read: remove rows or columns")
 
 
 def _check_alike(first: Path, schema: Any, file: Path, other: Any) -> None:

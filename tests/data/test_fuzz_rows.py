@@ -20,7 +20,7 @@ from fedloru.data.values import keys, labels, texts
 from fedloru.errors import DataError
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LONG = settings(FAST, max_examples=3000)
+LONG = settings(FAST, max_examples=1000)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NAMES = st.lists(st.text("abcXYZ_é0", min_size=1, max_size=5), min_size=1, max_size=4, unique=True)

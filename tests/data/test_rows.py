@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedloru.data import files, lines
+from fedloru.data import files, lines, parquet_rows
 from fedloru.data.table import Table
 from fedloru.data.values import keys, labels
 from fedloru.errors import DataError
@@ -117,6 +117,16 @@ def test_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert read(tmp_path, "a.json", json.dumps([{"a": 1}] * 9)).num_rows == 9
     with pytest.raises(DataError, match="at most 1,000 are read"):
         read(tmp_path, "a.json", "[\n" + " " * 1000 + "]")
+
+
+def test_parquet_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"a": ["x" * 1000 + str(row) for row in range(9)]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet_rows, "MAX_BYTES", 9000)
+    with pytest.raises(DataError, match="bytes before compression, but at most 9,000 are read"):
+        files.read(tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet_rows, "MAX_ROWS", 8)
+    with pytest.raises(DataError, match="has 9 rows, but at most 8 are read"):
+        files.read(tmp_path / "a.parquet")
 
 
 def test_memory_errors_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
