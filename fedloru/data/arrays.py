@@ -71,7 +71,7 @@ def npz(*, path: Text, columns: Texts = ()) -> Raw:
         DataError: the file or an array is missing, an array has an unsupported shape, or reading it needs pickle.
     """
     arrays = _load_npz(Path(path))
-    kept = {name: tuple(map(str, _array(arrays, name, path).tolist())) for name in columns}
+    kept = {name: _array(arrays, name, path) for name in columns}
     x, y = (_array(arrays, name, path) for name in ("x", "y"))
     for name, values in kept.items():
         if len(values) != len(x):

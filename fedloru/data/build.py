@@ -7,7 +7,6 @@ bitwise identical on every machine and with any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset
 from fedloru.data.raw import Raw, Rows
+from fedloru.data.values import doubtful, keys
 from fedloru.errors import DataError
 from fedloru.rng import gen
 
@@ -28,6 +29,11 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         DataError: the rows, labels or shapes cannot be used.
     """
     _check(name, raw.train)
+    columns = {column: keys(values, column, name) for column, values in raw.train.columns.items()}
+    for column, values in columns.items():
+        if len(values) != len(raw.train.labels):
+            raise DataError(f"{name}: column {column!r} has {len(values)} values for {len(raw.train.labels)} examples")
+    raw = raw._replace(train=raw.train._replace(columns=columns))
     train, test = split(raw.train, test_fraction, seed) if raw.test is None else (raw.train, raw.test)
     _check(f"the test set of {name}", test)
     if train.x.shape[1:] != test.x.shape[1:]:
@@ -35,9 +41,10 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{name}: training examples have shape {tuple(train.x.shape[1:])}, but test examples have shape "
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
-    y, y_test, classes = numbers(name, train.labels, test.labels, raw.classes)
+    y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns)
+    told = (*raw.remarks, *remarks, *doubtful(columns))
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=told)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -121,32 +128,3 @@ def check_labels(name: str, labels: NDArray[Any]) -> None:
     """
     if labels.dtype.kind not in "iubU":
         raise DataError(f"{name}: labels must be integers or strings, got {labels.dtype}")
-
-
-def numbers(
-    name: str, train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...] | None
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return the class indices of the training and of the test labels, each (N,), and the class names.
-
-    Integer labels are indices into ``classes``, strings are names in it. If ``classes`` is None, the classes are the
-    sorted labels of ``train``.
-
-    Raises:
-        DataError: a label is not among the classes, or only test examples have it.
-    """
-    if classes is None:
-        values = np.unique(train).tolist()
-    else:
-        values = list(range(len(classes))) if train.dtype.kind in "iu" else list(classes)
-    index = {value: position for position, value in enumerate(values)}
-    _check_known(f"{name} has labels that are not among its {len(values)} classes", train, index.keys())
-    _check_known(f"{name} has test labels that no training example has", test, set(train.tolist()))
-    y, y_test = (torch.tensor([index[label] for label in labels.tolist()]) for labels in (train, test))
-    return y, y_test, classes or tuple(str(value) for value in values)
-
-
-def _check_known(problem: str, labels: NDArray[Any], known: Container[Any]) -> None:
-    unknown = sorted({label for label in labels.tolist() if label not in known}, key=str)
-    if unknown:
-        shown = ", ".join(repr(label) for label in unknown[:10]) + (", …" if len(unknown) > 10 else "")
-        raise DataError(f"{problem}: {shown}; check the label column, or drop these examples")

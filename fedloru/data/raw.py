@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from torch import Tensor
 
-Columns = dict[str, tuple[str, ...]]
+from fedloru.data.partition import listed
+
+Columns = Mapping[str, Any]
+"""Sequences or arrays of one key per example, by the name of the column."""
 
 
 class Rows(NamedTuple):
-    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, ``labels`` (N,) integers or strings."""
+    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, ``labels`` (N,) integers or strings, and keys."""
 
     x: Tensor
     labels: NDArray[Any]
@@ -20,12 +23,25 @@ class Rows(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes."""
+    """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes.
+
+    With ``classes``, labels are names among them, or else positions in them, which is then remarked.
+
+    ``remarks`` are sentences about how the data was read, such as which files were not; see ``Dataset.remarks``.
+    """
 
     train: Rows
     test: Rows | None = None
     classes: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 Reader = Callable[..., Raw]
 """A data source: a function from its settings to the examples."""
+
+
+def unread(names: Sequence[str], reason: str, thing: str = "file") -> tuple[str, ...]:
+    """Return the remark that ``names`` were not read for ``reason``: how many, and the first ten; () without names."""
+    if not names:
+        return ()
+    return (f"{len(names):,} {thing}{'s' * (len(names) != 1)} not read ({reason}): {listed(names)}",)

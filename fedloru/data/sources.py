@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fedloru.data.raw import Raw, Rows
 from fedloru.errors import DataError, choices
 from fedloru.settings import REQUIRED, problems_of, settings_of, short
 from fedloru.settings.types import Fraction, Whole
+
+log = logging.getLogger("fedloru")
 
 
 def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **settings: Any) -> Dataset:
@@ -41,13 +44,19 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
         raise DataError(f"the data source {source!r}: {problem}")
     made: Any = reader(**given)
     if isinstance(made, Dataset):
-        return made
+        return _told(made)
     if isinstance(made, Rows):
         made = Raw(made)
     if not isinstance(made, Raw):
         raise DataError(f"{source} returned {type(made).__name__}, not fedloru.data.Raw, Rows or Dataset; return one")
     name = Path(settings["path"]).stem if "path" in settings else short(source)
-    return build(name, made, test_fraction=test_fraction, seed=seed)
+    return _told(build(name, made, test_fraction=test_fraction, seed=seed))
+
+
+def _told(data: Dataset) -> Dataset:
+    for remark in data.remarks:
+        log.warning("%s", remark)
+    return data
 
 
 def synthetic(

@@ -81,6 +81,7 @@ def _notes(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
     if summary.get("bytes_measured") is False:
         yield "Byte counts on this page are computed from the method's formula, not measured."
     yield from (f"{note[:1].upper()}{note[1:]}." for note in summary.get("notes", []))
+    yield from records.partition.get("remarks", ())
 
 
 def _results(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
