@@ -171,6 +171,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
         **partition_table(partition),
         "classes": list(dataset.classes),
         "counts": checked.counts.tolist(),
+        "remarks": list(dataset.remarks),
         "audit": {
             "clients": checked.clients,
             "examples": checked.examples,

@@ -37,7 +37,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         )
     y, y_test, classes = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns)
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns, remarks=raw.remarks)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:

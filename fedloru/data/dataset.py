@@ -23,6 +23,8 @@ class Dataset(NamedTuple):
 
     ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
     ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
+    ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
+    The command line prints them, and the page of a run shows them.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     columns: dict[str, tuple[str, ...]] = {}
     notes: dict[str, int] = {}
+    remarks: tuple[str, ...] = ()
 
 
 def size(examples: Examples) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedloru.data.partition import listed
 
 Columns = dict[str, tuple[str, ...]]
 
@@ -20,12 +22,23 @@ class Rows(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes."""
+    """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes.
+
+    ``remarks`` are sentences about how the data was read, such as which files were not; see ``Dataset.remarks``.
+    """
 
     train: Rows
     test: Rows | None = None
     classes: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 Reader = Callable[..., Raw]
 """A data source: a function from its settings to the examples."""
+
+
+def unread(names: Sequence[str], reason: str, thing: str = "file") -> tuple[str, ...]:
+    """Return the remark that ``names`` were not read for ``reason``: how many, and the first ten; () without names."""
+    if not names:
+        return ()
+    return (f"{len(names):,} {thing}{'s' * (len(names) != 1)} not read ({reason}): {listed(names)}",)

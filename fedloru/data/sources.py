@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fedloru.data.raw import Raw, Rows
 from fedloru.errors import DataError, choices
 from fedloru.settings import REQUIRED, problems_of, settings_of, short
 from fedloru.settings.types import Fraction, Whole
+
+log = logging.getLogger("fedloru")
 
 
 def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **settings: Any) -> Dataset:
@@ -40,6 +43,8 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
     for problem in problems_of(known, given):
         raise DataError(f"the data source {source!r}: {problem}")
     made: Any = reader(**given)
+    for remark in getattr(made, "remarks", ()):
+        log.warning("%s", remark)
     if isinstance(made, Dataset):
         return made
     if isinstance(made, Rows):

@@ -80,6 +80,7 @@ def _notes(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"This run is not finished: the page shows the {summary['rounds']} of {planned} rounds recorded so far."
     if summary.get("bytes_measured") is False:
         yield "Byte counts on this page are computed from the method's formula, not measured."
+    yield from records.partition.get("remarks", ())
 
 
 def _results(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
