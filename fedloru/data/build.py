@@ -7,6 +7,7 @@ bitwise identical on every machine and with any number of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.dataset import Dataset
+from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
 from fedloru.errors import DataError
 from fedloru.rng import gen
@@ -27,9 +29,12 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
     Raises:
         DataError: the rows, labels or shapes cannot be used.
     """
-    _check(name, raw.train)
-    train, test = split(raw.train, test_fraction, seed) if raw.test is None else (raw.train, raw.test)
-    _check(f"the test set of {name}", test)
+    train = _checked(name, raw.train)
+    if raw.test is None:
+        train, test = split(train, test_fraction, seed)
+    else:
+        test = _checked(f"the test set of {name}", raw.test)
+    _check_alike(name, train.x, test.x)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{name}: training examples have shape {tuple(train.x.shape[1:])}, but test examples have shape "
@@ -99,28 +104,39 @@ def _take(rows: Rows, mask: Tensor) -> Rows:
     return Rows(rows.x[kept], rows.labels[kept.numpy()], columns)
 
 
-def _check(name: str, rows: Rows) -> None:
-    if not len(rows.labels):
+def _checked(name: str, rows: Rows) -> Rows:
+    """Return ``rows`` with labels (N,), and ``x`` on the CPU, after checking both."""
+    x, labels = _examples(name, rows.x), as_labels(f"{name}: labels", rows.labels)
+    if not len(labels):
         raise DataError(f"{name} has no examples")
-    if len(rows.x) != len(rows.labels):
-        raise DataError(f"{name} has {len(rows.x)} examples, but {len(rows.labels)} labels; give one label per example")
-    check_labels(name, rows.labels)
-    if rows.x.is_floating_point() and not torch.isfinite(rows.x).all():
-        invalid = (~torch.isfinite(rows.x.flatten(1)).all(1)).nonzero()
+    if len(x) != len(labels):
+        raise DataError(f"{name} has {len(x)} examples, but {len(labels)} labels; give one label per example")
+    if x.is_floating_point() and not (finite := x.to(torch.float32).isfinite()).all():
+        invalid = (~finite.flatten(1).all(1)).nonzero()
         raise DataError(
-            f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}; "
-            "fix or drop them"
+            f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}, or "
+            "too large for float32; fix or drop them"
         )
+    return rows._replace(x=x, labels=labels)
 
 
-def check_labels(name: str, labels: NDArray[Any]) -> None:
-    """Check that labels (N,) are integers or strings.
+def _examples(name: str, x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor) or x.is_complex() or x.ndim < 2 or not math.prod(x.shape[1:]):
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(f"{name}: expected x to be a tensor of numbers, (N, d) or (N, C, H, W), got {got}")
+    return x.detach().cpu()
 
-    Raises:
-        DataError: they are neither.
-    """
-    if labels.dtype.kind not in "iubU":
-        raise DataError(f"{name}: labels must be integers or strings, got {labels.dtype}")
+
+def _check_alike(name: str, train: Tensor, test: Tensor) -> None:
+    """Check that images given as floats are not from 0 to 255 in one set, and from 0 to 1 in the other."""
+    if train.ndim != 4 or not train.is_floating_point():
+        return
+    small, large = sorted(float(x.abs().max()) for x in (train, test))
+    if 0 < small <= 1 and large > 100:
+        raise DataError(
+            f"{name}: the largest pixel of the training or the test set is {large:g}, that of the other {small:g}; "
+            "scale both alike"
+        )
 
 
 def numbers(

@@ -13,8 +13,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedloru.data.build import check_labels, held_out, numbers
+from fedloru.data.build import held_out, numbers
 from fedloru.data.dataset import Dataset, Examples
+from fedloru.data.labels import as_labels
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
@@ -109,8 +110,7 @@ def _encode_split(
         raw = filled(table, kind.label, where)
         if is_nested(raw):
             raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, but a text has one class: name another")
-        labels = np.array(raw.to_pylist())
-        check_labels(where, labels)
+        labels = as_labels(f"{where}: labels", raw.to_pylist())
     examples, counts = kind.encode(tokenizer, table, where, max_length)
     if not examples:
         raise DataError(f"{where}: no example has a token to predict within {max_length} tokens: raise data.max_length")
