@@ -8,7 +8,6 @@ bitwise identical on every machine and with any number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset
 from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
+from fedloru.data.values import doubtful, keys
 from fedloru.errors import DataError
 from fedloru.rng import gen
 
@@ -40,9 +41,10 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{name}: training examples have shape {tuple(train.x.shape[1:])}, but test examples have shape "
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
-    y, y_test, classes = numbers(name, train.labels, test.labels, raw.classes)
+    y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns, remarks=raw.remarks)
+    told = (*raw.remarks, *remarks, *doubtful(train.columns))
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns, remarks=told)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -105,8 +107,8 @@ def _take(rows: Rows, mask: Tensor) -> Rows:
 
 
 def _checked(name: str, rows: Rows) -> Rows:
-    """Return ``rows`` with labels (N,), and ``x`` on the CPU, after checking both."""
-    x, labels = _examples(name, rows.x), as_labels(f"{name}: labels", rows.labels)
+    """Return ``rows`` with ``x`` on the CPU, labels (N,) and keys as text, after checking them."""
+    x, labels = _examples(name, rows.x), as_labels(rows.labels, "labels", name)
     if not len(labels):
         raise DataError(f"{name} has no examples")
     if len(x) != len(labels):
@@ -117,7 +119,8 @@ def _checked(name: str, rows: Rows) -> Rows:
             f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}, or "
             "too large for float32; fix or drop them"
         )
-    return rows._replace(x=x, labels=labels)
+    columns = {column: keys(values, column, name) for column, values in rows.columns.items()}
+    return Rows(x, labels, columns)
 
 
 def _examples(name: str, x: Tensor) -> Tensor:
@@ -137,32 +140,3 @@ def _check_alike(name: str, train: Tensor, test: Tensor) -> None:
             f"{name}: the largest pixel of the training or the test set is {large:g}, that of the other {small:g}; "
             "scale both alike"
         )
-
-
-def numbers(
-    name: str, train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...] | None
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return the class indices of the training and of the test labels, each (N,), and the class names.
-
-    Integer labels are indices into ``classes``, strings are names in it. If ``classes`` is None, the classes are the
-    sorted labels of ``train``.
-
-    Raises:
-        DataError: a label is not among the classes, or only test examples have it.
-    """
-    if classes is None:
-        values = np.unique(train).tolist()
-    else:
-        values = list(range(len(classes))) if train.dtype.kind in "iu" else list(classes)
-    index = {value: position for position, value in enumerate(values)}
-    _check_known(f"{name} has labels that are not among its {len(values)} classes", train, index.keys())
-    _check_known(f"{name} has test labels that no training example has", test, set(train.tolist()))
-    y, y_test = (torch.tensor([index[label] for label in labels.tolist()]) for labels in (train, test))
-    return y, y_test, classes or tuple(str(value) for value in values)
-
-
-def _check_known(problem: str, labels: NDArray[Any], known: Container[Any]) -> None:
-    unknown = sorted({label for label in labels.tolist() if label not in known}, key=str)
-    if unknown:
-        shown = ", ".join(repr(label) for label in unknown[:10]) + (", …" if len(unknown) > 10 else "")
-        raise DataError(f"{problem}: {shown}; check the label column, or drop these examples")

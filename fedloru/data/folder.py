@@ -82,11 +82,7 @@ def _read(place: Path, splits: Sequence[_Scan], remarks: Sequence[str] = ()) -> 
         for reason, names in scan.others.items():
             told += unread(names, f"{reason}, in {scan.place}")
     rows = [_rows(scan, told) for scan in splits]
-    if len(rows) == 1:
-        return Raw(rows[0], remarks=tuple(told))
-    train, test = rows
-    x, x_test = same_channels(train.x, test.x)
-    return Raw(train._replace(x=x), test._replace(x=x_test), remarks=tuple(told))
+    return same_channels(Raw(*rows, remarks=tuple(told)))
 
 
 def _rows(scan: _Scan, remarks: list[str]) -> Rows:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.memory import check_size
+from fedloru.data.partition import listed
+from fedloru.data.raw import Raw
 from fedloru.errors import DataError, optional
 
 if TYPE_CHECKING:
@@ -34,12 +36,12 @@ COLOR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"})
 ORIENTATION = 0x0112
 """The EXIF tag that says how to turn an image; see ``_turns``."""
 
-TURNED = "turned upright, as their EXIF orientation says"
-NO_EXIF = "not turned upright, since their EXIF data cannot be read"
-TRANSPARENT = "read without their transparency"
-FIRST_FRAME = "read only up to their first frame"
+TURNED = "turned upright by EXIF orientation"
+NO_EXIF = "not turned upright, since EXIF data cannot be read"
+TRANSPARENT = "read without transparency"
+FIRST_FRAME = "read without later frames"
 INKS = "converted from CMYK to RGB"
-GRAY = "gray, and were read as RGB, as others have color"
+GRAY = "converted from gray to RGB, since others have color"
 
 
 def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = None) -> Tensor:
@@ -81,16 +83,20 @@ def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = N
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
-def same_channels(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both with 3 channels if only one of them has color."""
-    channels = max(train.shape[1], test.shape[1])
-    return train.expand(-1, channels, -1, -1), test.expand(-1, channels, -1, -1)
+def same_channels(raw: Raw) -> Raw:
+    """Return ``raw`` with gray images as RGB if only one of the training and the test set has color."""
+    if raw.test is None or raw.train.x.shape[1] == raw.test.x.shape[1]:
+        return raw
+    train, test = (rows._replace(x=rows.x.expand(-1, 3, -1, -1)) for rows in (raw.train, raw.test))
+    gray = "test" if raw.test.x.shape[1] == 1 else "training"
+    return raw._replace(
+        train=train, test=test, remarks=(*raw.remarks, f"all {gray} images were converted from gray to RGB")
+    )
 
 
 def _remark(fact: str, rows: list[int], where: Where) -> str:
-    many = len(rows) > 1
-    start = f"{len(rows):,} images were {fact}: {where(rows[0])} and others" if many else f"1 image was {fact}"
-    return start if many else f"{start}: {where(rows[0])}"
+    count = f"{len(rows):,} images were" if len(rows) > 1 else "1 image was"
+    return f"{count} {fact}: {listed([where(row) for row in rows[:10]])}{', …' * (len(rows) > 10)}"
 
 
 def _open(data: bytes, name: str) -> Image:
@@ -148,10 +154,10 @@ def _pixels(image: Image, name: str) -> tuple[Pixels, list[str]]:
     """Return the upright pixels (H, W, C) of ``image``, and what was done to it."""
     try:
         image.load()
-        frames = [FIRST_FRAME] if getattr(image, "is_animated", False) else []
         flat, facts = _flat(image)
         upright, turned = _upright(image, flat)
-        return np.asarray(upright).reshape(upright.height, upright.width, -1), frames + facts + turned
+        frames = [FIRST_FRAME] if getattr(image, "is_animated", False) else []
+        return np.asarray(upright).reshape(upright.height, upright.width, -1), facts + turned + frames
     except MemoryError:
         raise
     except Exception as error:  # the parsers of Pillow raise exceptions of many types

@@ -39,14 +39,9 @@ def check_size(values: int, itemsize: int, what: str) -> None:
     needed = values * (itemsize + 4)
     if needed > memory():
         raise DataError(
-            f"{what} would need {gib(needed)} of memory, but there are {gib(memory())}; "
+            f"{what} would need {needed / 2**30:,.1f} GiB of memory, but there are {memory() / 2**30:,.1f}; "
             "use fewer or smaller examples, or replace the file if it should be smaller"
         )
-
-
-def gib(size: int) -> str:
-    """Return a size in bytes as text, in GiB."""
-    return f"{size / 2**30:,.1f} GiB"
 
 
 @contextmanager

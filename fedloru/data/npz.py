@@ -15,10 +15,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.data.labels import as_labels
-from fedloru.data.local import check_file, printable
+from fedloru.data.labels import as_labels, flat
+from fedloru.data.local import printable
 from fedloru.data.memory import check_size
-from fedloru.data.raw import Raw, Rows, unread
+from fedloru.data.paths import regular
+from fedloru.data.raw import Columns, Raw, Rows, unread
 from fedloru.errors import DataError, choices
 from fedloru.settings.types import Text, Texts
 
@@ -50,7 +51,9 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
             reading it needs pickle.
     """
     place = Path(path)
-    check_file(place)
+    if not place.exists():
+        raise DataError(f"there is no file {place}; check data.path")
+    regular(place)
     with _refusing(place), ZipFile(place) as archive:
         entries = _entries(archive)
         held_out = ("x_test", "y_test") if "x_test" in entries else ()
@@ -60,11 +63,13 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
                 raise DataError(f"{path} has no array {name!r}{choices(name, map(printable, entries))}")
         arrays = {name: _read(archive, entries[name], f"{path}: {name}") for name in wanted}
     remarks = unread([printable(name) for name in entries if name not in arrays], f"in {path}", "array")
-    train = Rows(_axes(arrays["x"], axes, f"{path}: x"), _labels(arrays, "y", path), _columns(arrays, columns, path))
+    train = Rows(
+        _axes(arrays["x"], axes, f"{path}: x"), as_labels(arrays["y"], "y", path), _columns(arrays, columns, path)
+    )
     if not held_out:
         return Raw(train, remarks=remarks)
     _check_alike(arrays["x"], arrays["x_test"], path)
-    test = Rows(_axes(arrays["x_test"], axes, f"{path}: x_test"), _labels(arrays, "y_test", path))
+    test = Rows(_axes(arrays["x_test"], axes, f"{path}: x_test"), as_labels(arrays["y_test"], "y_test", path))
     return Raw(train, test, remarks=remarks)
 
 
@@ -104,17 +109,11 @@ def _read(archive: ZipFile, entry: ZipInfo, what: str) -> NDArray[Any]:
         return array
 
 
-def _labels(arrays: Mapping[str, NDArray[Any]], name: str, path: str) -> NDArray[Any]:
-    return as_labels(f"{path}: labels {name}", arrays[name])
-
-
-def _columns(arrays: Mapping[str, NDArray[Any]], columns: Texts, path: str) -> dict[str, tuple[str, ...]]:
-    kept = {}
-    for name in columns:
-        values = as_labels(f"{path}: the values of column {name!r}", arrays[name])
+def _columns(arrays: Mapping[str, NDArray[Any]], columns: Texts, path: str) -> Columns:
+    kept = {name: list(flat(arrays[name], name, path)) for name in columns}
+    for name, values in kept.items():
         if len(values) != len(arrays["x"]):
             raise DataError(f"{path}: column {name!r} has {len(values)} values for {len(arrays['x'])} examples")
-        kept[name] = tuple(map(str, values.tolist()))
     return kept
 
 

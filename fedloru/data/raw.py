@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fedloru.data.partition import listed
 
-Columns = dict[str, tuple[str, ...]]
+Columns = dict[str, Sequence[Any]]
 
 
 class Rows(NamedTuple):
-    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, ``labels`` (N,) integers or strings."""
+    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, ``labels`` (N,) integers or strings, and keys."""
 
     x: Tensor
     labels: NDArray[Any]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fedloru.data.dataset import Dataset, labels, size
 from fedloru.data.partition import Partition, listed
+from fedloru.data.values import keys
 from fedloru.errors import PartitionError, choices, optional
 from fedloru.rng import derive, gen
 from fedloru.settings.types import Count, Flag, Positive, Share, Text, Whole
@@ -171,6 +172,7 @@ def natural(
 
     Raises:
         PartitionError: there is no column ``key``, or a client is too small.
+        DataError: a value of the column is missing or not exact, such as a floating-point number.
         MissingExtraError: flwr-datasets is not installed.
     """
     if key not in dataset.columns:
@@ -178,7 +180,8 @@ def natural(
             f"the data set {dataset.name!r} has no column {key!r} to partition by{choices(key, dataset.columns)}. "
             "List the column in data.columns to keep it"
         )
-    clients = _assign(_partitioners("natural").NaturalIdPartitioner("value"), dataset.columns[key])
+    values = keys(dataset.columns[key], key, repr(dataset.name))
+    clients = _assign(_partitioners("natural").NaturalIdPartitioner("value"), values)
     kept = [rows for rows in clients if len(rows) >= min_examples] if allow_unused else clients
     if not kept:
         raise PartitionError(f"no value of {key!r} has {min_examples} examples; lower min_examples")

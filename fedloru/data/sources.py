@@ -45,12 +45,13 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
         raise DataError(f"the data source {source!r}: {problem}")
     name = Path(settings["path"]).stem if "path" in settings else short(source)
     with naming_memory(f"the data set {name!r}"):
-        return _built(name, source, reader(**given), test_fraction, seed)
+        data = _built(name, source, reader(**given), test_fraction, seed)
+    for remark in data.remarks:
+        log.warning("%s", remark)
+    return data
 
 
 def _built(name: str, source: str, made: Any, test_fraction: float, seed: int) -> Dataset:
-    for remark in getattr(made, "remarks", ()):
-        log.warning("%s", remark)
     if isinstance(made, Dataset):
         return made
     if isinstance(made, Rows):

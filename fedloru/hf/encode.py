@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
+from fedloru.data.table import Table
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, cut_into
 from fedloru.hf.tables import strings
@@ -56,7 +57,7 @@ class Instruct(NamedTuple):
     response: Annotated[Text, INSTRUCT] = "response"
     template: Annotated[Text, INSTRUCT] = "alpaca"
 
-    def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
+    def encode(self, tokenizer: Any, table: Table, where: str, max_length: int) -> Encoded:
         """Return each row as an example; rows whose prompt alone fills ``max_length`` tokens are dropped.
 
         Raises:
@@ -91,7 +92,7 @@ class Plain(NamedTuple):
 
     text: Annotated[Text, TEXT] = "text"
 
-    def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
+    def encode(self, tokenizer: Any, table: Table, where: str, max_length: int) -> Encoded:
         """Return each row as one or more blocks of at most ``max_length`` tokens; empty texts are skipped.
 
         Raises:
@@ -121,7 +122,7 @@ class Classify(NamedTuple):
     label: Annotated[Text, When("kind", ("classify",))] = "label"
     labels: Annotated[Texts, When("kind", ("classify",))] = ()
 
-    def encode(self, tokenizer: Any, table: Any, where: str, max_length: int) -> Encoded:
+    def encode(self, tokenizer: Any, table: Table, where: str, max_length: int) -> Encoded:
         """Return each row with the special tokens that the tokenizer adds around a text.
 
         Raises:

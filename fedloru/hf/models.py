@@ -167,6 +167,8 @@ def _is_named_classifier(model: nn.Module) -> bool:
 def _check_task(task: str, classes: Sequence[str]) -> None:
     if task not in get_args(Task):
         raise ConfigError([f"task is {task!r}, expected 'causal' or 'classify'"], "the model")
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise ConfigError([f"classes is {classes!r}, expected a list of the names of the classes"], "the model")
     if task == "causal" and classes:
         raise ConfigError(["classes are given, but a causal model has none: leave them out"], "the model")
     if task == "classify" and len(classes) < 2:

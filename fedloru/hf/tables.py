@@ -1,4 +1,4 @@
-"""Read tables of texts: from a parquet or JSON Lines file, a folder, or a data set on the hub."""
+"""Read tables of texts: from a file, a folder, or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedloru.data import tables
+from fedloru.data import files, hub, values
+from fedloru.data.parquet_rows import check_classes
 from fedloru.data.partition import listed
-from fedloru.errors import DataError, choices, optional
-
-LINES, PARQUET = (".jsonl", ".ndjson", ".json"), ".parquet"
+from fedloru.data.table import Table
+from fedloru.errors import DataError
 
 
 class Tables(NamedTuple):
-    """The pyarrow tables for training and testing; if ``test`` is None, a part of ``train`` is to be held out."""
+    """The tables for training and testing; if ``test`` is None, a part of ``train`` is to be held out.
 
-    train: Any
-    test: Any = None
+    ``remarks`` are sentences about how they were read; see ``Dataset.remarks``.
+    """
+
+    train: Table
+    test: Table | None = None
     classes: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def read(path: str, test: str | None = None, subset: str | None = None, label: str | None = None) -> Tables:
@@ -33,30 +37,26 @@ def read(path: str, test: str | None = None, subset: str | None = None, label: s
     """
     place = Path(path)
     if place.is_file():
-        train = _file(place)
-        return Tables(train, _file(_test_file(test)) if test else None, tables.class_names(train, place))
-    if not place.is_dir() and (place.suffix in (PARQUET, *LINES) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
+        train, held_out = files.read(place), files.read(_test_file(test)) if test else None
+        if held_out:
+            check_classes(train.where, train.classes, held_out.where, held_out.classes)
+        return Tables(train, held_out, train.classes)
+    known = place.suffix.lower() in files.READERS
+    if not place.is_dir() and (known or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
         raise DataError(f"there is no file or folder {path}: check data.path")
-    splits = tables.splits(path, subset)
-    if test is not None and test not in splits:
-        raise DataError(f"the data set {path!r} has no split {test!r}{choices(test, splits)}")
-    held_out = splits.get(test or "test")
-    names = getattr(splits["train"].features.get(label), "names", None)
-    return Tables(_table(splits["train"]), held_out and _table(held_out), tuple(names) if names else None)
+    splits = hub.splits(path, subset, label)
+    name = test or "test"
+    train, remarks = splits.read("train"), splits.unread(("train", name))
+    return Tables(train, splits.read(name) if test or name in splits.readers else None, train.classes, remarks)
 
 
-def strings(table: Any, name: str, where: str, *, empty: bool = False) -> list[str]:
+def strings(table: Table, name: str, where: str, *, empty: bool = False) -> list[str]:
     """Return a column of texts. If ``empty``, empty texts are allowed, and missing values become empty texts.
 
     Raises:
         DataError: there is no such column, it does not hold text, or texts are empty.
     """
-    pa = optional("pyarrow", extra="hf", purpose="reading texts")
-
-    values = column(table, name, where)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-        raise DataError(f"{where}: column {name!r} holds {values.type}, expected text: name another column")
-    texts = [text or "" for text in values.to_pylist()]
+    texts = values.texts(table[name], name, where, table.place)
     if not empty:
         refuse_empty(texts, name, where)
     return texts
@@ -75,68 +75,25 @@ def refuse_empty(texts: Sequence[str], name: str, where: str) -> None:
         )
 
 
-def column(table: Any, name: str, where: str) -> Any:
-    """Return the column ``name`` of a table.
+def labels(table: Table, name: str, where: str) -> Any:
+    """Return the column ``name`` as labels (N,): integers, or text.
 
     Raises:
-        DataError: there is no column of this name.
+        DataError: the column or some of its values are missing, or they are neither integers nor text.
     """
-    if name not in table.column_names:
-        raise DataError(f"{where} has no column {name!r}{choices(name, table.column_names)}")
-    return table[name]
+    return values.labels(table[name], name, where, table.place)
 
 
-def filled(table: Any, name: str, where: str) -> Any:
-    """Return the column ``name``, which must have a value in every row.
+def keys(table: Table, names: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+    """Return the columns ``names`` as keys, for natural partitions.
 
     Raises:
-        DataError: the column or some of its values are missing.
+        DataError: a column or some of its values are missing or not exact.
     """
-    values = column(table, name, where)
-    if values.null_count:
-        raise DataError(f"{where}: {values.null_count} rows have no {name!r}: drop them, or name another column")
-    return values
-
-
-def is_nested(column: Any) -> bool:
-    """Return whether a column holds nested values, such as lists."""
-    pa = optional("pyarrow", extra="hf", purpose="reading texts")
-
-    return bool(pa.types.is_nested(column.type))
-
-
-def keys(table: Any, names: Sequence[str], where: str) -> dict[str, list[str]]:
-    """Return the columns ``names`` as strings, for natural partitions.
-
-    Raises:
-        DataError: a column or some of its values are missing.
-    """
-    return {name: [str(value) for value in filled(table, name, where).to_pylist()] for name in names}
+    return {name: values.keys(table[name], name, where, table.place) for name in names}
 
 
 def _test_file(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(f"there is no test file {path}: check data.test, which must be a file if data.path is a file")
     return Path(path)
-
-
-def _file(place: Path) -> Any:
-    if place.suffix == PARQUET:
-        return tables.read([place])
-    if place.suffix not in LINES:
-        raise DataError(f"{place} has an unknown file type: expected *{PARQUET} or *{', *'.join(LINES)}")
-    pa = optional("pyarrow", extra="hf", purpose="reading texts")
-    json = optional("pyarrow.json", extra="hf", purpose="reading texts")
-
-    # The reader requires each line to fit into one block.
-    block = json.ReadOptions(block_size=min(max(place.stat().st_size, 1), 2**31 - 1))
-    try:
-        table = json.read_json(place, read_options=block)
-        table.validate(full=True)  # checks that texts are UTF-8
-        return table
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{place} is not a JSON Lines file (one JSON object per line): {error}") from error
-
-
-def _table(split: Any) -> Any:
-    return split.with_format("arrow")[:]

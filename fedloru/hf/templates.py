@@ -9,6 +9,7 @@ from __future__ import annotations
 from string import Formatter
 from typing import Any, NamedTuple
 
+from fedloru.data.table import Table
 from fedloru.errors import DataError
 from fedloru.hf.tables import refuse_empty, strings
 
@@ -38,7 +39,7 @@ class Pair(NamedTuple):
     response: str
 
 
-def pairs(table: Any, columns: Columns, template: str, tokenizer: Any, where: str) -> list[Pair]:
+def pairs(table: Table, columns: Columns, template: str, tokenizer: Any, where: str) -> list[Pair]:
     """Return the prompt and response of each row. A format string ignores ``columns.prompt`` and ``columns.context``.
 
     Raises:
@@ -82,7 +83,7 @@ def _chat(tokenizer: Any, prompt: str, context: str, response: str) -> Pair:
     return Pair(start, whole[len(start) :])
 
 
-def _formatted(table: Any, template: str, where: str) -> list[str]:
+def _formatted(table: Table, template: str, where: str) -> list[str]:
     try:
         parts = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
     except ValueError as error:

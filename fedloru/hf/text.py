@@ -13,13 +13,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedloru.data.build import held_out, numbers
+from fedloru.data.build import held_out
+from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset, Examples
-from fedloru.data.labels import as_labels
+from fedloru.data.table import Table
+from fedloru.data.values import doubtful
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.encode import Classify, Counts, Kind, Plain
-from fedloru.hf.tables import Tables, filled, is_nested, keys, read
+from fedloru.hf.tables import Tables, keys, labels, read
 from fedloru.settings import Expected, When
 from fedloru.settings.types import Flag, Fraction, Text, Texts, Whole
 
@@ -100,22 +102,17 @@ def _check(tokenizer: Any, kind: Kind, max_length: int, pack: bool, positions: i
 
 
 def _encode_split(
-    table: Any, where: str, kind: Kind, tokenizer: Any, columns: Sequence[str], max_length: int
+    table: Table, where: str, kind: Kind, tokenizer: Any, columns: Sequence[str], max_length: int
 ) -> tuple[_Split, Counts]:
     if not table.num_rows:
         raise DataError(f"{where} has no rows")
     values = keys(table, columns, where)
-    labels = None
-    if isinstance(kind, Classify):
-        raw = filled(table, kind.label, where)
-        if is_nested(raw):
-            raise DataError(f"{where}: column {kind.label!r} holds {raw.type}, but a text has one class: name another")
-        labels = as_labels(f"{where}: labels", raw.to_pylist())
+    classes = labels(table, kind.label, where) if isinstance(kind, Classify) else None
     examples, counts = kind.encode(tokenizer, table, where, max_length)
     if not examples:
         raise DataError(f"{where}: no example has a token to predict within {max_length} tokens: raise data.max_length")
     units = [tuple(values[name][row] for name in columns) for row in range(table.num_rows)]
-    return _Split(examples, units, labels), counts
+    return _Split(examples, units, classes), counts
 
 
 def _groups(split: _Split) -> np.ndarray[Any, Any]:
@@ -159,13 +156,17 @@ def _dataset(
     name: str, kind: Kind, tables: Tables, splits: tuple[_Split, _Split], columns: Sequence[str], notes: dict[str, int]
 ) -> Dataset:
     train, test = (tensors(split.examples) for split in splits)
-    classes: tuple[str, ...] = ()
+    classes, remarks = (), tables.remarks
     if isinstance(kind, Classify):
-        labels, test_labels = (_groups(split) for split in splits)
-        train["y"], test["y"], classes = numbers(name, labels, test_labels, tuple(kind.labels) or tables.classes)
+        own, test_own = (_groups(split) for split in splits)
+        train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)
+        remarks += more
     rows = [example.row for example in splits[0].examples]
     natural = {column: tuple(splits[0].units[row][i] for row in rows) for i, column in enumerate(columns)}
-    return Dataset(name, train, test, classes, natural, notes)
+    remarks += doubtful(natural)
+    for remark in remarks:
+        log.warning("%s", remark)
+    return Dataset(name, train, test, classes, natural, notes, remarks)
 
 
 def tensors(examples: Sequence[Tokens]) -> Examples:

@@ -107,7 +107,7 @@ def test_struct_images_string_labels_and_color(tmp_path: Path) -> None:
         (table(4).rename_columns(["imgae", "label", "speaker"]), None, "did you mean 'imgae'"),
         (table(4).drop_columns("label"), None, "no column 'label'. There are: image, speaker"),
         (table(4, image=[1, 2, 3, 4]), None, "to hold encoded images"),
-        (table(4, label=[0, None, 1, 1]), None, "1 rows have no value for 'label'"),
+        (table(4, label=[0, None, 1, 1]), None, "1 of 4 rows have no 'label'"),
         (table(4, label=[0.0, 1.0, 0.0, 1.0]), None, "must be integers or strings, got"),
         (table(4, image=[b"abc"] * 4), None, "row 0 cannot be read as an image"),
         (table(4, image=[encoded(0)[:60]] * 4), None, "row 0 is damaged"),

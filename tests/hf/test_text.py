@@ -246,7 +246,7 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "no such column": ({}, ASK._replace(response="anwser"), {}, "no column 'anwser'; did you mean 'answer'"),
     "no column of the template": ({}, ASK._replace(template="{qestion}"), {}, "no column 'qestion'; did you mean"),
     "no such key": ({}, ASK, {"columns": ["speaker"]}, "no column 'speaker'"),
-    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds int64, expected text"),
+    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds integer, expected text"),
     "empty response": ({"answer": ["a", " \n"]}, ASK, {}, r"1 of 2 rows have an empty 'answer' \(rows 1"),
     "missing prompt": ({"question": [None, "b"]}, Instruct("question", None, "answer"), {}, "empty 'question'"),
     "empty prompt": ({"question": ["", "b"]}, ASK._replace(template="{question}"), {}, "1 of 2 rows have an empty"),
@@ -258,11 +258,11 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "too short": ({}, ASK, {"max_length": 1}, "max_length is 1"),
     "nothing fits": ({}, ASK, {"max_length": 3}, "no example has a token to predict within 3 tokens"),
     "packed classes": ({}, Classify("question", "answer"), {"pack": True}, "cannot be packed"),
-    "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 rows have no 'answer'"),
-    "no key": ({"who": ["a", None]}, ASK, {"columns": ["who"]}, "1 rows have no 'who'"),
+    "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 of 2 rows have no 'answer'"),
+    "no key": ({"who": ["a", None]}, ASK, {"columns": ["who"]}, "1 of 2 rows have no 'who'"),
     "no rows": ({"question": [], "answer": []}, ASK, {}, "has no rows"),
     "a class of fractions": ({"answer": [0.5, 1.5]}, Classify("question", "answer"), {}, "must be integers or strings"),
-    "several classes": ({"answer": [[0], [0, 1]]}, Classify("question", "answer"), {}, "a text has one class"),
+    "several classes": ({"answer": [[0], [0, 1]]}, Classify("question", "answer"), {}, "integers or strings, got list"),
 }
 
 
@@ -295,9 +295,11 @@ def test_an_unusable_chat_template_is_rejected(template: str, message: str, tmp_
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', "not a JSON Lines file .*UTF8"),
-        ("a.jsonl", b"{\n", "not a JSON Lines file"),
-        ("a.csv", b"a,b\n", "has an unknown file type"),
+        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', r"latin\.jsonl, line 1 is not UTF-8 text"),
+        ("a.jsonl", b"{\n", r"a\.jsonl, row 0 \(line 2\) is not valid JSON"),
+        ("a.csv", b"a,b\n", "has no rows"),
+        ("a.csv", b"a,b\n1,2\n3\n", r"row 1 \(line 3\) has 1 values, but the first line names 2 columns"),
+        ("a.txt", b"a,b\n", "has an unknown file type"),
         ("a.parquet", b"nothing", "not a readable parquet file"),
     ],
 )

@@ -1,0 +1,106 @@
+"""Check files before they are opened: files that a user names, and files that are named inside of data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedloru.data.raw import unread
+from fedloru.errors import DataError
+
+MAX_NAMED = 2**28
+"""The maximum size of a file that is named inside of data, in bytes."""
+
+ABOUT = ("readme", "license", "licence", "copying", "citation", "dataset_infos.json", ".gitattributes", ".gitignore")
+"""How the names of files start that describe a data set; they are not reported as unread."""
+
+
+def regular(path: Path, most: int | None = None) -> Path:
+    """Return ``path`` if it is a regular file of at most ``most`` bytes.
+
+    Raises:
+        DataError: it does not exist, is a folder, a device or a pipe, or is larger.
+    """
+    try:
+        if not path.is_file():
+            problem = "is not a regular file" if path.exists() else "does not exist"
+            raise DataError(f"{path} {problem}: name a file")
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL character
+        raise DataError(f"{str(path)[:200]!r} cannot be opened: {error}") from error
+    if most is not None and size > most:
+        raise DataError(f"{path} has {size:,} bytes, but at most {most:,} are read: split it into smaller files")
+    return path
+
+
+class Folders:
+    """The folders in which data may name files, and the files that were read.
+
+    Args:
+        folders: the folders; a relative path starts at the first.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+        self.read_files: set[Path] = set()
+
+    def read(self, path: str, where: str) -> bytes:
+        """Return the content of the file ``path``, which the data at ``where`` names.
+
+        The file must be in one of the folders after symbolic links are resolved, so that data cannot read other files
+        of the machine.
+
+        Raises:
+            DataError: the file is elsewhere, does not exist, is not a regular file, or has more than ``MAX_NAMED``
+                bytes.
+        """
+        shown = repr(path if len(path) <= 200 else f"{path[:200]}…")
+        try:
+            place = Path(self.folders[0], path).resolve()
+            inside = any(place.is_relative_to(folder.resolve()) for folder in self.folders)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{where} names the file {shown}, which cannot be opened: {error}") from error
+        if not inside:
+            raise DataError(
+                f"{where} names the file {shown}, which is not in the data's folder {self.folders[0]}: move it there, "
+                "or store the content of files in the data"
+            )
+        try:
+            content = regular(place, MAX_NAMED).read_bytes()
+        except (DataError, OSError) as error:
+            raise DataError(f"{where} names the file {shown}, which cannot be read: {error}") from error
+        self.read_files.add(place)
+        return content
+
+
+def unread_files(folder: Path, read: Iterable[Path], reason: str) -> tuple[str, ...]:
+    """Return a remark on the files below ``folder`` that are not among ``read``; () if there are none.
+
+    A hidden folder is named instead of its files. Files that describe a data set, such as README.md, are left out.
+    """
+    used, found = {path.resolve() for path in read}, []
+    for place, folders, files in os.walk(folder):
+        hidden = [name for name in folders if name.startswith(".")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        others = [
+            name for name in files if not name.lower().startswith(ABOUT) and Path(place, name).resolve() not in used
+        ]
+        found += [
+            Path(place, name).relative_to(folder).as_posix() for name in (*others, *(f"{name}/" for name in hidden))
+        ]
+    return unread(sorted(found), reason, "item")
+
+
+@contextmanager
+def in_memory(place: Path | str) -> Iterator[None]:
+    """Turn a ``MemoryError`` while ``place`` is read into a sentence.
+
+    Raises:
+        DataError: there is not enough memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(f"{place} does not fit into memory: split it, or remove rows and columns") from error
