@@ -49,7 +49,7 @@ def folder(*, path: Text, layout: Layout = "auto") -> Raw:
         raise DataError(f"{place} has no folder 'train': add it, or set data.layout to 'classes'")
     splits = tuple(_scan(place / name) for name in SPLITS if (place / name).is_dir())
     others = [entry.name for entry in _entries(place) if entry.name not in SPLITS]
-    return _read(place, splits, unread(list(map(printable, others)), f"not in {' or '.join(SPLITS)}", "entry"))
+    return _read(place, splits, unread(list(map(printable, others)), f"not in {' or '.join(SPLITS)}", "item"))
 
 
 class _Scan(NamedTuple):
@@ -80,14 +80,16 @@ def _read(place: Path, splits: Sequence[_Scan], remarks: Sequence[str] = ()) -> 
     told = list(remarks)
     for scan in splits:
         for reason, names in scan.others.items():
-            told += unread(names, f"{reason}, in {scan.place}")
+            told += unread(names, f"{reason}, in {scan.place}", "item")
     rows = [_rows(scan, told) for scan in splits]
     return same_channels(Raw(*rows, remarks=tuple(told)))
 
 
 def _rows(scan: _Scan, remarks: list[str]) -> Rows:
     if not scan.images:
-        instead = "".join(f"; {remark}" for reason, names in scan.others.items() for remark in unread(names, reason))
+        instead = "".join(
+            f"; {remark}" for reason, names in scan.others.items() for remark in unread(names, reason, "item")
+        )
         raise DataError(
             f"{scan.place} contains no images; expected {scan.place}/CLASS/NAME.png (or .jpg, .jpeg){instead}"
         )

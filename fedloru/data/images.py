@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.memory import check_size
-from fedloru.data.partition import listed
 from fedloru.data.raw import Raw
 from fedloru.errors import DataError, optional
 
@@ -96,7 +95,8 @@ def same_channels(raw: Raw) -> Raw:
 
 def _remark(fact: str, rows: list[int], where: Where) -> str:
     count = f"{len(rows):,} images were" if len(rows) > 1 else "1 image was"
-    return f"{count} {fact}: {listed([where(row) for row in rows[:10]])}{', …' * (len(rows) > 10)}"
+    more = f" and {len(rows) - 1:,} more" if len(rows) > 1 else ""
+    return f"{count} {fact}: {where(rows[0])}{more}"
 
 
 def _open(data: bytes, name: str) -> Image:

@@ -46,7 +46,7 @@ def flat(values: Values, name: str, where: str) -> NDArray[Any]:
     array = _array(values, name, where)
     if array.ndim and array.size == len(array):
         return array.reshape(len(array))
-    hint = "; convert one-hot labels with y.argmax(1)" if array.ndim == 2 and array.size else ""
+    hint = "; for one-hot labels, use y.argmax(1)" if array.ndim == 2 and len(array) > 1 else ""
     raise DataError(f"{where}: {name!r} has shape {array.shape}, expected (N,), one value per example{hint}")
 
 

@@ -106,6 +106,7 @@ def _read(archive: ZipFile, entry: ZipInfo, what: str) -> NDArray[Any]:
     check_size(values, dtype.itemsize, f"{what}, {dtype} of shape {shape},")
     with archive.open(entry) as file:
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+        file.read()  # compares the checksum at the end of the entry
         return array
 
 

@@ -44,8 +44,11 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
     for problem in problems_of(known, given):
         raise DataError(f"the data source {source!r}: {problem}")
     name = Path(settings["path"]).stem if "path" in settings else short(source)
-    with naming_memory(f"the data set {name!r}"):
-        data = _built(name, source, reader(**given), test_fraction, seed)
+    try:
+        with naming_memory(f"the data set {name[:100]!r}"):
+            data = _built(name, source, reader(**given), test_fraction, seed)
+    except OSError as error:
+        raise DataError(f"the data set {name[:100]!r} cannot be read: {error.strerror or error}") from error
     for remark in data.remarks:
         log.warning("%s", remark)
     return data
