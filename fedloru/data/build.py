@@ -123,7 +123,7 @@ def _checked(name: str, rows: Rows) -> Rows:
     return Rows(x, labels, columns)
 
 
-def _examples(name: str, x: Tensor) -> Tensor:
+def _examples(name: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor) or x.is_complex() or x.ndim < 2 or not math.prod(x.shape[1:]):
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise DataError(f"{name}: expected x to be a tensor of numbers, (N, d) or (N, C, H, W), got {got}")

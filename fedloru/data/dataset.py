@@ -11,6 +11,8 @@ from torch import Tensor
 from fedloru.data.examples import Examples, class_names, examples, size
 from fedloru.errors import DataError
 
+__all__ = ["Dataset", "Examples", "by_length", "labels", "size"]
+
 
 class _Fields(NamedTuple):
     name: str
@@ -50,12 +52,12 @@ class Dataset(_Fields):
         remarks: Sequence[str] = (),
     ) -> Self:
         names = class_names(name, classes)
-        checked = [examples(f"{name!r}, {part}", given, names) for part, given in (("train", train), ("test", test))]
+        train, test = examples(f"{name!r}, train", train, names), examples(f"{name!r}, test", test, names)
         for column, values in columns.items():
-            if train and len(values) != size(checked[0]):
-                raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(checked[0])} examples")
+            if train and len(values) != size(train):
+                raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
         kept = {column: tuple(values) for column, values in columns.items()}
-        return super().__new__(cls, name, *checked, names, kept, dict(notes), tuple(remarks))
+        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks))
 
 
 def by_length(examples: Examples, *, longest_first: bool = True) -> Tensor:

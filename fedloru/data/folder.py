@@ -81,8 +81,8 @@ def _read(place: Path, splits: Sequence[_Scan], remarks: Sequence[str] = ()) -> 
     for scan in splits:
         for reason, names in scan.others.items():
             told += unread(names, f"{reason}, in {scan.place}", "item")
-    rows = [_rows(scan, told) for scan in splits]
-    return same_channels(Raw(*rows, remarks=tuple(told)))
+    train, *test = [_rows(scan, told) for scan in splits]
+    return same_channels(Raw(train, test[0] if test else None, remarks=tuple(told)))
 
 
 def _rows(scan: _Scan, remarks: list[str]) -> Rows:

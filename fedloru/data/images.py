@@ -23,6 +23,7 @@ from fedloru.errors import DataError, optional
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 Pixels = NDArray[np.uint8]
 Where = Callable[[int], str]
@@ -99,10 +100,10 @@ def _remark(fact: str, rows: list[int], where: Where) -> str:
     return f"{count} {fact}: {where(rows[0])}{more}"
 
 
-def _open(data: bytes, name: str) -> Image:
+def _open(data: bytes, name: str) -> ImageFile:
     pillow = optional("PIL.Image", extra="data", purpose="decoding images")
     try:
-        image: Image = pillow.open(BytesIO(data), formats=FORMATS)
+        image: ImageFile = pillow.open(BytesIO(data), formats=FORMATS)
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise DataError(f"{name} is too large ({error}); replace or remove it") from error
     except MemoryError:
@@ -115,19 +116,15 @@ def _open(data: bytes, name: str) -> Image:
     return image
 
 
-def _arguments(image: Image) -> Any:
-    return image.tile[0][3] if image.tile else ""
-
-
-def _is_deep(image: Image) -> bool:
+def _is_deep(image: ImageFile) -> bool:
     """Return whether Pillow would cut the channels of ``image``, in an 8-bit mode, to 8 bits."""
-    arguments = _arguments(image)
+    arguments = image.tile[0].args if image.tile else ""
     if image.format == "PPM" and isinstance(arguments, tuple):
         return int(arguments[-1]) > 255
     return re.search(r";16[BLN]", str(arguments)) is not None
 
 
-def _mode(image: Image) -> str:
+def _mode(image: ImageFile) -> str:
     return f"{image.mode} with 16 bits per channel" if _is_deep(image) else image.mode
 
 

@@ -111,7 +111,7 @@ def _read(archive: ZipFile, entry: ZipInfo, what: str) -> NDArray[Any]:
 
 
 def _columns(arrays: Mapping[str, NDArray[Any]], columns: Texts, path: str) -> Columns:
-    kept = {name: list(flat(arrays[name], name, path)) for name in columns}
+    kept: Columns = {name: list(flat(arrays[name], name, path)) for name in columns}
     for name, values in kept.items():
         if len(values) != len(arrays["x"]):
             raise DataError(f"{path}: column {name!r} has {len(values)} values for {len(arrays['x'])} examples")
