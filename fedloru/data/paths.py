@@ -29,10 +29,15 @@ def regular(path: Path, most: int | None = None) -> Path:
             raise DataError(f"{path} {problem}: name a file")
         size = path.stat().st_size
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL character
-        raise DataError(f"{str(path)[:200]!r} cannot be opened: {error}") from error
+        raise DataError(f"{str(path)[:200]!r} cannot be opened: {_reason(error)}") from error
     if most is not None and size > most:
         raise DataError(f"{path} has {size:,} bytes, but at most {most:,} are read: split it into smaller files")
     return path
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error, without the path that the message of an ``OSError`` ends with."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 class Folders:
@@ -61,7 +66,7 @@ class Folders:
             place = Path(self.folders[0], path).resolve()
             inside = any(place.is_relative_to(folder.resolve()) for folder in self.folders)
         except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"{where} names the file {shown}, which cannot be opened: {error}") from error
+            raise DataError(f"{where} names the file {shown}, which cannot be opened: {_reason(error)}") from error
         if not inside:
             raise DataError(
                 f"{where} names the file {shown}, which is not in the data's folder {self.folders[0]}: move it there, "
@@ -70,7 +75,7 @@ class Folders:
         try:
             content = regular(place, MAX_NAMED).read_bytes()
         except (DataError, OSError) as error:
-            raise DataError(f"{where} names the file {shown}, which cannot be read: {error}") from error
+            raise DataError(f"{where} names the file {shown}, which cannot be read: {_reason(error)}") from error
         self.read_files.add(place)
         return content
 
