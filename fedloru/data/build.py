@@ -31,6 +31,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         DataError: the rows, labels or shapes cannot be used.
     """
     train = _checked(name, raw.train)
+    doubts = doubtful(train.columns)
     if raw.test is None:
         train, test = split(train, test_fraction, seed)
     else:
@@ -43,8 +44,8 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         )
     y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    told = (*raw.remarks, *remarks, *doubtful(train.columns))
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, train.columns, remarks=told)
+    told = (*raw.remarks, *remarks, *doubts)
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=told)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -120,6 +121,9 @@ def _checked(name: str, rows: Rows) -> Rows:
             "too large for float32; fix or drop them"
         )
     columns = {column: keys(values, column, name) for column, values in rows.columns.items()}
+    for column, values in columns.items():
+        if len(values) != len(labels):
+            raise DataError(f"{name}: column {column!r} has {len(values)} values for {len(labels)} examples")
     return Rows(x, labels, columns)
 
 

@@ -27,7 +27,7 @@ def read(file: Path, separator: str = ",", name: str | None = None) -> Table:
         _, names = next(rows, (0, []))
         _check_header(names, separator, name)
         columns: list[list[str]] = [[] for _ in names]
-        numbers = []
+        numbers: list[int] = []
         for number, values in rows:
             if len(values) != len(names):
                 raise DataError(

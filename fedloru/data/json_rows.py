@@ -58,7 +58,8 @@ def _by_lines(file: Path, name: str) -> _Rows | None:
         return _Rows([], [])
     if not _is_object(first[1]):
         return None
-    rows, numbers = [], []
+    rows: list[Row] = []
+    numbers = []
     for number, line in chain([first], found):
         rows.append(_object(line.rstrip(), f"{name}, row {len(rows)} (line {number})"))
         numbers.append(number)
@@ -87,7 +88,8 @@ def _object(text: str, where: str) -> Row:
 
 def _as_a_whole(file: Path, name: str) -> _Rows:
     text = whole(file, name)
-    rows, numbers, line, at = [], [], 1, 0
+    rows: list[Row] = []
+    numbers, line, at = [], 1, 0
     for start, value in _values(text, name):
         line, at = line + text.count("\n", at, start), start
         rows.append(_row(value, f"{name}, row {len(rows)} (line {line})"))

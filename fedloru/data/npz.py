@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from fedloru.data.labels import as_labels, flat
 from fedloru.data.local import printable
 from fedloru.data.memory import check_size
 from fedloru.data.paths import regular
-from fedloru.data.raw import Columns, Raw, Rows, unread
+from fedloru.data.raw import Raw, Rows, unread
 from fedloru.errors import DataError, choices
 from fedloru.settings.types import Text, Texts
 
@@ -64,7 +64,9 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
         arrays = {name: _read(archive, entries[name], f"{path}: {name}") for name in wanted}
     remarks = unread([printable(name) for name in entries if name not in arrays], f"in {path}", "array")
     train = Rows(
-        _axes(arrays["x"], axes, f"{path}: x"), as_labels(arrays["y"], "y", path), _columns(arrays, columns, path)
+        _axes(arrays["x"], axes, f"{path}: x"),
+        as_labels(arrays["y"], "y", path),
+        {name: flat(arrays[name], name, path) for name in columns},
     )
     if not held_out:
         return Raw(train, remarks=remarks)
@@ -108,14 +110,6 @@ def _read(archive: ZipFile, entry: ZipInfo, what: str) -> NDArray[Any]:
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
         file.read()  # compares the checksum at the end of the entry
         return array
-
-
-def _columns(arrays: Mapping[str, NDArray[Any]], columns: Texts, path: str) -> Columns:
-    kept: Columns = {name: list(flat(arrays[name], name, path)) for name in columns}
-    for name, values in kept.items():
-        if len(values) != len(arrays["x"]):
-            raise DataError(f"{path}: column {name!r} has {len(values)} values for {len(arrays['x'])} examples")
-    return kept
 
 
 def _check_alike(x: NDArray[Any], test: NDArray[Any], path: str) -> None:

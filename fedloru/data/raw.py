@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedloru.data.partition import listed
 
-Columns = Mapping[str, Sequence[Any]]
+Columns = Mapping[str, Any]
+"""Sequences or arrays of one key per example, by the name of the column."""
 
 
 class Rows(NamedTuple):
@@ -23,6 +24,8 @@ class Rows(NamedTuple):
 
 class Raw(NamedTuple):
     """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes.
+
+    With ``classes``, labels are names among them, or else positions in them, which is then remarked.
 
     ``remarks`` are sentences about how the data was read, such as which files were not; see ``Dataset.remarks``.
     """

@@ -115,7 +115,8 @@ class Classify(NamedTuple):
     Args:
         text: the column of texts.
         label: the column of classes.
-        labels: the names of the classes in order; by default those of the source, or sorted.
+        labels: the names of the classes in order, which the labels must have as values or be positions in; by default
+            those of the source, or sorted.
     """
 
     text: Annotated[Text, TEXT] = "text"

@@ -60,7 +60,7 @@ def load(
 
     Args:
         tokenizer: the tokenizer of the model.
-        path: a parquet or JSON Lines file, a folder, or a name on the hub.
+        path: a JSON, JSON Lines, CSV, TSV or parquet file, a folder, or a name on the hub.
         kind: the kind of text, and its columns.
         test: a second file, or the name of a split; default: the split ``test``, or else a held-out part.
         subset: the configuration of a data set on the hub.
@@ -156,7 +156,8 @@ def _dataset(
     name: str, kind: Kind, tables: Tables, splits: tuple[_Split, _Split], columns: Sequence[str], notes: dict[str, int]
 ) -> Dataset:
     train, test = (tensors(split.examples) for split in splits)
-    classes, remarks = (), tables.remarks
+    classes: tuple[str, ...] = ()
+    remarks = tables.remarks
     if isinstance(kind, Classify):
         own, test_own = (_groups(split) for split in splits)
         train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)

@@ -128,6 +128,12 @@ def test_every_source_refuses_missing_and_inexact_keys(source: Any, tmp_path: Pa
             source(tmp_path, ["a", "a", "b", None])
 
 
+def test_columns_have_one_key_per_example(tmp_path: Path) -> None:
+    rows = Rows(torch.zeros(4, 3), np.arange(4) % 2, {"site": ["a"] * 3})
+    with pytest.raises(DataError, match="'site' has 3 values for 4 examples"):
+        build("own", Raw(rows), test_fraction=0.5, seed=0)
+
+
 def test_the_name_of_a_missing_value_is_a_key_with_a_remark(tmp_path: Path) -> None:
     data = npz(tmp_path, ["None", "None", "NA", "Peru"])
     (first, second) = data.remarks
