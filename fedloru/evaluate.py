@@ -50,26 +50,32 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) 
         ModelError: the model raises an exception.
     """
     rows, scored = by_length(data), []
-    with _naming_examples(rows[:1]):
+    with naming_examples("test", data, rows[:1]):
         limit = room(rows.device, CPU_ROOM) // activation_bytes(net, tensors, data)
     with mode(net, False), use_tensors(net, unshared(net, tensors)):
         for part in rows.split(max(1, min(batch_size, limit))):
-            with _naming_examples(part):
+            with naming_examples("test", data, part):
                 batch = fetch(data, part)
                 scored.append(metrics(net, compute_outputs(net, batch), batch))
     return _score(scored)
 
 
 @contextmanager
-def _naming_examples(rows: Tensor) -> Iterator[None]:
-    """Raise ``ModelError`` that names the test examples ``rows`` if the model fails on them."""
+def naming_examples(kind: str, data: Examples, rows: Tensor) -> Iterator[None]:
+    """Name the examples at ``rows``, which are of the given kind, if the model fails on them.
+
+    Raises:
+        ModelError: an exception was raised inside the context.
+    """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # user code may raise anything
+        shapes = ", ".join(f"{key} {tuple(value.shape[1:])} {value.dtype}" for key, value in data.items())
         raise ModelError(
-            f"the model cannot be evaluated on test examples {listed(rows.tolist())}: {traced(error)}; fix the model"
+            f"the model cannot be evaluated on {kind} examples {listed(rows.tolist())}, each with {shapes}: "
+            f"{traced(error)}; fix the model or the examples"
         ) from error
 
 

@@ -7,6 +7,7 @@ bitwise identical on every machine and with any number of threads.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset
+from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
 from fedloru.data.values import doubtful, keys
 from fedloru.errors import DataError
@@ -28,14 +30,13 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
     Raises:
         DataError: the rows, labels or shapes cannot be used.
     """
-    _check(name, raw.train)
-    columns = {column: keys(values, column, name) for column, values in raw.train.columns.items()}
-    for column, values in columns.items():
-        if len(values) != len(raw.train.labels):
-            raise DataError(f"{name}: column {column!r} has {len(values)} values for {len(raw.train.labels)} examples")
-    raw = raw._replace(train=raw.train._replace(columns=columns))
-    train, test = split(raw.train, test_fraction, seed) if raw.test is None else (raw.train, raw.test)
-    _check(f"the test set of {name}", test)
+    train = _checked(name, raw.train)
+    doubts = doubtful(train.columns)
+    if raw.test is None:
+        train, test = split(train, test_fraction, seed)
+    else:
+        test = _checked(f"the test set of {name}", raw.test)
+    _check_alike(name, train.x, test.x)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{name}: training examples have shape {tuple(train.x.shape[1:])}, but test examples have shape "
@@ -43,7 +44,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         )
     y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    told = (*raw.remarks, *remarks, *doubtful(columns))
+    told = (*raw.remarks, *remarks, *doubts)
     return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=told)
 
 
@@ -106,25 +107,40 @@ def _take(rows: Rows, mask: Tensor) -> Rows:
     return Rows(rows.x[kept], rows.labels[kept.numpy()], columns)
 
 
-def _check(name: str, rows: Rows) -> None:
-    if not len(rows.labels):
+def _checked(name: str, rows: Rows) -> Rows:
+    """Return ``rows`` with ``x`` on the CPU, labels (N,) and keys as text, after checking them."""
+    x, labels = _examples(name, rows.x), as_labels(rows.labels, "labels", name)
+    if not len(labels):
         raise DataError(f"{name} has no examples")
-    if len(rows.x) != len(rows.labels):
-        raise DataError(f"{name} has {len(rows.x)} examples, but {len(rows.labels)} labels; give one label per example")
-    check_labels(name, rows.labels)
-    if rows.x.is_floating_point() and not torch.isfinite(rows.x).all():
-        invalid = (~torch.isfinite(rows.x.flatten(1)).all(1)).nonzero()
+    if len(x) != len(labels):
+        raise DataError(f"{name} has {len(x)} examples, but {len(labels)} labels; give one label per example")
+    if x.is_floating_point() and not (finite := x.to(torch.float32).isfinite()).all():
+        invalid = (~finite.flatten(1).all(1)).nonzero()
         raise DataError(
-            f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}; "
-            "fix or drop them"
+            f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}, or "
+            "too large for float32; fix or drop them"
         )
+    columns = {column: keys(values, column, name) for column, values in rows.columns.items()}
+    for column, values in columns.items():
+        if len(values) != len(labels):
+            raise DataError(f"{name}: column {column!r} has {len(values)} values for {len(labels)} examples")
+    return Rows(x, labels, columns)
 
 
-def check_labels(name: str, labels: NDArray[Any]) -> None:
-    """Check that labels (N,) are integers or strings.
+def _examples(name: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor) or x.is_complex() or x.ndim < 2 or not math.prod(x.shape[1:]):
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(f"{name}: expected x to be a tensor of numbers, (N, d) or (N, C, H, W), got {got}")
+    return x.detach().cpu()
 
-    Raises:
-        DataError: they are neither.
-    """
-    if labels.dtype.kind not in "iubU":
-        raise DataError(f"{name}: labels must be integers or strings, got {labels.dtype}")
+
+def _check_alike(name: str, train: Tensor, test: Tensor) -> None:
+    """Check that images given as floats are not from 0 to 255 in one set, and from 0 to 1 in the other."""
+    if train.ndim != 4 or not train.is_floating_point():
+        return
+    small, large = sorted(float(x.abs().max()) for x in (train, test))
+    if 0 < small <= 1 and large > 100:
+        raise DataError(
+            f"{name}: the largest pixel of the training or the test set is {large:g}, that of the other {small:g}; "
+            "scale both alike"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedloru.data import arrays, schemes, tables
+from fedloru.data.folder import folder
+from fedloru.data.npz import npz
 from fedloru.data.partition import Partition
 from fedloru.data.raw import Reader
 from fedloru.errors import DataError, PartitionError
@@ -17,8 +19,8 @@ SOURCES: Table[Reader] = Table(
         "digits": arrays.digits,
         "synthetic": arrays.mixture,
         "parquet": tables.parquet,
-        "folder": arrays.folder,
-        "npz": arrays.npz,
+        "folder": folder,
+        "npz": npz,
         "hub": tables.hub,
     },
     DataError,

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-Examples = dict[str, Tensor]
-"""Tensors with one row per example.
+from fedloru.data.examples import Examples, class_names, examples, size
+from fedloru.errors import DataError
 
-Images: ``x`` (N, C, H, W) float32, normalized, and ``y`` (N,) int64.
-Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64.
-Texts: ``input_ids`` (N, T) int64, padded on the right, and ``length`` (N,) int64, the number of tokens that are not
-padding; for a causal model also ``labels`` (N, T) int64, not shifted, −100 where no loss is computed, and for a
-classifier ``y`` (N,) int64.
-"""
+__all__ = ["Dataset", "Examples", "by_length", "labels", "size"]
 
 
-class Dataset(NamedTuple):
-    """A data set in memory.
-
-    ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
-    ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
-    ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
-    The command line prints them, and the page of a run shows them.
-    """
-
+class _Fields(NamedTuple):
     name: str
     train: Examples
     test: Examples
@@ -36,9 +24,40 @@ class Dataset(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def size(examples: Examples) -> int:
-    """Return the number of examples."""
-    return len(next(iter(examples.values())))
+class Dataset(_Fields):
+    """A data set in memory.
+
+    ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
+    ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
+    ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
+    The command line prints them, and the page of a run shows them.
+
+    Labels ``y`` of other integer types become int64, and those of shape (N, 1) become (N,). Tensors are detached.
+
+    Raises:
+        DataError: ``train`` or ``test`` is not a dict of tensors with one row per example, labels are not class
+            indices, or ``x`` has values that are not finite.
+    """
+
+    __slots__ = ()
+
+    def __new__(  # noqa: D102  # see the class
+        cls,
+        name: str,
+        train: Examples,
+        test: Examples,
+        classes: Sequence[str],
+        columns: Mapping[str, Sequence[str]] = {},
+        notes: Mapping[str, int] = {},
+        remarks: Sequence[str] = (),
+    ) -> Self:
+        names = class_names(name, classes)
+        train, test = examples(f"{name!r}, train", train, names), examples(f"{name!r}, test", test, names)
+        for column, values in columns.items():
+            if train and len(values) != size(train):
+                raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
+        kept = {column: tuple(values) for column, values in columns.items()}
+        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks))
 
 
 def by_length(examples: Examples, *, longest_first: bool = True) -> Tensor:

@@ -11,6 +11,7 @@ from fedloru.data import arrays
 from fedloru.data.build import build
 from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
+from fedloru.data.memory import naming_memory
 from fedloru.data.raw import Raw, Rows
 from fedloru.errors import DataError, choices
 from fedloru.settings import REQUIRED, problems_of, settings_of, short
@@ -42,21 +43,25 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
             raise DataError(f"the data source {source!r} needs {name}: set data.{name}")
     for problem in problems_of(known, given):
         raise DataError(f"the data source {source!r}: {problem}")
-    made: Any = reader(**given)
+    name = Path(settings["path"]).stem if "path" in settings else short(source)
+    try:
+        with naming_memory(f"the data set {name[:100]!r}"):
+            data = _built(name, source, reader(**given), test_fraction, seed)
+    except OSError as error:
+        raise DataError(f"the data set {name[:100]!r} cannot be read: {error.strerror or error}") from error
+    for remark in data.remarks:
+        log.warning("%s", remark)
+    return data
+
+
+def _built(name: str, source: str, made: Any, test_fraction: float, seed: int) -> Dataset:
     if isinstance(made, Dataset):
-        return _told(made)
+        return made
     if isinstance(made, Rows):
         made = Raw(made)
     if not isinstance(made, Raw):
         raise DataError(f"{source} returned {type(made).__name__}, not fedloru.data.Raw, Rows or Dataset; return one")
-    name = Path(settings["path"]).stem if "path" in settings else short(source)
-    return _told(build(name, made, test_fraction=test_fraction, seed=seed))
-
-
-def _told(data: Dataset) -> Dataset:
-    for remark in data.remarks:
-        log.warning("%s", remark)
-    return data
+    return build(name, made, test_fraction=test_fraction, seed=seed)
 
 
 def synthetic(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data import hub as hub_data
-from fedloru.data.images import decode
+from fedloru.data.images import decode, same_channels
 from fedloru.data.parquet_rows import check_classes, read
 from fedloru.data.paths import Folders, unread_files
 from fedloru.data.raw import Raw, Rows
@@ -45,15 +45,15 @@ def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns
     place, names = Path(path), Names(image, label)
     train, test = _files(place)
     table, folders = read(train), Folders(train[0].parent)
-    rows = _rows(table, names, columns, folders)
-    held_out = None
+    told: list[str] = []
+    rows, held_out = _rows(table, names, columns, folders, told), None
     if test:
         other = read(test)
         check_classes(table.where, table.classes, other.where, other.classes)
-        held_out = _rows(other, names, (), folders)
+        held_out = _rows(other, names, (), folders, told)
     used = {*train, *test, *folders.read_files}
     remarks = unread_files(place, used, "neither train*.parquet nor test*.parquet") if place.is_dir() else ()
-    return Raw(rows, held_out, table.classes, remarks)
+    return same_channels(Raw(rows, held_out, table.classes, (*told, *remarks)))
 
 
 def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Texts = ()) -> Raw:
@@ -70,16 +70,18 @@ def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Te
     """
     found, names, folders = hub_data.splits(path, label=label), Names(image, label), hub_data.folders(path)
     table = found.read("train")
-    rows = _rows(table, names, columns, folders)
-    test = _rows(found.read("test"), names, (), folders) if "test" in found.readers else None
-    return Raw(rows, test, table.classes, found.unread(("train", "test"), folders.read_files))
+    told: list[str] = []
+    rows = _rows(table, names, columns, folders, told)
+    test = _rows(found.read("test"), names, (), folders, told) if "test" in found.readers else None
+    remarks = (*told, *found.unread(("train", "test"), folders.read_files))
+    return same_channels(Raw(rows, test, table.classes, remarks))
 
 
-def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders) -> Rows:
+def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders, remarks: list[str]) -> Rows:
     kept = {name: keys(table[name], name, table.where, table.place) for name in columns}
     y = labels(table[names.label], names.label, table.where, table.place)
     encoded = [_encoded(value, names.image, folders, table.place(row)) for row, value in enumerate(table[names.image])]
-    return Rows(decode(encoded, table.place), y, kept)
+    return Rows(decode(encoded, table.place, remarks), y, kept)
 
 
 def _encoded(value: Any, name: str, folders: Folders, where: str) -> bytes:

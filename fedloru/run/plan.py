@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fedloru import lowrank, tree
+from fedloru import net as nets
 from fedloru.data import Dataset, Partition
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
@@ -161,6 +162,7 @@ def check(plan: Plan) -> None:
         *problems_of(settings_of(Plan), vars(plan)),
         *problems_of(settings_of(Recipe), plan.recipe._asdict()),
         *_augmentation_problems(plan),
+        *_example_problems(plan),
     ]
     if not len(next(iter(plan.dataset.test.values()), ())):
         problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
@@ -205,6 +207,23 @@ def _augmentation_problems(plan: Plan) -> Iterator[str]:
             f"{' and '.join(augmentations)} need images (channels, height, width), but the examples of {name!r} "
             f"{found}: remove {'it' if len(augmentations) == 1 else 'them'}"
         )
+
+
+def _example_problems(plan: Plan) -> Iterator[str]:
+    """Yield what the examples lack for a model of images or vectors with the default loss."""
+    needed = ["x"] * (plan.net.inputs is nets.images) + ["y"] * (plan.net.losses is nets.cross_entropy)
+    for part, examples in (("training", plan.dataset.train), ("test", plan.dataset.test)):
+        where = f"the {part} examples of {plan.dataset.name!r}"
+        if missing := [key for key in needed if examples and key not in examples]:
+            yield (
+                f"{where} have {' and '.join(map(repr, examples))}, but no {' and '.join(map(repr, missing))}: rename "
+                "them, or set inputs and losses of the net"
+            )
+        elif "y" in needed and examples and examples["y"].ndim != 1:
+            yield (
+                f"y of {where} has shape {tuple(examples['y'].shape)}, but the cross-entropy needs one class index per "
+                "example, (N,): use y.argmax(1) for one-hot labels, or set losses of the net"
+            )
 
 
 def cohort(plan: Plan, round: int) -> list[int]:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from fedloru import tree
 from fedloru.client import Job
-from fedloru.data import Examples, batches_per_epoch
+from fedloru.data import Examples, batches_per_epoch, by_length
 from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
-from fedloru.evaluate import activation_bytes, room, shared_model
+from fedloru.evaluate import activation_bytes, naming_examples, room, shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -97,4 +97,6 @@ def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: R
     tree_bytes = copies * tree.nbytes(start)
     if method.expand is not None:
         tree_bytes += 2 * tree.nbytes(method.expand(net, start, down))
-    return max(1, round(budget / (recipe.batch_size * activation_bytes(net, tensors, data) + tree_bytes)))
+    with naming_examples("training", data, by_length(data)[:1]):
+        activations = activation_bytes(net, tensors, data)
+    return max(1, round(budget / (recipe.batch_size * activations + tree_bytes)))

@@ -1,0 +1,69 @@
+"""Labels and keys with one entry per example, from arrays of any shape and type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedloru.data.values import labels
+from fedloru.errors import DataError
+
+Values = NDArray[Any] | Tensor | Sequence[Any]
+
+
+def as_labels(values: Values, name: str, where: str) -> NDArray[Any]:
+    """Return ``values`` as labels (N,), integers or strings; shapes such as (N, 1) are flattened.
+
+    Args:
+        values: an array, a tensor or a list.
+        name: the name of the values, for messages.
+        where: the file or data set, for messages.
+
+    Raises:
+        DataError: they are of another type, or there may be several per example.
+    """
+    array = flat(values, name, where)
+    if array.dtype.kind in "iub":
+        return array
+    if array.dtype.kind == "f":
+        raise DataError(
+            f"{where}: labels must be integers or strings, got {array.dtype} in {name!r}; convert whole numbers, such "
+            "as with y.astype(int)"
+        )
+    return labels(list(_decoded(array, name, where)), name, where)
+
+
+def flat(values: Values, name: str, where: str) -> NDArray[Any]:
+    """Return ``values`` as an array (N,); shapes such as (N, 1) are flattened.
+
+    Raises:
+        DataError: there may be several values per example.
+    """
+    array = _array(values, name, where)
+    if array.ndim and array.size == len(array):
+        return array.reshape(len(array))
+    hint = "; for one-hot labels, use y.argmax(1)" if array.ndim == 2 and len(array) > 1 else ""
+    raise DataError(f"{where}: {name!r} has shape {array.shape}, expected (N,), one value per example{hint}")
+
+
+def _decoded(array: NDArray[Any], name: str, where: str) -> NDArray[Any]:
+    if array.dtype.kind != "S" or not array.size:
+        return array
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: {name!r} has bytes that are not UTF-8 text ({error}); store strings") from error
+
+
+def _array(values: Any, name: str, where: str) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        return np.asarray(values.detach().cpu())
+    if isinstance(values, np.ndarray):
+        return values
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise DataError(f"{where}: {name!r} is a {type(values).__name__}, expected an array of integers or strings")
+    return labels(values, name, where)
