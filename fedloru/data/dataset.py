@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fedloru.errors import DataError
+
+HOW = (
+    "load it with fedloru.data.load, or pass tensors, as in Dataset('mine', train={'x': x, 'y': y}, "
+    "test={'x': x_test, 'y': y_test}, classes=('cat', 'dog'))"
+)
 
 Examples = dict[str, Tensor]
 """Tensors with one row per example.
@@ -31,6 +38,29 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     columns: dict[str, tuple[str, ...]] = {}
     notes: dict[str, int] = {}
+
+
+def dataset_problem(dataset: Any) -> str | None:
+    """Return what to do if ``dataset`` is not a ``Dataset`` of tensors, or None if it is one."""
+    if not isinstance(dataset, Dataset):
+        return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
+    for name, examples in (("train", dataset.train), ("test", dataset.test)):
+        if not isinstance(examples, dict):
+            return f"the {name} examples are a {type(examples).__name__}, expected a dict of tensors: {HOW}"
+        if other := [key for key, value in examples.items() if not isinstance(value, Tensor)]:
+            found = type(examples[other[0]]).__name__
+            return f"{other[0]!r} of the {name} examples is a {found}, expected a tensor: use torch.as_tensor"
+    return None
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check that ``dataset`` is a ``Dataset`` of tensors.
+
+    Raises:
+        DataError: it is something else, such as a DataLoader.
+    """
+    if problem := dataset_problem(dataset):
+        raise DataError(problem)
 
 
 def size(examples: Examples) -> int:
