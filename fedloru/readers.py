@@ -97,7 +97,8 @@ def _layers(net: Net) -> dict[str, str]:
 def other_readers(net: Net, data: Examples) -> set[str]:
     """Return the keys of tensors with another reader: adapted weights, and trained tensors read by a stale reference.
 
-    The model and torch's generators are not changed. The probe runs on a copy, because a run makes copies too, and a copy may refer to the model it was made from.
+    The model and torch's generators are not changed. The probe runs on a copy, because a run makes copies too, and a
+    copy may refer to the model it was made from.
 
     Raises:
         ModelError: the model fails on the examples, in training and in evaluation mode.

@@ -42,7 +42,7 @@ class Setup(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """An engine, its name in the record of the run, the reason for the choice, and how many clients it trains at once."""
+    """An engine, its name, the reason for the choice, and the number of clients that it trains at once."""
 
     run: Engine
     name: str
