@@ -25,7 +25,7 @@ from fedloru.run.environment import save as save_environment
 from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import check_config, check_origin, origin
-from fedloru.run.plan import Plan, on_device, settings_table
+from fedloru.run.plan import Plan, check, on_device, settings_table
 
 PYTHON = "python"
 
@@ -92,6 +92,7 @@ def run(call: _Call) -> ReportedRun:
         RunFolderError: the folder already exists; or, with ``resume``, it is missing, damaged or of another run.
     """
     plan = Plan(**{field.name: getattr(call, field.name) for field in dataclasses.fields(Plan)})
+    check(plan)
     _set_threads(plan.threads)
     checked = audited(plan.dataset, plan.partition)
     if call.out is None:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from fedloru import tree
 from fedloru.data import Examples, by_length, fetch, size
 from fedloru.dropout import ClientDropout
-from fedloru.errors import ModelError
+from fedloru.errors import ModelError, traced
 from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
 from fedloru.net import Batch, Net, compute_outputs, constants, mode, unshared, use_tensors
@@ -32,6 +32,8 @@ from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
 EXAMPLES = 4
+MODES = (False, True)
+"""Evaluation and training mode."""
 LARGE = 32 * 2**20
 """The number of values above which tensors are replaced by NaN alone, which takes no memory."""
 REASON = "the forward pass reads its weight outside of the layer, where it would not see the factors"
@@ -46,7 +48,8 @@ def check_readers(net: Net, data: Examples, composed: Collection[str] = ()) -> N
     ``composed`` are the keys of weights that the method passes to the forward pass whole.
 
     Raises:
-        ModelError: a weight is read outside of its layer, or through a reference that is not registered.
+        ModelError: a weight is read outside of its layer, or through a reference that is not registered; or the model
+            fails on the examples.
     """
     found = other_readers(net, data)
     if weights := sorted(found & {site.weight for site in net.sites} - set(composed)):
@@ -73,7 +76,10 @@ def leave_out(net: Net, data: Examples, attach: Callable[[list[str]], Net]) -> N
         ModelError: no layer is left.
     """
     layers = _layers(net)
-    found = other_readers(net, data) & layers.keys() if data else set()
+    try:
+        found = other_readers(net, data) & layers.keys() if data else set()
+    except ModelError:  # the trial of the model reports what fails
+        return net
     if not found:
         return net
     skipped = {layers[key]: f"{REASON}; it stays dense" for key in sorted(found)}
@@ -91,27 +97,36 @@ def _layers(net: Net) -> dict[str, str]:
 def other_readers(net: Net, data: Examples) -> set[str]:
     """Return the keys of tensors with another reader: adapted weights, and trained tensors read by a stale reference.
 
-    The model and torch's generators are not changed. A model that fails on the examples has no reader that is known.
-    The probe runs on a copy, because a run makes copies too, and a copy may refer to the model it was made from.
+    The model and torch's generators are not changed. The probe runs on a copy, because a run makes copies too, and a
+    copy may refer to the model it was made from.
+
+    Raises:
+        ModelError: the model fails on the examples, in training and in evaluation mode.
     """
     net = net._replace(model=shallow_copy(net.model, trained=False))
+    failures: list[Exception] = []
     keys = sorted(net.trainable | {site.weight for site in net.sites})
     poisons: list[Poison] = [_nan]
     if tree.size(tree.select(net.params, keys)) <= LARGE:
         poisons.append(_noise)
     found: set[str] = set()
-    for training in (False, True):
+    for training in MODES:
         run = partial(_results, net, _examples(net, data), training)
         try:
             with _Foreign() as foreign:
                 plain = run({})
-        except Exception:  # user code may raise anything; the run itself reports it
+        except Exception as error:  # user code may raise anything
+            failures.append(error)
             continue
         found |= {key for key in keys if any(_is_original(p, net.params[key]) for p in foreign.seen.values())}
         is_deterministic = _equal(plain, run({}))
         for poison in poisons:
             if poison is _nan or is_deterministic:
                 found |= _changing(run, plain, net.params, [key for key in keys if key not in found], poison)
+    if len(failures) == len(MODES):
+        raise ModelError(
+            f"the model fails on the first examples of the data: {traced(failures[0])}. Fix the model, or its inputs"
+        ) from failures[0]
     return found
 
 
@@ -236,7 +251,9 @@ def _noise(key: str, tensor: Tensor) -> Tensor:
 def _equal(x: list[Tensor], y: list[Tensor]) -> bool:
     if [t.shape for t in x] != [t.shape for t in y]:
         return False
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6 * _scale(a), equal_nan=True) for a, b in zip(x, y, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6 * _scale(a), equal_nan=True) for a, b in zip(x, y, strict=True)
+    )
 
 
 def _scale(values: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -11,7 +12,7 @@ from pydantic import ConfigDict, Field, create_model
 from fedloru.config.fields import Section
 from fedloru.errors import FedloruError
 from fedloru.settings import PREFIX, REQUIRED, Setting, Table, is_reference, settings_of, summary_of
-from fedloru.settings.declaration import takes_more
+from fedloru.settings.declaration import is_reserved, takes_more
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 """The types of values that TOML can hold."""
@@ -81,7 +82,8 @@ def forms_of(
     left_out = frozenset({*skip, key, *base.model_fields})
 
     def of_function(name: str, function: Any, own: bool) -> type[Section]:
-        declared = [_with_default(one, defaults or {}) for one in settings_of(function, skip=left_out).values()]
+        settings = [one for one in settings_of(function, skip=left_out).values() if not is_reserved(one.name)]
+        declared = [_with_default(one, defaults or {}) for one in settings]
         chosen = [one for one in declared if not own or one.default is REQUIRED or isinstance(one.default, PLAIN)]
         named = Setting(key, Literal[name], name, meaning)
         return section(name, summary_of(function), [named, *chosen], base, more=own and takes_more(function))
@@ -109,7 +111,9 @@ def section(
 ) -> type[Section]:
     """Return a section with one field per setting; with ``more``, it also accepts other keys."""
     fields = {one.name: (one.annotation, _field(one)) for one in settings}
-    made: type[Section] = create_model(name, __base__=base, __doc__=doc, **fields)  # type: ignore[call-overload]
+    with warnings.catch_warnings():  # a setting may have the name of a deprecated method of pydantic, such as copy
+        warnings.simplefilter("ignore", UserWarning)
+        made: type[Section] = create_model(name, __base__=base, __doc__=doc, **fields)  # type: ignore[call-overload]
     if more:
         made.model_config = ConfigDict(**{**made.model_config, "extra": "allow"})
         made.model_rebuild(force=True)

@@ -196,6 +196,8 @@ def _model(config: Config, dataset: Dataset) -> nn.Module:
     if len(set(pixels)) > 1:
         raise ModelError(f"the images of {dataset.name!r} have {pixels[0]}×{pixels[1]} pixels, expected square images")
     name, settings = config.model.name, config.model.model_dump(exclude={"name", "seed"})
+    if taken := [key for key in models.FROM_DATA if key in settings]:
+        raise ModelError(f"model.{taken[0]} is set, but {taken[0]} follows from the data: use another name in {name}")
     try:
         return models.build(
             name,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fedloru.data.examples import Examples, class_names, examples, size
 from fedloru.errors import DataError
+
+HOW = (
+    "load it with fedloru.data.load, or pass tensors, as in Dataset('mine', train={'x': x, 'y': y}, "
+    "test={'x': x_test, 'y': y_test}, classes=('cat', 'dog'))"
+)
 
 __all__ = ["Dataset", "Examples", "by_length", "labels", "size"]
 
@@ -58,6 +63,23 @@ class Dataset(_Fields):
                 raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
         kept = {column: tuple(values) for column, values in columns.items()}
         return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks))
+
+
+def dataset_problem(dataset: Any) -> str | None:
+    """Return what to do if ``dataset`` is not a ``Dataset``, or None if it is one."""
+    if isinstance(dataset, Dataset):
+        return None
+    return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check that ``dataset`` is a ``Dataset``.
+
+    Raises:
+        DataError: it is something else, such as a DataLoader.
+    """
+    if problem := dataset_problem(dataset):
+        raise DataError(problem)
 
 
 def by_length(examples: Examples, *, longest_first: bool = True) -> Tensor:

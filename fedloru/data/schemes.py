@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedloru.data.dataset import Dataset, labels, size
+from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition, listed
 from fedloru.data.values import keys
 from fedloru.errors import PartitionError, choices, optional
@@ -175,6 +175,7 @@ def natural(
         DataError: a value of the column is missing or not exact, such as a floating-point number.
         MissingExtraError: flwr-datasets is not installed.
     """
+    check_dataset(dataset)
     if key not in dataset.columns:
         raise PartitionError(
             f"the data set {dataset.name!r} has no column {key!r} to partition by{choices(key, dataset.columns)}. "
@@ -190,6 +191,7 @@ def natural(
 
 def _shuffled(dataset: Dataset, clients: int, min_examples: int, seed: int) -> Tensor:
     """Return all rows in random order, so that the partition does not depend on the order of the source."""
+    check_dataset(dataset)
     rows = size(dataset.train)
     if clients < 1 or clients * min_examples > rows:
         raise PartitionError(
@@ -200,6 +202,7 @@ def _shuffled(dataset: Dataset, clients: int, min_examples: int, seed: int) -> T
 
 
 def _labels(dataset: Dataset, scheme: str) -> Tensor:
+    check_dataset(dataset)
     y = labels(dataset)
     if y is None:
         raise PartitionError(f"the scheme {scheme!r} needs one class per example, but {dataset.name!r} has none")

@@ -2,8 +2,9 @@
 
 ``auto`` selects the fused engine if its probe supports the model. The size of chunks follows from a rule and not from
 timings, so that the same run on the same machine always uses the same engine. If one client fills the machine, chunks
-contain one client, and the fused engine is still faster, because it evaluates each low-rank layer on the cheaper path
-(``benchmarks/engines.py``).
+contain one client. On small models the fused engine is still faster then, because it evaluates each low-rank layer on
+the cheaper path (``benchmarks/engines.py``); on large ones the set-up and the copies of the probe cost more than that
+saves, so ``auto`` selects the sequential engine.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fedloru import tree
 from fedloru.data import Examples
 from fedloru.engine.fused import Fused, approve, chunk_size, fused
 from fedloru.engine.fused.fold import LayerPath
+from fedloru.engine.fused.probe import LARGE
 from fedloru.engine.sequential import sequential
 from fedloru.engine.task import Engine
 from fedloru.errors import ConfigError, ModelError
@@ -39,7 +42,7 @@ class Setup(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """An engine, its name in the record of the run, the reason for the choice, and how many clients it trains at once."""
+    """An engine, its name, the reason for the choice, and the number of clients that it trains at once."""
 
     run: Engine
     name: str
@@ -48,13 +51,13 @@ class Chosen(NamedTuple):
 
 
 def build_auto(setup: Setup) -> Chosen:
-    """Return the fused engine if it can train several clients at once, or else the sequential engine.
+    """Return the fused engine, or the sequential engine if that costs less or is the only one that fits the model.
 
     If the fused engine does not support the model, the reason is logged as a warning.
     """
     size = _clients_at_once(setup)
-    if size == 1:
-        return build_sequential(setup)._replace(reason="one client fills the memory budget of a chunk")
+    if size == 1 and (setup.chunk == 1 or tree.size(setup.state.base) > LARGE):
+        return build_sequential(setup)._replace(reason="a chunk would hold one client, so there is nothing to fuse")
     found = _build_fused(setup._replace(chunk=size))
     if isinstance(found, Chosen):
         return found

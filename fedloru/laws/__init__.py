@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from fedloru.data import Dataset, Examples
-from fedloru.errors import FedloruError, sentence
+from fedloru.errors import FedloruError, ModelError, sentence
 from fedloru.laws.laws import LAWS, WITH_DATA, BrokenLawError, NotCheckedError
 from fedloru.laws.rehearsal import Stage
 from fedloru.laws.report import Report, Verdict
@@ -35,6 +35,11 @@ def check(method: Method, net: Net, data: Dataset | Examples | None = None) -> R
         print(report)
         assert report.holds
     """
+    if not isinstance(method, Method) or not isinstance(net, Net):
+        raise ModelError(
+            f"check is called with a {type(method).__name__} and a {type(net).__name__}, expected a method and a Net: "
+            "fedloru.check(my_method(), fedloru.attach(model, rank=2))"
+        )
     examples = data.train if isinstance(data, Dataset) else data
     stage = Stage(method, net, examples)
     return Report(method.name, tuple(_judged(name, stage) for name in (*LAWS, *WITH_DATA)))

@@ -12,6 +12,7 @@ from torch import nn
 from fedloru.errors import ModelError, choices
 from fedloru.models.catalogue import FROM_DATA, MODELS
 from fedloru.rng import derive
+from fedloru.settings.declaration import is_reserved
 
 
 def build(name: str, *, channels: int, size: int, classes: int, seed: int, **settings: Any) -> nn.Module:
@@ -46,5 +47,8 @@ def _check(name: str, parameters: Mapping[str, Parameter], settings: Mapping[str
         for key in settings.keys() - known.keys():
             raise ModelError(f"the model {name} has no setting {key!r}{choices(key, known)}")
     for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in settings:
-            raise ModelError(f"the model {name} needs the setting {key!r}; set model.{key}")
+        if parameter.default is not parameter.empty or key in settings:
+            continue
+        if key == "name" or is_reserved(key):
+            raise ModelError(f"{name} requires the parameter {key!r}, but no setting can have this name: rename it")
+        raise ModelError(f"the model {name} needs the setting {key!r}; set model.{key}")

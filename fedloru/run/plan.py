@@ -27,6 +27,7 @@ from fedloru.methods import planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.run.arguments import check_arguments
 from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
 from fedloru.settings.types import Count, Flag, Text, Whole
 from fedloru.tree import Params
@@ -158,6 +159,7 @@ def check(plan: Plan) -> None:
         ConfigError: a setting is invalid, settings or profiles do not fit the method, the data or the partition, or
             the device is not available.
     """
+    check_arguments(**{name: getattr(plan, name) for name in ("net", "method", "dataset", "partition", "recipe")})
     problems = [
         *problems_of(settings_of(Plan), vars(plan)),
         *problems_of(settings_of(Recipe), plan.recipe._asdict()),

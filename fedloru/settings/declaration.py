@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from docstring_parser.google import parse
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from fedloru.errors import ConfigError, choices
 from fedloru.settings.types import FromRounds, When, expectation
@@ -70,6 +70,11 @@ def settings_of(source: Source, *, skip: frozenset[str] = frozenset()) -> Mappin
         for name, parameter in signature(source).parameters.items()
         if parameter.kind in NAMED and name not in skip and name not in inherited
     }
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether pydantic keeps ``name`` for itself, so that no setting can be called this."""
+    return name.startswith("_") or (name.startswith("model_") and hasattr(BaseModel, name))
 
 
 def summary_of(source: Source) -> str:

@@ -110,7 +110,10 @@ def norm() -> nn.Module:
 def test_a_step_on_one_example_is_tried_if_a_client_takes_one(
     recipe: Recipe, sizes: tuple[int, ...], client: int
 ) -> None:
-    with pytest.raises(ModelError, match=rf"1 example of .*with which client {client} ends an epoch: .*batch size"):
+    with pytest.raises(
+        ModelError,
+        match=rf"1 example of .*with which client {client} ends an epoch of its {sizes[client]}: .*client.drop_last",
+    ):
         tried(norm(), recipe, parted(*sizes))
     tried(nn.Sequential(nn.Linear(6, CLASSES)), recipe, parted(*sizes))
 

@@ -217,3 +217,15 @@ def test_vectors_cannot_be_flipped() -> None:
     for data in ({"x": torch.zeros(3, 2)}, {"input_ids": torch.zeros(3, 2)}):
         with pytest.raises(DataError, match="need images"):
             fetch(data, torch.arange(3), flips=torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("examples", "batches"), [(33, 2), (32, 2), (17, 1), (5, 1), (1, 1)])
+@pytest.mark.parametrize("by_length", [False, True])
+def test_drop_last_leaves_out_the_short_batch(examples: int, batches: int, by_length: bool) -> None:
+    rows = torch.arange(examples)
+    lengths = rows + 1 if by_length else None
+    plan = schedule(rows, batch_size=16, epochs=3, drop_last=True, lengths=lengths, seed=0, round=1, client=0)
+    assert plan.counts.tolist() == [min(16, examples)] * (3 * batches)
+    epochs = plan.rows.view(3, -1)
+    assert all(len(epoch.unique()) == min(16, examples) * batches for epoch in epochs)
+    assert examples % 16 == 0 or examples < 16 or len(epochs.unique()) > len(epochs[0])

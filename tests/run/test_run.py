@@ -112,6 +112,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "epochs": (0, "an integer >= 1"),
     "steps": (2.5, "an integer >= 1 or None"),
     "batch_size": (True, "an integer >= 1"),
+    "drop_last": (1, "true or false"),
     "clip": (-1.0, "a number >= 0 or None"),
     "schedule": ("cosin", "'constant', 'cosine' or 'step'"),
     "decay_every": (0, "an integer >= 1"),
