@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,14 @@ import torch
 
 
 class FedloruError(Exception):
-    """The base class of all errors that fedloru raises; the message says how to fix the problem."""
+    """The base class of all errors that fedloru raises; the message says how to fix the problem.
+
+    Long quoted values in the message are cut, and control characters are escaped: values come from files and messages,
+    and the message is printed on a terminal.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(FedloruError):
@@ -116,6 +124,16 @@ def plain(text: str, limit: int = QUOTED) -> str:
     """Return ``text`` on one line, cut to ``limit`` characters; unprintable characters are escaped."""
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+_LONG_VALUE = re.compile(r"(?<!\w)'([^']{160,})'|(?<!\w)\"([^\"]{160,})\"")
+LONGEST_LINE = 3000
+
+
+def printable(message: str) -> str:
+    """Return ``message`` with long quoted values and lines cut, and with control characters escaped."""
+    cut = _LONG_VALUE.sub(lambda match: f"{match[0][:QUOTED]}…{match[0][-1]}", message)
+    return "\n".join(plain(line, LONGEST_LINE) for line in cut.split("\n"))
 
 
 def names(keys: Iterable[object], count: int = 5) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedloru.errors import WireError, names, quoted
 from fedloru.lowrank import Site
-from fedloru.method import Method, Profile
+from fedloru.method import Down, Method, Profile, Up
 from fedloru.net import Net
 from fedloru.tree import Params
 
@@ -90,9 +90,12 @@ class MessageSpec:
             down = down._replace(seed=state.seed, round=round, version=version)
             begun = self.method.begin(self.net, down, {}, self.profile)
             up, _ = self.method.up(self.net, begun, down, {}, 1)
-            both = (Parts(specs(sent.shared), specs(sent.aux)) for sent in (down, up))
-            self._latest = ((round, version), *both)
-        return self._latest[1:]
+            self._latest = (round, version), _parts(down), _parts(up)
+        return self._latest[1], self._latest[2]
+
+
+def _parts(sent: Down | Up) -> Parts:
+    return Parts(specs(sent.shared), specs(sent.aux))
 
 
 def specs(tensors: Mapping[str, Tensor]) -> Specs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -217,14 +218,14 @@ VALUES = st.sampled_from(
 def edited(draw: Callable[[Any], Any], value: Any) -> Any:
     """Return a JSON value with one node replaced, removed or renamed."""
     if not isinstance(value, dict | list) or not value:
-        return draw(VALUES)
+        return deepcopy(draw(VALUES))
     keys = list(value) if isinstance(value, dict) else range(len(value))
     key = draw(st.sampled_from(list(keys)))
     change = draw(st.sampled_from(["inside", "inside", "inside", "replace", "remove", "rename"]))
     if change == "inside":
         value[key] = edited(draw, value[key])
     elif change == "replace":
-        value[key] = draw(VALUES)
+        value[key] = deepcopy(draw(VALUES))
     elif change == "remove":
         del value[key]
     elif isinstance(value, dict):
