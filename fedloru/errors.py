@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,14 @@ import torch
 
 
 class FedloruError(Exception):
-    """The base class of all errors that fedloru raises; the message says how to fix the problem."""
+    """The base class of all errors that fedloru raises; the message says how to fix the problem.
+
+    Long quoted values in the message are cut, and control characters are escaped: values come from files and messages,
+    and the message is printed on a terminal.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(FedloruError):
@@ -96,10 +104,49 @@ def optional(module: str, *, extra: str, purpose: str) -> Any:
     return import_module(module)
 
 
+QUOTED = 80
+"""The largest number of characters of a value in a message."""
+
+
+def quoted(value: object, limit: int = QUOTED) -> str:
+    """Return ``repr(value)`` on one line, cut to ``limit`` characters; unprintable characters are escaped.
+
+    Every value in a message that comes from a file, a message or a setting is written by this function.
+    """
+    try:
+        text = repr(value)
+    except Exception:  # an integer of too many digits, a nesting that is too deep, or a faulty __repr__
+        text = f"<{type(value).__name__}>"
+    return plain(text, limit)
+
+
+def plain(text: str, limit: int = QUOTED) -> str:
+    """Return ``text`` on one line, cut to ``limit`` characters; unprintable characters are escaped."""
+    cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+_LONG_VALUE = re.compile(r"(?<!\w)'([^']{160,})'|(?<!\w)\"([^\"]{160,})\"")
+LONGEST_LINE = 3000
+
+
+def printable(message: str) -> str:
+    """Return ``message`` with long quoted values and lines cut, and with control characters escaped."""
+    cut = _LONG_VALUE.sub(lambda match: f"{match[0][:QUOTED]}…{match[0][-1]}", message)
+    return "\n".join(plain(line, LONGEST_LINE) for line in cut.split("\n"))
+
+
+def names(keys: Iterable[object], count: int = 5) -> str:
+    """Return the first ``count`` of ``keys``, quoted, and how many more there are."""
+    every = list(keys)
+    more = f" and {len(every) - count} more" if len(every) > count else ""
+    return ", ".join(quoted(key) for key in every[:count]) + more
+
+
 def choices(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown ``name``: the most similar of ``known``, and a list of all."""
     options = sorted(known)
-    hint = did_you_mean(get_close_matches(name, options, n=1)) or "."
+    hint = did_you_mean(get_close_matches(name[:QUOTED], options, n=1)) or "."
     return f"{hint} There {'is' if len(options) == 1 else 'are'}: {', '.join(options) or 'none'}"
 
 
@@ -114,7 +161,7 @@ _LIBRARY_FOLDERS = (Path(__file__).parent, Path(torch.__file__).parent)
 def sentence(error: Exception) -> str:
     """Return the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {plain(lines[0], 200) if lines else 'no message'}"
 
 
 def traced(error: Exception) -> str:

@@ -32,6 +32,7 @@ from fedloru.recipe import Recipe, at_round
 from fedloru.rng import gen
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
+from fedloru.wire import MessageSpec
 
 CLIENTS, COHORT, ROUNDS, SEED = 5, 2, 6, 6
 SECONDS = 90
@@ -98,37 +99,35 @@ def clients() -> None:
     """Answer the messages on standard input until it is closed."""
     torch.set_num_threads(1)
     model = net()
-    run = tree.digest(model.params)
+    spec = wire.MessageSpec(model, method(), tree.digest(model.params))
     replicas: dict[int, Replica] = {}
     while (envelope := read(sys.stdin.buffer)) is not None:
         client, message = envelope
         if wire.decode(message)[0].kind == "sync":
-            replicas[client] = synchronised(model, run, replicas.get(client), message)
+            replicas[client] = synchronised(spec, replicas.get(client), message)
         else:
-            write(sys.stdout.buffer, client, answer(model, run, replicas[client], client, message))
+            write(sys.stdout.buffer, client, answer(spec, replicas[client], client, message))
 
 
-def synchronised(model: Net, run: str, replica: Replica | None, message: bytes) -> Replica:
+def synchronised(spec: MessageSpec, replica: Replica | None, message: bytes) -> Replica:
     """Return a client's base after applying a sync message."""
-    header, sync = wire.decode_sync(message, method=method().name, run=run)
     held, base = replica or (0, {})
-    return Replica(header.version, wire.catch_up(model.sites, base, wire.since(sync, held)))
+    header, sync = wire.decode_sync(message, spec, held=held)
+    return Replica(header.version, wire.catch_up(spec.net.sites, base, sync))
 
 
-def answer(model: Net, run: str, replica: Replica, client: int, message: bytes) -> bytes:
+def answer(spec: MessageSpec, replica: Replica, client: int, message: bytes) -> bytes:
     """Train on a down message, and return the reply."""
-    chosen = method()
-    header, down = wire.decode_down(model, message, method=chosen.name, run=run)
-    assert header.version == replica.version, "the message belongs to another version of the base"
+    header, down = wire.decode_down(message, spec, version=replica.version)
     data = examples(client)
     job = Job(client, torch.arange(len(data["y"])))
     recipe = at_round(RECIPE, header.round, ROUNDS)
-    session = Session(model, chosen, replica.base, down, data, recipe, header.seed, header.round)
+    session = Session(spec.net, spec.method, replica.base, down, data, recipe, header.seed, header.round)
     done = train(session, job)
     return wire.encode_up(
         done.up,
-        method=chosen.name,
-        run=run,
+        method=spec.method.name,
+        run=spec.run,
         client=client,
         round=header.round,
         version=header.version,
@@ -198,6 +197,7 @@ class Served(NamedTuple):
 def serve(plan: Plan, other: Clients) -> Served:
     """Run the rounds of ``plan`` with the clients' process."""
     model, chosen, run = plan.net, plan.method, tree.digest(plan.net.params)
+    spec = wire.MessageSpec(model, chosen, run)
     state = chosen.init(model, plan.seed)
     ledger = wire.Ledger(model.sites, state)
     losses, caught_up = [], []
@@ -211,9 +211,7 @@ def serve(plan: Plan, other: Clients) -> Served:
             ledger.delivered(client, state.version)
             down = chosen.down(model, state, ())
             other.send(client, wire.encode_down(model, down, state, method=chosen.name, run=run, codec="fp32"))
-            header, up = wire.decode_up(
-                other.receive(client), method=chosen.name, run=run, round=round, version=state.version
-            )
+            header, up = wire.decode_up(other.receive(client), spec, round=round, version=state.version, client=client)
             weight = header.numbers["weight"]
             total = total.join(chosen.reduce(model, state, Down(state.shared), [up], [weight]), model)
             loss += weight * header.numbers["loss"]

@@ -58,7 +58,8 @@ def compare(
         _check_count(len(planned))
         variations.make(planned, quiet)
         runs = [one.folder for one in planned]
-    _output(_groups(runs or []), page, csv, target, quiet)
+    with reports.shown("the comparison"):
+        _output(_groups(runs or []), page, csv, target, quiet)
 
 
 def _check(runs: list[Path], source: str | None, run_options: list[str], target: float | None) -> None:

@@ -13,7 +13,7 @@ from fedloru import api, config
 from fedloru.cli.app import COMMAND_LINE, say
 from fedloru.cli.train import follow
 from fedloru.config import Config
-from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError
+from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError, quoted
 from fedloru.run.folder import RunFolder, is_free
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
@@ -85,11 +85,11 @@ def _options(vary: str) -> list[tuple[str, str]]:
     key, equals, values = vary.partition("=")
     options = [(key.strip(), value) for value in split(values)]
     if not (equals and key.strip() and all(value for _, value in options)):
-        raise ConfigError([f"{vary!r} is not of the form key=value,value, such as method.tau=5,10"], COMMAND_LINE)
+        raise ConfigError([f"{quoted(vary)} is not of the form key=value,value, such as method.tau=5,10"], COMMAND_LINE)
     if key.strip() in ("seed", "output.dir"):
         raise ConfigError([f"{key.strip()} cannot be varied: --seeds and --out set it"], COMMAND_LINE)
     if len({_slug(*option) for option in options}) < len(options):
-        raise ConfigError([f"{vary!r} names a value twice: remove one of them"], COMMAND_LINE)
+        raise ConfigError([f"{quoted(vary)} names a value twice: remove one of them"], COMMAND_LINE)
     return options
 
 
@@ -108,7 +108,7 @@ def _check_existing(run: Planned) -> None:
     changed = [key for key in sorted(compared) if existing.get(key) != wanted.get(key)]
     if changed:
         differences = "; ".join(
-            f"{key} is {existing.get(key)!r} there, {wanted.get(key)!r} here" for key in changed[:5]
+            f"{key} is {quoted(existing.get(key))} there, {quoted(wanted.get(key))} here" for key in changed[:5]
         )
         raise RunFolderError(
             f"{run.folder} has another configuration: {differences}. Choose another folder with --out, or remove this "

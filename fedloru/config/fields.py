@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from fedloru.errors import quoted
 from fedloru.settings import Expected, expectation
 from fedloru.settings.types import Fraction
 
@@ -41,5 +42,4 @@ def expected(field: FieldInfo) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as TOML writes it, cut to 80 characters."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return str(value).lower() if isinstance(value, bool) else quoted(value)

@@ -13,7 +13,7 @@ from fedloru.config.derive import Forms
 from fedloru.config.fields import Section, expected, shown
 from fedloru.config.schema import SECTIONS, Config, Top
 from fedloru.config.texts import is_language_model
-from fedloru.errors import ConfigError, did_you_mean
+from fedloru.errors import QUOTED, ConfigError, did_you_mean, plain
 from fedloru.settings import one_of
 from fedloru.settings.table import SYNTAX
 
@@ -68,6 +68,8 @@ def _section(name: str, table: Any) -> Section | list[str]:
     if not isinstance(table, Mapping):
         return [f"{name} is {shown(table)}, expected a table of settings, [{name}]"]
     forms = _FORMS[name]
+    if large := [key for key, value in table.items() if _is_large(value)]:
+        return [f"{_path(name, key)} has an integer of more than 64 bits, which TOML does not have" for key in large]
     selected = forms.named(table)
     form = forms.find(selected)
     if form is None:
@@ -78,8 +80,18 @@ def _section(name: str, table: Any) -> Section | list[str]:
         return list(dict.fromkeys(_message(name, form, table, details) for details in error.errors()))
 
 
+def _is_large(value: Any) -> bool:
+    """Return whether ``value`` is, or contains, an integer that TOML cannot represent."""
+    if isinstance(value, Mapping):
+        return any(map(_is_large, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_large, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
+
+
 def _no_form(name: str, forms: Forms, selected: Any) -> str:
-    hint = did_you_mean(get_close_matches(str(selected), forms.by_name, n=1))
+    near = get_close_matches(selected[:QUOTED], forms.by_name, n=1) if isinstance(selected, str) else []
+    hint = did_you_mean(near)
     others = [SYNTAX] * (forms.reference is not None) + [f"or {prefix}FOLDER" for prefix in forms.prefixes]
     more = f" ({', '.join(others)})" if others else ""
     return f"{name}.{forms.key} is {shown(selected)}, expected {one_of(forms.by_name)}{more}{hint}"
@@ -102,7 +114,7 @@ def _selection(name: str, table: Table) -> str:
 
 
 def _unknown(name: str, form: type[Section], key: str, value: Any) -> str:
-    path, forms = _path(name, key), _FORMS[name]
+    path, forms, key = _path(name, key), _FORMS[name], key[:QUOTED]
     if owners := [other for other, fields in forms.all.items() if key in fields.model_fields]:
         return f"{path} is set, but only {name}.{forms.key} = {one_of(owners)} has this setting: remove it"
     if near := list(_nearest(name, form, key, isinstance(value, Mapping))):
@@ -132,4 +144,4 @@ def _known(name: str, form: type[Section]) -> list[str]:
 
 
 def _path(section: str, key: str) -> str:
-    return f"{section}.{key}" if section else key
+    return plain(f"{section}.{key}" if section else key)

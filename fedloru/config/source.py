@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,8 +15,9 @@ from fedloru.config.derive import Forms
 from fedloru.config.fields import Section
 from fedloru.config.parse import parse
 from fedloru.config.schema import SECTIONS, Config
-from fedloru.errors import ConfigError, choices
+from fedloru.errors import ConfigError, choices, quoted
 from fedloru.lowrank.choice import alphas_of
+from fedloru.reading import UnreadableError, parse_toml, read_toml
 from fedloru.settings import PREFIX, When
 from fedloru.settings.types import Per
 
@@ -86,13 +86,11 @@ def presets() -> dict[str, str]:
 def _read(name: str) -> Table:
     known = presets()
     try:
-        return tomllib.loads(known[name] if name in known else Path(name).read_text("utf-8"))
+        return parse_toml(known[name]) if name in known else read_toml(Path(name))
     except FileNotFoundError as error:
         raise ConfigError([f"there is no such file and no such preset{choices(name, known)}"], name) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"it is not valid TOML: {error}"], name) from error
-    except OSError as error:
-        raise ConfigError([f"it cannot be read: {error.strerror}"], name) from error
+    except (OSError, UnreadableError) as error:
+        raise ConfigError([str(error)], name) from error
 
 
 def _overrides(overrides: Sequence[str]) -> Table:
@@ -101,8 +99,8 @@ def _overrides(overrides: Sequence[str]) -> Table:
     for override in overrides:
         try:
             changes = _merge(changes, _override(override))
-        except tomllib.TOMLDecodeError:
-            problems.append(f"{override!r} is not of the form key=value, such as method.tau=5")
+        except UnreadableError:
+            problems.append(f"{quoted(override)} is not of the form key=value, such as method.tau=5")
     if problems:
         raise ConfigError(problems, "the command line")
     return changes
@@ -111,10 +109,10 @@ def _overrides(overrides: Sequence[str]) -> Table:
 def _override(override: str) -> Table:
     key, equals, value = override.partition("=")
     try:
-        return tomllib.loads(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"{key} = {value}")
+    except UnreadableError:
         # JSON's strings are TOML's basic strings.
-        return tomllib.loads(f"{key} = {json.dumps(value.strip()) if equals else ''}")
+        return parse_toml(f"{key} = {json.dumps(value.strip()) if equals else ''}")
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> Table:

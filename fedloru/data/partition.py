@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedloru.errors import PartitionError
+from fedloru.reading import read_json
 
 
 class Partition(NamedTuple):
@@ -52,7 +52,7 @@ def load(path: Path) -> Partition:
         PartitionError: the file is missing or damaged, or its rows do not match its hash.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path, dict)
         train, test = (
             tuple(torch.tensor(rows, dtype=torch.int64) for rows in document[key]) for key in ("train", "test")
         )

@@ -20,7 +20,7 @@ from fedloru.exports.cards import card, facts
 from fedloru.exports.checks import check
 from fedloru.exports.formats import FORMATS, TRAINED
 from fedloru.exports.trained import trained_run
-from fedloru.files import write_atomic
+from fedloru.files import share_like, write_atomic
 from fedloru.run.loop import Run
 
 
@@ -61,6 +61,7 @@ def export(
         summary = facts(trained, format, written, checked)
         write_atomic(folder / "fedloru.json", json.dumps(summary, indent=2).encode())
         write_atomic(folder / "README.md", card(summary, trained).encode())
+        share_like(folder, folder / "README.md")  # safetensors writes files that only the owner can read
     return summary
 
 

@@ -21,6 +21,7 @@ from fedloru.errors import ConfigError, ModelError
 from fedloru.exports.trained import TrainedRun
 from fedloru.files import write_atomic
 from fedloru.net import Net
+from fedloru.reading import read_tensors
 from fedloru.run.folder import MODEL
 from fedloru.tree import Params
 
@@ -101,7 +102,7 @@ def _save_state(net: Net, tensors: Params, folder: Path) -> nn.Module:
     state = {key: t.detach().clone().contiguous() for key, t in nets.load(net, tensors).state_dict().items()}
     write_atomic(folder / MODEL, safetensors.torch.save(state))
     loaded = lowrank.detach(nets.load(net, net.params | net.buffers))
-    loaded.load_state_dict(safetensors.torch.load_file(folder / MODEL))
+    loaded.load_state_dict(read_tensors(folder / MODEL)[0])
     return loaded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from fedloru.errors import ConfigError, DataError, RunFolderError
 from fedloru.evaluate import shared_model
 from fedloru.lowrank import Increment
 from fedloru.method import State
+from fedloru.reading import UnreadableError, read_json
 from fedloru.run import checkpoint, increments
 from fedloru.run.folder import INCREMENTS, PARTITION, RunFolder
 from fedloru.run.loop import Run
@@ -108,6 +108,13 @@ def _plan(path: Path, config: Config) -> Plan:
         if not is_language_model(config.model):
             raise
         log.warning("the data is not available (%s), so the export is checked on random tokens", error)
-        data = Dataset("", {}, {}, tuple(json.loads((path / PARTITION).read_bytes())["classes"]))
+        data = Dataset("", {}, {}, tuple(_classes(path / PARTITION)))
     net, method = parts(config, data, len(partition.train))
     return Plan(net, method, data, partition, rounds=config.rounds, cohort=config.cohort.size, seed=config.seed)
+
+
+def _classes(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in read_json(path, dict)["classes"]]
+    except (OSError, UnreadableError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} does not say the classes of the data: restore the file") from error

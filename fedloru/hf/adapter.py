@@ -173,7 +173,9 @@ def _dense_keys(net: Net, sites: Sequence[Site], config: Any) -> list[str]:
     try:
         saved = layout(net.model, config)
     except Exception as error:  # PEFT raises errors of many types
-        raise ModelError(f"PEFT refuses the adapter: {' '.join(str(error).split())} Choose other targets, or {USE_MERGED}") from error
+        raise ModelError(
+            f"PEFT refuses the adapter: {' '.join(str(error).split())} Choose other targets, or {USE_MERGED}"
+        ) from error
     factors = {site.weight: _peft_factors(net, site, _empty(site)).keys() for site in sites}
     named = {key for keys in factors.values() for key in keys}
     dense = {key.removeprefix(PREFIX): shape for key, shape in saved.items() if key not in named}

@@ -6,7 +6,6 @@ and rounded once. PEFT's variants of LoRA whose update is not a product of two f
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -14,12 +13,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from fedloru import lowrank, tree
-from fedloru.errors import ModelError
+from fedloru.errors import ModelError, quoted
 from fedloru.hf.adapter import CONFIG, WEIGHTS, adapter_problem
 from fedloru.hf.base import body_hash, class_names
 from fedloru.hf.models import SHOWN
@@ -29,6 +26,7 @@ from fedloru.hf.prepare import transposed
 from fedloru.hf.source import PICKLED
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
+from fedloru.reading import UnreadableError, read_json, read_tensors
 from fedloru.tree import Params
 
 ABOUT = "fedloru.json"
@@ -109,11 +107,16 @@ def _read(folder: Path, conv1d: Collection[str]) -> _Adapter:
             + ": ask the author of the adapter to save it again with model.save_pretrained(folder)"
         )
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
-        tensors = safetensors.torch.load((folder / WEIGHTS).read_bytes())
-        config["peft_type"]  # every adapter has it
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"the adapter in {folder} cannot be read: {type(error).__name__}: {error}") from error
+        name = CONFIG
+        config = read_json(folder / name, dict)
+        name = WEIGHTS
+        tensors, _ = read_tensors(folder / name)
+    except (OSError, UnreadableError) as error:
+        raise ModelError(
+            f"the adapter in {folder} cannot be used, because of its {name}: {error}. Restore the file"
+        ) from error
+    if "peft_type" not in config:  # every adapter has it
+        raise ModelError(f"the adapter in {folder} cannot be used: {CONFIG} names no peft_type. Restore the file")
     adapter = _Adapter(config, {}, {}, {})
     for key, value in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
@@ -160,18 +163,18 @@ def _scale(adapter: _Adapter, layer: str, a: Tensor) -> float:
 
 
 def _unsupported(config: dict[str, Any]) -> Iterator[str]:
-    if (kind := config["peft_type"]) != "LORA":
-        yield f"its type is {kind}, but only LORA is supported"
+    if (kind := config.get("peft_type")) != "LORA":
+        yield f"its type is {quoted(kind)}, but only LORA is supported"
     for key, what in UNSUPPORTED.items():
         if config.get(key):
             yield f"it uses {key} ({what})"
     for alpha in (config.get("lora_alpha", DEFAULT_ALPHA), *(config.get("alpha_pattern") or {}).values()):
         if not isinstance(alpha, int | float):
-            yield f"its alpha is {alpha!r}, expected a number"
+            yield f"its alpha is {quoted(alpha)}, expected a number"
     if config.get("bias", "none") != "none":
-        yield f"it has trained biases (bias = {config['bias']!r})"
+        yield f"it has trained biases (bias = {quoted(config['bias'])})"
     if (start := config.get("init_lora_weights", True)) not in INITS:
-        yield f"init_lora_weights is {start!r}, which changes the base: convert it to plain LoRA with PEFT"
+        yield f"init_lora_weights is {quoted(start)}, which changes the base: convert it to plain LoRA with PEFT"
 
 
 def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
@@ -252,9 +255,9 @@ def _other_base(net: Net, folder: Path) -> Iterator[str]:
     if not (folder / ABOUT).is_file():
         return
     try:
-        base = json.loads((folder / ABOUT).read_bytes())["base"]
+        base = read_json(folder / ABOUT, dict)["base"]
         name, dtype, digest, classes = (base[key] for key in ("name", "dtype", "hash", "classes"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnreadableError, KeyError, TypeError) as error:
         yield f"its {ABOUT} cannot be read ({type(error).__name__}): restore it, or remove it to check only the shapes"
         return
     model: Any = net.model

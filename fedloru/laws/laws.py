@@ -13,13 +13,13 @@ from fedloru.data import Examples
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError
 from fedloru.evaluate import shared_model
-from fedloru.laws.rehearsal import SEED, Stage, jobs, reduced, rehearse
+from fedloru.laws.rehearsal import RUN, SEED, Stage, jobs, reduced, rehearse
 from fedloru.method import NOTHING, State
 from fedloru.methods import METHODS, rebuild
 from fedloru.recipe import Recipe
 from fedloru.settings import PREFIX
 from fedloru.tree import Params
-from fedloru.wire import Channel, Ledger, catch_up, cost_by_profile, decode_sync, encode_sync
+from fedloru.wire import Channel, Ledger, MessageSpec, catch_up, cost_by_profile, decode_sync, encode_sync
 
 EXAMPLES = 24
 """The number of examples on which the engines are compared."""
@@ -94,14 +94,14 @@ def additive_reduce(stage: Stage) -> None:
 
 def exact_catch_up(stage: Stage) -> None:
     """After catch-up, a client's base equals the server's bit for bit, no matter which rounds the client missed."""
-    net, name = stage.net, stage.method.name
+    net, spec = stage.net, MessageSpec(stage.net, stage.method, RUN)
     state = stage.method.init(net, SEED)
     ledger, held = Ledger(net.sites, state), dict[int, Params]()
     for done in rehearse(stage):
         for exchange in done.exchanges[:: 1 + done.after.round % 2]:  # some clients miss several rounds
             client = exchange.client
-            message = encode_sync(ledger.owed(client, done.before), done.before, method=name, run="check")
-            _, sync = decode_sync(message, method=name, run="check")
+            message = encode_sync(ledger.owed(client, done.before), done.before, method=stage.method.name, run=RUN)
+            _, sync = decode_sync(message, spec)
             held[client] = catch_up(net.sites, held.get(client, {}), sync)
             ledger.delivered(client, done.before.version)
             if not tree.equal(held[client], done.before.base):

@@ -15,7 +15,8 @@ plotly and rich are imported only when something is rendered. ::
                      results             the results table and the CSV file
                      comparison          the comparison page and table
                      comparison_figures  the figures of the comparison page
-    shared           blocks, stylesheet  HTML building blocks and the CSS
+    shared           schema              the types of the values in a run folder
+                     blocks, stylesheet  HTML building blocks and the CSS
                      style, units        the look of figures; number formats
 """
 
@@ -25,6 +26,7 @@ from fedloru.report.live import Live, summary_table
 from fedloru.report.page import page, write
 from fedloru.report.records import Records, read
 from fedloru.report.results import write_csv
+from fedloru.report.schema import shown
 
 __all__ = [
     "Group",
@@ -36,6 +38,7 @@ __all__ = [
     "grouped",
     "page",
     "read",
+    "shown",
     "summary_table",
     "write",
     "write_comparison",

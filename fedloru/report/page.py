@@ -13,6 +13,7 @@ from fedloru.files import write_atomic
 from fedloru.report import blocks, generations, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
+from fedloru.report.schema import shown
 from fedloru.settings import short
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def write(folder: str | Path) -> Path:
         RunFolderError: the folder does not exist, is not a run folder, or contains a file that cannot be read.
     """
     path = Path(folder) / REPORT
-    write_atomic(path, page(read(folder)).encode())
+    with shown(folder):
+        text = page(read(folder))
+    write_atomic(path, text.encode())
     return path
 
 

@@ -5,13 +5,15 @@ Reports use nothing but the run folder, so they also work for runs on other mach
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from fedloru.errors import RunFolderError
+from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
+from fedloru.report.schema import PartitionRecord, Row, Summary, Table, check, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
 WRITTEN = "generations.jsonl"
@@ -61,12 +63,15 @@ def read(folder: str | Path) -> Records:
     """
     folder = Path(folder)
     _check(folder)
-    rows, summary = _rows(folder / ROUNDS, FIELDS, "a round record"), _object(folder / SUMMARY)
+    rows = _rows(folder / ROUNDS, FIELDS, "a round record", Row)
+    summary = _object(folder / SUMMARY, Summary)
     if summary.get("rounds") != len(rows):  # the summary is from before the run was resumed
         summary = {}
     written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
     studies = (_studies(folder / STUDIES, *kind) for kind in ((RANKS, "records"), (ALIGNMENT, "agreement")))
-    return Records(folder, _toml(folder / CONFIG), _object(folder / PARTITION), rows, summary, written, *studies)
+    return Records(
+        folder, _toml(folder / CONFIG), _object(folder / PARTITION, PartitionRecord), rows, summary, written, *studies
+    )
 
 
 def outcome(records: Records) -> dict[str, Any]:
@@ -138,21 +143,18 @@ def _check(folder: Path) -> None:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is not valid TOML: {error}") from error
+        return read_toml(path)
+    except (OSError, UnreadableError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _object(path: Path, form: type[BaseModel] = Table) -> dict[str, Any]:
+    if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise RunFolderError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+        return check(read_json(path, dict), form)
+    except (OSError, UnreadableError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
 def _studies(folder: Path, name: str, field: str) -> list[dict[str, Any]]:
@@ -163,26 +165,33 @@ def _studies(folder: Path, name: str, field: str) -> list[dict[str, Any]]:
             raise RunFolderError(
                 f"{path} has no {' and no '.join(missing)}: run the analysis again, or remove the file"
             )
-    return sorted(studies, key=lambda study: study["of"]["round"])
+    with shown(folder):
+        return sorted(studies, key=lambda study: study["of"]["round"])
 
 
-def _rows(path: Path, fields: frozenset[str], kind: str) -> list[dict[str, Any]]:
+def _rows(path: Path, fields: frozenset[str], kind: str, form: type[BaseModel] = Table) -> list[dict[str, Any]]:
     """Return the lines of a JSON lines file, checked to have ``fields``; errors call a line ``kind``."""
-    *lines, last = path.read_bytes().split(b"\n")
-    rows = [_row(path, number, line, fields, kind) for number, line in enumerate(lines, 1) if line.strip()]
     try:
-        return [*rows, _row(path, len(lines) + 1, last, fields, kind)]
+        *lines, last = read_bytes(path).split(b"\n")
+    except (OSError, UnreadableError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    rows = [_row(path, number, line, fields, kind, form) for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return [*rows, _row(path, len(lines) + 1, last, fields, kind, form)]
     except RunFolderError:  # a run killed while writing leaves a partial line without a newline
         return rows
 
 
-def _row(path: Path, number: int, line: bytes, fields: frozenset[str], kind: str) -> dict[str, Any]:
+def _row(
+    path: Path, number: int, line: bytes, fields: frozenset[str], kind: str, form: type[BaseModel]
+) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise RunFolderError(f"{path}, line {number}, is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise RunFolderError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+        row = parse_json(line, dict)
+    except UnreadableError as error:
+        raise RunFolderError(f"{path}, line {number}, cannot be read: {error}") from error
     if missing := sorted(fields - row.keys()):
         raise RunFolderError(f"{path}, line {number}, has no {', '.join(missing)}: it is not {kind}")
-    return row
+    try:
+        return check(row, form)
+    except UnreadableError as error:
+        raise RunFolderError(f"{path}, line {number}: {error}; restore the file") from error

@@ -12,20 +12,43 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import safetensors.torch
+from pydantic import BaseModel, ValidationError
 
 from fedloru import tree
 from fedloru.data.partition import listed
-from fedloru.errors import RunFolderError
+from fedloru.errors import RunFolderError, quoted
 from fedloru.files import write_atomic
 from fedloru.lowrank import Site
 from fedloru.method import State
+from fedloru.reading import UnreadableError, parse_tensors, read_bytes, read_json
 from fedloru.tree import Params
 from fedloru.wire import Ledger, Traffic
 
 KEEP = 2
 _TREES = ("base", "shared", "aux", "increment")
+
+
+class _Counts(BaseModel):
+    down: dict[str, int]
+    up: dict[str, int]
+
+
+class _Versions(BaseModel):
+    version: int
+    first_download: bool
+    held: dict[int, int]
+
+
+class _Metadata(BaseModel):
+    """The types of the entries of ``round-t.json``."""
+
+    seed: int
+    round: int
+    version: int
+    notes: dict[str, float]
+    traffic: _Counts
+    ledger: _Versions
 
 
 class Snapshot(NamedTuple):
@@ -81,13 +104,13 @@ def load(folder: Path, round: int, device: str) -> Snapshot:
         raise RunFolderError(_missing_message(folder, round))
     path = folder / f"round-{round:06d}.json"
     try:
-        metadata = json.loads(path.read_bytes())
-        data = path.with_suffix(".safetensors").read_bytes()
-        if metadata.pop("hash") != _hash(data, metadata):
-            raise ValueError("it does not have the hash it was written with")
-        tensors = safetensors.torch.load(data)
-        return _unflatten(tree.to(tensors, device), metadata)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        metadata = read_json(path, dict)
+        data = read_bytes(path.with_suffix(".safetensors"))
+        if metadata.pop("hash", None) != _hash(data, metadata):
+            raise UnreadableError("it does not have the hash it was written with")
+        tensors, _ = parse_tensors(data)
+        return _unflatten(tree.to(tensors, device), _checked(metadata, round))
+    except (OSError, UnreadableError) as error:
         raise RunFolderError(_damaged_message(folder, round, error)) from error
 
 
@@ -154,10 +177,24 @@ def _flatten(snapshot: Snapshot) -> tuple[Params, dict[str, Any]]:
     }
 
 
+def _checked(metadata: dict[str, Any], round: int) -> dict[str, Any]:
+    """Return the entries of the checkpoint of ``round`` if all have the right types."""
+    try:
+        checked = _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UnreadableError(f"its entry {quoted(where)} is not valid") from error
+    if checked.round != round:
+        raise UnreadableError(f"it is the checkpoint of round {checked.round}")
+    return metadata
+
+
 def _unflatten(tensors: Params, metadata: dict[str, Any]) -> Snapshot:
     trees: dict[str, Params] = {name: {} for name in (*_TREES, "ledger")}
-    for key, value in sorted(tensors.items()):
+    for key, value in tensors.items():
         name, _, rest = key.partition("/")
+        if name not in trees:
+            raise UnreadableError(f"it has the unknown tensor {quoted(key)}")
         trees[name][rest] = value
     state = State(
         metadata["seed"],

@@ -1,8 +1,8 @@
 """Client states in simulation: in memory, or in the run folder, from which only those of the cohort are loaded.
 
 Client states are stored with the round after which they were saved, so a run that is reset to an earlier round finds
-the states of that round. On disk, each client has a folder with one file per round. Files that no checkpoint needs any
-more are removed when the client saves again.
+the states of that round. On disk, each client has a folder with one file per round, which only the owner can read.
+Files that no checkpoint needs any more are removed when the client saves again.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import safetensors
 import safetensors.torch
 
 from fedloru import tree
 from fedloru.errors import RunFolderError
-from fedloru.files import write_atomic
+from fedloru.files import private_folder, write_atomic
+from fedloru.reading import UnreadableError, read_tensors
 from fedloru.tree import Params
 
 
@@ -64,21 +64,22 @@ class OnDisk:
         if not paths:
             return {}
         try:
-            tensors = safetensors.torch.load(paths[-1].read_bytes())
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            tensors, _ = read_tensors(paths[-1])
+        except (OSError, UnreadableError) as error:
             raise RunFolderError(
                 f"the state of client {client} cannot be read from {paths[-1]}: {error}. Restore the file, or resume "
                 f"from an earlier checkpoint with --from-round"
             ) from error
-        return tree.to(dict(sorted(tensors.items())), self.device)
+        return tree.to(tensors, self.device)
 
     def save(self, round: int, client_state: dict[int, Params], oldest: int) -> None:
         """Store the client states after ``round``; states needed only before the round ``oldest`` may be removed."""
         for client, tensors in client_state.items():
             folder = self.folder / f"{client:06d}"
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
+            private_folder(folder)
             data = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-            write_atomic(folder / f"round-{round:06d}.safetensors", safetensors.torch.save(data))
+            write_atomic(folder / f"round-{round:06d}.safetensors", safetensors.torch.save(data), private=True)
             for path in self._paths_up_to(client, oldest)[:-1]:
                 path.unlink()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import tomli_w
 from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
 from fedloru.lowrank import Increment
+from fedloru.reading import UnreadableError, parse_json, read_bytes, read_toml
 from fedloru.run import checkpoint, increments, lock, origin
 from fedloru.run import environment as environments
 from fedloru.run.checkpoint import Snapshot
@@ -84,14 +84,14 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+            config = read_toml(path / CONFIG)
         except FileNotFoundError as error:
             if (path / INCOMPLETE_CONFIG).is_file():
                 raise RunFolderError(
                     f"the run in {path} was stopped before its folder was complete: start it again, there or elsewhere"
                 ) from error
             raise RunFolderError(f"{path} is not a run folder: it has no {CONFIG}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (OSError, UnreadableError) as error:
             raise RunFolderError(f"{path / CONFIG} cannot be read: {error}. Restore it, then resume") from error
         return cls(path, config)
 
@@ -148,8 +148,8 @@ class RunFolder:
         """
         path = self.path / ROUNDS
         try:
-            rows = [json.loads(line) for line in self._lines()[:rounds]]
-        except ValueError as error:
+            rows: list[dict[str, Any]] = [parse_json(line, dict) for line in self._lines()[:rounds]]
+        except UnreadableError as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):
             raise RunFolderError(
@@ -178,18 +178,21 @@ class RunFolder:
     def _forget_generations(self, round: int) -> None:
         """Remove texts generated after ``round``, and an incomplete line that a killed run may have left."""
         path = self.path / f"{GENERATIONS}.jsonl"
-        if not path.is_file():
+        if not path.exists():
             return
-        complete = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         try:
-            kept = [line for line in complete if json.loads(line)["round"] <= round]
-        except (ValueError, KeyError, TypeError) as error:
+            complete = [line for line in read_bytes(path).splitlines(keepends=True) if line.endswith(b"\n")]
+            kept = [line for line in complete if parse_json(line, dict)["round"] <= round]
+        except (OSError, UnreadableError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore or remove it, then resume") from error
         write_atomic(path, b"".join(kept))
 
     def _lines(self) -> list[bytes]:
         path = self.path / ROUNDS
-        return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        try:
+            return read_bytes(path).splitlines(keepends=True) if path.exists() else []
+        except (OSError, UnreadableError) as error:
+            raise RunFolderError(f"{path} cannot be read: {error}. Restore the file, then resume") from error
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""

@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Annotated, Any
 
-import safetensors
 import safetensors.torch
+from pydantic import Field, TypeAdapter
 
-from fedloru.errors import RunFolderError
+from fedloru.errors import RunFolderError, quoted
 from fedloru.files import remove, write_atomic
 from fedloru.lowrank import Increment, Site
+from fedloru.reading import UnreadableError, parse_json, read_tensors
+from fedloru.tree import Params
 
 SITES = "sites"
 """The header entry that has, for each weight, the keys of A and B, the shape, and the scale."""
+_ENTRY: TypeAdapter[tuple[str, str, list[int], float]] = TypeAdapter(
+    tuple[str, str, Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)], float]
+)
 
 
 def save(folder: Path, version: int, increment: Increment) -> None:
@@ -63,12 +69,22 @@ def _path(folder: Path, version: int) -> Path:
 
 def _read(path: Path) -> Increment:
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            table = json.loads(file.metadata()[SITES])
-            factors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-        sites = tuple(
-            Site(weight, a, b, tuple(shape), len(factors[a]), scale) for weight, (a, b, shape, scale) in table.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        factors, metadata = read_tensors(path)
+        table = parse_json(metadata.get(SITES, "").encode(), dict)
+        sites = tuple(_site(weight, entry, factors) for weight, entry in table.items())
+    except (OSError, UnreadableError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}. Restore it, or export the merged model") from error
     return Increment(sites, factors)
+
+
+def _site(weight: str, entry: Any, factors: Params) -> Site:
+    """Return the site of ``weight`` from its entry in the header, at the rank of its factors."""
+    try:
+        a, b, shape, scale = _ENTRY.validate_python(entry)
+        site = Site(weight, a, b, tuple(shape), len(factors[a]), scale)
+        fits = (factors[a].shape, factors[b].shape) == (site.a_shape(), site.b_shape())
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UnreadableError(f"its entry for {quoted(weight)} is not valid") from error
+    if not fits:
+        raise UnreadableError(f"its factors for {quoted(weight)} do not have the shape of a weight {tuple(shape)}")
+    return site

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedloru.errors import RunFolderError
+from fedloru.errors import RunFolderError, plain, quoted
 from fedloru.files import write_atomic
+from fedloru.reading import UnreadableError, read_json
 
 LOCK, WRITER = ".lock", ".writer.json"
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -62,7 +63,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _writer(folder: Path) -> str:
     try:
-        writer = json.loads((folder / WRITER).read_bytes())
-        return f"process {writer['pid']} on {writer['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        writer = read_json(folder / WRITER, dict)
+        return f"process {quoted(writer['pid'])} on {plain(str(writer['host']))}"
+    except (OSError, UnreadableError, KeyError):
         return "another process"

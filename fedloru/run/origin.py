@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedloru import tree
-from fedloru.errors import RunFolderError
+from fedloru.errors import RunFolderError, quoted
 from fedloru.files import write_atomic
+from fedloru.reading import UnreadableError, read_json
 from fedloru.run.plan import Plan
 
 SETTINGS = Path("checkpoint", "config.json")
@@ -45,8 +46,8 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
         RunFolderError: values have changed, or the copy is missing or damaged.
     """
     try:
-        started = json.loads((folder / SETTINGS).read_bytes())
-    except (OSError, ValueError) as error:
+        started = read_json(folder / SETTINGS, dict)
+    except (OSError, UnreadableError) as error:
         raise RunFolderError(
             f"{folder / SETTINGS} is missing or damaged ({error}), so the configuration cannot be compared with the "
             "one that the run started with: restore the file, or start a new run"
@@ -66,8 +67,8 @@ def check_origin(folder: Path, now: Mapping[str, str]) -> None:
     """
     path = folder / HASHES
     try:
-        before = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
+        before = read_json(path, dict) if path.exists() else {}
+    except (OSError, UnreadableError) as error:
         raise RunFolderError(f"{path} is damaged ({error}): restore the file, or start a new run") from error
     if not before:
         log.warning("%s has no hashes of its data and model, so they are not checked for changes", folder)
@@ -85,5 +86,5 @@ def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list
         if isinstance(before, dict) and isinstance(now, dict):
             changed += _changes(before, now, f"{prefix}{key}.")
         elif before != now:
-            changed.append(f"{prefix}{key} was {before!r}, is {now!r}")
+            changed.append(f"{prefix}{key} was {quoted(before)}, is {quoted(now)}")
     return changed

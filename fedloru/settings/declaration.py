@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from docstring_parser.google import parse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from fedloru.errors import ConfigError, choices
+from fedloru.errors import ConfigError, choices, quoted
 from fedloru.settings.types import FromRounds, When, expectation
 
 REQUIRED = Parameter.empty
@@ -96,7 +96,7 @@ def check(source: str, declared: Mapping[str, Setting], given: Mapping[str, Any]
     Raises:
         ConfigError: there is such a setting; ``source`` says where the settings come from.
     """
-    problems = [f"there is no setting {key!r}{choices(key, declared)}" for key in given if key not in declared]
+    problems = [f"there is no setting {quoted(key)}{choices(key, declared)}" for key in given if key not in declared]
     missing = [one for name, one in declared.items() if one.default is REQUIRED and name not in given]
     problems += [f"{one.name} is missing, expected {one.expected or 'a value'}" for one in missing]
     problems += problems_of(declared, given)
@@ -114,7 +114,7 @@ def problems_of(declared: Mapping[str, Setting], given: Mapping[str, Any]) -> It
             TypeAdapter(setting.annotation, config=EXACT).validate_python(value)
         except ValidationError:
             optional = " or None" if NoneType in get_args(setting.annotation) else ""
-            yield f"{name} is {value!r}, expected {setting.expected}{optional}"
+            yield f"{name} is {quoted(value)}, expected {setting.expected}{optional}"
 
 
 def _arguments(doc: str | None) -> Iterator[tuple[str, str]]:

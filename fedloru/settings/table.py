@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
-from fedloru.errors import ConfigError, FedloruError, choices, sentence, traced
+from fedloru.errors import ConfigError, FedloruError, choices, quoted, sentence, traced
 from fedloru.settings.types import one_of
 
 PREFIX = "python:"
@@ -57,7 +57,7 @@ class Table(Mapping[str, T]):
         if name.startswith(PREFIX):
             return resolve(name, self._error)  # type: ignore[return-value]  # its type is checked where it is used
         if name not in self._entries:
-            raise self._error(f"there is no {self.kind} {name!r}{choices(name, self._entries)}, {SYNTAX}")
+            raise self._error(f"there is no {self.kind} {quoted(name)}{choices(name, self._entries)}, {SYNTAX}")
         return self._entries[name]
 
 
@@ -113,7 +113,7 @@ def resolve(reference: str, error: Callable[[str], FedloruError]) -> Callable[..
             has no such function.
     """
     if not is_reference(reference):
-        raise error(f"{reference!r} does not name a function; write {PREFIX}package.module:function")
+        raise error(f"{quoted(reference)} does not name a function; write {PREFIX}package.module:function")
     module_name, _, attribute = reference.removeprefix(PREFIX).partition(":")
     try:
         module = _import(module_name)

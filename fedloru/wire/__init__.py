@@ -2,7 +2,8 @@
 
 ::
 
-    codec     encoding of values                message   header and tensors to bytes and back
+    codec     encoding of values                header    the fields of a header and their ranges
+    message   header and tensors to bytes       spec      what the messages of a run contain
     ledger    the version each client holds     exchange  down, up and sync messages
     traffic   bytes by direction and kind       channel   messages inside a simulation
     cost      the byte formula
@@ -12,8 +13,10 @@ from fedloru.wire.channel import Channel
 from fedloru.wire.codec import CODECS, Codec, pack, payload, width
 from fedloru.wire.cost import cost, cost_by_profile
 from fedloru.wire.exchange import decode_down, decode_sync, decode_up, encode_down, encode_sync, encode_up
+from fedloru.wire.header import Header, check
 from fedloru.wire.ledger import Ledger, Sync, catch_up, since
-from fedloru.wire.message import FORMAT, Header, check, decode, encode
+from fedloru.wire.message import FORMAT, decode, encode
+from fedloru.wire.spec import MessageSpec, Spec
 from fedloru.wire.traffic import KINDS, Traffic, kinds
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "Codec",
     "Header",
     "Ledger",
+    "MessageSpec",
+    "Spec",
     "Sync",
     "Traffic",
     "catch_up",

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedloru import tree
 from fedloru.method import Down, Profile, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.codec import payload
-from fedloru.wire.exchange import decode_down, decode_up, elide, encode_down, encode_sync, encode_up, sync_sections
+from fedloru.wire.exchange import elide, encode_down, encode_sync, encode_up, received, sync_sections
 from fedloru.wire.ledger import Sync
+from fedloru.wire.message import decode
 from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
@@ -21,7 +21,8 @@ class Channel:
     """A wire between a server and its simulated clients, which counts the traffic of each profile.
 
     With ``round_trip=False``, messages are not encoded: tensors arrive unchanged, without the rounding of the codec,
-    the payload is counted by formula, and the envelope is counted as 0.
+    the payload is counted by formula, and the envelope is counted as 0. Both ends are one process, so messages are not
+    compared with a ``MessageSpec``.
     """
 
     def __init__(self, net: Net, method: str, run: str, codec: str, round_trip: bool = True) -> None:
@@ -46,10 +47,10 @@ class Channel:
             self._count(profile, "down", elide(self.net, down), None, clients)
             return down
         data = encode_down(self.net, down, state, method=self.method, run=self.run, codec=self.codec)
-        header, received = decode_down(self.net, data, method=self.method, run=self.run)
-        sent = tree.omit(received.shared, self.net.factors if header.fresh else ())
-        self._count(profile, "down", Down(sent, received.aux), len(data), clients)
-        return received._replace(shared=_like(received.shared, down.shared), aux=_like(received.aux, down.aux))
+        header, sections = decode(data)
+        self._count(profile, "down", elide(self.net, down), len(data), clients)
+        arrived = received(self.net, header, sections)
+        return arrived._replace(shared=_like(arrived.shared, down.shared), aux=_like(arrived.aux, down.aux))
 
     def up(
         self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float], profile: Profile = ()
@@ -72,9 +73,9 @@ class Channel:
             codec=self.codec,
             numbers=numbers,
         )
-        _, received = decode_up(data, method=self.method, run=self.run, round=round, version=version)
+        _, sections = decode(data)
         self._count(profile, "up", up, len(data))
-        return Up(_like(received.shared, up.shared), _like(received.aux, up.aux))
+        return Up(_like(sections.get("shared", {}), up.shared), _like(sections.get("aux", {}), up.aux))
 
     def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:
         """Count the sync message to one client of a profile; an up-to-date client receives none."""

@@ -1,23 +1,31 @@
 """The three messages of a round as bytes: down to a client, up to the server, and the sync message before them.
 
 Separate processes exchange only these bytes; the simulation engines send the same bytes through a ``Channel``. ``run``
-is the hash of W₀. Rounds count from 1: a server after t rounds sends the messages of round t + 1.
+is the hash of W₀. Rounds count from 1: a server after t rounds sends the messages of round t + 1. The receiver of a
+message compares it with the ``MessageSpec`` of the run, and refuses everything else with a ``WireError``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
 from fedloru import lowrank, tree
-from fedloru.errors import WireError
+from fedloru.errors import WireError, names
 from fedloru.lowrank import Site
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
+from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
-from fedloru.wire.message import Header, check, decode, encode
+from fedloru.wire.message import decode, encode
+from fedloru.wire.spec import MessageSpec, Parts, at_ranks, compare
+
+NUMBERS = ("weight", "loss")
+"""The numbers of a reply: the client's examples, and its mean loss per example."""
+MIN_WEIGHT, MAX_WEIGHT = 1.0, 1e9
+"""The range of a client's weight, in examples."""
 
 
 def elide(net: Net, down: Down) -> Down:
@@ -37,20 +45,39 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
     return encode(header, {"shared": sent.shared, "aux": sent.aux}, codec)
 
 
-def decode_down(net: Net, data: bytes, *, method: str, run: str) -> tuple[Header, Down]:
-    """Return the header and content of a message, with fresh factors drawn again in the dtypes of ``net``.
+def decode_down(
+    data: bytes, spec: MessageSpec, *, round: int | None = None, version: int | None = None
+) -> tuple[Header, Down]:
+    """Return the header and content of a message, with fresh factors drawn again in the dtypes of ``spec.net``.
+
+    Args:
+        data: the message.
+        spec: what a message of this run contains.
+        round: the only round that is accepted; by default any.
+        version: the only version that is accepted, that of the client's base; by default any.
 
     Raises:
-        WireError: the bytes are not a message from the server, or belong to another run.
+        WireError: the bytes are not a message from the server, belong to another run, round or version, or contain
+            anything but the tensors that ``spec`` expects.
     """
     header, sections = decode(data)
-    check(header, kind="down", method=method, run=run)
-    shared = sections.get("shared", {})
+    _check(header, spec, "down", round, version)
+    if header.fresh and (sent := sorted(sections.get("shared", {}).keys() & spec.net.factors)):
+        reject(f"{_described(header)} has fresh factors, but also contains the factors {names(sent)}")
+    down = received(spec.net, header, sections)
+    _compare_parts(header, sections, down, spec.down(header.round, header.version))
+    return header, down
+
+
+def received(net: Net, header: Header, sections: Mapping[str, Params]) -> Down:
+    """Return the content of a message from the server, with fresh factors drawn again."""
+    shared = dict(sections.get("shared", {}))
     if header.fresh:
+        if header.rank >= max((site.rank for site in net.sites), default=1):
+            reject(f"{_described(header)} has rank {header.rank}, which limits no factor; expected less, or 0")
         shared |= lowrank.init_factors(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
         shared = dict(sorted(shared.items()))
-    down = Down(shared, sections.get("aux", {}), header.seed, header.round, header.version, header.fresh)
-    return header, down
+    return Down(shared, sections.get("aux", {}), header.seed, header.round, header.version, header.fresh)
 
 
 def encode_up(
@@ -66,16 +93,37 @@ def encode_up(
 
 
 def decode_up(
-    data: bytes, *, method: str, run: str, round: int | None = None, version: int | None = None
+    data: bytes,
+    spec: MessageSpec,
+    *,
+    round: int,
+    version: int,
+    client: int | None = None,
+    numbers: Collection[str] = NUMBERS,
 ) -> tuple[Header, Up]:
-    """Return the header and content of a client's reply; ``round`` and ``version`` are checked unless they are None.
+    """Return the header and content of a client's reply.
+
+    Args:
+        data: the message.
+        spec: what a message of this run contains.
+        round: the round that the server trains.
+        version: the version of the server's base.
+        client: the client from which the reply was received; by default any.
+        numbers: the names of the numbers that are expected, all of them.
 
     Raises:
-        WireError: the bytes are not a reply, or belong to another run, round or version.
+        WireError: the bytes are not a reply, belong to another run, round, version or client, or contain anything but
+            the tensors and numbers that are expected; or the weight is out of range.
     """
     header, sections = decode(data)
-    check(header, kind="up", method=method, run=run, round=round, version=version)
-    return header, Up(sections.get("shared", {}), sections.get("aux", {}))
+    _check(header, spec, "up", round, version, client)
+    _check_numbers(header, numbers)
+    up = Up(sections.get("shared", {}), sections.get("aux", {}))
+    expected = spec.up(round, version)
+    if spec.method.traits.prunes:
+        expected = expected._replace(shared=at_ranks(spec.net.sites, expected.shared, up.shared, most=True))
+    _compare_parts(header, sections, up, expected)
+    return header, up
 
 
 def sync_sections(sync: Sync) -> dict[str, Params]:
@@ -90,25 +138,89 @@ def encode_sync(sync: Sync, state: State, *, method: str, run: str) -> bytes:
     return encode(header, sync_sections(sync), "exact")
 
 
-def decode_sync(data: bytes, *, method: str, run: str) -> tuple[Header, Sync]:
+def decode_sync(
+    data: bytes, spec: MessageSpec, *, round: int | None = None, held: int | None = None
+) -> tuple[Header, Sync]:
     """Return the header of a sync message, and the content that ``catch_up`` applies to a client's base.
 
+    Args:
+        data: the message.
+        spec: what a message of this run contains.
+        round: the only round that is accepted; by default any.
+        held: the version of the client's base; increments that do not start at the next one are refused. By default,
+            any series is accepted, and ``since`` selects the part that is missing.
+
     Raises:
-        WireError: the bytes are not a sync message, belong to another run, or lack an increment.
+        WireError: the bytes are not a sync message, belong to another run, lack an increment, or contain anything but
+            the tensors that ``spec`` expects.
     """
     header, sections = decode(data)
-    check(header, kind="sync", method=method, run=run)
+    _check(header, spec, "sync", round, None)
+    sync = _sync(header, sections, held)
+    _compare_sync(spec, header, sync)
+    return header, sync
+
+
+def _sync(header: Header, sections: dict[str, Params], held: int | None) -> Sync:
+    """Return the content of a sync message: a whole base, the site weights, or a series of increments."""
     first = "base" in sections
-    base = sections.pop("base", sections.pop("sites", {}))
-    start = header.version - len(sections) + 1
-    expected = {f"increment.{version}": version for version in range(start, header.version + 1)}
+    if first or "sites" in sections:
+        return Sync(header.version, (), _only(sections, "base" if first else "sites"), first)
+    start = header.version - len(sections) + 1 if held is None else held + 1
+    series = range(max(start, 1), header.version + 1)
+    expected = {f"increment.{version}": version for version in series[: len(sections) + 1]}
     if sections.keys() != expected.keys():
         raise WireError(
-            f"the sync message has the sections {sorted(sections)!s:.200}, but version {header.version} requires "
-            f"{sorted(expected)!s:.200}: report the version of the base to the server and request the message again"
+            f"the sync message has the sections {names(sorted(sections))}, but version {header.version} requires "
+            f"{names(expected)}: report the version of the base to the server and request the message again"
         )
-    increments = tuple((version, sections[name]) for name, version in expected.items())
-    return header, Sync(header.version, increments, base, first)
+    return Sync(header.version, tuple((version, sections[name]) for name, version in expected.items()), {})
+
+
+def _only(sections: dict[str, Params], name: str) -> Params:
+    if len(sections) > 1:
+        reject(f"the sync message has the sections {names(sorted(sections))}; expected only {name!r}")
+    return sections[name]
+
+
+def _compare_sync(spec: MessageSpec, header: Header, sync: Sync) -> None:
+    sender = _described(header)
+    if sync.base:
+        compare("the base", sync.base, spec.base if sync.first else spec.site_weights, sender)
+    for version, factors in sync.increments:
+        compare(f"increment {version}", factors, spec.increment(factors), sender)
+    limit = sum(weight.nbytes for weight in spec.site_weights.values())
+    if (size := sum(tree.nbytes(factors) for _, factors in sync.increments)) > limit:
+        reject(f"the increments of the sync message take {size} bytes; expected at most {limit}, the site weights")
+
+
+def _check(
+    header: Header, spec: MessageSpec, kind: Kind, round: int | None, version: int | None, client: int | None = None
+) -> None:
+    check(header, kind=kind, method=spec.method.name, run=spec.run, round=round, version=version, client=client)
+    check_use(header)
+
+
+def _check_numbers(header: Header, expected: Collection[str]) -> None:
+    if header.numbers.keys() != set(expected):
+        got = names(header.numbers) or "none"
+        reject(f"{_described(header)} has the numbers {got}; expected {names(expected) or 'none'}")
+    weight = header.numbers.get("weight", 1.0)
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        reject(f"{_described(header)} has the weight {weight:g}; expected examples, {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
+
+
+def _compare_parts(header: Header, sections: Mapping[str, Params], got: Down | Up, expected: Parts) -> None:
+    sender = _described(header)
+    if unknown := sorted(sections.keys() - {"shared", "aux"}):
+        reject(f"{sender} has the unknown sections {names(unknown)}")
+    compare("the section shared", got.shared, expected.shared, sender)
+    compare("the section aux", got.aux, expected.aux, sender)
+
+
+def _described(header: Header) -> str:
+    sender = f" from client {header.client}" if header.client >= 0 else ""
+    return f"the {header.kind} message{sender} for round {header.round}"
 
 
 def _cap(net: Net, shared: Mapping[str, Tensor]) -> int:

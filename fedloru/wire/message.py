@@ -1,73 +1,47 @@
-"""Messages as bytes: a validated header and named sections of tensors, in the safetensors format. Pickle is not used.
+"""Messages as bytes: a hash, a checked header and named sections of tensors. Pickle is not used.
 
-Layout: 8 bytes, little-endian, with the length n of a JSON header; the n bytes of that header; the payload, which is
-the data of all tensors in sequence. The key of a tensor is ``section/key``. The metadata entry ``fedloru`` holds the
-format number, the ``Header``, and one letter per tensor in the order of the keys: the dtype before the codec narrowed
-the tensor, or "-" if it did not; trailing dashes are omitted. The envelope is everything except the payload:
+Layout: 7 bytes ``fedloru``; 1 byte with the format number; 16 bytes with the BLAKE2b hash of everything after it; and
+the rest in the safetensors format: 8 bytes, little-endian, with the length n of a JSON header; the n bytes of that
+header; the payload, which is the data of all tensors in sequence. The key of a tensor is ``section/key``. The metadata
+entry ``fedloru`` holds the ``Header`` and one letter per tensor in the order of the keys: the dtype before the codec
+narrowed the tensor, or "-" if it did not; trailing dashes are omitted. The envelope is everything except the payload:
 ``len(message) - payload(sections, codec)``.
+
+The hash detects damage, and it is checked before anything is parsed. It has no key, so it does not authenticate the
+sender: whoever can change a message can also change its hash. Authentication is up to the transport, such as TLS.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedloru.errors import WireError
-from fedloru.method import Fresh
+from fedloru.errors import WireError, quoted
 from fedloru.tree import Params
 from fedloru.wire.codec import pack
+from fedloru.wire.header import Header, Kind, check, check_fields, reject
 
-FORMAT = 1
+FORMAT = 2
 """The number of this layout; ``decode`` rejects all others."""
 
-Kind = Literal["down", "up", "sync"]
+MAGIC = b"fedloru"
+HASH = 16
+START = len(MAGIC) + 1 + HASH
+"""The position of the part in the safetensors format."""
+MAX_HEADER = 32 * 2**20
+"""The largest length of the JSON header, in bytes: about 100,000 tensors."""
 
 _ORIGINAL_DTYPES: dict[str, torch.dtype | None] = {"-": None, "s": torch.float32, "d": torch.float64}
 _LETTERS = {dtype: letter for letter, dtype in _ORIGINAL_DTYPES.items()}
-_CHOICES: dict[str, tuple[str, ...]] = {"kind": get_args(Kind), "fresh": get_args(Fresh)}
 
-
-class Header(NamedTuple):
-    """The metadata of a message.
-
-    ``run`` is the hash of W₀, which client and server share. ``round`` counts from 1. ``version`` is the number of
-    increments in the base that the message belongs to. If ``fresh`` is not "", the factors are omitted, and the
-    receiver draws them itself: ``lowrank.init_factors(sites, seed, version, like, init=fresh)``; if ``rank`` is not 0,
-    it limits the rank of those sites. ``numbers`` are finite values, such as a client's weight and loss.
-    """
-
-    kind: Kind
-    method: str
-    run: str
-    round: int
-    version: int
-    client: int = -1
-    seed: int = 0
-    fresh: Fresh = ""
-    rank: int = 0
-    numbers: dict[str, float] = {}
-
-
-_TYPES: dict[str, type] = {
-    **dict.fromkeys(("kind", "method", "run", "fresh"), str),
-    **dict.fromkeys(("round", "version", "client", "seed", "rank"), int),
-    "numbers": dict,
-}
-
-
-_HINTS = {
-    "kind": "client and server are at different steps of the exchange; restart the round",
-    "method": "use the same [method] settings on client and server",
-    "run": "the client's base model differs from the server's; start both from the same model, seed and weights",
-    "round": "the message belongs to another round; discard it, and wait for the message of this round",
-    "version": "the base has a different number of increments; the client must catch up first",
-}
+__all__ = ["FORMAT", "Header", "Kind", "check", "decode", "encode"]
 
 
 def encode(header: Header, sections: Mapping[str, Mapping[str, Tensor]], codec: str) -> bytes:
@@ -77,56 +51,131 @@ def encode(header: Header, sections: Mapping[str, Mapping[str, Tensor]], codec: 
         WireError: a header field is invalid, or a tensor cannot be encoded with this codec.
     """
     header = header._replace(numbers={name: float(value) for name, value in header.numbers.items()})
-    _check_fields(header._asdict())
+    check_fields(header._asdict())
     tensors = {f"{name}/{key}": t for name, section in sections.items() for key, t in section.items()}
     packed = pack(tensors, codec)
     narrowed = {key for key, t in tensors.items() if packed[key].dtype != t.dtype}
     letters = (_LETTERS[tensors[key].dtype] if key in narrowed else "-" for key in sorted(tensors))
-    description = {"format": FORMAT, "header": header._asdict(), "narrowed": "".join(letters).rstrip("-")}
+    description = {"header": header._asdict(), "narrowed": "".join(letters).rstrip("-")}
     metadata = {"fedloru": json.dumps(description, separators=(",", ":"))}
     try:
-        return safetensors.torch.save(_separate_storage(packed), metadata)
+        content = safetensors.torch.save(_separate_storage(packed), metadata)
     except (KeyError, ValueError) as error:
         raise WireError(
             f"a tensor cannot be written in the safetensors format ({error}); send dense tensors of a real dtype"
         ) from error
+    return b"".join((MAGIC, bytes([FORMAT]), _hash(content), content))
 
 
 def decode(data: bytes) -> tuple[Header, dict[str, Params]]:
     """Return the header and the sections of a message, with keys sorted by name and tensors in their original dtypes.
 
     Sections without tensors are omitted. Each tensor has its own aligned memory, because the last bits of products of
-    factors depend on the alignment.
+    factors depend on the alignment. The tensors are those that the sender chose: compare them with what you expect,
+    as ``decode_down``, ``decode_up`` and ``decode_sync`` do.
 
     Raises:
         WireError: the bytes are not a complete message in this format.
     """
+    content = _content(data)
     try:
-        tensors = safetensors.torch.load(data)
-        description = json.loads(_metadata(data))
+        table = _table(content)
+        tensors = safetensors.torch.load(content)
+        description = json.loads(_metadata(table), object_pairs_hook=_without_duplicates)
     except Exception as error:  # the parsers do not document what they raise on arbitrary bytes
-        _reject(f"the message of {len(data)} bytes is truncated, damaged, or not from fedloru ({error!r:.200})")
+        reject(f"the message of {len(data)} bytes is truncated, damaged, or not from fedloru ({quoted(error, 200)})")
     header, narrowed = _parse(description)
     return header, _sections(tensors, narrowed)
 
 
-def check(
-    header: Header, *, kind: Kind, method: str, run: str, round: int | None = None, version: int | None = None
-) -> None:
-    """Compare a header with the values that the receiver expects; None is not compared.
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=HASH).digest()
 
-    Raises:
-        WireError: a field differs. The message names the field and both values, and says what to do.
-    """
-    expected = {"kind": kind, "method": method, "run": run, "round": round, "version": version}
-    for name, wanted in expected.items():
-        got = getattr(header, name)
-        if wanted is not None and got != wanted:
-            sender = f" from client {header.client}" if header.client >= 0 else ""
-            raise WireError(
-                f"the {header.kind} message{sender} for round {header.round} has {name} {got!r}, "
-                f"but {wanted!r} is expected: {_HINTS[name]}"
-            )
+
+def _content(data: bytes) -> bytes:
+    """Return the part in the safetensors format, after comparing the format number and the hash."""
+    found = _format(data)
+    if found is not None and found != FORMAT:
+        reject(f"the message has format {found}, but this version of fedloru reads format {FORMAT}")
+    content = data[START:]
+    if found is None or data[len(MAGIC) + 1 : START] != _hash(content):
+        reject(
+            f"the message of {len(data)} bytes is truncated, damaged, or not from fedloru: "
+            + ("its first bytes are not those of a message" if found is None else "its hash differs")
+        )
+    return content
+
+
+def _format(data: bytes) -> int | None:
+    """Return the format number of a message; None if there is none. In format 1, it was in the safetensors header."""
+    if data[: len(MAGIC)] == MAGIC:
+        return data[len(MAGIC)] if len(data) > len(MAGIC) else None
+    length = min(int.from_bytes(data[:8], "little"), MAX_HEADER)
+    found = re.search(rb'\\"format\\":\s*(\d{1,9})\b', data[8 : 8 + length])
+    return int(found[1]) if found else None
+
+
+def _table(content: bytes) -> dict[str, Any]:
+    """Return the JSON header of the safetensors format."""
+    length = int.from_bytes(content[:8], "little")
+    if length > min(MAX_HEADER, len(content) - 8):
+        raise ValueError(f"its header has a length of {length} bytes")
+    table: dict[str, Any] = json.loads(content[8 : 8 + length], object_pairs_hook=_without_duplicates)
+    return table
+
+
+def _metadata(table: dict[str, Any]) -> str:
+    metadata = table["__metadata__"]
+    if metadata.keys() != {"fedloru"}:
+        raise ValueError("its metadata has other entries than 'fedloru'")
+    return str(metadata["fedloru"])
+
+
+def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {quoted(key)} occurs twice")
+        table[key] = value
+    return table
+
+
+def _parse(description: Any) -> tuple[Header, str]:
+    """Return the header, and the letters of the original dtypes."""
+    if not isinstance(description, dict) or description.keys() != {"header", "narrowed"}:
+        reject(f"the message has the description {quoted(description)}; expected header and narrowed")
+    fields, narrowed = description["header"], description["narrowed"]
+    if not isinstance(fields, dict) or not isinstance(narrowed, str):
+        reject(
+            f"the message has the header {quoted(fields)} and the dtype letters {quoted(narrowed)}, but a dict and a "
+            "str are expected"
+        )
+    check_fields(fields)
+    return Header(**fields), narrowed
+
+
+def _sections(tensors: Params, narrowed: str) -> dict[str, Params]:
+    if len(narrowed) > len(tensors) or not set(narrowed) <= set(_ORIGINAL_DTYPES) or narrowed.endswith("-"):
+        reject(f"the message has the dtype letters {quoted(narrowed)} for {len(tensors)} tensors")
+    sections: dict[str, Params] = {}
+    for key, letter in zip(sorted(tensors), narrowed.ljust(len(tensors), "-"), strict=True):
+        section, slash, name = key.partition("/")
+        if not slash:
+            reject(f"the key of the tensor {quoted(key)} does not name a section; expected section/key")
+        sections.setdefault(section, {})[name] = _widened(key, tensors[key], _ORIGINAL_DTYPES[letter])
+    return sections
+
+
+def _widened(key: str, t: Tensor, original: torch.dtype | None) -> Tensor:
+    """Return a copy of ``t`` in the dtype that it had before the codec narrowed it."""
+    if original is None:
+        return t.clone()
+    if not t.is_floating_point() or t.dtype.itemsize >= original.itemsize:
+        reject(f"the tensor {quoted(key)} of {t.dtype} cannot have been narrowed from {original}")
+    try:
+        return t.to(original)
+    except (RuntimeError, TypeError) as error:  # a packed type of less than a byte
+        reject(f"the tensor {quoted(key)} of {t.dtype} cannot be converted to {original} ({quoted(error)})")
 
 
 def _separate_storage(tensors: Params) -> Params:
@@ -140,59 +189,3 @@ def _separate_storage(tensors: Params) -> Params:
         seen.add(storage.data_ptr())
         separate[key] = contiguous if unshared else contiguous.clone()
     return separate
-
-
-def _metadata(data: bytes) -> str:
-    length = int.from_bytes(data[:8], "little")
-    return str(json.loads(data[8 : 8 + length])["__metadata__"]["fedloru"])
-
-
-def _parse(description: Any) -> tuple[Header, str]:
-    """Return the header, and the letters of the original dtypes."""
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        got = description.get("format") if isinstance(description, dict) else description
-        _reject(f"the message has format {_show(got)}, but this version of fedloru reads format {FORMAT}")
-    fields, narrowed = description.get("header"), description.get("narrowed")
-    if not isinstance(fields, dict) or not isinstance(narrowed, str):
-        _reject(
-            f"the message has the header {_show(fields)} and the dtype letters {_show(narrowed)}, but a dict and a "
-            "str are expected"
-        )
-    _check_fields(fields)
-    return Header(**fields), narrowed
-
-
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    if set(fields) != set(Header._fields):
-        _reject(f"the header has the fields {sorted(fields)!s:.200}; expected {', '.join(Header._fields)}")
-    for name, expected in _TYPES.items():
-        value = fields[name]
-        if type(value) is not expected or value not in _CHOICES.get(name, (value,)):
-            choices = f"one of {_CHOICES[name]}" if name in _CHOICES else expected.__name__
-            _reject(f"the header field {name} is {_show(value)}; expected {choices}")
-    for name, value in fields["numbers"].items():
-        if type(value) is not float or not math.isfinite(value):
-            _reject(f"the header's number {_show(name)} is {_show(value)}; expected a finite float")
-
-
-def _sections(tensors: Params, narrowed: str) -> dict[str, Params]:
-    if len(narrowed) > len(tensors) or not set(narrowed) <= set(_ORIGINAL_DTYPES):
-        _reject(f"the message has the dtype letters {_show(narrowed)} for {len(tensors)} tensors")
-    sections: dict[str, Params] = {}
-    for key, letter in zip(sorted(tensors), narrowed.ljust(len(tensors), "-"), strict=True):
-        section, slash, name = key.partition("/")
-        original, t = _ORIGINAL_DTYPES[letter], tensors[key]
-        if not slash:
-            _reject(f"the key of the tensor {_show(key)} does not name a section; expected section/key")
-        if original is not None and not t.is_floating_point():
-            _reject(f"the tensor {_show(key)} of {t.dtype} cannot have been narrowed from {original}")
-        sections.setdefault(section, {})[name] = t.clone() if original is None else t.to(original)
-    return sections
-
-
-def _show(value: object) -> str:
-    return f"{value!r:.80}" if value is None or isinstance(value, str | int | float) else type(value).__name__
-
-
-def _reject(problem: str) -> NoReturn:
-    raise WireError(f"{problem}. Send the message again, and use the same version of fedloru on client and server")

@@ -160,7 +160,7 @@ def test_a_file_that_is_not_there_names_the_nearest_preset() -> None:
 
 
 def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="it is not a regular file"):
         load(tmp_path)
 
 

@@ -18,7 +18,7 @@ from fedloru.run.client_state import OnDisk
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
-from fedloru.wire import Ledger, catch_up, cost, decode_sync, encode_sync
+from fedloru.wire import Ledger, MessageSpec, catch_up, cost, decode_sync, encode_sync
 from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 
@@ -49,6 +49,7 @@ def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> 
     cell = world(method, model, torch.float32)
     state = cell.method.init(cell.net, 3)
     ledger = Ledger(cell.net.sites, state)
+    spec = MessageSpec(cell.net, cell.method, "run")
     held: dict[int, tree.Params] = {}
     g = gen(0, "participation", method, model)
     for _ in range(8):
@@ -56,8 +57,8 @@ def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> 
             if torch.rand((), generator=g) < 0.2:
                 ledger.lost(client)
                 held.pop(client, None)
-            message = encode_sync(ledger.owed(client, state), state, method=method, run="run")
-            _, sync = decode_sync(message, method=method, run="run")
+            message = encode_sync(ledger.owed(client, state), state, method=cell.method.name, run="run")
+            _, sync = decode_sync(message, spec)
             held[client] = catch_up(cell.net.sites, held.get(client, {}), sync)
             ledger.delivered(client, state.version)
             assert tree.equal(held[client], state.base)

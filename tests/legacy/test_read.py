@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -31,6 +32,11 @@ def call(*args: str) -> str:
 def rows(folder: Path) -> list[dict[str, object]]:
     lines = (folder / "rounds.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def payload(row: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the bytes of the tensors; messages have had another envelope since."""
+    return {way: {kind: n for kind, n in kinds.items() if kind != "envelope"} for way, kinds in row["bytes"].items()}
 
 
 def test_report(run: Path) -> None:
@@ -71,7 +77,7 @@ def test_resume_gives_the_same_rows(run: Path) -> None:
     after = rows(run)
     assert len(after) == len(before) == 5
     for old, new in zip(before, after, strict=True):
-        assert old.keys() <= new.keys() and old["bytes"] == new["bytes"] and old["version"] == new["version"]
+        assert old.keys() <= new.keys() and payload(old) == payload(new) and old["version"] == new["version"]
         assert new["test_loss"] == pytest.approx(old["test_loss"], rel=1e-5)
 
 

@@ -11,7 +11,7 @@ from fedloru import net as nets
 from fedloru import tree
 from fedloru.method import NOTHING, Method, Profile
 from fedloru.rng import gen
-from fedloru.wire import Ledger, catch_up, decode_sync, encode_sync
+from fedloru.wire import Ledger, MessageSpec, catch_up, decode_sync, encode_sync
 
 CLIENTS, COHORT, ROUNDS = 8, 2, 60
 
@@ -23,6 +23,7 @@ def sync_kinds(method: Method, profiles: Sequence[Profile] = ((),)) -> set[str]:
         net = nets.attach(nn.Linear(30, 40), rank=2, alpha=3.0)
     state = method.init(net, 3)
     ledger = Ledger(net.sites, state)
+    spec = MessageSpec(net, method, "run")
     held: dict[int, tree.Params] = {}
     kinds = set()
     for round in range(ROUNDS):
@@ -36,7 +37,7 @@ def sync_kinds(method: Method, profiles: Sequence[Profile] = ((),)) -> set[str]:
             kinds.add("first" if owed.first else "dense" if owed.base else "increments")
             size = sum(tree.nbytes(increment) for _, increment in owed.increments)
             assert size <= tree.nbytes({"": state.base["weight"]})
-            _, sync = decode_sync(encode_sync(owed, state, method="m", run="run"), method="m", run="run")
+            _, sync = decode_sync(encode_sync(owed, state, method=method.name, run="run"), spec)
             held[client] = catch_up(net.sites, held.get(client, {}), sync)
             ledger.delivered(client, state.version)
             assert tree.equal(held[client], state.base)

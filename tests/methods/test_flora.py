@@ -10,7 +10,7 @@ from fedloru.client import Job
 from fedloru.evaluate import shared_model
 from fedloru.method import Down, Profile
 from fedloru.methods.ranks import with_rank
-from fedloru.wire import cost, decode_down, encode_down
+from fedloru.wire import MessageSpec, cost, decode_down, encode_down
 from tests.laws.cases import world
 from tests.methods.catching_up import sync_kinds
 from tests.methods.cohort import close, small_net
@@ -39,7 +39,7 @@ def test_receivers_draw_fresh_factors_of_any_rank() -> None:
     for profile, rank in (((), 3), (with_rank(2), 2), (with_rank(1), 1)):
         down: Down = method.down(net, state, profile)
         data = encode_down(net, down, state, method="flora", run="run", codec="exact")
-        header, received = decode_down(net, data, method="flora", run="run")
+        header, received = decode_down(data, MessageSpec(net, method, "run", profile))
         assert header.fresh == "a" and tree.equal(received.shared, down.shared) and received.version == 1
         assert {received.shared[site.a].shape[0] for site in net.sites} == {rank}
         for site in net.sites:  # clients share one draw, and use its first rows

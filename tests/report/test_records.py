@@ -92,9 +92,10 @@ def test_not_a_run_folder(run: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"round": 3,', "line 3, is not valid JSON"),
-        ("[3]", "line 3: expected a JSON object, got list"),
+        ('{"round": 3,', "line 3, cannot be read: it is not valid JSON"),
+        ("[3]", "line 3, cannot be read: it holds list, expected dict"),
         ('{"round": 3}', "line 3, has no down_bytes"),
+        ("[" * 100_000, "line 3, cannot be read: it is not valid JSON: it is nested too deep"),
     ],
 )
 def test_an_error_names_the_malformed_line(run: Path, text: str, message: str) -> None:
@@ -109,7 +110,7 @@ def test_malformed_toml(run: Path) -> None:
         read(run)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "expected a JSON object, got list")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "it holds list, expected dict")])
 def test_malformed_json(run: Path, text: str, message: str) -> None:
     (run / "summary.json").write_text(text)
     with pytest.raises(RunFolderError, match=message):

@@ -24,7 +24,8 @@ def test_studies_are_sorted_by_round(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not valid JSON"), ('{"of": {}}', "has no records: run the analysis again")]
+    ("text", "message"),
+    [("{", "cannot be read: it is not valid JSON"), ('{"of": {}}', "has no records: run the analysis again")],
 )
 def test_a_damaged_study_is_an_error(run: Path, text: str, message: str) -> None:
     write_study(run, "ranks", ranks(5)).write_text(text)

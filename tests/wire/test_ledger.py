@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_toy import merged, random_factors, small_net, start, unmerged
+from wire_toy import merged, random_factors, small_net, start, toy, unmerged
 
 from fedloru import tree
 from fedloru.errors import WireError
 from fedloru.method import State
-from fedloru.wire import Ledger, Sync, catch_up, decode, decode_sync, encode_sync, since
+from fedloru.wire import Ledger, MessageSpec, Sync, catch_up, decode, decode_sync, encode_sync, since
 
 NET = small_net()
 START = start(NET, seed=0)
@@ -130,7 +130,7 @@ def test_a_sync_message_without_one_of_its_increments_is_rejected() -> None:
     sync = ledger.owed(0, state)
     gap = sync._replace(increments=(sync.increments[0], sync.increments[2]))
     with pytest.raises(WireError, match=r"increment.1', 'increment.3'.*version 3.*'increment.2', 'increment.3'"):
-        decode_sync(encode_sync(gap, state, method="toy", run="r"), method="toy", run="r")
+        decode_sync(encode_sync(gap, state, method="toy", run="r"), MessageSpec(NET, toy(1), "r"))
 
 
 def test_increments_are_sent_losslessly() -> None:
@@ -145,6 +145,7 @@ class Federation:
 
     def __init__(self, dtype: torch.dtype, first_download: bool, clients: int) -> None:
         self.net = small_net(dtype)
+        self.spec = MessageSpec(self.net, toy(1), "r")
         self.state = start(self.net, seed=0)
         self.initial_base = {} if first_download else self.state.base
         self.ledger = Ledger(self.net.sites, self.state, first_download=first_download)
@@ -154,8 +155,7 @@ class Federation:
     def contact(self, client: int) -> None:
         sync = self.ledger.owed(client, self.state)
         self.dense_updates += bool(sync.base) and not sync.first
-        names = {"method": "toy", "run": tree.digest(start(self.net, 0).base)}
-        _, received = decode_sync(encode_sync(sync, self.state, **names), **names)
+        _, received = decode_sync(encode_sync(sync, self.state, method="toy", run="r"), self.spec)
         assert received._replace(increments=(), base={}) == sync._replace(increments=(), base={})
         self.bases[client] = catch_up(self.net.sites, self.bases[client], received)
         self.ledger.delivered(client, received.version)
@@ -169,8 +169,7 @@ class Federation:
             self.state = unmerged(self.state)
         else:
             factors = random_factors(self.net, self.state.version + 1, rank)
-            dtype = next(iter(self.net.params.values())).dtype
-            self.state = merged(self.net, self.state, {key: t.to(dtype) for key, t in factors.items()})
+            self.state = merged(self.net, self.state, tree.cast_like(factors, self.net.params))
         self.ledger.record(self.state)
 
     def restart(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -22,13 +23,14 @@ MESSAGE = encode(HEADER, SECTIONS, "fp32")
 
 def test_the_layout_of_a_small_message() -> None:
     data = encode(HEADER, {"shared": {"w": torch.tensor([1.0, 2.0])}}, "exact")
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    assert len(data) == 8 + length + 2 * 4
+    assert data[:8] == b"fedloru\x02" and data[8:24] == hashlib.blake2b(data[24:], digest_size=16).digest()
+    length = int.from_bytes(data[24:32], "little")
+    header = json.loads(data[32 : 32 + length])
+    assert len(data) == 24 + 8 + length + 2 * 4
     assert header["shared/w"] == {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    assert data[8 + length :] == bytes.fromhex("0000803f 00000040")
+    assert data[32 + length :] == bytes.fromhex("0000803f 00000040")
     description = json.loads(header["__metadata__"]["fedloru"])
-    assert description == {"format": 1, "header": HEADER._asdict(), "narrowed": ""}
+    assert description == {"header": HEADER._asdict(), "narrowed": ""}
 
 
 def test_the_payload_is_the_number_of_values_times_their_width() -> None:
@@ -36,7 +38,7 @@ def test_the_payload_is_the_number_of_values_times_their_width() -> None:
     assert payload(SECTIONS, "bf16") == 6 * 2 + 2 * 2 + 8 + 2
     for codec in CODECS:
         data = encode(HEADER, SECTIONS, codec)
-        assert len(data) - payload(SECTIONS, codec) == 8 + int.from_bytes(data[:8], "little")
+        assert len(data) - payload(SECTIONS, codec) == 32 + int.from_bytes(data[24:32], "little")
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -78,9 +80,9 @@ def test_a_message_may_have_no_tensors() -> None:
     ("change", "problem"),
     [
         ({"kind": "sideways"}, r"field kind is 'sideways'; expected one of \('down', 'up', 'sync'\)"),
-        ({"round": True}, "round is True; expected int"),
+        ({"round": True}, "round is True; expected an integer from 1"),
         ({"fresh": "b"}, "field fresh is 'b'; expected one of"),
-        ({"run": 5}, "run is 5; expected str"),
+        ({"run": 5}, "run is 5; expected a string"),
         ({"numbers": {"loss": float("nan")}}, "number 'loss' is nan; expected a finite float"),
     ],
 )
@@ -94,11 +96,19 @@ def test_a_tensor_that_safetensors_does_not_support_is_rejected() -> None:
         encode(HEADER, {"shared": {"z": torch.zeros(2, dtype=torch.complex128)}}, "exact")
 
 
+def hashed(content: bytes) -> bytes:
+    """Return a message with any content after a correct hash, as a hostile sender can make it."""
+    return b"fedloru\x02" + hashlib.blake2b(content, digest_size=16).digest() + content
+
+
 def forged(description: object, key: str = "shared/w") -> bytes:
-    return safetensors.torch.save({key: torch.zeros(2, dtype=torch.int32)}, {"fedloru": json.dumps(description)})
+    tensors = {key: torch.zeros(2, dtype=torch.int32)}
+    return hashed(safetensors.torch.save(tensors, {"fedloru": json.dumps(description)}))
 
 
-GOOD = {"format": 1, "header": HEADER._asdict(), "narrowed": ""}
+GOOD = {"header": HEADER._asdict(), "narrowed": ""}
+OLD = safetensors.torch.save({"a/b": torch.zeros(2)}, {"fedloru": json.dumps({"format": 1} | GOOD)})
+TWICE = b"{" + b'"a/b":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 2 + b'"__metadata__":{"fedloru":"{}"}}'
 
 
 @pytest.mark.parametrize(
@@ -107,16 +117,34 @@ GOOD = {"format": 1, "header": HEADER._asdict(), "narrowed": ""}
         (b"", "truncated"),
         (MESSAGE[:-1], "truncated"),
         (MESSAGE[:20], "truncated"),
+        (MESSAGE[:-1] + bytes([MESSAGE[-1] ^ 1]), "its hash differs"),
+        (MESSAGE[:40] + bytes([MESSAGE[40] ^ 1]) + MESSAGE[41:], "its hash differs"),
         (safetensors.torch.save({"a/b": torch.zeros(2)}), "not from fedloru"),
-        (safetensors.torch.save({"a/b": torch.zeros(2)}, {"fedloru": "[" * 100_000}), "damaged"),
-        (forged(GOOD | {"format": 2}), "format 2, but this version of fedloru reads format 1"),
-        (forged([[]]), "format list"),
-        (forged(GOOD | {"header": [1]}), "header list"),
+        (hashed(safetensors.torch.save({"a/b": torch.zeros(2)})), "not from fedloru"),
+        (hashed(safetensors.torch.save({"a/b": torch.zeros(2)}, {"fedloru": "[" * 100_000})), "damaged"),
+        (hashed(safetensors.torch.save({"a/b": torch.zeros(2)}, {"fedloru": "{}", "x": "y"})), "other entries"),
+        (hashed(b"\xff" * 8 + b"{}"), "its header has a length of 18446744073709551615 bytes"),
+        (hashed(len(TWICE).to_bytes(8, "little") + TWICE), "'a/b' occurs twice"),
+        (OLD, "format 1, but this version of fedloru reads format 2"),
+        (b"fedloru\x09" + MESSAGE[8:], "format 9, but this version of fedloru reads format 2"),
+        (b"fedloru", "its first bytes are not those of a message"),
+        (forged([[]]), r"description \[\[\]\]"),
+        (forged(GOOD | {"header": [1]}), r"header \[1\]"),
         (forged(GOOD | {"header": {"kind": "up"}}), "fields"),
-        (forged(GOOD | {"header": GOOD["header"] | {"client": "4"}}), "client is '4'; expected int"),
-        (forged(GOOD | {"header": GOOD["header"] | {"version": 1.0}}), "version is 1.0; expected int"),
-        (forged(GOOD | {"header": GOOD["header"] | {"numbers": {"loss": [[]]}}}), "loss' is list"),
+        (forged(GOOD | {"header": GOOD["header"] | {"client": "4"}}), "client is '4'; expected an integer from -1"),
+        (forged(GOOD | {"header": GOOD["header"] | {"version": 1.0}}), "version is 1.0; expected an integer from 0"),
+        (forged(GOOD | {"header": GOOD["header"] | {"numbers": {"loss": [[]]}}}), r"loss' is \[\[\]\]"),
         (forged(GOOD | {"header": GOOD["header"] | {"numbers": {"loss": float("inf")}}}), "loss' is inf"),
+        (forged(GOOD | {"header": GOOD["header"] | {"numbers": {"weight": 1e308}}}), r"weight' is 1e\+308"),
+        *(
+            (forged(GOOD | {"header": GOOD["header"] | {name: value}}), f"{name} is {value}; expected an integer")
+            for name in ("round", "version", "client", "seed", "rank")
+            for value in (-2, 2**64)
+        ),
+        (
+            forged(GOOD | {"header": GOOD["header"] | {"run": "x" * 5000}}),
+            "run is 'xxx.*…; expected a string of at most",
+        ),
         (forged(GOOD | {"narrowed": "dd"}), "'dd' for 1 tensors"),
         (forged(GOOD | {"narrowed": "q"}), "'q' for 1 tensors"),
         (forged(GOOD | {"narrowed": "d"}), "'shared/w' of torch.int32 cannot have been narrowed from torch.float64"),
@@ -175,7 +203,7 @@ def test_forged_tensors_raise_only_wire_error(shape: list[int], dtype: str, size
     metadata = {"fedloru": json.dumps(GOOD | {"narrowed": narrowed})}
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
     header = json.dumps({"__metadata__": metadata, "a/b": entry}).encode()
-    decode_or_wire_error(len(header).to_bytes(8, "little") + header + bytes(size))
+    decode_or_wire_error(hashed(len(header).to_bytes(8, "little") + header + bytes(size)))
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def toy(tau: int) -> Method:
         increment = 0 if round % tau else factors
         return Values(rest | {"factors": 0 if fresh else factors}, rest | aux | {"factors": factors}, increment)
 
-    def unused(*_: Any) -> Any:
-        raise AssertionError("must not be called by the wire")
+    def begin(net: Net, down: Down, own: Params, profile: Profile) -> Params:
+        return down.shared
 
     def reply(net: Net, train: Params, down: Down, own: Params, steps: int) -> tuple[Up, Params]:
         moved = tree.add(down.shared, noise(down.shared, "client", steps))
@@ -92,7 +92,7 @@ def toy(tau: int) -> Method:
         traits=Traits(low_rank=True),
         init=start,
         down=lambda net, state, profile: Down(state.shared, fresh="" if state.round % tau else "a"),
-        begin=unused,
+        begin=begin,
         up=reply,
         reduce=reduce,
         server=server,

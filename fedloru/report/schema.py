@@ -1,0 +1,124 @@
+"""The types of the values in the files of a run folder, which may come from another machine, or be damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedloru.errors import FedloruError, RunFolderError, plain, quoted, sentence
+from fedloru.reading import UnreadableError
+
+Count = Annotated[int, Field(ge=0)]
+ByKind = dict[str, Count]
+Numbers = dict[str, float]
+
+
+class Table(BaseModel):
+    """A table that may have other entries; numbers are not converted from text."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Bytes(Table):
+    """Bytes by direction and kind."""
+
+    down: ByKind = {}
+    up: ByKind = {}
+
+
+class Profiled(Bytes):
+    """The bytes of the clients of a profile."""
+
+    clients: Count
+    client_rounds: Count = 0
+
+
+class Row(Table):
+    """A line of ``rounds.jsonl``."""
+
+    round: Annotated[int, Field(ge=1)]
+    version: Count
+    merged: bool
+    seconds: float
+    train_loss: float
+    test_loss: float | None
+    test_accuracy: float | None
+    up_bytes: Count
+    down_bytes: Count
+    up_bytes_total: Count
+    down_bytes_total: Count
+    test_perplexity: float | None = None
+    test_f1: float | None = None
+    lr: float | None = None
+    cohort: list[Count] = []
+    bytes: Bytes = Bytes()
+    profiles: dict[str, Profiled] = {}
+    diagnostics: Numbers = {}
+    sites: dict[str, Numbers] = {}
+    personal: dict[str, Numbers] | None = None
+
+
+class Summary(Table):
+    """The content of ``summary.json``."""
+
+    rounds: Count = 0
+    method: str = ""
+    final_accuracy: float | None = None
+    last5_accuracy: float | None = None
+    final_loss: float | None = None
+    final_perplexity: float | None = None
+    up_bytes_total: Count = 0
+    down_bytes_total: Count = 0
+    bytes: Bytes = Bytes()
+    fedavg_bytes_total: Count | None = None
+    seconds: float = 0
+    peak_rss_bytes: Count | None = None
+    versions: dict[str, str] = {}
+    merges: Count = 0
+    profiles: dict[str, Profiled] = {}
+    personal: dict[str, Numbers] | None = None
+
+
+class PartitionRecord(Table):
+    """The content of ``partition.json``."""
+
+    classes: list[Any] = []
+    counts: list[list[Count]] = []
+    audit: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+
+
+def check(table: dict[str, Any], form: type[BaseModel]) -> dict[str, Any]:
+    """Return ``table`` if its values have the types of ``form``.
+
+    Raises:
+        UnreadableError: a value has another type.
+    """
+    try:
+        form.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = plain(".".join(map(str, first["loc"])))
+        raise UnreadableError(f"{where} is {quoted(first['input'])} ({first['msg']})") from error
+    return table
+
+
+@contextmanager
+def shown(what: object) -> Iterator[None]:
+    """Report values that no check covers, such as those of a damaged analysis, in one sentence.
+
+    Raises:
+        RunFolderError: ``what`` has values that cannot be shown.
+    """
+    try:
+        yield
+    except FedloruError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{what} cannot be shown, because its files have values that a run does not write ({sentence(error)}): "
+            "restore the files"
+        ) from error
