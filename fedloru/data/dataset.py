@@ -44,7 +44,8 @@ def dataset_problem(dataset: Any) -> str | None:
     """Return what to do if ``dataset`` is not a ``Dataset`` of tensors, or None if it is one."""
     if not isinstance(dataset, Dataset):
         return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
-    for name, examples in (("train", dataset.train), ("test", dataset.test)):
+    parts: dict[str, Any] = {"train": dataset.train, "test": dataset.test}
+    for name, examples in parts.items():
         if not isinstance(examples, dict):
             return f"the {name} examples are a {type(examples).__name__}, expected a dict of tensors: {HOW}"
         if other := [key for key, value in examples.items() if not isinstance(value, Tensor)]:
