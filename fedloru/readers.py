@@ -209,7 +209,8 @@ def _forward(layer: LowRank, weight: Any, *args: Any, **kwargs: Any) -> Any:
     visible = layer._parameters["weight"]
     layer._parameters["weight"] = weight
     try:
-        return type(layer).forward(layer, *args, **kwargs)
+        compute: Any = type(layer).forward
+        return compute(layer, *args, **kwargs)
     finally:
         layer._parameters["weight"] = visible
 

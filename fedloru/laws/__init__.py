@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedloru.data import Dataset, Examples
 from fedloru.errors import FedloruError, ModelError, sentence
 from fedloru.laws.laws import LAWS, WITH_DATA, BrokenLawError, NotCheckedError
@@ -35,7 +37,8 @@ def check(method: Method, net: Net, data: Dataset | Examples | None = None) -> R
         print(report)
         assert report.holds
     """
-    if not isinstance(method, Method) or not isinstance(net, Net):
+    given: tuple[Any, Any] = method, net
+    if not isinstance(given[0], Method) or not isinstance(given[1], Net):
         raise ModelError(
             f"check is called with a {type(method).__name__} and a {type(net).__name__}, expected a method and a Net: "
             "fedloru.check(my_method(), fedloru.attach(model, rank=2))"

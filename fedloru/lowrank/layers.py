@@ -8,6 +8,8 @@ wider even if the weight is narrower: a step in bfloat16 would round away most o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,5 +115,7 @@ def restore(layer: LowRank, weight: Tensor) -> Adaptable:
     """Turn ``layer`` back into a plain torch layer in place, with ``weight`` in place of W, and return it."""
     del layer.a, layer.b, layer.scale, layer.drop
     layer.weight = nn.Parameter(weight)
-    layer.__class__ = next(plain for plain, adapted in LOW_RANK.items() if isinstance(layer, adapted))
-    return layer
+    plain: Any = layer
+    plain.__class__ = next(kind for kind, adapted in LOW_RANK.items() if isinstance(layer, adapted))
+    restored: Adaptable = plain
+    return restored
