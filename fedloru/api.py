@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
 from functools import wraps
 from inspect import getdoc, signature
 from pathlib import Path
@@ -15,14 +16,14 @@ import torch
 from fedloru import report, tree
 from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
-from fedloru.config.plan import audited
+from fedloru.config.plan import audited, dated
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
-from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
+from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
-from fedloru.run.origin import check_config, check_origin, origin
+from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
 from fedloru.run.plan import Plan, on_device, settings_table
 
 PYTHON = "python"
@@ -105,6 +106,7 @@ def start(config: Config) -> ReportedRun:
     Raises:
         FedloruError: a part of the run cannot be created as configured, or the folder already exists.
     """
+    config = dated(config)
     plan = _plan(config)
     complete = dump(completed(config, plan))
     return _begin(plan, config.output.dir, complete, audited(plan.dataset, plan.partition))
@@ -193,7 +195,10 @@ def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
             f"the run in {folder} was started from Python, and its configuration does not describe its model and data: "
             f"{hint}"
         )
-    return opened, parse(opened.config, str(Path(folder) / "config.toml"))
+    config = parse(opened.config, str(opened.path / CONFIG))
+    has_copy = (opened.path / SETTINGS).is_file()
+    created = datetime.fromtimestamp((opened.path / SETTINGS).stat().st_mtime) if has_copy else None
+    return opened, dated(config, created)  # runs of earlier versions did not record the date
 
 
 def _plan(config: Config) -> Plan:

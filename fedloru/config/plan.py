@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from torch import nn
@@ -10,10 +11,11 @@ from fedloru import hf, models
 from fedloru import net as nets
 from fedloru.config.methods import assembled
 from fedloru.config.schema import CAPACITIES, Config
-from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, texts
+from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, prints_date, texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.errors import FedloruError, ModelError, traced
+from fedloru.hf.chat import time_of
 from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -23,8 +25,8 @@ from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_tab
 EVERY = ["*"]
 """The layers that get factors by default."""
 
-OPEN = frozenset({"lowrank.targets", "wire.first_download", "output.increments"})
-"""The settings whose defaults depend on the model."""
+OPEN = frozenset({"lowrank.targets", "wire.first_download", "output.increments", "data.date"})
+"""The settings whose defaults depend on the model, or on the time at which a run starts."""
 
 
 def plan(config: Config) -> Plan:
@@ -50,6 +52,18 @@ def plan(config: Config) -> Plan:
     )
     check(made)
     return made
+
+
+def dated(config: Config, now: datetime | None = None) -> Config:
+    """Return ``config`` with the date that its chat template prints, if it prints one: ``now``, or the current time.
+
+    Raises:
+        ModelError: the model has no tokenizer.
+    """
+    if not prints_date(config.data, config.model):
+        return config
+    date = (now or time_of(None)).isoformat(timespec="seconds")
+    return config._replace(data=config.data.model_copy(update={"date": date}))
 
 
 def recipe_of(config: Config) -> Recipe:

@@ -12,8 +12,11 @@ from fedloru.settings import short
 FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule")
 """The settings that select the form of a section; settings of two different forms are not compared."""
 
-BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash"})
-"""Settings that may differ within a group; not ``data.seed``, which determines the test examples."""
+BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash", "data.date"})
+"""Settings that may differ within a group; not ``data.seed``, which determines the test examples.
+
+``data.date`` is the time at which a run started, if its chat template prints the date.
+"""
 
 Settings = dict[str, Any]
 

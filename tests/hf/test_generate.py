@@ -95,11 +95,11 @@ def test_prompts_are_sampled_by_seed_and_leave_room(tmp_path: Path) -> None:
 
 def test_prompts_and_responses_are_separated() -> None:
     example = Tokens(0, [BOS, 5, 6, 7, EOS], [-100, -100, 6, 7, EOS])
-    assert split(example.ids, example.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
+    assert split(example.ids, example.labels, [EOS]) == Prompt([BOS, 5], [6, 7, EOS])
     (block,) = packed([example, Tokens(1, [BOS, 8, EOS], [-100, -100, EOS])], 16, whole=True)
-    assert split(block.ids, block.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
-    assert split(example.ids[:4], example.labels[:4], EOS) is None, "the response was truncated"
-    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], EOS) == Prompt([BOS, 5], [6, 7])
+    assert split(block.ids, block.labels, [EOS]) == Prompt([BOS, 5], [6, 7, EOS])
+    assert split(example.ids[:4], example.labels[:4], [EOS]) is None, "the response was truncated"
+    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], [EOS]) == Prompt([BOS, 5], [6, 7])
 
 
 def test_plain_texts_are_halved(tmp_path: Path) -> None:
