@@ -20,7 +20,7 @@ from fedloru.hf.source import library
 
 PLAIN = (
     "{% for message in messages %}### {{ message['role'] | capitalize }}:\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
 """The chat template of tokenizers that have none."""
@@ -101,7 +101,8 @@ class Chat:
         if merged is None:
             return list(messages)
         try:
-            lost = not _holds(self.render(messages), messages[0]["content"])
+            whole = self.render(messages)
+            lost = not _holds(whole, messages[0]["content"]) or whole == self.render(messages[1:])
         except DataError:
             lost = True
         return merged if lost else list(messages)
@@ -171,12 +172,21 @@ class Chat:
     def _check_complete(self, messages: Sequence[Message], written: Sequence[Written]) -> None:
         """Raise DataError if a message that is not the assistant's, whose earlier thoughts may be left out, is lost."""
         last = max(number for number, message in enumerate(messages) if is_answer(message))
-        for message in messages[:last]:
-            if message["role"] != ASSISTANT and not any(_holds(each.text, message["content"]) for each in written):
+        for number, message in enumerate(messages[:last]):
+            if message["role"] == ASSISTANT or not message["content"].strip():
+                continue
+            if not any(_holds(each.text, message["content"]) for each in written) or self._ignores(messages, number):
                 raise DataError(
                     f"the tokenizer's chat template leaves out a message of the role {message['role']!r}: drop "
                     f"these messages, or {USE_ANOTHER}"
                 )
+
+    def _ignores(self, messages: Sequence[Message], number: int) -> bool:
+        """Return whether the text of the first messages does not change with the message ``number``."""
+        try:
+            return number > 0 and self.render(messages[:number]) == self.render(messages[: number + 1])
+        except DataError:  # a template may require, say, a question after a system prompt
+            return False
 
 
 def template_of(tokenizer: Any) -> str | None:

@@ -44,6 +44,10 @@ def encode(
             examples.append(Tokens(row, begin + ids + after, [IGNORED] * len(begin) + labels + after))
         (start, stop), *_ = texts[0].answers
         pairs.append((texts[0].text[:start], texts[0].text[start:stop]))
+    if not examples:
+        raise DataError(
+            f"{where}: the assistant says nothing in any conversation: name another column, or fix the roles"
+        )
     kept, lengths = fitted(examples, max_length)
     return kept, counts.join(lengths).join(compared(chat.tokenizer, pairs))
 
