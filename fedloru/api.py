@@ -17,7 +17,7 @@ from fedloru import report, tree
 from fedloru.config import Config, completed, dump, parse
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited, dated
-from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
+from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table, size
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
@@ -177,6 +177,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
             "clients": checked.clients,
             "examples": checked.examples,
             "unused": checked.unused,
+            "test_examples": size(dataset.test) if dataset.test else 0,
             "min": smallest,
             "median": median,
             "max": largest,

@@ -110,4 +110,5 @@ def _plan(path: Path, config: Config) -> Plan:
         log.warning("the data is not available (%s), so the export is checked on random tokens", error)
         data = Dataset("", {}, {}, tuple(json.loads((path / PARTITION).read_bytes())["classes"]))
     net, method = parts(config, data, len(partition.train))
-    return Plan(net, method, data, partition, rounds=config.rounds, cohort=config.cohort.size, seed=config.seed)
+    settings = {"rounds": config.rounds, "cohort": config.cohort.size, "seed": config.seed}
+    return Plan(net, method, data, partition, eval_examples=config.eval.examples, **settings)

@@ -106,8 +106,13 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
     """Prepare a transformers model in place: replace Conv1D by Linear, disable the cache, freeze all but ``trained``.
 
     Raises:
-        ModelError: ``checkpointing`` is set, but the model does not support it.
+        ModelError: the model has an encoder and a decoder, or does not support ``checkpointing``.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(model).__name__} has an encoder and a decoder, which is not supported: name a causal model, or an "
+            "encoder to classify texts"
+        )
     conv1d = library("transformers.pytorch_utils").Conv1D
     for name, layer in [*model.named_modules()]:
         if type(layer) is conv1d:
@@ -130,8 +135,8 @@ def pad(model: Any) -> None:
     end, so token 0 would be a bad choice: it is "!" in the vocabulary of GPT-2.
     """
     config = model.config.get_text_config()
-    if _is_named_classifier(model) and config.pad_token_id is None:
-        end = config.eos_token_id
+    if _is_named_classifier(model) and getattr(config, "pad_token_id", None) is None:
+        end = getattr(config, "eos_token_id", None)
         first = end[0] if isinstance(end, list) else end
         config.pad_token_id = first if first is not None and first < config.vocab_size else 0
 

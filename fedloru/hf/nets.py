@@ -57,7 +57,7 @@ def _text_net(net: Net) -> Net:
     return net._replace(
         losses=losses.class_losses if classifier else losses.token_losses,
         score=losses.class_score if classifier else losses.token_score,
-        inputs=partial(losses.inputs, pad=config.pad_token_id or 0),
+        inputs=partial(losses.inputs, pad=getattr(config, "pad_token_id", None) or 0),
         unit="example" if classifier else "token",
         local_base=True,
     )

@@ -79,7 +79,7 @@ def cautions(groups: Sequence[Group]) -> Iterator[str]:
 
 def _different_data(groups: Sequence[Group]) -> Iterator[str]:
     changed = differences(groups)
-    data = [key for key in changed if key.startswith("data.")]
+    data = [key for key in changed if key.startswith("data.") or key == "eval.examples"]
     if data:
         yield f"The runs use different data sets ({_which_differ(data)}): their accuracies are not comparable."
         return
