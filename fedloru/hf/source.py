@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from fedloru.errors import MissingExtraError, ModelError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-LONGEST = 400
+LONGEST = 800
 """The number of characters of the message of an exception that is passed on."""
 LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 """The exceptions that transformers raises for files it cannot load."""
