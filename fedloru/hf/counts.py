@@ -32,8 +32,8 @@ class Counts(NamedTuple):
 
     def join(self, other: Counts) -> Counts:
         """Return the sums of both counts, and the first tail."""
-        *sums, tail = (a or b if isinstance(a, str) else a + b for a, b in zip(self, other, strict=True))
-        return Counts(*sums, tail=tail)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in self._fields if name != "tail"}
+        return Counts(**sums, tail=self.tail or other.tail)
 
 
 Encoded = tuple[list[Tokens], Counts]

@@ -25,8 +25,7 @@ def end_tokens(tokenizer: Any) -> list[int]:
 
 def model_ends(model: Any) -> list[int]:
     """Return the end tokens of the generation configuration and of the configuration of a model."""
-    configs = (getattr(model, "generation_config", None), getattr(model, "config", None))
-    parts = [*configs, *(each.get_text_config() for each in configs[1:] if hasattr(each, "get_text_config"))]
+    parts = [getattr(model, "generation_config", None), model.config, model.config.get_text_config()]
     return list(dict.fromkeys(token for part in parts for token in _listed(getattr(part, "eos_token_id", None))))
 
 
