@@ -48,7 +48,9 @@ SPECIAL = {"pad": 0, "bos": 1, "eos": 2}
 
 FOUR = {"num_hidden_layers": 4}
 OVERRIDES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("lfm3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text", "recurrent_gemma"), FOUR),
+    **dict.fromkeys(
+        ("lfm3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text", "recurrent_gemma"), FOUR
+    ),
     **{kind: {"text_config": FOUR} for kind in ("qwen3_5", "qwen3_5_moe", "qwen4_exp")},
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8, "num_key_value_heads": 2}),
     "bailing_hybrid": {"layer_group_size": 2, "linear_num_heads": 4},

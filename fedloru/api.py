@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
 from functools import wraps
 from inspect import getdoc, signature
 from pathlib import Path
@@ -15,16 +16,16 @@ import torch
 from fedloru import report, tree
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
-from fedloru.config.plan import audited
-from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table
+from fedloru.config.plan import audited, dated
+from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table, size
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
-from fedloru.run.folder import MODEL, PARTITION, SUMMARY, RunFolder
+from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
-from fedloru.run.origin import check_config, check_origin, origin
+from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
 from fedloru.run.plan import Plan, check, on_device, settings_table
 
 PYTHON = "python"
@@ -112,6 +113,7 @@ def start(config: Config) -> ReportedRun:
     Raises:
         FedloruError: a part of the run cannot be created as configured, or the folder already exists.
     """
+    config = dated(config)
     plan = _plan(config)
     complete = dump(completed(config, plan))
     return _begin(plan, config.output.dir, complete, audited(plan.dataset, plan.partition))
@@ -187,6 +189,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> 
             "clients": checked.clients,
             "examples": checked.examples,
             "unused": checked.unused,
+            "test_examples": size(dataset.test) if dataset.test else 0,
             "min": smallest,
             "median": median,
             "max": largest,
@@ -205,7 +208,10 @@ def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
             f"the run in {folder} was started from Python, and its configuration does not describe its model and data: "
             f"{hint}"
         )
-    return opened, stored(opened.config, str(Path(folder) / "config.toml"))
+    config = stored(opened.config, str(opened.path / CONFIG))
+    has_copy = (opened.path / SETTINGS).is_file()
+    created = datetime.fromtimestamp((opened.path / SETTINGS).stat().st_mtime) if has_copy else None
+    return opened, dated(config, created)  # runs of earlier versions did not record the date
 
 
 def _plan(config: Config) -> Plan:

@@ -43,17 +43,21 @@ def shared_model(net: Net, method: Method, state: State) -> Params:
 
 
 @torch.no_grad()
-def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000) -> Score:
-    """Score ``tensors`` on all of ``data``, in evaluation mode, in batches of at most ``batch_size`` examples.
+def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, *, rows: Tensor | None = None) -> Score:
+    """Score ``tensors`` on ``data``, in evaluation mode, in batches of at most ``batch_size`` examples.
+
+    ``rows`` are the examples to use, (n,) int64; None means all.
 
     Raises:
         ModelError: the model raises an exception.
     """
-    rows, scored = by_length(data), []
-    with naming_examples("test", data, rows[:1]):
-        limit = room(rows.device, CPU_ROOM) // activation_bytes(net, tensors, data)
+    order, scored = by_length(data), []
+    if rows is not None:
+        order = order[torch.isin(order, rows.to(order.device))]
+    with naming_examples("test", data, order[:1]):
+        limit = room(order.device, CPU_ROOM) // activation_bytes(net, tensors, data)
     with mode(net, False), use_tensors(net, unshared(net, tensors)):
-        for part in rows.split(max(1, min(batch_size, limit))):
+        for part in order.split(max(1, min(batch_size, limit))):
             with naming_examples("test", data, part):
                 batch = fetch(data, part)
                 scored.append(metrics(net, compute_outputs(net, batch), batch))

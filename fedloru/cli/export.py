@@ -26,6 +26,13 @@ def export(
         int | None,
         typer.Option(min=1, metavar="R", help="Truncate the adapter to rank R by an SVD; default: keep it exact."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The name of the base in the adapter's files, such as a name on the hub; default: the run's model.",
+        ),
+    ] = None,
 ) -> None:
     """Export the trained model of a run, as a model or an adapter.
 
@@ -34,7 +41,7 @@ def export(
     The export is loaded again and compared with the trained model. Examples: fedloru export runs/chat --format merged
     --out chat; fedloru export runs/chat --format peft --rank 16 --out chat-adapter.
     """
-    summary = exports.export(folder, out, format=format, round=round, rank=rank)
+    summary = exports.export(folder, out, format=format, round=round, rank=rank, base=base)
     for line in _lines(summary):
         typer.echo(line)
     typer.echo(f"Exported to {out}")

@@ -20,6 +20,7 @@ from fedloru.report.records import personal
 from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes
+from fedloru.run.plan import test_sizes
 from fedloru.settings import short
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -108,6 +109,7 @@ def follow(run: ReportedRun, quiet: bool) -> None:
             ("clients", f"{plan.clients:,}, {plan.cohort:,} per round"),
             ("trained", units.percent(summary["trained_parameters"] / summary["parameters"])),
             ("engine", run.engine.name),
+            ("tested", f"{units.part(*test_sizes(plan))} examples"),
         ]
         title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
         with Live(title, plan.rounds, run.state.round, facts, every=every) as live:

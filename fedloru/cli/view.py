@@ -12,7 +12,7 @@ from fedloru import config as configs
 from fedloru import report as reports
 from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.config.plan import audited, planned_method, split
-from fedloru.data import Audit, Dataset
+from fedloru.data import Audit, Dataset, size
 from fedloru.method import Profile
 from fedloru.report import units
 from fedloru.report.profiles import CAPTION, table
@@ -45,7 +45,10 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
     for note in merge_notes(planned_method(chosen, len(partition.train)), chosen.rounds):
         say(f"Note: {note}")
     console = Console()
-    console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), ("hash", checked.hash)]))
+    examples = size(dataset.test)
+    used = min(examples, chosen.eval.examples or examples)
+    tested = ("test examples", units.part(used, examples))
+    console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), tested, ("hash", checked.hash)]))
     if len(dataset.classes) == checked.counts.shape[1]:
         console.print(_labels(dataset.classes, checked))
 

@@ -92,6 +92,15 @@ def _template_uses(data: Section) -> Iterator[str]:
                 yield f"data.{key} is set, but data.template is a format string, which names its columns: remove it"
 
 
+def _conversations_are_read(data: Section) -> Iterator[str]:
+    if is_text(data) and data.kind == "instruct" and data.messages is not None:
+        for key in ("prompt", "context", "response"):
+            if _is_set(data, key):
+                yield f"data.{key} is set, but data.messages names a column of conversations: remove one of them"
+        if data.template not in ("alpaca", "chat"):
+            yield "data.template is a format string, but a chat template writes the conversations: remove it"
+
+
 def _is_set(section: Section, key: str) -> bool:
     return bool(getattr(section, key) != type(section).model_fields[key].default)
 
@@ -133,6 +142,7 @@ CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _weights_are_loaded,
     _labels_are_distinct,
     _template_uses,
+    _conversations_are_read,
     _texts_are_not_images,
     _texts_are_generated,
     _shares_add_up,

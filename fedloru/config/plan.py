@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from torch import nn
@@ -12,10 +13,11 @@ from fedloru import net as nets
 from fedloru.config.fields import Section
 from fedloru.config.methods import assembled
 from fedloru.config.schema import CAPACITIES, Config
-from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, texts
+from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, prints_date, texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.errors import FedloruError, ModelError, traced
+from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
 from fedloru.method import Method, Profile
 from fedloru.methods import planned
@@ -29,10 +31,10 @@ OPEN = frozenset(
     {
         *("lowrank.targets", "lowrank.alpha", "lowrank.alphas"),
         *("method.tau", "method.interval", "client.lr"),
-        *("wire.first_download", "output.increments"),
+        *("wire.first_download", "output.increments", "data.date"),
     }
 )
-"""The settings whose defaults depend on other settings or on the model."""
+"""The settings whose defaults depend on other settings, on the model, or on the time at which a run starts."""
 
 
 def plan(config: Config) -> Plan:
@@ -58,6 +60,18 @@ def plan(config: Config) -> Plan:
     )
     check(made)
     return made
+
+
+def dated(config: Config, now: datetime | None = None) -> Config:
+    """Return ``config`` with the date that its chat template prints, if it prints one: ``now``, or the current time.
+
+    Raises:
+        ModelError: the model has no tokenizer.
+    """
+    if not prints_date(config.data, config.model):
+        return config
+    date = (now or time_of(None)).isoformat(timespec="seconds")
+    return config._replace(data=config.data.model_copy(update={"date": date}))
 
 
 def recipe_of(config: Config) -> Recipe:

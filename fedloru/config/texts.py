@@ -11,6 +11,7 @@ from fedloru import hf
 from fedloru.config.derive import section
 from fedloru.config.fields import Section
 from fedloru.data import Dataset
+from fedloru.hf import chat
 from fedloru.hf.encode import Classify, Instruct, Plain
 from fedloru.hf.generate import generations
 from fedloru.hf.models import positions, tokenizer
@@ -84,6 +85,17 @@ def texts(data: Section, model: Section) -> Dataset:
         positions=positions(**_place(model)),
         **{name: value for name, value in given.items() if name not in others},
     )
+
+
+def prints_date(data: Section, model: Section) -> bool:
+    """Return whether the texts contain the date on which they are read, because a chat template prints it.
+
+    Raises:
+        ModelError: the model has no tokenizer.
+    """
+    if not (is_text(data) and is_language_model(model)) or data.kind != "instruct" or data.date is not None:
+        return False
+    return chat.prints_date(tokenizer(**_place(model)))
 
 
 def generation_hook(eval: Section, model: Section, dataset: Dataset, seed: int) -> EvalHook:

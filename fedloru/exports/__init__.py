@@ -31,6 +31,7 @@ def export(
     format: str = "merged",
     round: int | None = None,
     rank: int | None = None,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """Export the model of ``run``, a run or a run folder, to the new folder ``out``.
 
@@ -42,6 +43,8 @@ def export(
         format: ``"merged"`` for the whole model, ``"peft"`` for an adapter of its base.
         round: the round of a checkpoint in the run folder; default: the last one.
         rank: truncate the adapter to this rank; default: the rank of all increments and factors together.
+        base: the name of the base in the files of the adapter, such as a name on the hub; default: the name of the
+            run's model, or the absolute path of its folder.
 
     Returns:
         The contents of ``fedloru.json``; ``["check"]`` holds the result of the comparison.
@@ -56,7 +59,7 @@ def export(
         raise ConfigError([f"there is no format {format!r}{choices(format, FORMATS)}"], "export")
     with _new_folder(Path(out)) as folder:
         trained = trained_run(run, round)
-        written = FORMATS[format](trained, folder, rank)
+        written = FORMATS[format](trained, folder, rank, base)
         checked = check(trained.plan.net, written, trained.tensors, trained.plan.dataset.test)
         summary = facts(trained, format, written, checked)
         write_atomic(folder / "fedloru.json", json.dumps(summary, indent=2).encode())

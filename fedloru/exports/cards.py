@@ -13,9 +13,10 @@ from fedloru.exports.checks import Check
 from fedloru.exports.formats import TRAINED, Written
 from fedloru.exports.trained import TrainedRun
 from fedloru.run.folder import CONFIG
+from fedloru.run.plan import test_sizes
 from fedloru.settings import short
 
-SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1")
+SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1", "exact_match")
 
 
 def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> d
         "up_bytes": last.get("up_bytes_total", 0),
         "down_bytes": last.get("down_bytes_total", 0),
         "scores": _scores(trained.rows),
+        "test_examples": dict(zip(("used", "all"), test_sizes(plan), strict=True)),
         **written.notes,
         "check": check._asdict() | {"tolerance": check.tolerance},
     }
@@ -118,7 +120,10 @@ def _usage(summary: dict[str, Any]) -> str:
 
 
 def _training(summary: dict[str, Any]) -> str:
-    scores = {key.removeprefix("test_"): value for key, value in summary["scores"].items() if key != "round"}
+    scores = {
+        key.removeprefix("test_").replace("_", " "): value for key, value in summary["scores"].items() if key != "round"
+    }
+    tested = summary["test_examples"]
     rows = {
         "method": summary["method"]["name"],
         "data": summary["data"] or "not available at the time of the export",
@@ -126,6 +131,7 @@ def _training(summary: dict[str, Any]) -> str:
         "rounds": f"{summary['round']:,}, with {summary['merges']:,} merges",
         "sent by clients": f"{summary['up_bytes'] / 1e6:,.3f} MB",
         "sent to clients": f"{summary['down_bytes'] / 1e6:,.3f} MB",
+        **({"test examples": f"{tested['used']:,} of {tested['all']:,}"} if tested["all"] else {}),
         **{f"test {name}, round {summary['scores']['round']}": f"{value:.4f}" for name, value in scores.items()},
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())

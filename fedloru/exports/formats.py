@@ -41,16 +41,20 @@ class Written(NamedTuple):
     notes: dict[str, Any]
 
 
-def merged(trained: TrainedRun, folder: Path, rank: int | None) -> Written:
+def merged(trained: TrainedRun, folder: Path, rank: int | None, base: str | None) -> Written:
     """Write the whole model.
 
     Raises:
-        ConfigError: a rank is given.
+        ConfigError: a rank or the name of a base is given.
         ModelError: the model cannot be written, or cannot be loaded again.
     """
     if rank is not None:
         raise ConfigError(
             [f"rank is {rank}, but only adapters can be truncated: leave it out, or use the format peft"], "export"
+        )
+    if base is not None:
+        raise ConfigError(
+            [f"base is {base!r}, but only adapters need a base: leave it out, or use the format peft"], "export"
         )
     net, tensors = trained.plan.net, trained.tensors
     if net.local_base:
@@ -64,7 +68,7 @@ def merged(trained: TrainedRun, folder: Path, rank: int | None) -> Written:
     return Written(model, whole | _zero_factors(net), "the merged weights, rounded to their dtype", notes)
 
 
-def peft(trained: TrainedRun, folder: Path, rank: int | None) -> Written:
+def peft(trained: TrainedRun, folder: Path, rank: int | None, base: str | None) -> Written:
     """Write the adapter.
 
     Raises:
@@ -80,7 +84,7 @@ def peft(trained: TrainedRun, folder: Path, rank: int | None) -> Written:
             f"the model is a {type(net.model).__name__}, but adapters are only available for transformers models: "
             "export the merged model, with the format merged"
         )
-    adapter = hf.save_adapter(net, trained.tensors, trained.increments, folder, rank)
+    adapter = hf.save_adapter(net, trained.tensors, trained.increments, folder, rank, base)
     notes = {"base": adapter.base, "ranks": adapter.ranks, "errors": adapter.errors}
     if adapter.errors:
         return Written(adapter.model, adapter.tensors, "the weights with the truncated adapter", notes)
@@ -106,4 +110,4 @@ def _save_state(net: Net, tensors: Params, folder: Path) -> nn.Module:
     return loaded
 
 
-FORMATS: dict[str, Callable[[TrainedRun, Path, int | None], Written]] = {"merged": merged, "peft": peft}
+FORMATS: dict[str, Callable[[TrainedRun, Path, int | None, str | None], Written]] = {"merged": merged, "peft": peft}

@@ -110,7 +110,8 @@ def _plan(path: Path, config: Config) -> Plan:
         log.warning("the data is not available (%s), so the export is checked on random tokens", error)
         data = Dataset("", {}, {}, tuple(_classes(path / PARTITION)))
     net, method = parts(config, data, len(partition.train))
-    return Plan(net, method, data, partition, rounds=config.rounds, cohort=config.cohort.size, seed=config.seed)
+    settings = {"rounds": config.rounds, "cohort": config.cohort.size, "seed": config.seed}
+    return Plan(net, method, data, partition, eval_examples=config.eval.examples, **settings)
 
 
 def _classes(path: Path) -> list[str]:

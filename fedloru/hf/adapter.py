@@ -23,6 +23,7 @@ from fedloru import lowrank, tree
 from fedloru.errors import ModelError
 from fedloru.files import write_atomic
 from fedloru.hf.base import Base, base, body_hash, weights
+from fedloru.hf.export import save_tokenizer
 from fedloru.hf.models import SHOWN
 from fedloru.hf.parts import is_classifier
 from fedloru.hf.peft import PREFIX, layout
@@ -53,9 +54,17 @@ class Adapter(NamedTuple):
 
 
 def save_adapter(
-    net: Net, tensors: Params, increments: Sequence[Increment], folder: Path, rank: int | None = None
+    net: Net,
+    tensors: Params,
+    increments: Sequence[Increment],
+    folder: Path,
+    rank: int | None = None,
+    named: str | None = None,
 ) -> Adapter:
     """Write the difference of ``tensors`` and the base as an adapter, and load it again with the base.
+
+    The tokenizer of the base is saved with it. ``named`` is the name of the base in the files of the adapter; by
+    default a name on the hub, or the absolute path of a folder.
 
     ``increments`` are all increments in the order of their merges. ``rank`` is the highest rank of the adapter of any
     weight; if None, the adapter is exact.
@@ -74,14 +83,19 @@ def save_adapter(
             f"the model does not differ from {origin.place.name} yet, so there is no adapter: train it first"
         )
     truncated, errors = (whole, {}) if rank is None else lowrank.truncate_increment(whole, rank)
-    config = _config(net, truncated.sites, origin)
+    config = _config(net, truncated.sites, origin, named)
     keys = _dense_keys(net, truncated.sites, config)
     dense = tree.select(tensors, keys)
     _write(folder, truncated, dense, config, net)
+    save_tokenizer(net.model, folder)
     loaded = _load(model, folder)
     ranks = {site.weight: site.rank for site in truncated.sites}
     padding = model.config.get_text_config().pad_token_id if origin.task == "classify" else None
-    description = origin.table | {"hash": body_hash(net, start), "classes": list(origin.classes), "pad": padding}
+    description = (
+        origin.table
+        | _named(origin, named)
+        | {"hash": body_hash(net, start), "classes": list(origin.classes), "pad": padding}
+    )
     return Adapter(loaded, _merged(net, start, truncated, dense), description, ranks, errors)
 
 
@@ -117,7 +131,7 @@ def adapter_problem(net: Net) -> str | None:
     if not net.sites:
         return None
     try:
-        config = _config(net, net.sites, base(net))
+        config = _config(net, net.sites, base(net), None)
         _dense_keys(net, net.sites, config)
     except ModelError as error:
         return str(error)
@@ -141,7 +155,7 @@ def _is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.") or not module
 
 
-def _config(net: Net, sites: Sequence[Site], origin: Base) -> Any:
+def _config(net: Net, sites: Sequence[Site], origin: Base, named: str | None) -> Any:
     """Return PEFT's configuration of the adapter, with full layer names and a scale of 1 for every layer."""
     ranks = {_layer(site): site.rank for site in sites}
     usual = Counter(ranks.values()).most_common(1)[0][0]
@@ -149,8 +163,8 @@ def _config(net: Net, sites: Sequence[Site], origin: Base) -> Any:
     conv1d = set(transposed(net.model))
     return library("peft").LoraConfig(
         task_type="SEQ_CLS" if origin.task == "classify" else "CAUSAL_LM",
-        base_model_name_or_path=origin.place.name,
-        revision=origin.place.revision,
+        base_model_name_or_path=_named(origin, named)["name"],
+        revision=_named(origin, named)["revision"],
         inference_mode=True,
         r=usual,
         lora_alpha=usual,
@@ -189,6 +203,14 @@ def _dense_keys(net: Net, sites: Sequence[Site], config: Any) -> list[str]:
             f"choose other targets, or {USE_MERGED}"
         )
     return sorted(dense)
+
+
+def _named(origin: Base, named: str | None) -> dict[str, str | None]:
+    """Return the name of the base, with which it is found from any folder, and its revision."""
+    place = origin.place
+    if named is None or named == place.name:
+        return {"name": str(Path(place.name).resolve()) if place.is_folder else place.name, "revision": place.revision}
+    return {"name": named, "revision": None}
 
 
 def _layer(site: Site) -> str:

@@ -1,11 +1,12 @@
 """Tokenize texts: the tokens of an example, and those of them that the model is trained to predict.
 
-There are three kinds of text. *Instruct*: a prompt and a response, with a loss only on the response and the
-end-of-sequence token after it. *Plain*: texts split into blocks of at most ``max_length`` tokens, with a loss on every
+There are three kinds of text. *Instruct*: a prompt and a response, or a conversation, with a loss only on the responses
+and the end token after each. *Plain*: texts split into blocks of at most ``max_length`` tokens, with a loss on every
 token. *Classify*: a text with a class. Longer instructions and texts with a class are truncated to ``max_length``
 tokens, and counted.
 
-Prompt and response are tokenized separately, so that training uses the same prompt tokens as generation.
+Prompt and response are tokenized separately, so that training uses the same prompt tokens as generation. Conversations
+are tokenized in ``turns``.
 """
 
 from __future__ import annotations
@@ -15,34 +16,22 @@ from typing import Annotated, Any, NamedTuple
 
 from fedloru.data.table import Table
 from fedloru.errors import DataError
+from fedloru.hf import turns
 from fedloru.hf.blocks import IGNORED, Tokens, cut_into
+from fedloru.hf.chat import Chat, template_of, time_of
+from fedloru.hf.conversations import COLUMNS, conversations
+from fedloru.hf.counts import Counts, Encoded, compared, fitted
 from fedloru.hf.tables import strings
-from fedloru.hf.templates import Columns, pairs
+from fedloru.hf.templates import Columns, pairs, questions
 from fedloru.settings import When
 from fedloru.settings.types import Text, Texts
-
-
-class Counts(NamedTuple):
-    """Counts of all tokens, of truncated and dropped examples, and of empty texts."""
-
-    tokens: int
-    cut: int = 0
-    dropped: int = 0
-    empty: int = 0
-
-    def join(self, other: Counts) -> Counts:
-        """Return the sums of both counts."""
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-Encoded = tuple[list[Tokens], Counts]
 
 INSTRUCT, TEXT = When("kind", ("instruct",)), When("kind", ("classify", "plain"))
 """In a configuration, the columns of a kind of text have an effect for that kind only."""
 
 
 class Instruct(NamedTuple):
-    r"""A prompt, optionally with context, and a response.
+    r"""A prompt, optionally with context, and a response; or a conversation.
 
     Args:
         prompt: the column of prompts, for the templates alpaca and chat.
@@ -50,12 +39,17 @@ class Instruct(NamedTuple):
         response: the column of responses.
         template: how the prompt is built: alpaca, chat (the template of the tokenizer), or a format string with columns
             in braces, such as 'Question: {question}\n'.
+        messages: the column of conversations; by default messages, conversations or conversation, if there is no column
+            of responses. They are written by the tokenizer's chat template.
+        date: the date and time that a chat template prints, in ISO 8601; by default the start of the run.
     """
 
     prompt: Annotated[Text, INSTRUCT] = "prompt"
     context: Annotated[Text | None, INSTRUCT] = None
     response: Annotated[Text, INSTRUCT] = "response"
     template: Annotated[Text, INSTRUCT] = "alpaca"
+    messages: Annotated[Text | None, INSTRUCT] = None
+    date: Annotated[Text | None, INSTRUCT] = None
 
     def encode(self, tokenizer: Any, table: Table, where: str, max_length: int) -> Encoded:
         """Return each row as an example; rows whose prompt alone fills ``max_length`` tokens are dropped.
@@ -63,24 +57,40 @@ class Instruct(NamedTuple):
         Raises:
             DataError: a column, the template or the tokenizer cannot be used.
         """
-        prompts_and_responses = pairs(
-            table, Columns(self.prompt, self.context, self.response), self.template, tokenizer, where
-        )
-        end = _end(tokenizer)
-        chat = self.template == "chat"  # a chat template writes the first and the last token itself
-        begin = [] if chat else _begin(tokenizer)
-        prompts, responses = (_tokens(tokenizer, texts) for texts in zip(*prompts_and_responses, strict=True))
-        examples, tokens, cut, dropped = [], 0, 0, 0
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            prompt, response = begin + prompt, _ended(response, end) if chat else [*response, end]
-            ids, labels = prompt + response, [IGNORED] * len(prompt) + response
-            tokens += len(ids)
-            if len(prompt) >= max_length:
-                dropped += 1
-                continue
-            cut += len(ids) > max_length
-            examples.append(Tokens(row, ids[:max_length], labels[:max_length]))
-        return examples, Counts(tokens, cut, dropped)
+        columns = Columns(self.prompt, self.context, self.response)
+        name = self.conversations(table)
+        if name is not None or self.template == "chat":
+            chat = self._chat(tokenizer, name)
+            rows = questions(table, columns, where) if name is None else conversations(table, name)
+            begin = _begin(tokenizer) if template_of(tokenizer) is None else []  # a chat template writes this token
+            return turns.encode(chat, rows, where, max_length, begin, _end(tokenizer))
+        texts = pairs(table, columns, self.template, where)
+        begin, end = _begin(tokenizer), _end(tokenizer)
+        prompts, responses = (_tokens(tokenizer, each) for each in zip(*texts, strict=True))
+        examples = [
+            Tokens(row, begin + prompt + [*response, end], [IGNORED] * len(begin + prompt) + [*response, end])
+            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+        ]
+        kept, counts = fitted(examples, max_length)
+        return kept, counts.join(compared(tokenizer, texts))
+
+    def conversations(self, table: Table) -> str | None:
+        """Return the column of conversations that is read; None if prompts and responses are."""
+        default = Instruct._field_defaults["response"]
+        if self.messages is not None or self.response != default or default in table.column_names:
+            return self.messages
+        return next((name for name in COLUMNS if name in table.column_names), None)
+
+    def _chat(self, tokenizer: Any, messages: str | None) -> Chat:
+        if template_of(tokenizer) is None and self.template == "chat":
+            others = "leave data.template out" if messages else "use 'alpaca' or a format string"
+            raise DataError(f"data.template is 'chat', but the tokenizer has no chat template: {others}")
+        if self.template not in ("alpaca", "chat"):
+            raise DataError(
+                f"data.template is a format string, but the conversations of the column {messages!r} are written by a "
+                "chat template: leave data.template out, or name the column of responses in data.response"
+            )
+        return Chat(tokenizer, time_of(self.date))
 
 
 class Plain(NamedTuple):
@@ -151,11 +161,6 @@ def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def _begin(tokenizer: Any) -> list[int]:
     """Return the beginning-of-sequence token as a list; empty if the tokenizer does not add one."""
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
-
-
-def _ended(response: list[int], end: int) -> list[int]:
-    """Return ``response`` with ``end`` as its last token; tokens that a chat template writes after it are dropped."""
-    return response[: len(response) - response[::-1].index(end)] if end in response else [*response, end]
 
 
 def _end(tokenizer: Any) -> int:

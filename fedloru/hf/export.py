@@ -30,7 +30,13 @@ def save_merged(net: Net, tensors: Params, folder: Path) -> None:
     whole: Any = plain(nets.load(net, tensors))
     with quiet():
         whole.save_pretrained(folder)
-        if (tokenizer := _tokenizer(model)) is not None:
+    save_tokenizer(model, folder)
+
+
+def save_tokenizer(model: Any, folder: Path) -> None:
+    """Save the tokenizer of the base of ``model``, if it has one."""
+    if (tokenizer := _tokenizer(model)) is not None:
+        with quiet():
             tokenizer.save_pretrained(folder)
 
 

@@ -1,6 +1,7 @@
 """Generate text at every evaluation, and compare its final answers with those of the references.
 
-Prompts are sampled from the test examples and continued greedily. The final answer of a text is what follows ``####``,
+Prompts are sampled from the test examples and continued greedily, until an end token of the tokenizer, of its chat
+template or of the model. The final answer of a text is what follows ``####``,
 as in GSM8K (Cobbe et al. 2021, arXiv 2110.14168), or else its last number.
 """
 
@@ -9,14 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, DecimalException
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedloru.data.dataset import Examples, size
-from fedloru.errors import DataError, MissingExtraError
+from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED
+from fedloru.hf.ends import end_tokens, model_ends, note_ordinary
+from fedloru.hf.source import library
 from fedloru.net import Net, mode, unshared, use_tensors
 from fedloru.rng import gen
 from fedloru.tree import Params
@@ -46,13 +50,16 @@ def generations(
     Raises:
         DataError: no example has a complete response and room for ``max_new_tokens`` after its prompt.
     """
-    chosen = _sample(test, tokenizer.eos_token_id, count, seed, max_new_tokens, positions)
+    ends = end_tokens(tokenizer)
+    chosen = _sample(test, ends, count, seed, max_new_tokens, positions)
     prompts, references = (
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in each] for each in zip(*chosen, strict=True)
     )
 
     def hook(net: Net, tensors: Params) -> dict[str, Any]:
-        generated = write(net, tensors, [each.prompt for each in chosen], max_new_tokens, tokenizer.eos_token_id)
+        stops = list(dict.fromkeys([*ends, *model_ends(net.model)]))
+        note_ordinary(tokenizer, stops)
+        generated = write(net, tensors, [each.prompt for each in chosen], max_new_tokens, stops)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in generated]
         lines = [
             {"prompt": prompt, "reference": reference, "generated": text}
@@ -65,12 +72,12 @@ def generations(
 
 
 def _sample(
-    test: Examples, end: int, count: int, seed: int, max_new_tokens: int, positions: int | None
+    test: Examples, ends: Sequence[int], count: int, seed: int, max_new_tokens: int, positions: int | None
 ) -> list[Prompt]:
     chosen: list[Prompt] = []
     for row in torch.randperm(size(test), generator=gen(seed, "generations")).tolist():
         length = int(test["length"][row])
-        example = split(test["input_ids"][row, :length].tolist(), test["labels"][row, :length].tolist(), end)
+        example = split(test["input_ids"][row, :length].tolist(), test["labels"][row, :length].tolist(), ends)
         if example and (positions is None or len(example.prompt) + max_new_tokens <= positions):
             chosen.append(example)
         if len(chosen) == count:
@@ -84,41 +91,39 @@ def _sample(
     return chosen
 
 
-def split(ids: list[int], labels: list[int], end: int) -> Prompt | None:
+def split(ids: list[int], labels: list[int], ends: Sequence[int]) -> Prompt | None:
     """Return the first prompt and its response, or the two halves of a plain text; None if the response was truncated.
 
-    The prompt is the tokens before the first label, and the response is complete if it contains the token ``end``.
+    The prompt is the tokens before the first label, and the response is complete if it contains one of ``ends``.
     """
     start = next((i for i, label in enumerate(labels) if label != IGNORED), len(labels))
     if start == 0:
         half = len(ids) // 2
         return Prompt(ids[:half], ids[half:])
     stop = next((i for i in range(start, len(labels)) if labels[i] == IGNORED), len(labels))
-    return Prompt(ids[:start], ids[start:stop]) if end in ids[start:stop] else None
+    return Prompt(ids[:start], ids[start:stop]) if set(ends) & set(ids[start:stop]) else None
 
 
 @torch.no_grad()
-def write(net: Net, tensors: Params, prompts: Sequence[list[int]], max_new_tokens: int, end: int) -> list[list[int]]:
-    """Return the tokens that the model with ``tensors`` generates greedily after each prompt, until ``end``.
+def write(
+    net: Net, tensors: Params, prompts: Sequence[list[int]], max_new_tokens: int, ends: Sequence[int]
+) -> list[list[int]]:
+    """Return the tokens that the model with ``tensors`` generates greedily after each prompt, before any of ``ends``.
 
     Raises:
         MissingExtraError: transformers is not installed.
     """
-    try:
-        from transformers import GenerationConfig
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("transformers", "hf", "text generation") from error
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end, use_cache=True
+    settings = library("transformers").GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0], use_cache=True
     )
     model: Any = net.model
     device = next(iter(tensors.values())).device
     generated: list[list[int]] = []
     with mode(net, False), use_tensors(net, unshared(net, tensors)):
-        for ids, mask in _padded(prompts, end, device):
+        for ids, mask in _padded(prompts, ends[0], device):
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
             generated += output[:, ids.shape[1] :].tolist()
-    return generated
+    return [list(takewhile(lambda token: token not in ends, ids)) for ids in generated]
 
 
 def _padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -21,12 +21,17 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
     ``Conv1D`` of transformers, and subclasses of ``nn.Linear`` that compute the same, are replaced.
 
     Raises:
-        ModelError: it is not a model of transformers, PEFT has added an adapter, or ``checkpointing`` is set, but the
-            model does not support it.
+        ModelError: it is not a model of transformers, PEFT has added an adapter, it has an encoder and a decoder, or
+            ``checkpointing`` is set, but the model does not support it.
     """
     refuse_peft(model)
     if not isinstance(model, library().PreTrainedModel):
         raise ModelError(f"the model is a {type(model).__name__}, but a model of transformers is expected")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(model).__name__} has an encoder and a decoder, which is not supported: name a causal model, or an "
+            "encoder to classify texts"
+        )
     conv1d = library("transformers.pytorch_utils").Conv1D
     for name, layer in [*model.named_modules()]:
         if type(layer) is conv1d:

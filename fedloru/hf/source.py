@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from fedloru.errors import MissingExtraError, ModelError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LONGEST = 800
+"""The number of characters of the message of an exception that is passed on."""
 LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 """The exceptions that transformers raises for files it cannot load."""
 
@@ -134,4 +136,5 @@ def loading(source: Source, what: str) -> Iterator[None]:
             yield
     except LOAD_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]}…"
         raise ModelError(f"{what} of {source.name} cannot be loaded: {reason}") from error

@@ -1,16 +1,19 @@
 """Build prompts and responses from the columns of a table.
 
 A template is ``alpaca``, the prompts of Taori et al. (Stanford Alpaca, 2023) with and without context; ``chat``, the
-tokenizer's chat template; or a format string with column names in braces, which the response is appended to.
+tokenizer's chat template, for which a row is a conversation; or a format string with column names in braces, which the
+response is appended to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from string import Formatter
 from typing import Any, NamedTuple
 
 from fedloru.data.table import Table
 from fedloru.errors import DataError
+from fedloru.hf.conversations import ASSISTANT, USER, Message
 from fedloru.hf.tables import refuse_empty, strings
 
 ALPACA = (
@@ -39,48 +42,45 @@ class Pair(NamedTuple):
     response: str
 
 
-def pairs(table: Table, columns: Columns, template: str, tokenizer: Any, where: str) -> list[Pair]:
+def pairs(table: Table, columns: Columns, template: str, where: str) -> list[Pair]:
     """Return the prompt and response of each row. A format string ignores ``columns.prompt`` and ``columns.context``.
 
     Raises:
         DataError: a column is missing or has empty texts, or the template cannot be used.
     """
-    responses = strings(table, columns.response, where)
-    if template not in ("alpaca", "chat"):
+    if template != "alpaca":
+        responses = strings(table, columns.response, where)
         return [Pair(*pair) for pair in zip(_formatted(table, template, where), responses, strict=True)]
+    return [Pair(_alpaca(prompt, context), response) for prompt, context, response in _rows(table, columns, where)]
+
+
+def questions(table: Any, columns: Columns, where: str) -> list[list[Message]]:
+    """Return each row as a conversation of a question, with its context, and an answer.
+
+    Raises:
+        DataError: a column is missing or has empty texts.
+    """
+    return [
+        [
+            {"role": USER, "content": f"{prompt}\n\n{context}" if context else prompt},
+            {"role": ASSISTANT, "content": response},
+        ]
+        for prompt, context, response in _rows(table, columns, where)
+    ]
+
+
+def _rows(table: Any, columns: Columns, where: str) -> Iterator[tuple[str, str, str]]:
+    """Return the prompt, the context ("" if there is none) and the response of each row."""
+    responses = strings(table, columns.response, where)
     prompts = strings(table, columns.prompt, where)
     contexts = [""] * len(prompts)
     if columns.context is not None:
-        contexts = strings(table, columns.context, where, empty=True)
-    rows = zip(prompts, contexts, responses, strict=True)
-    if template == "alpaca":
-        return [Pair(_alpaca(prompt, context.strip()), response) for prompt, context, response in rows]
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            "data.template is 'chat', but the tokenizer has no chat template: use 'alpaca' or a format string"
-        )
-    return [_chat(tokenizer, prompt, context.strip(), response) for prompt, context, response in rows]
+        contexts = [context.strip() for context in strings(table, columns.context, where, empty=True)]
+    return zip(prompts, contexts, responses, strict=True)
 
 
 def _alpaca(prompt: str, context: str) -> str:
     return ALPACA_WITH_CONTEXT.format(prompt=prompt, context=context) if context else ALPACA.format(prompt=prompt)
-
-
-def _chat(tokenizer: Any, prompt: str, context: str, response: str) -> Pair:
-    question = [{"role": "user", "content": f"{prompt}\n\n{context}" if context else prompt}]
-    conversation = [*question, {"role": "assistant", "content": response}]
-    try:
-        start = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(conversation, tokenize=False)
-    except Exception as error:  # a chat template is a program, so it can raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"the tokenizer's chat template fails ({reason}): use data.template = 'alpaca'") from error
-    if not whole.startswith(start):
-        raise DataError(
-            "the tokenizer's chat template renders a prompt differently when a response follows, so the two cannot be "
-            "separated: use data.template = 'alpaca' or a format string"
-        )
-    return Pair(start, whole[len(start) :])
 
 
 def _formatted(table: Table, template: str, where: str) -> list[str]:

@@ -20,7 +20,8 @@ from fedloru.data.table import Table
 from fedloru.data.values import doubtful
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
-from fedloru.hf.encode import Classify, Counts, Kind, Plain
+from fedloru.hf.counts import Counts, warnings
+from fedloru.hf.encode import Classify, Kind, Plain
 from fedloru.hf.tables import Tables, keys, labels, read
 from fedloru.settings import Expected, When
 from fedloru.settings.types import Flag, Fraction, Text, Texts, Whole
@@ -133,22 +134,19 @@ def _packed(split: _Split, max_length: int, *, whole: bool) -> _Split:
 
 
 def _notes(name: str, max_length: int, splits: Sequence[_Split], counts: Counts) -> dict[str, int]:
-    """Count the tokens and examples that were kept and lost, and log a warning if any were lost."""
+    """Count the tokens and examples that were kept and lost, and log what the user should know about them."""
     kept = sum(len(example.ids) for split in splits for example in split.examples)
     lost = counts.tokens - kept
-    if counts.cut or counts.dropped:
-        more = f", and {counts.dropped:,} more were dropped because nothing of their response fits"
-        message = f"{counts.cut:,} examples are longer than data.max_length = {max_length} and were truncated"
-        message += more if counts.dropped else ""
-        log.warning("%s: %s; %s of %s tokens were lost", name, message, f"{lost:,}", f"{counts.tokens:,}")
-    if counts.empty:
-        log.warning("%s: %s empty texts were skipped", name, f"{counts.empty:,}")
+    for message in warnings(counts, max_length, lost):
+        log.warning("%s: %s", name, message)
+    unanswered = {"conversations without an answer": counts.unanswered} if counts.unanswered else {}
     return {
         "tokens": kept,
         "tokens cut": lost,
         "examples cut": counts.cut,
         "examples dropped": counts.dropped,
         "empty texts": counts.empty,
+        **unanswered,
     }
 
 

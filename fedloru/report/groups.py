@@ -12,8 +12,11 @@ from fedloru.settings import short
 FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule")
 """The settings that select the form of a section; settings of two different forms are not compared."""
 
-BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash"})
-"""Settings that may differ within a group; not ``data.seed``, which determines the test examples."""
+BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash", "data.date"})
+"""Settings that may differ within a group; not ``data.seed``, which determines the test examples.
+
+``data.date`` is the time at which a run started, if its chat template prints the date.
+"""
 
 Settings = dict[str, Any]
 
@@ -76,7 +79,7 @@ def cautions(groups: Sequence[Group]) -> Iterator[str]:
 
 def _different_data(groups: Sequence[Group]) -> Iterator[str]:
     changed = differences(groups)
-    data = [key for key in changed if key.startswith("data.")]
+    data = [key for key in changed if key.startswith("data.") or key == "eval.examples"]
     if data:
         yield f"The runs use different data sets ({_which_differ(data)}): their accuracies are not comparable."
         return

@@ -15,8 +15,10 @@ def headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         "Final accuracy" if summary.get("finished", True) else "Accuracy so far",
         units.percent(summary["final_accuracy"]),
-        "on the test set",
+        _test_set(summary),
     )
+    if "final_exact_match" in summary:
+        yield "Exact match", units.percent(summary["final_exact_match"]), "of the generated answers"
     if "final_perplexity" in summary:
         yield "Perplexity", units.decimal(summary["final_perplexity"]), "of the test tokens"
     else:
@@ -41,6 +43,11 @@ def _personal(scores: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, 
         if "perplexity" in score:
             yield f"{name}, perplexity", units.decimal(score["perplexity"]), "exp of the mean of these clients' losses"
         yield f"{name}, worst 10 %", units.percent(score["bottom_decile"]), "mean of the worst 10 % of these clients"
+
+
+def _test_set(summary: Mapping[str, Any]) -> str:
+    used, all = summary.get("test_examples"), summary.get("all_test_examples")
+    return "on the test set" if used == all else f"on {units.part(used or 0, all or 0)} test examples"
 
 
 def of_fedavg(summary: Mapping[str, Any]) -> float | None:

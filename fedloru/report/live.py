@@ -83,6 +83,7 @@ class Live:
         ]
         parts += [f"acc {units.decimal(row['test_accuracy'])}"] if row["test_accuracy"] is not None else []
         parts += [f"ppl {units.decimal(row['test_perplexity'])}"] if "test_perplexity" in row else []
+        parts += [f"match {units.decimal(row['exact_match'])}"] if "exact_match" in row else []
         parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
         parts += [f"merged v{row['version']}"] if row["merged"] else []
         return "  ".join([*parts, units.duration(row["seconds"]), f"ETA {units.duration(self.left)}"])
@@ -119,10 +120,12 @@ class Live:
             ("down", units.megabytes(row.get("down_bytes_total"))),
             ("ETA", units.duration(self.left)),
         ]
+        matches = [row["exact_match"] for row in self.rows if "exact_match" in row]
+        cells += [("exact match", units.percent(matches[-1]))] if matches else []
         texts = [Text.assemble((f"{label} ", "dim"), (value, "bold")) for label, value in cells]
         table = Table.grid(padding=(0, 3, 0, 0))
-        table.add_row(*texts[:4])
-        table.add_row(*texts[4:])
+        for start in range(0, len(texts), 4):
+            table.add_row(*texts[start : start + 4])
         return table
 
     @property

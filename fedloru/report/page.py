@@ -25,6 +25,7 @@ AUDIT = {
     "clients": "clients",
     "examples": "training examples",
     "unused": "unassigned examples",
+    "test_examples": "test examples",
     "min": "examples per client, minimum",
     "median": "examples per client, median",
     "max": "examples per client, maximum",

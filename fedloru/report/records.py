@@ -76,7 +76,8 @@ def read(folder: str | Path) -> Records:
 
 def outcome(records: Records) -> dict[str, Any]:
     """Return the summary, or the part of it that can be computed from the rounds so far; bytes, seconds, nats."""
-    return _so_far(records.rounds) | {"finished": bool(records.summary)} | records.summary
+    started = _so_far(records.rounds) | _test_examples(records) | {"finished": bool(records.summary)}
+    return started | records.summary
 
 
 def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str, Any]]:
@@ -93,6 +94,7 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
     perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
+    matches = [row["exact_match"] for row in rows if "exact_match" in row]
     last = accuracies[-5:]
     return {
         "rounds": len(rows),
@@ -100,6 +102,7 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "last5_accuracy": sum(last) / len(last) if last else None,
         "final_loss": losses[-1] if losses else None,
         **({"final_perplexity": perplexities[-1]} if perplexities else {}),
+        **({"final_exact_match": matches[-1]} if matches else {}),
         "up_bytes_total": rows[-1]["up_bytes_total"] if rows else 0,
         "down_bytes_total": rows[-1]["down_bytes_total"] if rows else 0,
         "bytes": _by_kind([row.get("bytes", {}) for row in rows]),
@@ -108,6 +111,15 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "profiles": _by_profile(rows),
         "personal": personal(rows),
     }
+
+
+def _test_examples(records: Records) -> dict[str, int]:
+    """Return the number of test examples that are used, and of all, as far as they are recorded."""
+    examples = records.partition.get("audit", {}).get("test_examples")
+    if examples is None:
+        return {}
+    used = min(examples, records.config.get("eval", {}).get("examples", examples))
+    return {"test_examples": used, "all_test_examples": examples}
 
 
 def _by_profile(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -72,6 +72,8 @@ def _columns(groups: Sequence[Group], target: float | None) -> Iterable[tuple[st
     yield "seeds", _seeds
     yield "final, %", lambda group: _shares(outcome(run)["final_accuracy"] for run in group.counted)
     yield "last 5, %", lambda group: _shares(map(last5, group.counted))
+    if any("final_exact_match" in outcome(run) for group in groups for run in group.runs):
+        yield "exact match, %", lambda group: _shares(outcome(run).get("final_exact_match") for run in group.counted)
     for model in ("shared", "personal"):
         if any(_personal(run, model) is not None for group in groups for run in group.runs):
             yield f"{model}, local tests, %", partial(_local_tests, model)

@@ -69,3 +69,8 @@ def digits(value: float) -> str:
     if abs(value) < 1:
         return f"{value:.3g}"
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def part(used: int, all: int) -> str:
+    """Return a number, and of how many it is if it is smaller, such as "1,000 of 7,600"."""
+    return f"{all:,}" if used == all else f"{used:,} of {all:,}"

@@ -14,11 +14,11 @@ from itertools import chain
 from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedloru import lowrank, tree
 from fedloru import net as nets
-from fedloru.data import Dataset, Partition
+from fedloru.data import Dataset, Partition, size
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.errors import ConfigError, WireError
@@ -72,6 +72,8 @@ class Plan:
             default it downloads them, except for language models, which every client loads itself.
         profiles: the profile of each client, such as its rank; by default all clients are equal.
         eval_every: the number of rounds between evaluations; the last round is always evaluated.
+        eval_examples: the maximum number of test examples that are used, the same in every round, drawn from the run's
+            seed; it also applies to each client's own test examples. By default all are used.
         eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
         diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded in every round.
         eval_hook: a function called with the shared model at every evaluation; what it returns is added to the row of
@@ -100,6 +102,7 @@ class Plan:
     device: Annotated[Text, Key("engine.device")] = "cpu"
     threads: Annotated[Count | None, Key("engine.threads")] = None
     eval_every: Annotated[Count, Key("eval.every")] = 1
+    eval_examples: Annotated[Count | None, Key("eval.examples")] = None
     eval_clients: Annotated[Count, Key("eval.clients")] = 100
     diagnostics: Annotated[Flag, Key("eval.diagnostics")] = True
     eval_hook: EvalHook | None = None
@@ -233,6 +236,23 @@ def cohort(plan: Plan, round: int) -> list[int]:
     seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
     drawn = torch.randperm(plan.clients, generator=gen(seed, "cohort", round))[: plan.cohort]
     return sorted(drawn.tolist())
+
+
+def tested(plan: Plan, examples: int, *path: str | int) -> Tensor | None:
+    """Return the rows of ``examples`` test examples that are used, sorted; None if all are.
+
+    They are the same in every round. ``path`` names the test set.
+    """
+    if plan.eval_examples is None or plan.eval_examples >= examples:
+        return None
+    drawn = torch.randperm(examples, generator=gen(plan.seed, "test examples", *path))
+    return drawn[: plan.eval_examples].sort().values
+
+
+def test_sizes(plan: Plan) -> tuple[int, int]:
+    """Return the number of test examples that are used, and of all."""
+    examples = size(plan.dataset.test) if plan.dataset.test else 0
+    return min(examples, plan.eval_examples or examples), examples
 
 
 def references(plan: Plan) -> list[str]:

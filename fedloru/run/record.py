@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedloru import tree
+from fedloru.data import size
 from fedloru.engine.task import Outcome
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
@@ -18,7 +20,7 @@ from fedloru.personal import personal_scores
 from fedloru.rng import gen
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.diagnostics import Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
-from fedloru.run.plan import Plan, profile
+from fedloru.run.plan import Plan, profile, tested
 from fedloru.tree import Params
 
 Row = dict[str, Any]
@@ -64,7 +66,8 @@ def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Par
     evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
     if evaluated:
         model = shared_model(plan.net, plan.method, state)
-        score = evaluate(plan.net, model, plan.dataset.test)
+        test = plan.dataset.test
+        score = evaluate(plan.net, model, test, rows=tested(plan, size(test)))
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
         row["personal"] = _personal(plan, state, load)
         if plan.net.unit == "token":
@@ -104,9 +107,14 @@ def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> 
     if mean.keys() != before.shared.keys():
         return {}
     average = before._replace(shared=tree.cast_like(mean, before.shared))
-    sample = {key: value[:MERGE_SAMPLE] for key, value in plan.dataset.test.items()}
+    test = plan.dataset.test
+    rows = tested(plan, size(test))
+    sample = (torch.arange(size(test)) if rows is None else rows)[:MERGE_SAMPLE]
     states = {"loss_before_merge": average, "loss_after_merge": state}
-    return {name: evaluate(plan.net, shared_model(plan.net, plan.method, s), sample).loss for name, s in states.items()}
+    return {
+        name: evaluate(plan.net, shared_model(plan.net, plan.method, s), test, rows=sample).loss
+        for name, s in states.items()
+    }
 
 
 def _sites(
@@ -153,7 +161,7 @@ def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> d
         return None
     order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
     sample = sorted(order[: plan.eval_clients].tolist())
-    tests = [(client, plan.partition.test[client], profile(plan, client)) for client in sample]
+    tests = [(client, _own_tests(plan, client), profile(plan, client)) for client in sample]
     tests = [test for test in tests if len(test[1])]
     if not tests:
         return None
@@ -164,3 +172,10 @@ def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> d
     if plan.net.unit == "token":
         found = {name: spread | {"perplexity": perplexity(spread["loss"])} for name, spread in found.items()}
     return found
+
+
+def _own_tests(plan: Plan, client: int) -> Tensor:
+    """Return the training rows that ``client`` is tested on."""
+    rows = plan.partition.test[client]
+    used = tested(plan, len(rows), client)
+    return rows if used is None else rows[used]

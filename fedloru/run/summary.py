@@ -14,7 +14,7 @@ from fedloru.engine import Chosen
 from fedloru.methods import fedavg
 from fedloru.run import profiles
 from fedloru.run.notes import notes
-from fedloru.run.plan import Plan, cohort
+from fedloru.run.plan import Plan, cohort, test_sizes
 from fedloru.wire import Traffic, cost
 
 
@@ -23,7 +23,9 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
     accuracies = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     losses = [row["test_loss"] for row in rows if row["test_loss"] is not None]
     perplexities = [row["test_perplexity"] for row in rows if "test_perplexity" in row]
+    matches = [row["exact_match"] for row in rows if "exact_match" in row]
     last5 = accuracies[-5:]
+    used, examples = test_sizes(plan)
     trained = plan.method.init(plan.net, plan.seed).shared
     return {
         "method": plan.method.name,
@@ -32,6 +34,9 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "last5_accuracy": sum(last5) / len(last5) if last5 else None,
         "final_loss": losses[-1] if losses else None,
         **({"final_perplexity": perplexities[-1]} if perplexities else {}),
+        **({"final_exact_match": matches[-1]} if matches else {}),
+        "test_examples": used,
+        "all_test_examples": examples,
         "up_bytes_total": traffic.total("up"),
         "down_bytes_total": traffic.total("down"),
         "bytes": traffic.table(),

@@ -37,6 +37,7 @@ def test_errors_of_an_export(cli: Cli) -> None:
         (("run", "--format", "onnx"), "there is no format 'onnx'. There are: merged, peft"),
         (("run", "--format", "merged", "--round", "3"), "run has no checkpoint of round 3: choose one of 0, 4, 6"),
         (("run", "--format", "merged", "--rank", "2"), "only adapters can be truncated"),
+        (("run", "--format", "merged", "--base", "a/b"), "only adapters need a base"),
         ((".", "--format", "merged"), "is not a run folder"),
     ):
         assert message in cli("export", *args, "--out", "exported", code=2).stderr

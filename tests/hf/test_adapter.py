@@ -19,6 +19,7 @@ from fedloru.errors import ModelError, RunFolderError
 from fedloru.exports.trained import trained_run
 from fedloru.hf.source import quiet
 from tests.hf import home
+from tests.hf.letters import CHAT, letters
 from tests.hf.tiny import FAMILIES
 
 pytestmark = pytest.mark.hf
@@ -40,6 +41,33 @@ def test_an_adapter_loaded_by_peft_scores_like_the_trained_model(family: str, tm
     with model.disable_adapter():
         layers = [name for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
     assert len(layers) == len(made.sites)
+
+
+def test_an_adapter_finds_its_base_and_tokenizer_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run names its model by a relative path; PEFT loads the adapter, without fedloru, from elsewhere."""
+    import peft
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    base = home.base("llama", Path("base"))
+    letters(chat_template=CHAT).save_pretrained(base)
+    run = home.trained(home.plan("llama", home.net("llama", Path("base"))), Path("run"))
+    fl.export(run, "out", format="peft")
+    fl.export(run, "named", format="peft", base="owner/name")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    got, expected = home.logits(model, "llama"), home.logits(run.model(), "llama")
+    assert float((got[..., : expected.shape[-1]] - expected).abs().max()) < 1e-5  # PEFT adds rows for the tokenizer
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == CHAT and tokenizer("a").input_ids == letters()("a").input_ids
+    settings = json.loads((tmp_path / "named" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/name", None)
+    assert "base_model: owner/name" in (tmp_path / "named" / "README.md").read_text()
 
 
 def test_fresh_factors_are_not_exported(tmp_path: Path) -> None:

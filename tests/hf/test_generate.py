@@ -18,7 +18,7 @@ from fedloru.hf.encode import Instruct, Plain
 from fedloru.hf.generate import Prompt, exact_match, final_answer, generations, split
 from fedloru.hf.text import load
 from fedloru.net import Net
-from tests.hf.letters import BOS, EOS, ids, letters, spelled, write
+from tests.hf.letters import BOS, CHAT, EOS, ids, letters, spelled, write
 
 pytestmark = pytest.mark.hf
 
@@ -60,6 +60,48 @@ def test_batched_generation_equals_single_generation_by_transformers(
     assert len({line["generated"] for line in row["generations"]}) > 1
 
 
+@pytest.mark.parametrize("where", ["generation_config", "config", "list", "chat template"])
+def test_generation_ends_at_every_end_token(where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer, attached = letters(), net()
+    data, start = examples(tmp_path), attached.params | attached.buffers
+    before = generations(tokenizer, data, 5, 12)(attached, start)["generations"]
+    end = before[0]["generated"][4]
+    (token,) = ids(end)
+    config: Any = attached.model
+    if where == "generation_config":
+        config.generation_config.eos_token_id = token
+    elif where == "list":
+        config.generation_config.eos_token_id = [EOS, token]
+    elif where == "config":
+        config.config.eos_token_id = [EOS, token]
+    else:
+        tokenizer.add_special_tokens({"additional_special_tokens": [end]})
+        tokenizer.chat_template = CHAT.replace("</s>", end)
+    after = generations(tokenizer, data, 5, 12)(attached, start)["generations"]
+    assert [line["generated"] for line in after] == [line["generated"].partition(end)[0] for line in before]
+    assert after != before
+    assert ("does not list as special" in caplog.text) == (where != "chat template")
+
+
+def test_the_answer_before_the_end_counts(tmp_path: Path) -> None:
+    """A model that ends its turn with a token of the chat template, and would continue with another question."""
+    turn = "~"
+    tokenizer = letters(chat_template=CHAT.replace("</s>", turn), additional_special_tokens=[turn])
+    path = write(tmp_path / "sums.parquet", {"prompt": ["1+1?", "2+2?"], "response": ["#### 2", "#### 4"]})
+    data = load(tokenizer, path, Instruct(template="chat"), test=path, max_length=64).test
+    attached = net()
+    script = {"?": "#### 2~\n<user>3+3?<assistant>#### 6~"}
+
+    def generate(input_ids: torch.Tensor, generation_config: Any, **_: Any) -> torch.Tensor:
+        stop = next(i for i, token in enumerate(ids(script["?"])) if token in generation_config.eos_token_id)
+        rows = [[*row, *ids(script["?"])[: stop + 1]] for row in input_ids.tolist()]
+        return torch.tensor(rows)
+
+    attached.model.generate = generate  # type: ignore[assignment]
+    row = generations(tokenizer, data, 2, 40)(attached, attached.params | attached.buffers)
+    assert {line["generated"] for line in row["generations"]} == {"#### 2"} and row["exact_match"] == 0.5
+
+
 def test_generation_uses_the_given_tensors(tmp_path: Path) -> None:
     attached = net()
     start = attached.params | attached.buffers
@@ -95,11 +137,11 @@ def test_prompts_are_sampled_by_seed_and_leave_room(tmp_path: Path) -> None:
 
 def test_prompts_and_responses_are_separated() -> None:
     example = Tokens(0, [BOS, 5, 6, 7, EOS], [-100, -100, 6, 7, EOS])
-    assert split(example.ids, example.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
+    assert split(example.ids, example.labels, [EOS]) == Prompt([BOS, 5], [6, 7, EOS])
     (block,) = packed([example, Tokens(1, [BOS, 8, EOS], [-100, -100, EOS])], 16, whole=True)
-    assert split(block.ids, block.labels, EOS) == Prompt([BOS, 5], [6, 7, EOS])
-    assert split(example.ids[:4], example.labels[:4], EOS) is None, "the response was truncated"
-    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], EOS) == Prompt([BOS, 5], [6, 7])
+    assert split(block.ids, block.labels, [EOS]) == Prompt([BOS, 5], [6, 7, EOS])
+    assert split(example.ids[:4], example.labels[:4], [EOS]) is None, "the response was truncated"
+    assert split([BOS, 5, 6, 7], [BOS, 5, 6, 7], [EOS]) == Prompt([BOS, 5], [6, 7])
 
 
 def test_plain_texts_are_halved(tmp_path: Path) -> None:

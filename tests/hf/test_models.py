@@ -243,3 +243,22 @@ def test_frozen_weights_are_shared_with_the_model() -> None:
 def test_a_model_without_a_head_is_rejected() -> None:
     with pytest.raises(ModelError, match="neither predicts the next token nor classifies texts"):
         hf.attach(model("llama").model, rank=1)  # type: ignore[arg-type]
+
+
+def test_an_encoder_decoder_classifier_is_rejected_before_training(tmp_path: Path) -> None:
+    import transformers
+
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    size = {"vocab_size": 20, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    transformers.BartModel(transformers.BartConfig(**size, **heads)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="BartForSequenceClassification has an encoder and a decoder"):
+        hf.load(str(tmp_path), task="classify", classes=("a", "b"))
+
+
+def test_a_model_without_a_padding_token_is_trained() -> None:
+    import transformers
+
+    size = {"vocab_size": 20, "n_positions": 16, "n_ctx": 16, "n_embd": 16, "n_layer": 1, "n_head": 4, "rotary_dim": 4}
+    net = hf.attach(hf.prepare(transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**size))), rank=2)
+    inputs = net.inputs({"input_ids": torch.ones(1, 4, dtype=torch.long), "length": torch.tensor([2])})  # type: ignore[misc]
+    assert inputs["input_ids"].tolist() == [[1, 1, 0, 0]]

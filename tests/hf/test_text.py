@@ -311,3 +311,28 @@ def test_invalid_files_are_rejected(tokenizer: Any, name: str, content: bytes, m
         loaded(tokenizer, "nowhere.jsonl", Plain())
     with pytest.raises(DataError, match="there is no test file nowhere"):
         loaded(tokenizer, pairs(tmp_path), ASK, test="nowhere")
+
+
+def merging() -> Any:
+    """Return a tokenizer that attaches a space to the word after it, and a newline to nothing."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, " so": 2, "so": 3, " ": 4, ":": 5, "\n": 6}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+|\s|."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("end", "noted"), [(": ", True), (":  ", True), (":\n ", True), (":\n", False), (":", False), (":\n\n", False)]
+)
+def test_a_prompt_that_merges_with_the_response_is_noted(
+    end: str, noted: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "qa.parquet", {"question": ["a", "b", "c"], "answer": ["so", "so", "so"]})
+    loaded(merging(), path, ASK._replace(template="{question}" + end), test=path)
+    note = "qa: the end of 6 of 6 prompts, ' ', is tokenized together with the start of the response"
+    assert (note.replace("' '", repr(end.lstrip(":"))) in caplog.text) == noted
+    caplog.clear()
+    loaded(letters(), path, ASK._replace(template="{question}" + end), test=path)
+    assert not caplog.messages, "a tokenizer of letters merges nothing"

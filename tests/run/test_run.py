@@ -69,7 +69,7 @@ def test_an_error_in_training_keeps_the_last_completed_round(tmp_path: Path, mon
     run = Run(plan(), folder)
     steps = iter(run)
     next(steps), next(steps)
-    monkeypatch.setattr(record, "evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr(record, "evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(steps)
     snapshot = folder.latest("cpu")
