@@ -57,7 +57,7 @@ def check_readers(net: Net, data: Examples, composed: Collection[str] = ()) -> N
         kept = [layer for key, layer in layers.items() if key not in weights]
         raise ModelError(
             f"{', '.join(layers[key] for key in weights)} cannot be adapted: {REASON}. Choose targets without "
-            f"{'it' if len(weights) == 1 else 'them'}, such as targets={kept}"
+            f"{'it' if len(weights) == 1 else 'them'}" + (f", such as targets={kept}" if kept else "")
         )
     if stale := sorted(found - {site.weight for site in net.sites}):
         raise ModelError(
