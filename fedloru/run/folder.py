@@ -18,6 +18,7 @@ from fedloru.lowrank import Increment
 from fedloru.reading import UnreadableError, parse_json, read_bytes, read_toml
 from fedloru.run import checkpoint, increments, lock, origin
 from fedloru.run.checkpoint import Snapshot
+from fedloru.schema import Row, check
 from fedloru.tree import Params
 
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
@@ -143,7 +144,7 @@ class RunFolder:
         """
         path = self.path / ROUNDS
         try:
-            rows: list[dict[str, Any]] = [parse_json(line, dict) for line in self._lines()[:rounds]]
+            rows = [check(parse_json(line, dict), Row) for line in self._lines()[:rounds]]
         except UnreadableError as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):

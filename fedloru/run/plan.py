@@ -20,7 +20,7 @@ from fedloru import lowrank, tree
 from fedloru.data import Dataset, Partition
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
-from fedloru.errors import ConfigError, WireError
+from fedloru.errors import ConfigError, WireError, quoted
 from fedloru.method import Method, Profile
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -156,6 +156,8 @@ def check(plan: Plan) -> None:
         *problems_of(settings_of(Recipe), plan.recipe._asdict()),
         *_augmentation_problems(plan),
     ]
+    if plan.seed >= 2**63:
+        problems.append(f"seed is {quoted(plan.seed)}, but messages have room for 63 bits: choose a smaller one")
     if not len(next(iter(plan.dataset.test.values()), ())):
         problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
     if plan.recipe.bucket and "length" not in plan.dataset.train:
