@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
-BASE: frozenset[str] = frozenset({"errors", "files", "settings", "reading", "recipe", "rng", "tree"})
+BASE: frozenset[str] = frozenset({"errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "readers", "wire"}
 
@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
     "settings": frozenset({"errors"}),
     "reading": frozenset({"errors"}),
+    "schema": frozenset({"errors", "reading"}),
     "recipe": frozenset({"settings", "errors"}),
     "lowrank": BASE,
     "net": BASE | {"lowrank"},
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "analysis": TO_ENGINE | {"run", "report"},
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},
-    "report": frozenset({"errors", "files", "reading", "settings"}),
+    "report": frozenset({"errors", "files", "reading", "schema", "settings"}),
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedloru.errors import ConfigError, FedloruError
+from fedloru.errors import ConfigError, FedloruError, printable
 
 ERROR, STOPPED = 2, 130
 COMMAND_LINE = "the command line"
@@ -101,7 +101,7 @@ def _printed_errors() -> Iterator[None]:
 
 
 def _fail(error: Exception, message: str) -> None:
-    say("\n".join([f"Error: {message}", *getattr(error, "__notes__", [])]))
+    say(printable("\n".join([f"Error: {message}", *getattr(error, "__notes__", [])])))
     raise typer.Exit(ERROR) from error
 
 
@@ -116,7 +116,7 @@ class _NoteHandler(logging.Handler):
         message = record.getMessage()
         if message not in self.seen:
             self.seen.add(message)
-            say(f"Note: {message}")
+            say(printable(f"Note: {message}"))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedloru import lowrank, tree
-from fedloru.errors import ModelError, quoted
+from fedloru.errors import ModelError, quoted, sentence
 from fedloru.hf.adapter import CONFIG, WEIGHTS, adapter_problem
 from fedloru.hf.base import body_hash, class_names
 from fedloru.hf.models import SHOWN
@@ -83,6 +83,16 @@ def adopt(net: Net, folder: str | Path) -> Net:
             f"an adapter is already merged into the model, and {folder} would be a second one: use only one"
         )
     adapter = _read(folder, transposed(net.model))
+    try:
+        return _merged(net, folder, adapter)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, re.error) as error:
+        raise ModelError(
+            f"the adapter in {folder} cannot be used, because its {CONFIG} or a factor has a value that PEFT does not "
+            f"write ({sentence(error)}): restore the files"
+        ) from error
+
+
+def _merged(net: Net, folder: Path, adapter: _Adapter) -> Net:
     problems = [*_unsupported(adapter.config)] or [*_mismatches(net, adapter), *_other_base(net, folder)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more problems" if len(problems) > SHOWN else ""

@@ -15,8 +15,7 @@ plotly and rich are imported only when something is rendered. ::
                      results             the results table and the CSV file
                      comparison          the comparison page and table
                      comparison_figures  the figures of the comparison page
-    shared           schema              the types of the values in a run folder
-                     blocks, stylesheet  HTML building blocks and the CSS
+    shared           blocks, stylesheet  HTML building blocks and the CSS
                      style, units        the look of figures; number formats
 """
 
@@ -26,7 +25,7 @@ from fedloru.report.live import Live, summary_table
 from fedloru.report.page import page, write
 from fedloru.report.records import Records, read
 from fedloru.report.results import write_csv
-from fedloru.report.schema import shown
+from fedloru.schema import shown
 
 __all__ = [
     "Group",

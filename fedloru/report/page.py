@@ -13,7 +13,7 @@ from fedloru.files import write_atomic
 from fedloru.report import blocks, generations, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
-from fedloru.report.schema import shown
+from fedloru.schema import shown
 from fedloru.settings import short
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from fedloru.errors import RunFolderError
 from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
-from fedloru.report.schema import PartitionRecord, Row, Summary, Table, check, shown
+from fedloru.schema import PartitionRecord, Row, Summary, Table, check, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
 WRITTEN = "generations.jsonl"

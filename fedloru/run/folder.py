@@ -20,6 +20,7 @@ from fedloru.run import checkpoint, increments, lock, origin
 from fedloru.run import environment as environments
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.environment import Environment
+from fedloru.schema import Row, check
 from fedloru.tree import Params
 
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
@@ -148,7 +149,7 @@ class RunFolder:
         """
         path = self.path / ROUNDS
         try:
-            rows: list[dict[str, Any]] = [parse_json(line, dict) for line in self._lines()[:rounds]]
+            rows = [check(parse_json(line, dict), Row) for line in self._lines()[:rounds]]
         except UnreadableError as error:
             raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
         if [row.get("round") for row in rows] != list(range(1, rounds + 1)):

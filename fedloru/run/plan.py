@@ -21,7 +21,7 @@ from fedloru import net as nets
 from fedloru.data import Dataset, Partition, size
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
-from fedloru.errors import ConfigError, WireError
+from fedloru.errors import ConfigError, WireError, quoted
 from fedloru.method import Method, Profile
 from fedloru.methods import planned
 from fedloru.net import Net
@@ -169,6 +169,8 @@ def check(plan: Plan) -> None:
         *_augmentation_problems(plan),
         *_example_problems(plan),
     ]
+    if plan.seed >= 2**63:
+        problems.append(f"seed is {quoted(plan.seed)}, but messages have room for 63 bits: choose a smaller one")
     if not len(next(iter(plan.dataset.test.values()), ())):
         problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
     if not plan.net.trainable:

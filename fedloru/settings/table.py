@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
-from fedloru.errors import ConfigError, FedloruError, choices, quoted, sentence, traced
+from fedloru.errors import ConfigError, FedloruError, choices, plain, quoted, sentence, traced
 from fedloru.settings.types import one_of
 
 PREFIX = "python:"
@@ -115,19 +115,21 @@ def resolve(reference: str, error: Callable[[str], FedloruError]) -> Callable[..
     if not is_reference(reference):
         raise error(f"{quoted(reference)} does not name a function; write {PREFIX}package.module:function")
     module_name, _, attribute = reference.removeprefix(PREFIX).partition(":")
+    shown = plain(reference, 160)
     try:
         module = _import(module_name)
     except ImportError as problem:
         raise error(
-            f"{reference}: the module {module_name} cannot be imported ({problem}); check that it is on Python's path"
+            f"{shown}: the module {plain(module_name)} cannot be imported ({plain(str(problem), 200)}); check that it "
+            "is on Python's path"
         ) from problem
     except Exception as problem:  # the module's own code may raise anything
         raise error(
-            f"{reference}: the module {module_name} fails on import ({sentence(problem)}); fix its code"
+            f"{shown}: the module {module_name} fails on import ({sentence(problem)}); fix its code"
         ) from problem
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise error(f"{reference}: the module {module_name} has no function {attribute}; check its name")
+        raise error(f"{shown}: the module {module_name} has no function {attribute}; check its name")
     return function  # type: ignore[no-any-return]
 
 

@@ -106,7 +106,10 @@ def check_fields(fields: Mapping[str, Any]) -> None:
         if type(name) is not str or len(name) > MAX_TEXT:
             reject(f"the header has a number called {quoted(name)}; expected {_TEXT.text}")
         if type(value) is not float or not math.isfinite(value) or abs(value) > MAX_NUMBER:
-            reject(f"the header's number {quoted(name)} is {quoted(value)}; expected a finite float")
+            reject(
+                f"the header's number {quoted(name)} is {quoted(value)}; expected a finite float "
+                f"of at most {MAX_NUMBER:g}"
+            )
 
 
 def check(

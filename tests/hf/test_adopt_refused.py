@@ -22,7 +22,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA": ({"use_dora": True}, r"it uses use_dora \(DoRA, whose update is not a product of two factors\)"),
     "bias": ({"bias": "lora_only"}, "trained biases"),
     "biases in the factors": ({"lora_bias": True}, "biases in the factors"),
-    "another type": ({"peft_type": "IA3"}, "its type is IA3, but only LORA is supported"),
+    "another type": ({"peft_type": "IA3"}, "its type is 'IA3', but only LORA is supported"),
     "an initialization that changes the base": (
         {"init_lora_weights": "pissa"},
         "init_lora_weights is 'pissa', which changes",
@@ -131,7 +131,7 @@ def test_folders_without_an_adapter_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"adapter_model\.bin, a pickle, which can run arbitrary code"):
         fl.hf.adopt(net, tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"not read")
-    with pytest.raises(ModelError, match="cannot be read: JSONDecodeError"):
+    with pytest.raises(ModelError, match=r"because of its adapter_config\.json: it is not valid JSON"):
         fl.hf.adopt(net, tmp_path)
 
 
