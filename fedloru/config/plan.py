@@ -22,10 +22,10 @@ from fedloru.lowrank.choice import alphas_of, default_alpha, globs
 from fedloru.method import Method, Profile
 from fedloru.methods import planned
 from fedloru.net import Net
-from fedloru.readers import leave_out
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_table
+from fedloru.weight_reads import leave_out
 
 OPEN = frozenset(
     {

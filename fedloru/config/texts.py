@@ -17,10 +17,10 @@ from fedloru.hf.generate import generations
 from fedloru.hf.models import positions, tokenizer
 from fedloru.hf.text import load
 from fedloru.net import Net
-from fedloru.readers import leave_out
 from fedloru.run.plan import EvalHook
 from fedloru.settings import Expected, Setting, settings_of
 from fedloru.settings.types import Text
+from fedloru.weight_reads import leave_out
 
 SOURCE, PREFIX = "text", "hf:"
 """The name of the source of texts, and the prefix of the names of language models."""

@@ -22,7 +22,6 @@ from fedloru.engine.task import Outcome, Task
 from fedloru.errors import FedloruError, ModelError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
-from fedloru.readers import check_readers
 from fedloru.recipe import at_round
 from fedloru.run import increments, profiles
 from fedloru.run.checkpoint import Snapshot
@@ -34,6 +33,7 @@ from fedloru.run.record import Round, Row, record
 from fedloru.run.summary import summarise
 from fedloru.settings import calling
 from fedloru.tree import Params
+from fedloru.weight_reads import check_readers
 from fedloru.wire import Channel, Ledger, Traffic
 
 

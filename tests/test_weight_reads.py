@@ -15,7 +15,7 @@ from fedloru import data, run
 from fedloru import net as nets
 from fedloru.errors import FedloruError, ModelError
 from fedloru.methods import fedavg, fedloru
-from fedloru.readers import leave_out, other_readers
+from fedloru.weight_reads import leave_out, other_readers
 
 
 class Plain(nn.Module):
