@@ -6,6 +6,7 @@ on the server, ``begin``, ``expand``, ``penalty`` and ``up`` on a client; only m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -117,6 +118,13 @@ class Values(NamedTuple):
     increment: int = 0
 
 
+def is_merge_round(tau: float | Sequence[int], round: int) -> bool:
+    """Return whether the server merges at the end of ``round``, counted from 1."""
+    if isinstance(tau, int | float):
+        return math.isfinite(tau) and round % int(tau) == 0
+    return round in tau
+
+
 class Traits(NamedTuple):
     """What engines, wrappers and the wire need to know about a method."""
 
@@ -140,6 +148,11 @@ class Traits(NamedTuple):
 
     cycle: float | Sequence[int] | None = None
     """The accumulation cycle of a method that merges: the rounds between merges, or a list of merge rounds."""
+
+
+def planned(method: Method, rounds: int) -> Method:
+    """Return ``method`` with the defaults that follow from the number of rounds of a run."""
+    return method if method.in_run is None else method.in_run(method, rounds)
 
 
 class Method(NamedTuple):

@@ -15,7 +15,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 
 BASE: frozenset[str] = frozenset({"errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
-TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "readers", "wire"}
+TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "wire": TO_METHOD,
     "data": BASE,
     "dropout": BASE,
-    "readers": TO_METHOD | {"data", "dropout"},
+    "weight_reads": TO_METHOD | {"data", "dropout"},
     "models": frozenset({"errors", "rng", "settings"}),
     "client": TO_METHOD | {"data", "dropout"},
     "evaluate": TO_METHOD | {"data", "dropout", "client"},

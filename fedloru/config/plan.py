@@ -19,8 +19,7 @@ from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
-from fedloru.method import Method, Profile
-from fedloru.methods import planned
+from fedloru.method import Method, Profile, planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities

@@ -170,13 +170,6 @@ def average(net: Net, state: State, total: Total) -> State:
     return state._replace(round=state.round + 1, shared=shared, increment={}, notes={})
 
 
-def is_merge_round(tau: float | Sequence[int], round: int) -> bool:
-    """Return whether the server merges at the end of ``round``, counted from 1."""
-    if isinstance(tau, int | float):
-        return math.isfinite(tau) and round % int(tau) == 0
-    return round in tau
-
-
 def merged(net: Net, state: State, increment: Params) -> State:
     """Return the state after W ← W + s·BA, with ``version`` + 1; the current factors do not change."""
     base = lowrank.merge(net.sites, state.base, increment)

@@ -12,7 +12,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from fedloru.method import Method
+from fedloru.method import Method, planned
 from fedloru.recipe import Recipe
 from fedloru.settings import PREFIX, Setting, check, settings_of
 from fedloru.settings.types import FromRounds
@@ -135,11 +135,6 @@ def wrapper(
         return wrap
 
     return decorate
-
-
-def planned(made: Method, rounds: int) -> Method:
-    """Return ``made`` for a run of ``rounds`` rounds: defaults that follow from the number of rounds are filled in."""
-    return made if made.in_run is None else made.in_run(made, rounds)
 
 
 def _in_run(made: Method, again: Callable[[int], Method]) -> Method:

@@ -30,9 +30,9 @@ import torch
 
 from fedloru import lowrank, tree
 from fedloru.lowrank.algebra import Init
-from fedloru.method import Down, Method, Profile, State, Total, Up, Values
+from fedloru.method import Down, Method, Profile, State, Total, Up, Values, is_merge_round
 from fedloru.methods import blocks
-from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau, is_merge_round
+from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau
 from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
 from fedloru.net import Net

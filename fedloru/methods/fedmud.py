@@ -22,9 +22,9 @@ from functools import partial
 import torch
 
 from fedloru import lowrank, tree
-from fedloru.method import Down, Method, Phase, Profile, State, Total, Up, Values
+from fedloru.method import Down, Method, Phase, Profile, State, Total, Up, Values, is_merge_round
 from fedloru.methods import blocks
-from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau, is_merge_round
+from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau
 from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
 from fedloru.methods.fedloru import fedloru

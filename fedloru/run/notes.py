@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedloru.method import Method
-from fedloru.methods.blocks import is_merge_round
+from fedloru.method import Method, is_merge_round
 from fedloru.run.plan import Plan
 from fedloru.settings import short
 

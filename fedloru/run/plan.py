@@ -22,8 +22,7 @@ from fedloru.data import Dataset, Partition, size
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.errors import ConfigError, WireError, quoted
-from fedloru.method import Method, Profile
-from fedloru.methods import planned
+from fedloru.method import Method, Profile, planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen

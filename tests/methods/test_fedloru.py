@@ -13,8 +13,7 @@ from torch import nn
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
-from fedloru.method import Profile, State
-from fedloru.methods.blocks import is_merge_round
+from fedloru.method import Profile, State, is_merge_round
 from fedloru.methods.fedloru import Settings
 from tests.methods.cohort import SHARES, close, keeps_dtypes, mean, replies, run_rounds, small_net, step
 

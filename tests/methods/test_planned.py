@@ -8,7 +8,7 @@ import pytest
 
 import fedloru as fl
 from fedloru import methods
-from fedloru.method import Method
+from fedloru.method import Method, planned
 from fedloru.methods import blocks, declare
 from fedloru.run.notes import merge_notes
 
@@ -24,25 +24,25 @@ MAKERS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("rounds", "expected"), [(1, 1), (3, 1), (20, 5), (50, 12)])
 def test_the_cycle_follows_from_the_rounds(name: str, rounds: int, expected: int) -> None:
     make, key = MAKERS[name]
-    made = methods.planned(make(), rounds)
+    made = planned(make(), rounds)
     assert made.config[key] == expected == made.traits.cycle and made.in_run is None
     assert made.name == name and made.config == make(**{key: expected}).config
 
 
 def test_a_cycle_that_is_set_is_kept() -> None:
     made = fl.fedloru(tau=7)
-    assert methods.planned(made, 20) is made
+    assert planned(made, 20) is made
 
 
 def test_wrappers_are_applied_again() -> None:
-    made = methods.planned(methods.clip(methods.prox(fl.fedloru(), mu=0.1), norm=2.0), 20)
+    made = planned(methods.clip(methods.prox(fl.fedloru(), mu=0.1), norm=2.0), 20)
     assert made.config["tau"] == 5
     assert [entry["name"] for entry in made.config["wrap"]] == ["prox", "clip"]
 
 
 def test_a_method_whose_functions_were_replaced_is_kept() -> None:
     changed = fl.fedloru()._replace(server=blocks.average)
-    assert methods.planned(changed, 40) is changed
+    assert planned(changed, 40) is changed
 
 
 def test_a_declared_method_that_extends_fedloru_is_planned() -> None:
@@ -51,7 +51,7 @@ def test_a_declared_method_that_extends_fedloru_is_planned() -> None:
         """Return FedLoRU."""
         return fl.fedloru(**settings)
 
-    made = methods.planned(twice(reset="keep"), 8)
+    made = planned(twice(reset="keep"), 8)
     assert (made.name, made.config["tau"], made.config["reset"]) == ("twice", 2, "keep")
 
 
