@@ -120,7 +120,7 @@ def _child(kind: str, task: str, sender: Connection) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
         found = attempt(kind, task)
     sender.send(found)
 

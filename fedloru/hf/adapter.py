@@ -26,7 +26,7 @@ from fedloru.hf.base import Base, base, body_hash, weights
 from fedloru.hf.models import SHOWN
 from fedloru.hf.parts import is_classifier
 from fedloru.hf.peft import PREFIX, layout
-from fedloru.hf.prepare import transposed
+from fedloru.hf.preparation import transposed
 from fedloru.hf.source import Source, library, loading
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
@@ -173,7 +173,9 @@ def _dense_keys(net: Net, sites: Sequence[Site], config: Any) -> list[str]:
     try:
         saved = layout(net.model, config)
     except Exception as error:  # PEFT raises errors of many types
-        raise ModelError(f"PEFT refuses the adapter: {' '.join(str(error).split())} Choose other targets, or {USE_MERGED}") from error
+        raise ModelError(
+            f"PEFT refuses the adapter: {' '.join(str(error).split())} Choose other targets, or {USE_MERGED}"
+        ) from error
     factors = {site.weight: _peft_factors(net, site, _empty(site)).keys() for site in sites}
     named = {key for keys in factors.values() for key in keys}
     dense = {key.removeprefix(PREFIX): shape for key, shape in saved.items() if key not in named}

@@ -25,7 +25,7 @@ from fedloru.hf.base import body_hash, class_names
 from fedloru.hf.models import SHOWN
 from fedloru.hf.parts import in_body, is_classifier
 from fedloru.hf.peft import PREFIX
-from fedloru.hf.prepare import transposed
+from fedloru.hf.preparation import transposed
 from fedloru.hf.source import PICKLED
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net

@@ -12,7 +12,7 @@ from fedloru import tree
 from fedloru.errors import ModelError
 from fedloru.hf.models import Task, read
 from fedloru.hf.parts import in_body, is_classifier, is_pooler
-from fedloru.hf.prepare import pad, transposed
+from fedloru.hf.preparation import pad, transposed
 from fedloru.hf.source import Source, check_weights, loading, source
 from fedloru.net import Net
 from fedloru.tree import Params

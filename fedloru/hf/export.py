@@ -12,7 +12,7 @@ from fedloru import net as nets
 from fedloru.errors import ModelError
 from fedloru.hf.base import described, is_remote, revision
 from fedloru.hf.models import tokenizer as load_tokenizer
-from fedloru.hf.prepare import transposed
+from fedloru.hf.preparation import transposed
 from fedloru.hf.source import Source, library, quiet, source
 from fedloru.net import Net
 from fedloru.tree import Params

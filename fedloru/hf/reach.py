@@ -78,4 +78,4 @@ def _places(name: str) -> set[str]:
     """Return the name with its last index left open, which is that of an expert in a list of experts."""
     parts = name.split(".")
     indices = [at for at, part in enumerate(parts) if part.isdigit()]
-    return {".".join([*parts[: at], "*", *parts[at + 1 :]]) for at in indices[-1:]}
+    return {".".join([*parts[:at], "*", *parts[at + 1 :]]) for at in indices[-1:]}
