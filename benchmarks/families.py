@@ -16,14 +16,16 @@ import copy
 import json
 import multiprocessing
 import os
+import re
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +44,8 @@ DECODERS = {"bart", "bigbird_pegasus", "mbart", "mvp", "plbart", "reformer", "xl
 """Types of models that transformers lists for masked tokens, although they are or have decoders."""
 TOLERANCE = 1e-3
 """The largest difference of two results that should be equal, relative to the largest value."""
+CELL = 240
+"""The longest text in a cell of the table."""
 RECIPE = fl.Recipe("adamw", lr=0.01, batch_size=2, steps=2)
 
 
@@ -161,7 +165,7 @@ def trained(kind: str, task: str, made: Any, folder: Path) -> Row:
     clients = fl.data.iid(dataset, clients=CLIENTS)
     try_out(net, dataset, clients, RECIPE)
     runs = [_run(net, dataset, clients, engine, folder / engine) for engine in ("sequential", "auto")]
-    remark = "; ".join(f"{name}: {reason}" for name, reason in net.skipped.items())
+    remark = _remark(net.skipped)
     engine = "fused" if runs[1].engine.name == "fused" else f"sequential: {runs[1].engine.reason}"
     first, second = (logits(run.model(), data) for run in runs)
     state = "works"
@@ -171,6 +175,18 @@ def trained(kind: str, task: str, made: Any, folder: Path) -> Row:
     if any(result.startswith("differs") for result in results):
         state = "failed"
     return Row(kind, task, state, engine, *results, remark)
+
+
+def _remark(skipped: Mapping[str, str]) -> str:
+    """Return the layers without factors, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"no factors in {_some(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _run(net: fl.Net, dataset: Dataset, clients: Partition, engine: str, out: Path) -> fl.Run:
@@ -254,7 +270,13 @@ def _lines(rows: list[Row]) -> Iterator[str]:
     yield "| family | task | works | engine | adapter | merged | remarks |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
+        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
+
+
+def _cell(text: str) -> str:
+    """Return a text without what Markdown would interpret, and without the second half of a long explanation."""
+    first = text.partition("; vmap")[0].replace("fold does not support this model", "not folded")
+    return re.sub(r"([|<>*_])", r"\\\1", shorten(first, CELL, placeholder=" …"))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,12 @@ def positions(name: str, *, revision: str | None = None, trust_remote_code: bool
     return longest
 
 
+def auto_class(task: Task) -> Any:
+    """Return the class of transformers that loads models for ``task``."""
+    transformers = library()
+    return transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
+
+
 def _check_task(task: str, classes: Sequence[str]) -> None:
     if task not in get_args(Task):
         raise ConfigError([f"task is {task!r}, expected 'causal' or 'classify'"], "the model")
@@ -116,11 +122,8 @@ def read(
     Raises:
         ModelError: weights are missing.
     """
-    transformers = library()
-    config = transformers.AutoConfig.from_pretrained(**place.arguments)
-    auto, labels = transformers.AutoModelForCausalLM, {}
-    if task == "classify":
-        auto, labels = transformers.AutoModelForSequenceClassification, dict(enumerate(classes))
+    config = library().AutoConfig.from_pretrained(**place.arguments)
+    auto, labels = auto_class(task), dict(enumerate(classes)) if task == "classify" else {}
     if not place.trust_remote_code and type(config) not in auto._model_mapping:
         what = "predicts the next token" if task == "causal" else "classifies texts"
         raise ModelError(

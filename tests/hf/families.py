@@ -18,6 +18,8 @@ def script(name: str) -> ModuleType:
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
         assert spec and spec.loader
+        if str(BENCHMARKS) not in sys.path:
+            sys.path.append(str(BENCHMARKS))  # the scripts import each other by name
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[name]

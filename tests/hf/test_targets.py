@@ -109,7 +109,7 @@ class Experts(nn.Module):
         self.head = nn.Linear(4, 10)
         self.config: Any = type("Config", (), {"vocab_size": 10, "to_dict": lambda self: {}})()
         self.config.get_text_config = lambda: self.config
-        self.device = torch.device("cpu")
+        self.device: Any = torch.device("cpu")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         h = self.embed(input_ids).flatten(0, 1)
