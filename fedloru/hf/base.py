@@ -38,7 +38,8 @@ class Base(NamedTuple):
         with loading(place, "the model"), torch.random.fork_rng(devices=[]):
             model, _ = read(place, self.task, self.classes, self.dtype, self.attention)
         pad(model)
-        model.config.use_cache = model.config.get_text_config().use_cache = False
+        config: Any = model.config
+        config.use_cache = config.get_text_config().use_cache = False
         return model.eval()
 
     @property

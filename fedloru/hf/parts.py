@@ -93,4 +93,5 @@ def _special(config: dict[str, Any]) -> set[int]:
 
 
 def _name(model: nn.Module, part: nn.Module) -> str:
-    return next(name for name, layer in model.named_modules() if layer is part)
+    found: str = next(name for name, layer in model.named_modules() if layer is part)
+    return found

@@ -25,7 +25,8 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
             model does not support it.
     """
     refuse_peft(model)
-    if not isinstance(model, library().PreTrainedModel):
+    is_known: bool = isinstance(model, library().PreTrainedModel)
+    if not is_known:
         raise ModelError(f"the model is a {type(model).__name__}, but a model of transformers is expected")
     conv1d = library("transformers.pytorch_utils").Conv1D
     for name, layer in [*model.named_modules()]:

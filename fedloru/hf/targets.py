@@ -69,7 +69,8 @@ def _globs(chosen: Collection[str], layers: Collection[str]) -> list[str]:
     for last in sorted({_last(name) for name in chosen}):
         wanted = {name for name in chosen if _last(name) == last}
         short = (f"*.{last}", f"{_shared(wanted)}.*.{last}")
-        globs += next(([glob] for glob in short if _matching(glob, layers) == wanted), None) or _opened(wanted, layers)
+        fitting = [glob for glob in short if _matching(glob, layers) == wanted]
+        globs += fitting[:1] or _opened(wanted, layers)
     return globs
 
 

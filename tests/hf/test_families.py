@@ -13,18 +13,27 @@ DOCS = Path(__file__).parents[2] / "docs" / "language-models.md"
 
 
 @pytest.mark.hf
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["falcon", "qwen2_moe", "distilbert"])
 def test_families_work_with_both_engines_and_exports(kind: str) -> None:
     families = script("families")
     row = families.attempt(kind, dict(families.kinds())[kind])
-    assert (row.state, row.engine, row.adapter, row.merged) == ("works", "fused", "yes", "yes")
+    assert (row.state, row.engine, row.adapter, row.merged) == ("works", "fused", "yes", "yes"), row.remark
 
 
 @pytest.mark.hf
 def test_a_family_that_is_refused_says_why() -> None:
     families = script("families")
-    row = families.isolated("bert-generation", "causal", 120.0)
+    row = families.attempt("bert-generation", "causal")
     assert row.state == "refused" and "attends to later tokens" in row.remark
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_a_family_that_takes_too_long_is_stopped() -> None:
+    families = script("families")
+    assert families.isolated("llama", "causal", 0.1).remark == "too slow"
+    assert families.isolated("llama", "causal", 120.0).state == "works"
 
 
 def test_the_table_in_the_docs_has_the_form_that_the_script_writes() -> None:
