@@ -16,20 +16,19 @@ import copy
 import json
 import multiprocessing
 import os
-import re
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from family_configs import CLASSES, LONGEST, config
+from family_table import Row, counts, table
 from torch import Tensor
 
 import fedloru as fl
@@ -44,21 +43,7 @@ DECODERS = {"bart", "bigbird_pegasus", "mbart", "mvp", "plbart", "reformer", "xl
 """Types of models that transformers lists for masked tokens, although they are or have decoders."""
 TOLERANCE = 1e-3
 """The largest difference of two results that should be equal, relative to the largest value."""
-CELL = 240
-"""The longest text in a cell of the table."""
 RECIPE = fl.Recipe("adamw", lr=0.01, batch_size=2, steps=2)
-
-
-class Row(NamedTuple):
-    """What became of one family: ``state`` is works, refused, failed or not built; ``remark`` says why."""
-
-    kind: str
-    task: str
-    state: str
-    engine: str = ""
-    adapter: str = ""
-    merged: str = ""
-    remark: str = ""
 
 
 def kinds() -> list[tuple[str, str]]:
@@ -253,30 +238,6 @@ def _line(error: Exception) -> str:
     frames = [each for each in traceback.extract_tb(error.__traceback__) if "fedloru" in each.filename]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
-
-
-def counts(rows: list[Row]) -> str:
-    """Return how many families there are in each state."""
-    states = ("works", "refused", "failed", "not built")
-    return ", ".join(f"{sum(row.state == state for row in rows)} {state}" for state in states)
-
-
-def table(rows: list[Row]) -> str:
-    """Return the table of the families as Markdown."""
-    return "\n".join(_lines(rows)) + "\n"
-
-
-def _lines(rows: list[Row]) -> Iterator[str]:
-    yield "| family | task | works | engine | adapter | merged | remarks |"
-    yield "|---|---|---|---|---|---|---|"
-    for row in rows:
-        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
-
-
-def _cell(text: str) -> str:
-    """Return a text without what Markdown would interpret, and without the second half of a long explanation."""
-    first = text.partition("; vmap")[0].replace("fold does not support this model", "not folded")
-    return re.sub(r"([|<>*_])", r"\\\1", shorten(first, CELL, placeholder=" …"))
 
 
 if __name__ == "__main__":
