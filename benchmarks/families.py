@@ -19,15 +19,16 @@ import os
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from family_configs import CLASSES, LONGEST, config
+from family_table import Row, counts, table
 from torch import Tensor
 
 import fedloru as fl
@@ -43,18 +44,6 @@ DECODERS = {"bart", "bigbird_pegasus", "mbart", "mvp", "plbart", "reformer", "xl
 TOLERANCE = 1e-3
 """The largest difference of two results that should be equal, relative to the largest value."""
 RECIPE = fl.Recipe("adamw", lr=0.01, batch_size=2, steps=2)
-
-
-class Row(NamedTuple):
-    """What became of one family: ``state`` is works, refused, failed or not built; ``remark`` says why."""
-
-    kind: str
-    task: str
-    state: str
-    engine: str = ""
-    adapter: str = ""
-    merged: str = ""
-    remark: str = ""
 
 
 def kinds() -> list[tuple[str, str]]:
@@ -120,7 +109,7 @@ def _child(kind: str, task: str, sender: Connection) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
         found = attempt(kind, task)
     sender.send(found)
 
@@ -161,7 +150,7 @@ def trained(kind: str, task: str, made: Any, folder: Path) -> Row:
     clients = fl.data.iid(dataset, clients=CLIENTS)
     try_out(net, dataset, clients, RECIPE)
     runs = [_run(net, dataset, clients, engine, folder / engine) for engine in ("sequential", "auto")]
-    remark = "; ".join(f"{name}: {reason}" for name, reason in net.skipped.items())
+    remark = _remark(net.skipped)
     engine = "fused" if runs[1].engine.name == "fused" else f"sequential: {runs[1].engine.reason}"
     first, second = (logits(run.model(), data) for run in runs)
     state = "works"
@@ -171,6 +160,18 @@ def trained(kind: str, task: str, made: Any, folder: Path) -> Row:
     if any(result.startswith("differs") for result in results):
         state = "failed"
     return Row(kind, task, state, engine, *results, remark)
+
+
+def _remark(skipped: Mapping[str, str]) -> str:
+    """Return the layers without factors, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"no factors in {_some(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _run(net: fl.Net, dataset: Dataset, clients: Partition, engine: str, out: Path) -> fl.Run:
@@ -237,24 +238,6 @@ def _line(error: Exception) -> str:
     frames = [each for each in traceback.extract_tb(error.__traceback__) if "fedloru" in each.filename]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
-
-
-def counts(rows: list[Row]) -> str:
-    """Return how many families there are in each state."""
-    states = ("works", "refused", "failed", "not built")
-    return ", ".join(f"{sum(row.state == state for row in rows)} {state}" for state in states)
-
-
-def table(rows: list[Row]) -> str:
-    """Return the table of the families as Markdown."""
-    return "\n".join(_lines(rows)) + "\n"
-
-
-def _lines(rows: list[Row]) -> Iterator[str]:
-    yield "| family | task | works | engine | adapter | merged | remarks |"
-    yield "|---|---|---|---|---|---|---|"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedloru import hf, tree
 from fedloru import net as nets
-from fedloru import tree
 from fedloru.data import Examples, fetch, size
 from fedloru.errors import ModelError
 from fedloru.exports.formats import Written
 from fedloru.net import Batch, Net
-from fedloru.rng import gen
 from fedloru.tree import Params
 
 EXAMPLES, RANDOM_TOKENS = 8, 16
@@ -86,7 +85,5 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _random_batch(net: Net) -> Batch:
-    config: Any = net.model.config
-    vocab_size = config.get_text_config().vocab_size
-    ids = torch.randint(vocab_size, (EXAMPLES, RANDOM_TOKENS), generator=gen(0, "export"))
+    ids = hf.draw_ids(net.model, EXAMPLES, RANDOM_TOKENS, "export")
     return {"input_ids": ids, "length": torch.full((EXAMPLES,), RANDOM_TOKENS)}

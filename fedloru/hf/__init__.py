@@ -23,7 +23,7 @@ from fedloru.hf.export import load_merged, named_base, save_merged
 from fedloru.hf.models import load, positions, tokenizer
 from fedloru.hf.nets import attach, make
 from fedloru.hf.parts import draw_ids
-from fedloru.hf.prepare import prepare, transposed
+from fedloru.hf.preparation import prepare, transposed
 from fedloru.hf.targets import usual_targets
 from fedloru.hf.text import load as texts
 

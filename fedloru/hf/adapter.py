@@ -27,7 +27,7 @@ from fedloru.hf.export import save_tokenizer
 from fedloru.hf.models import SHOWN
 from fedloru.hf.parts import is_classifier
 from fedloru.hf.peft import PREFIX, layout
-from fedloru.hf.prepare import transposed
+from fedloru.hf.preparation import transposed
 from fedloru.hf.source import Source, library, loading
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net

@@ -11,22 +11,21 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError, quoted, sentence
-from fedloru.hf.adapter import CONFIG, WEIGHTS, adapter_problem
+from fedloru.hf.adapter import CONFIG, adapter_problem
 from fedloru.hf.base import body_hash, class_names
 from fedloru.hf.models import SHOWN
 from fedloru.hf.parts import in_body, is_classifier
-from fedloru.hf.peft import PREFIX
-from fedloru.hf.prepare import transposed
-from fedloru.hf.source import PICKLED
+from fedloru.hf.preparation import transposed
+from fedloru.hf.saved import SavedAdapter, pair, read_adapter
 from fedloru.lowrank import Increment, Site
 from fedloru.net import Net
-from fedloru.reading import UnreadableError, read_json, read_tensors
+from fedloru.reading import UnreadableError, read_json
 from fedloru.tree import Params
 
 ABOUT = "fedloru.json"
@@ -51,22 +50,8 @@ DEFAULT_ALPHA = 8
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 """The values of init_lora_weights that do not change the base."""
 RESIZED = ": if its vocabulary was resized, resize that of the model in the same way and save it as the base"
-FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 log = logging.getLogger("fedloru")
-
-
-class _Adapter(NamedTuple):
-    """The contents of an adapter folder.
-
-    ``factors`` are by layer and PEFT's name, ``copies`` those of adapted weights of the base, which PEFT saves with
-    embeddings, and ``rest`` all other tensors, by the keys of the model. Those of ``Conv1D`` are transposed.
-    """
-
-    config: dict[str, Any]
-    factors: dict[str, Params]
-    copies: Params
-    rest: Params
 
 
 def adopt(net: Net, folder: str | Path) -> Net:
@@ -82,7 +67,7 @@ def adopt(net: Net, folder: str | Path) -> Net:
         raise ModelError(
             f"an adapter is already merged into the model, and {folder} would be a second one: use only one"
         )
-    adapter = _read(folder, transposed(net.model))
+    adapter = read_adapter(folder, transposed(net.model))
     try:
         return _merged(net, folder, adapter)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, re.error) as error:
@@ -92,7 +77,7 @@ def adopt(net: Net, folder: str | Path) -> Net:
         ) from error
 
 
-def _merged(net: Net, folder: Path, adapter: _Adapter) -> Net:
+def _merged(net: Net, folder: Path, adapter: SavedAdapter) -> Net:
     problems = [*_unsupported(adapter.config)] or [*_mismatches(net, adapter), *_other_base(net, folder)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more problems" if len(problems) > SHOWN else ""
@@ -106,58 +91,18 @@ def _merged(net: Net, folder: Path, adapter: _Adapter) -> Net:
     return adopted
 
 
-def _read(folder: Path, conv1d: Collection[str]) -> _Adapter:
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} has no {CONFIG}, so it is not a PEFT adapter: name the folder of an adapter")
-    if not (folder / WEIGHTS).is_file():
-        pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-        raise ModelError(
-            f"{folder} has no {WEIGHTS}"
-            + (f", only {pickled[0]}, a pickle, which can run arbitrary code when loaded" if pickled else "")
-            + ": ask the author of the adapter to save it again with model.save_pretrained(folder)"
-        )
-    try:
-        name = CONFIG
-        config = read_json(folder / name, dict)
-        name = WEIGHTS
-        tensors, _ = read_tensors(folder / name)
-    except (OSError, UnreadableError) as error:
-        raise ModelError(
-            f"the adapter in {folder} cannot be used, because of its {name}: {error}. Restore the file"
-        ) from error
-    if "peft_type" not in config:  # every adapter has it
-        raise ModelError(f"the adapter in {folder} cannot be used: {CONFIG} names no peft_type. Restore the file")
-    adapter = _Adapter(config, {}, {}, {})
-    for key, value in sorted(tensors.items()):
-        name = key.removeprefix(PREFIX)
-        if match := FACTOR.fullmatch(name):
-            adapter.factors.setdefault(match[1], {})[match[2].removesuffix(".weight")] = value
-            continue
-        name, of_base, last = name.rpartition(".base_layer.") if ".base_layer." in name else ("", "", name)
-        name = f"{name}.{last}" if of_base else last
-        (adapter.copies if of_base else adapter.rest)[name] = value.T.contiguous() if name in conv1d else value
-    return adapter
-
-
-def _increment(net: Net, adapter: _Adapter) -> Increment:
+def _increment(net: Net, adapter: SavedAdapter) -> Increment:
     sites: list[Site] = []
     factors: Params = {}
     for layer, named in adapter.factors.items():
-        a, b = _pair(named)
+        a, b = pair(named)
         shape, scale = tuple(net.params[f"{layer}.weight"].shape), _scale(adapter, layer, a)
         sites.append(Site(f"{layer}.weight", f"{layer}.a", f"{layer}.b", shape, len(a), scale))
         factors |= {f"{layer}.a": a, f"{layer}.b": b}
     return Increment(tuple(sites), factors)
 
 
-def _pair(named: Params) -> tuple[Tensor, Tensor]:
-    """Return A (r, i) and B (o, r); PEFT stores those of an embedding transposed and swapped."""
-    if "lora_A" in named:
-        return named["lora_A"], named["lora_B"]
-    return named["lora_embedding_B"].T.contiguous(), named["lora_embedding_A"].T.contiguous()
-
-
-def _scale(adapter: _Adapter, layer: str, a: Tensor) -> float:
+def _scale(adapter: SavedAdapter, layer: str, a: Tensor) -> float:
     """Return α/r, or α/√r for rsLoRA; an ``alpha_pattern`` that matches the layer overrides ``lora_alpha``."""
     patterns = adapter.config.get("alpha_pattern") or {}
     matching = {pattern: alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)}
@@ -187,7 +132,7 @@ def _unsupported(config: dict[str, Any]) -> Iterator[str]:
         yield f"init_lora_weights is {quoted(start)}, which changes the base: convert it to plain LoRA with PEFT"
 
 
-def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
+def _mismatches(net: Net, adapter: SavedAdapter) -> Iterator[str]:
     """Yield what does not fit the model: layers, shapes, tied weights and dense tensors."""
     tied = _tied(net)
     for layer, named in adapter.factors.items():
@@ -199,7 +144,7 @@ def _mismatches(net: Net, adapter: _Adapter) -> Iterator[str]:
         elif key not in net.params:
             yield f"the model has no layer {layer}"
         else:
-            yield from _shape_mismatches(layer, tuple(net.params[key].shape), *_pair(named))
+            yield from _shape_mismatches(layer, tuple(net.params[key].shape), *pair(named))
     for key, value in {**adapter.copies, **adapter.rest}.items():
         if key not in tied and key not in net.params:
             yield f"the model has no {key}"
@@ -238,7 +183,7 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _dense_mismatches(net: Net, adapter: _Adapter, tied: Collection[str], key: str) -> Iterator[str]:
+def _dense_mismatches(net: Net, adapter: SavedAdapter, tied: Collection[str], key: str) -> Iterator[str]:
     """Yield why a weight of the adapter that differs from the model's cannot replace it."""
     model: Any = net.model
     modules = adapter.config.get("modules_to_save") or []

@@ -12,7 +12,7 @@ from fedloru import tree
 from fedloru.errors import ModelError
 from fedloru.hf.models import Task, read
 from fedloru.hf.parts import in_body, is_classifier, is_pooler
-from fedloru.hf.prepare import pad, transposed
+from fedloru.hf.preparation import pad, transposed
 from fedloru.hf.source import Source, check_weights, loading, source
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -38,7 +38,8 @@ class Base(NamedTuple):
         with loading(place, "the model"), torch.random.fork_rng(devices=[]):
             model, _ = read(place, self.task, self.classes, self.dtype, self.attention)
         pad(model)
-        model.config.use_cache = model.config.get_text_config().use_cache = False
+        config: Any = model.config
+        config.use_cache = config.get_text_config().use_cache = False
         return model.eval()
 
     @property

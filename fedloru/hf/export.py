@@ -11,8 +11,10 @@ from torch import nn
 from fedloru import net as nets
 from fedloru.errors import ModelError
 from fedloru.hf.base import described, is_remote, revision
+from fedloru.hf.models import auto_class
 from fedloru.hf.models import tokenizer as load_tokenizer
-from fedloru.hf.prepare import transposed
+from fedloru.hf.parts import is_classifier
+from fedloru.hf.preparation import transposed
 from fedloru.hf.source import Source, library, quiet, source
 from fedloru.net import Net
 from fedloru.tree import Params
@@ -43,12 +45,17 @@ def save_tokenizer(model: Any, folder: Path) -> None:
 def merged_problem(net: Net) -> str | None:
     """Return why the model of ``net`` cannot be saved as a folder; None if it can."""
     model: Any = net.model
-    if not is_remote(model):
-        return None
-    return (
-        f"the {type(model).__name__} needs the remote code of {model.name_or_path}, which would be missing from the "
-        "exported folder: export an adapter instead, with the format peft"
-    )
+    if is_remote(model):
+        return (
+            f"the {type(model).__name__} needs the remote code of {model.name_or_path}, which would be missing from "
+            "the exported folder: export an adapter instead, with the format peft"
+        )
+    if type(model.config) not in auto_class("classify" if is_classifier(model) else "causal")._model_mapping:
+        return (
+            f"a saved {type(model).__name__} is of the type {model.config.model_type!r}, which transformers could not "
+            "load again: export an adapter instead, with the format peft"
+        )
+    return None
 
 
 def load_merged(net: Net, folder: Path) -> nn.Module:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fedloru.errors import ConfigError, ModelError
-from fedloru.hf.parts import in_body, is_pooler
-from fedloru.hf.prepare import prepare
+from fedloru.hf.parts import BYTES, in_body, is_pooler
+from fedloru.hf.preparation import prepare
 from fedloru.hf.source import Source, check_weights, library, loading, source
 from fedloru.rng import gen
 from fedloru.settings.types import Flag, Text
@@ -99,6 +99,12 @@ def positions(name: str, *, revision: str | None = None, trust_remote_code: bool
     return longest
 
 
+def auto_class(task: Task) -> Any:
+    """Return the class of transformers that loads models for ``task``."""
+    transformers = library()
+    return transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
+
+
 def _check_task(task: str, classes: Sequence[str]) -> None:
     if task not in get_args(Task):
         raise ConfigError([f"task is {task!r}, expected 'causal' or 'classify'"], "the model")
@@ -118,11 +124,8 @@ def read(
     Raises:
         ModelError: weights are missing.
     """
-    transformers = library()
-    config = transformers.AutoConfig.from_pretrained(**place.arguments)
-    auto, labels = transformers.AutoModelForCausalLM, {}
-    if task == "classify":
-        auto, labels = transformers.AutoModelForSequenceClassification, dict(enumerate(classes))
+    config = library().AutoConfig.from_pretrained(**place.arguments)
+    auto, labels = auto_class(task), dict(enumerate(classes)) if task == "classify" else {}
     if not place.trust_remote_code and type(config) not in auto._model_mapping:
         what = "predicts the next token" if task == "causal" else "classifies texts"
         raise ModelError(
@@ -171,7 +174,7 @@ def _init_head(model: nn.Module, fresh: Iterable[str], seed: int) -> None:
 @torch.no_grad()
 def _check_causal(model: Any, name: str) -> None:
     """Raise ModelError if the logits at a position depend on later tokens, as those of an encoder do."""
-    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % model.config.get_text_config().vocab_size
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % getattr(model.config.get_text_config(), "vocab_size", BYTES)
     first, second = model(input_ids=ids).logits[:, :3].float()
     rounding = 10 * torch.finfo(next(model.parameters()).dtype).eps * float(first.abs().max())
     if not torch.allclose(first, second, rtol=0, atol=rounding):

@@ -11,6 +11,7 @@ from torch import nn
 
 from fedloru import lowrank
 from fedloru import net as nets
+from fedloru.errors import ModelError
 from fedloru.hf import losses
 from fedloru.hf.adapter import adapter_problem
 from fedloru.hf.export import merged_problem
@@ -43,6 +44,12 @@ def attach(
     """
     is_classifier(model)  # raises before anything is attached
     chosen = default_targets(model) if targets is None else Targets([*targets], {})
+    if not chosen.globs:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in chosen.left_out.items())
+        raise ModelError(
+            f"the {type(model).__name__} has no linear layer that gets factors by default"
+            f"{f' ({reasons})' if reasons else ''}: set lowrank.targets, or use a method without factors"
+        )
     attached = lowrank.attach(
         model, rank=rank, alpha=alpha, targets=chosen.globs, ranks=ranks, alphas=alphas, dropout=dropout
     )

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from fedloru.errors import ModelError
 from fedloru.rng import gen
 
+BYTES = 256
+"""The number of tokens of a model without a vocabulary, which reads characters."""
+
 
 def is_classifier(model: nn.Module) -> bool:
     """Return whether a transformers model classifies texts (True) or predicts the next token (False).
@@ -36,7 +39,7 @@ def is_named_classifier(model: nn.Module) -> bool:
 
 def refuse_peft(model: nn.Module) -> None:
     """Raise ModelError if PEFT has added an adapter to the model."""
-    if getattr(model, "peft_config", None):
+    if any(type(layer).__module__.split(".")[0] == "peft" for layer in model.modules()):
         raise ModelError(
             f"the model is a {type(model).__name__} with an adapter of PEFT, whose layers fedloru does not train: pass "
             "model.merge_and_unload(), or save the adapter, load its base with fedloru.hf.load and merge the adapter "
@@ -68,11 +71,12 @@ def is_pooler(name: str) -> bool:
 def draw_ids(model: Any, texts: int, tokens: int, *purpose: str) -> Tensor:
     """Return ids (texts, tokens) of random ordinary tokens, seeded by ``purpose``; a text ends with the end token."""
     config = model.config.get_text_config()
-    special = {number for number in _special(model.config.to_dict()) if 0 <= number < config.vocab_size}
-    ordinary = torch.tensor([number for number in range(config.vocab_size) if number not in special] or [0])
+    words = getattr(config, "vocab_size", BYTES)
+    special = _special(model.config.to_dict())
+    ordinary = torch.tensor([number for number in range(words) if number not in special] or [0])
     ids = ordinary[torch.randint(len(ordinary), (texts, tokens), generator=gen(0, *purpose))]
     end = getattr(config, "eos_token_id", None)
-    if isinstance(end, int) and 0 <= end < config.vocab_size:
+    if isinstance(end, int) and 0 <= end < words:
         ids[:, -1] = end
     return ids
 
@@ -89,4 +93,5 @@ def _special(config: dict[str, Any]) -> set[int]:
 
 
 def _name(model: nn.Module, part: nn.Module) -> str:
-    return next(name for name, layer in model.named_modules() if layer is part)
+    found: str = next(name for name, layer in model.named_modules() if layer is part)
+    return found

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from fedloru.hf.prepare import on_meta
+from fedloru.hf.preparation import on_meta
 from fedloru.hf.source import library, quiet
 
 PREFIX = "base_model.model."
 """The prefix of PEFT's keys."""
+NAME = re.compile(r"(\.modules_to_save)?\.default(?=\.|$)")
+"""What PEFT adds to keys in memory, but not in files."""
 
 
 def refused(model: Any, layers: Sequence[str]) -> dict[str, str]:
     """Return those of ``layers`` that PEFT does not adapt in a model of this type, each with the reason.
 
-    PEFT refuses some names, and takes some others for those of experts.
+    PEFT refuses some names, takes others for those of experts, and renames some while it loads an adapter.
     """
     if not layers or not _missing(model, layers):
         return {}
@@ -31,7 +34,7 @@ def refused(model: Any, layers: Sequence[str]) -> dict[str, str]:
 
 
 def layout(model: Any, config: Any) -> dict[str, torch.Size]:
-    """Return the keys and shapes of the tensors of an adapter, as PEFT saves it for a model of this type.
+    """Return the keys and shapes of the tensors of an adapter that PEFT saves, and loads again, for such a model.
 
     Raises:
         ValueError: PEFT cannot add such an adapter to the model.
@@ -42,7 +45,9 @@ def layout(model: Any, config: Any) -> dict[str, torch.Size]:
         own = copy.deepcopy(config)  # PEFT adds to it
         adapted = peft.get_peft_model(on_meta(model), own, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
         saved = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return {key: value.shape for key, value in saved.items()}
+        loaded = peft.set_peft_model_state_dict(adapted, dict(saved), low_cpu_mem_usage=True)
+    lost = {NAME.sub("", key) for key in loaded.missing_keys}
+    return {key: value.shape for key, value in saved.items() if key not in lost}
 
 
 def _missing(model: Any, layers: Sequence[str]) -> list[str]:

@@ -9,60 +9,44 @@ batch; it counts as reached if any of its siblings is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedloru.hf.parts import draw_ids
+from fedloru.lowrank import shallow_copy
 from fedloru.rng import forked
 
 TEXTS, TOKENS = 4, 12
 
 
-def reached(model: Any, layers: Mapping[str, nn.Linear]) -> set[str]:
-    """Return the names of ``layers`` that texts reach; all, if the model cannot be run or no gradient is found.
-
-    The model is not changed.
-    """
-    ids = draw_ids(model, TEXTS, TOKENS, "reach").to(model.device)
-    zeros = {name: torch.zeros((), device=layer.weight.device) for name, layer in layers.items()}
+def reached(model: Any, layers: Iterable[str]) -> set[str]:
+    """Return the names of ``layers`` that texts reach; all, if the model cannot be run or no gradient is found."""
+    names = {*layers}
+    copied: Any = shallow_copy(model, trained=False).eval().requires_grad_(False)
+    zeros = {name: torch.zeros((), device=model.device, requires_grad=True) for name in names}
     rows: dict[str, int] = defaultdict(int)
-    handles = [layer.register_forward_hook(_adding(name, zeros[name], rows)) for name, layer in layers.items()]
-    modes = {layer: layer.training for layer in model.modules()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for name in names:
+        copied.get_submodule(name).register_forward_hook(_adding(name, zeros[name], rows))
+    ids = draw_ids(model, TEXTS, TOKENS, "reach").to(model.device)
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        _backward(model.eval(), ids, list(zeros.values()))
+        with torch.enable_grad(), forked(model.device):
+            logits = copied(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            torch.autograd.backward(logits.float().sum())
     except Exception:  # the code of a model may raise anything; the trial before the run reports it
-        return set(layers)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in trained:
-            parameter.requires_grad_()
-        for layer, mode in modes.items():
-            layer.training = mode
-    found = {name for name, zero in zeros.items() if zero.grad is not None}
-    return found | _routed(layers.keys() - found, found, rows) if found else set(layers)
+        return names
+    found = {name for name in names if zeros[name].grad is not None}
+    return found | _routed(names - found, found, rows) if found else names
 
 
 def _adding(name: str, zero: Tensor, rows: dict[str, int]) -> Any:
     def hook(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
         rows[name] += output.shape[:-1].numel()
-        return output + zero.to(output.dtype)
+        return output + zero.to(output)
 
     return hook
-
-
-def _backward(model: Any, ids: Tensor, zeros: list[Tensor]) -> None:
-    for zero in zeros:
-        zero.requires_grad_()
-    with torch.enable_grad(), forked(model.device):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        torch.autograd.backward(logits.float().sum())
 
 
 def _routed(others: set[str], found: set[str], rows: Mapping[str, int]) -> set[str]:

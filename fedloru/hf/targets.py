@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -45,7 +45,7 @@ def default_targets(model: Any) -> Targets:
     reasons = {name: "its weight is a vector" for name, layer in named.items() if min(layer.weight.shape) < 2}
     rest = _without(named, reasons)
     unreached = rest.keys() - reached(model, rest)
-    reasons |= dict.fromkeys(unreached, "no text reaches it, so it would learn nothing")
+    reasons |= dict.fromkeys(unreached, "no text depends on what it computes, so it would learn nothing")
     reasons |= refused(model, [name for name in named if name not in reasons])
     globs = _globs([name for name in named if name not in reasons], linear)
     return Targets(globs, _grouped(reasons, linear) | _stacked(model))
@@ -68,8 +68,9 @@ def _globs(chosen: Collection[str], layers: Collection[str]) -> list[str]:
     globs: list[str] = []
     for last in sorted({_last(name) for name in chosen}):
         wanted = {name for name in chosen if _last(name) == last}
-        short = (f"*.{last}", f"{commonprefix(sorted(wanted)).rpartition('.')[0]}.*.{last}")
-        globs += next(([glob] for glob in short if _matching(glob, layers) == wanted), None) or _opened(wanted, layers)
+        short = (f"*.{last}", f"{_shared(wanted)}.*.{last}")
+        fitting = [glob for glob in short if _matching(glob, layers) == wanted]
+        globs += fitting[:1] or _opened(wanted, layers)
     return globs
 
 
@@ -81,6 +82,12 @@ def _opened(names: Collection[str], layers: Collection[str]) -> list[str]:
 
 def _matching(glob: str, layers: Iterable[str]) -> set[str]:
     return {name for name in layers if fnmatchcase(name, glob)}
+
+
+def _shared(names: Iterable[str]) -> str:
+    """Return the first modules that all names have in common."""
+    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
 
 
 def _last(name: str) -> str:

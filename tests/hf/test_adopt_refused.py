@@ -71,7 +71,10 @@ def dora(tensors: dict[str, torch.Tensor]) -> None:
         (grown, r"layers\.1\.self_attn\.q_proj is 16 × 16 in the model, but its factors are 32 × 2 and 2 × 16"),
         (halved, "it has only lora_B for model.layers.0.self_attn.q_proj"),
         (elsewhere, "the model has no layer model.layers.7.self_attn.q_proj"),
-        (copied, "dense copy of model.norm.weight, but only classification heads may be dense"),
+        (
+            copied,
+            "dense copy of model.norm.weight, which differs from the model's and is not one of its modules_to_save",
+        ),
         (dora, "the model has no model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

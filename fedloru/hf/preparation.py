@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru.errors import ModelError
-from fedloru.hf.parts import is_named_classifier, refuse_peft
+from fedloru.hf.parts import BYTES, is_named_classifier, refuse_peft
 from fedloru.hf.source import library
 from fedloru.rng import forked, gen
 
@@ -25,7 +25,8 @@ def prepare(model: nn.Module, *, trained: Iterable[str] = (), checkpointing: boo
             ``checkpointing`` is set, but the model does not support it.
     """
     refuse_peft(model)
-    if not isinstance(model, library().PreTrainedModel):
+    is_known: bool = isinstance(model, library().PreTrainedModel)
+    if not is_known:
         raise ModelError(f"the model is a {type(model).__name__}, but a model of transformers is expected")
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
@@ -59,7 +60,7 @@ def pad(model: Any) -> None:
     if is_named_classifier(model) and getattr(config, "pad_token_id", None) is None:
         end = getattr(config, "eos_token_id", None)
         first = end[0] if isinstance(end, list) else end
-        config.pad_token_id = first if first is not None and first < config.vocab_size else 0
+        config.pad_token_id = first if first is not None and first < getattr(config, "vocab_size", BYTES) else 0
 
 
 def transposed(model: nn.Module) -> tuple[str, ...]:
