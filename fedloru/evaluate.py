@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fedloru.data import Examples, by_length, fetch
+from fedloru.data import Examples, by_length, described, fetch
 from fedloru.data.partition import listed
 from fedloru.errors import ModelError, traced
 from fedloru.method import Method, State
@@ -76,9 +76,8 @@ def naming_examples(kind: str, data: Examples, rows: Tensor) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # user code may raise anything
-        shapes = ", ".join(f"{key} {tuple(value.shape[1:])} {value.dtype}" for key, value in data.items())
         raise ModelError(
-            f"the model cannot be evaluated on {kind} examples {listed(rows.tolist())}, each with {shapes}: "
+            f"the model cannot be evaluated on {kind} examples {listed(rows.tolist())}, each with {described(data)}: "
             f"{traced(error)}; fix the model or the examples"
         ) from error
 

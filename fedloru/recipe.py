@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from fedloru.settings.types import Betas, Count, Flag, NotNegative, Per, Positive, Share, When, Whole
 
-LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}
+LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 """The default learning rate of each optimizer."""
 
 
@@ -17,7 +17,7 @@ class Recipe(NamedTuple):
     Args:
         optimizer: the local optimizer; every round starts with a new one. A configuration of a language model has
             adamw by default.
-        lr: the learning rate; by default 0.05 for sgd, and 0.001 for adam and adamw.
+        lr: the learning rate; by default 0.1 for sgd, and 0.001 for adam and adamw.
         momentum: the momentum of SGD.
         weight_decay: the weight decay.
         betas: the decay rates of the two moments.

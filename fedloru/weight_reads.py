@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fedloru import tree
-from fedloru.data import Examples, by_length, fetch, size
+from fedloru.data import Examples, by_length, described, fetch, size
 from fedloru.dropout import ClientDropout
 from fedloru.errors import ModelError, traced
 from fedloru.lowrank import shallow_copy
@@ -125,7 +125,8 @@ def other_readers(net: Net, data: Examples) -> set[str]:
                 found |= _changing(run, plain, net.params, [key for key in keys if key not in found], poison)
     if len(failures) == len(MODES):
         raise ModelError(
-            f"the model fails on the first examples of the data: {traced(failures[0])}. Fix the model, or its inputs"
+            f"the model fails on {min(EXAMPLES, size(data))} training examples, each with {described(data)}: "
+            f"{traced(failures[0])}; fix the model or the examples"
         ) from failures[0]
     return found
 

@@ -119,7 +119,7 @@ SECOND_READERS = {
 
 @pytest.mark.parametrize(("make", "layer"), SECOND_READERS.items())
 def test_a_second_reader_is_found_and_its_layer_is_left_dense(make: Any, layer: str) -> None:
-    net = nets.attach(seeded(make), rank=2)
+    net = nets.attach(seeded(make), rank=2, targets=["*"])
     assert f"{layer}.weight" in other_readers(net, examples())
     smaller = leave_out(net, examples(), lambda layers: nets.attach(seeded(make), rank=2, targets=layers))
     assert {site.weight for site in net.sites} - {site.weight for site in smaller.sites} == {f"{layer}.weight"}
@@ -129,7 +129,7 @@ def test_a_second_reader_is_found_and_its_layer_is_left_dense(make: Any, layer: 
 @pytest.mark.parametrize("make", [Plain, Harmless])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_other_models_are_not_suspected(make: Any, dtype: torch.dtype) -> None:
-    net = nets.attach(seeded(make).to(dtype), rank=2)
+    net = nets.attach(seeded(make).to(dtype), rank=2, targets=["*"])
     before, random = copy.deepcopy(net.model.state_dict()), torch.get_rng_state()
     values = examples() | {"x": examples()["x"].to(dtype)}
     assert other_readers(net, values) == set() == other_readers(nets.make(seeded(make).to(dtype)), values)
@@ -145,7 +145,7 @@ def train(net: nets.Net, method: Any, **settings: Any) -> Any:
 
 def test_a_run_with_a_second_reader_is_refused() -> None:
     with pytest.raises(ModelError, match=r"mid cannot be adapted: .*such as targets=\['enc', 'head'\]"):
-        train(nets.attach(seeded(Transposed), rank=2), fedloru(tau=2))
+        train(nets.attach(seeded(Transposed), rank=2, targets=["*"]), fedloru(tau=2))
     with pytest.raises(ModelError, match=r"reads mid.weight through a reference that is not registered"):
         train(nets.make(seeded(Listed)), fedavg())
 

@@ -83,7 +83,7 @@ def _write_missing_page(folder: Path) -> str:
 def _train(run: ReportedRun, quiet: bool) -> None:
     assert run.folder is not None
     folder = run.folder.path
-    for note in notes(run.plan):
+    for note in notes(run.plan, choices=not quiet):
         say(f"Note: {note}")
     try:
         follow(run, quiet)

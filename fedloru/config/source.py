@@ -57,8 +57,8 @@ def stored(table: Table, name: str) -> Config:
     if "clip" not in table.get("client", {}):
         client = client.model_copy(update={"clip": 0.0})
     if lowrank.alpha is None:
-        alphas = alphas_of(lowrank.ranks or {}, lowrank.alphas or {}, float)
-        lowrank = lowrank.model_copy(update={"alpha": float(lowrank.rank), "alphas": alphas or None})
+        alphas = alphas_of(lowrank.ranks or {}, lowrank.alphas or {}, float) or lowrank.alphas
+        lowrank = lowrank.model_copy(update={"alpha": float(lowrank.rank), "alphas": alphas})
     return config._replace(client=client, lowrank=lowrank)
 
 

@@ -8,6 +8,7 @@ from fedloru.data.audit import Audit, audit
 from fedloru.data.batches import Schedule, batches_per_epoch, fetch, schedule
 from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
+from fedloru.data.examples import described
 from fedloru.data.make import make as make_partition
 from fedloru.data.partition import Partition
 from fedloru.data.partition import load as load_partition
@@ -29,6 +30,7 @@ __all__ = [
     "audit",
     "batches_per_epoch",
     "by_length",
+    "described",
     "dirichlet",
     "fetch",
     "iid",

@@ -66,14 +66,21 @@ class Dataset(_Fields):
 
 
 def dataset_problem(dataset: Any) -> str | None:
-    """Return what to do if ``dataset`` is not a ``Dataset``, or None if it is one."""
-    if isinstance(dataset, Dataset):
-        return None
-    return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
+    """Return what to do if ``dataset`` is not a ``Dataset`` of tensors, or None if it is one."""
+    if not isinstance(dataset, Dataset):
+        return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
+    parts: dict[str, Any] = {"train": dataset.train, "test": dataset.test}  # ``_replace`` checks nothing
+    for name, found in parts.items():
+        if not isinstance(found, dict):
+            return f"the {name} examples are a {type(found).__name__}, expected a dict of tensors: {HOW}"
+        if other := [key for key, value in found.items() if not isinstance(value, Tensor)]:
+            kind = type(found[other[0]]).__name__
+            return f"{other[0]!r} of the {name} examples is a {kind}, expected a tensor: use torch.as_tensor"
+    return None
 
 
 def check_dataset(dataset: Any) -> None:
-    """Check that ``dataset`` is a ``Dataset``.
+    """Check that ``dataset`` is a ``Dataset`` of tensors.
 
     Raises:
         DataError: it is something else, such as a DataLoader.

@@ -27,6 +27,11 @@ EXIT = {
 }
 
 
+def described(examples: Examples) -> str:
+    """Return the shape and dtype of one example, for messages."""
+    return ", ".join(f"{key} {tuple(value.shape[1:])} {value.dtype}" for key, value in examples.items())
+
+
 def size(examples: Examples) -> int:
     """Return the number of examples."""
     return len(next(iter(examples.values()), ()))

@@ -14,6 +14,11 @@ from fedloru.lowrank.site import matrix
 WORTHWHILE = 0.5
 """The maximum share of a layer's values that its factors may have by default."""
 
+
+class Choice(str):
+    """The reason why a layer stays dense by default, although it can be adapted."""
+
+
 OUTPUT = "it is the output layer; it stays dense"
 
 
@@ -62,5 +67,5 @@ def share(layer: nn.Module, rank: int) -> float:
     return rank * (o + i) / (o * i)
 
 
-def _reason(share: float, output: bool) -> str:
-    return OUTPUT if output else f"its factors would have {share:.0%} of its values; it stays dense"
+def _reason(share: float, output: bool) -> Choice:
+    return Choice(OUTPUT if output else f"its factors would have {share:.0%} of its values; it stays dense")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedloru.lowrank.choice import Choice
 from fedloru.method import Method, is_merge_round
 from fedloru.run.plan import Plan
 from fedloru.settings import short
 
 
-def notes(plan: Plan) -> list[str]:
-    """Return what a user should know about ``plan`` before it runs."""
-    return [*_dense_layers(plan), *merge_notes(plan.method, plan.rounds)]
+def notes(plan: Plan, *, choices: bool = True) -> list[str]:
+    """Return what a user should know about ``plan`` before it runs.
+
+    With ``choices``, this includes the layers that stay dense by default.
+    """
+    return [*_dense_layers(plan, choices), *merge_notes(plan.method, plan.rounds)]
 
 
 def merge_notes(method: Method, rounds: int) -> Iterator[str]:
@@ -25,10 +29,11 @@ def merge_notes(method: Method, rounds: int) -> Iterator[str]:
     )
 
 
-def _dense_layers(plan: Plan) -> Iterator[str]:
+def _dense_layers(plan: Plan, choices: bool) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for layer, reason in plan.net.skipped.items():
-        reasons.setdefault(reason, []).append(layer)
+        if choices or not isinstance(reason, Choice):
+            reasons.setdefault(reason, []).append(layer)
     for reason, layers in reasons.items():
         yield f"{_listed(layers)} {'is' if len(layers) == 1 else 'are'} not adapted: {reason}"
 

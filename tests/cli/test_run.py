@@ -28,9 +28,9 @@ def test_a_run_writes_a_complete_folder(cli: Cli) -> None:
     assert "Final accuracy" in result.stdout
     assert "Report: runs/small/report.html" in result.stdout
     echo = parse(tomllib.loads((folder / "config.toml").read_text()))
-    assert echo == load(
-        "small", [*QUICK[1::2], "wire.first_download=true", "output.increments=false"]
-    )  # model-dependent defaults are filled in
+    filled = ["wire.first_download=true", "output.increments=false", "client.lr=0.1"]
+    filled += ["lowrank.alpha=8.0", "lowrank.targets=['fc1']"]
+    assert echo == load("small", [*QUICK[1::2], *filled])  # defaults that depend on others are filled in
     partition = json.loads((folder / "partition.json").read_text())
     assert partition["audit"]["examples"] == sum(map(len, partition["train"])) == sum(map(sum, partition["counts"]))
     assert len(partition["classes"]) == 10

@@ -82,7 +82,7 @@ def run(data: fl.data.Dataset) -> None:
         ({"x": X, "y": np.eye(3)[Y]}, DataError, "is a ndarray"),
         ({"x": X, "y": torch.eye(3)[Y]}, ConfigError, r"y of the training examples .* shape \(12, 3\).*y.argmax\(1\)"),
         ({"image": X, "label": Y}, ConfigError, "have 'image' and 'label', but no 'x' and 'y'"),
-        ({"x": X.double(), "y": Y}, ModelError, r"training examples 0, each with x \(4,\) torch.float64"),
+        ({"x": X.double(), "y": Y}, ModelError, r"training examples, each with x \(4,\) torch.float64"),
         ({"x": (X * 9).byte(), "y": Y}, ModelError, r"x \(4,\) torch.uint8"),
         ({"x": X[:, 0], "y": Y}, ModelError, r"x \(\) torch.float32"),
         ({}, FedloruError, "0 examples"),

@@ -147,7 +147,8 @@ class Growing(nn.Module):
 def test_a_buffer_that_changes_its_shape_is_refused() -> None:
     cohort = fedavg(Growing, vectors())
     with pytest.raises(
-        TrainingError, match=r"local step 1 of 6 failed: .*shape of the buffer seen from \(1, 6\) to \(5"
+        TrainingError,
+        match=r"on its 9 examples failed: .*shape of the buffer seen from \(1, 6\) to \(5",
     ):
         cohort.rounds("sequential")
 

@@ -13,7 +13,7 @@ from fedloru.recipe import Recipe
 from tests.engine.cohort import SIZES, Cohort, fedavg, jobs, near, vectors
 
 # One batch holds all examples of a client, so the order in which they are drawn does not matter.
-WHOLE = Recipe(lr=0.2, batch_size=max(SIZES), epochs=5)
+WHOLE = Recipe(lr=0.2, momentum=0, clip=None, batch_size=max(SIZES), epochs=5)
 
 RECIPES = {
     "sgd": WHOLE,

@@ -28,7 +28,7 @@ def test_a_cycle_without_an_effect_is_reported_before_the_run(command: str) -> N
 
 def test_the_run_and_its_page_report_it_and_the_dense_layers(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    printed = call("run", "small", *SHORT, "--out", str(folder), "--quiet")
+    printed = call("run", "small", *SHORT, "--out", str(folder))
     assert f"Note: {NOTE}" in printed and "fc2 is not adapted: it is the output layer; it stays dense" in printed
     notes = json.loads((folder / "summary.json").read_text())["notes"]
     assert len(notes) == 2 and any(NOTE in note for note in notes)
@@ -40,5 +40,5 @@ def test_the_folder_records_the_settings_that_were_chosen(tmp_path: Path) -> Non
     folder = tmp_path / "run"
     call("run", "small", *SHORT[:2], *SHORT[4:], "--out", str(folder), "--quiet")
     config = (folder / "config.toml").read_text()
-    for line in ("tau = 1", "lr = 0.05", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
+    for line in ("tau = 1", "lr = 0.1", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
         assert line in config
