@@ -35,12 +35,14 @@ def _dense_layers(plan: Plan, choices: bool) -> Iterator[str]:
         if choices or not isinstance(reason, Choice):
             reasons.setdefault(reason, []).append(layer)
     for reason, layers in reasons.items():
-        yield f"{_listed(layers)} {'is' if len(layers) == 1 else 'are'} not adapted: {reason}"
+        yield f"{_named(layers)} not adapted: {reason}"
 
 
-def _listed(layers: list[str]) -> str:
-    shown = ", ".join(layers[:3])
-    return shown if len(layers) <= 3 else f"{shown} and {len(layers) - 3} other layers"
+def _named(layers: list[str]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]} is"
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    return f"layers {', '.join(layers[:3])}{more} are"
 
 
 def _shown(cycle: object) -> str:

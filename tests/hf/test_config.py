@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,11 @@ def test_a_run_trains_and_records_the_default_targets(family: str, tmp_path: Pat
     else:
         assert "test_perplexity" not in rows[0] and rows[-1]["test_f1"] > 0
     echo = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert echo["lowrank"]["targets"] == (["*.q_proj", "*.v_proj"] if family == "llama" else ["*.query", "*.value"])
+    names = ("q_proj", "v_proj") if family == "llama" else ("query", "value")
+    assert [target.rpartition(".")[2] for target in echo["lowrank"]["targets"]] == list(names)
+    assert not any(
+        fnmatchcase(layer, target) for layer in run.plan.net.skipped for target in echo["lowrank"]["targets"]
+    )
     assert echo["wire"]["first_download"] is False
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert ("final_perplexity" in summary) == (family == "llama")

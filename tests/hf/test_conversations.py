@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedloru.data import Dataset, Examples
+from fedloru.data.files import read
 from fedloru.errors import DataError
 from fedloru.hf.chat import PLAIN, Chat
+from fedloru.hf.conversations import conversations
 from fedloru.hf.encode import Instruct
 from fedloru.hf.text import load
 from tests.hf.letters import letters, spelled
@@ -212,17 +214,8 @@ def test_contents_in_parts_and_other_keys(tmp_path: Path) -> None:
     lines = [{"messages": [ask, muted, {"role": "assistant", "content": "2", "weight": 1}]}]
     path = tmp_path / "parts.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    rows = [lines[0]["messages"]]
     chat = Chat(letters(chat_template=CHATML), NOW)
-    from fedloru.hf.conversations import conversations
-
-    class Table:
-        column_names = ("messages",)
-
-        def __getitem__(self, name: str) -> Any:
-            return type("Column", (), {"to_pylist": lambda _: rows})()
-
-    (messages,) = conversations(Table(), "messages", "t")
+    (messages,) = conversations(read(path), "messages")
     (text,) = chat.write(messages)
     assert [text.text[start:stop] for start, stop in text.answers] == ["2</s>"]
     assert text.text.startswith("<|user|>\n1+1?</s>\n<|assistant|>\n3</s>\n")
@@ -231,7 +224,7 @@ def test_contents_in_parts_and_other_keys(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, str]] = {
     "no role": (
         [{"speaker": "a", "text": "b"}],
-        r"row 0 \(from 0\), 'messages', message 0: expected 'role' and 'content'",
+        r"row 0, 'messages', message 0: expected 'role' and 'content'",
     ),
     "an unknown role": (says([("critic", "bad"), ANSWER]), "the role 'critic', expected one of assistant"),
     "an image": ([{"role": "user", "content": [{"type": "image", "text": None}]}], "a content of type 'image'"),
