@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru import methods
 from fedloru.data import Examples
+from fedloru.engine import choose
 from fedloru.engine.fused.chunk import batches
 from fedloru.errors import ConfigError
 from fedloru.net import Batch
@@ -39,14 +41,14 @@ def texts(filler: int = 0) -> Examples:
     return {"input_ids": ids, "length": length, "y": vectors()["y"]}
 
 
-def cohort(bucket: bool, data: Examples, widths: list[int] | None = None) -> Cohort:
+def cohort(bucket: bool, data: Examples, widths: list[int] | None = None, model: type[Bag] = Bag) -> Cohort:
     def inputs(batch: Batch) -> dict[str, Tensor]:
         ids = batch["input_ids"]
         if widths is not None:
             widths.append(ids.shape[1])
         return {"ids": ids, "mask": (torch.arange(ids.shape[1]) < batch["length"][:, None]).double()}
 
-    net = built(Bag, rank=2, targets=["fc"], inputs=inputs)
+    net = built(model, rank=2, targets=["fc"], inputs=inputs)
     return Cohort(net, methods.fedlora(), data, RECIPE._replace(bucket=bucket))
 
 
@@ -54,6 +56,25 @@ def cohort(bucket: bool, data: Examples, widths: list[int] | None = None) -> Coh
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_engines_agree_on_texts(bucket: bool, chunk: int | None) -> None:
     assert cohort(bucket, texts()).agree(chunk=chunk)
+
+
+class Grouped(Bag):
+    """Reads tokens in groups of four, and drops a last group that is not full, so its results depend on padding."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        full = max(4, ids.shape[1] // 4 * 4)
+        ids, mask = F.pad(ids, (0, max(0, 4 - ids.shape[1])))[:, :full], F.pad(mask, (0, max(0, 4 - mask.shape[1])))
+        each = torch.tanh(self.fc(self.embed(ids))) * mask[:, :full, None]
+        return self.head(each.sum(1) / mask.sum(1, keepdim=True))
+
+
+def test_a_model_whose_results_depend_on_padding_is_not_fused() -> None:
+    fine, grouped = cohort(False, texts()), cohort(False, texts(), model=Grouped)
+    for each, expected in ((fine, "fused"), (grouped, "sequential")):
+        state = each.method.init(each.net, 3)
+        chosen = choose("auto", each.net, each.method, state, each.data, each.recipe)
+        assert chosen.name == expected, chosen.reason
+    assert "depend on padding" in chosen.reason
 
 
 def test_padding_changes_nothing() -> None:

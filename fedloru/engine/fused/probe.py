@@ -3,7 +3,7 @@
 A model may mix the examples of a batch (such as a loss that averages over the batch, or a layer that normalizes across
 it) in ways that static rules cannot detect. Before training, two clients with different parameters and a padded batch
 are therefore run through the fused and the plain pass, and their losses, gradients and statistics are compared, in
-float64 if the model supports it. For text, the shortest examples are used.
+float64 if the model supports it. For text, short examples of different lengths are used.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
 COUNTS = (3, 2)
+PADDING = 8
+"""The number of tokens by which texts are padded in the fused pass alone, because a chunk pads to its longest text."""
 LARGE = 32 * 2**20
 """The number of base values above which a model is probed in float32, to three digits, instead of float64, to six."""
 
@@ -64,9 +66,10 @@ def _compare(
     clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
     frozen = tree.clone(_cast({key: value for key, value in base.items() if key not in stacked}, dtype))
     width = max(COUNTS)
-    rows = by_length(data, longest_first=False)
+    rows = _of_many_lengths(data)
     rows = rows[torch.arange(width * len(COUNTS)) % len(rows)]
-    batch = _cast(fetch(data, rows), dtype)
+    longest = int(data["length"][rows].max()) + PADDING if "length" in data else None
+    batch = _cast(fetch(data, rows, longest=longest), dtype)
     state = {key: torch.stack([client[key] for client in clients]) for key in stacked}
     leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
@@ -82,6 +85,16 @@ def _compare(
     return None
 
 
+def _of_many_lengths(data: Examples) -> Tensor:
+    """Return the rows of ``data``: first one text of each length, from the shortest, to detect effects of padding."""
+    rows = by_length(data, longest_first=False)
+    if "length" not in data:
+        return rows
+    lengths = data["length"][rows]
+    is_first = torch.cat([lengths.new_ones(1, dtype=torch.bool), lengths[1:] != lengths[:-1]])
+    return torch.cat([rows[is_first], rows[~is_first]])
+
+
 def _compare_with_plain(
     net: Net, client: Params, frozen: Params, batch: Batch, found: _Found, c: int, tolerance: float
 ) -> str | None:
@@ -90,9 +103,12 @@ def _compare_with_plain(
     with mode(net, True), _dropout(c), use_tensors(net, tensors):
         plain = compute_losses(net, batch)
         backward(plain.sum())
+    if not plain.isfinite().any():
+        raise ValueError("no loss of the probe is finite, so the fused pass cannot be compared with the plain one")
     if not _close(found.losses[c, :count], plain, tolerance):
         return (
-            "the losses of two clients differ from those of each client alone: the model mixes the examples of a batch"
+            "the losses of two clients differ from those of each client alone: the model mixes the examples of a "
+            "batch, or its results depend on padding"
         )
     for key, gradient in found.gradients.items():
         expected = leaves[key].grad
