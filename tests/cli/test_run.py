@@ -187,7 +187,7 @@ def test_layers_that_stay_dense_are_reported(cli: Cli, tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     changes = ("-s", "model.name=python:grouped_model:build", "-s", "lowrank.targets=['*']", "-s", "lowrank.rank=2")
     result = cli("run", "small", *QUICK, *changes)
-    assert "Note: 1 is not adapted: a convolution with 2 groups" in result.stderr
+    assert "Note: layer 1 is not adapted: a convolution with 2 groups" in result.stderr
 
 
 def stopped(cli: Cli) -> None:
