@@ -118,6 +118,8 @@ def attempt(kind: str, task: str) -> Row:
     """Try a family: make, train and export it."""
     try:
         made = make(kind, task)
+    except FedloruError as error:
+        return Row(kind, task, "refused", remark=str(error))
     except Exception as error:  # of a type that the rules for configurations or this machine do not support
         return Row(kind, task, "not built", remark=_line(error))
     with tempfile.TemporaryDirectory() as folder:
