@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedloru.data import arrays
+from fedloru.data import builtin
 from fedloru.data.build import build
 from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
@@ -86,5 +86,5 @@ def synthetic(
     """
     if examples < 2 * classes:
         raise DataError(f"{examples} examples are too few for {classes} classes: at least {2 * classes} are needed")
-    rows = arrays.gaussians(examples, shape, classes, seed)
+    rows = builtin.gaussians(examples, shape, classes, seed)
     return build("synthetic", Raw(rows), test_fraction=test_fraction, seed=seed)
