@@ -21,12 +21,13 @@ from fedloru.data import Audit, Dataset, Partition, load_partition, partition_ta
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
+from fedloru.run.checks import check
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
 from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
-from fedloru.run.plan import Plan, check, on_device, settings_table
+from fedloru.run.plan import Plan, on_device, settings_table
 
 PYTHON = "python"
 

@@ -143,6 +143,12 @@ def names(keys: Iterable[object], count: int = 5) -> str:
     return ", ".join(quoted(key) for key in every[:count]) + more
 
 
+def listed(items: Sequence[object]) -> str:
+    """Return the first ten of ``items``, such as ids of clients or rows, and how many more there are."""
+    more = f" and {len(items) - 10} more" if len(items) > 10 else ""
+    return ", ".join(str(item) for item in items[:10]) + more
+
+
 def choices(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown ``name``: the most similar of ``known``, and a list of all."""
     options = sorted(known)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fedloru.data import Examples, by_length, described, fetch
-from fedloru.data.partition import listed
-from fedloru.errors import ModelError, traced
+from fedloru.errors import ModelError, listed, traced
 from fedloru.method import Method, State
 from fedloru.net import Metrics, Net, compute_outputs, constants, forward, metrics, mode, unshared, use_tensors
 from fedloru.tree import Params

@@ -10,6 +10,7 @@ import json
 import stat
 import tomllib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +57,7 @@ def parse_json(data: bytes, kind: type[T]) -> T:
     """Return the JSON value in ``data``, which must be of the type ``kind``.
 
     Raises:
-        UnreadableError: it is not JSON in UTF-8, is nested too deep, or is of another type.
+        UnreadableError: it is not JSON in UTF-8, is nested too deeply, or is of another type.
     """
     value = _parsed("JSON", lambda: json.loads(data.decode()))
     if not isinstance(value, kind):
@@ -74,7 +75,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnreadableError: it is not TOML in UTF-8, or is nested too deep.
+        UnreadableError: it is not TOML in UTF-8, or is nested too deeply.
     """
     return parse_toml(read_bytes(path, LIMIT))
 
@@ -83,7 +84,7 @@ def parse_toml(data: bytes | str) -> dict[str, Any]:
     """Return the table in ``data``.
 
     Raises:
-        UnreadableError: it is not TOML in UTF-8, or is nested too deep.
+        UnreadableError: it is not TOML in UTF-8, or is nested too deeply.
     """
     return _parsed("TOML", lambda: tomllib.loads(data if isinstance(data, str) else data.decode()))
 
@@ -114,15 +115,14 @@ def parse_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UnreadableError: they are not complete, or do not fit into memory.
     """
-    view = memoryview(data)
-    table, length = _header(lambda count: bytes(view[:count]) if count == 8 else bytes(view[8 : 8 + count]))
+    table, length = _header(BytesIO(data).read)
     _check_sizes((table, length), len(data))
     tensors = _parsed("safetensors", lambda: safetensors.torch.load(data))
     return dict(sorted(tensors.items())), table.get("__metadata__", {})
 
 
 def _header(read: Callable[[int], bytes]) -> tuple[dict[str, Any], int]:
-    """Return the table in the header of a safetensors file, and its length in bytes."""
+    """Return the table in the header of a safetensors file, and its length in bytes; ``read`` reads the next bytes."""
     length = int.from_bytes(read(8), "little")
     if length > MAX_HEADER:
         raise UnreadableError(f"its header has a length of {length} bytes, expected at most {MAX_HEADER}")
@@ -147,6 +147,6 @@ def _parsed(format: str, parse: Callable[[], T]) -> T:
     except MemoryError as error:
         raise UnreadableError("it does not fit into memory") from error
     except RecursionError as error:
-        raise UnreadableError(f"it is not valid {format}: it is nested too deep") from error
+        raise UnreadableError(f"it is not valid {format}: it is nested too deeply") from error
     except Exception as error:  # the parsers do not document what they raise on arbitrary bytes
         raise UnreadableError(f"it is not valid {format}: {plain(str(error), 200)}") from error

@@ -27,6 +27,12 @@ GOOD = safetensors.torch.save({"b": torch.ones(2), "a": torch.zeros(3)}, {"x": "
 ENTRY = '{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,%s]}}'
 
 
+def test_a_file_without_tensors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "empty.safetensors"
+    path.write_bytes(safetensors.torch.save({}))
+    assert read_tensors(path) == ({}, {})
+
+
 def test_tensors_are_read_with_their_metadata(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(GOOD)
     tensors, metadata = read_tensors(tmp_path / "f")
@@ -47,7 +53,7 @@ def test_tensors_are_read_with_their_metadata(tmp_path: Path) -> None:
         (header(ENTRY % (-1, 8), 8), "not valid safetensors"),
         (header('{"a":[]}'), "not valid safetensors"),
         (header('{"a":{"data_offsets":[0,"x"]}}'), "not valid safetensors"),
-        (header("[" * 100_000), "nested too deep"),
+        (header("[" * 100_000), "nested too deeply"),
         (header("[]"), "holds list, expected dict"),
     ],
 )
@@ -62,7 +68,7 @@ def test_damaged_tensors_are_refused_before_they_are_loaded(data: bytes, problem
     [
         (b"", "not valid JSON"),
         (b"\xff\xfe{", "not valid JSON: 'utf-8' codec"),
-        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"9" * 5000, "not valid JSON: Exceeds the limit"),
         (b"[1]", "holds list, expected dict"),
     ],

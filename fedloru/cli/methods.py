@@ -13,7 +13,8 @@ from fedloru.errors import ConfigError, FedloruError
 from fedloru.method import Method, profile_name
 from fedloru.methods import METHODS, WRAPPERS, declaration, make
 from fedloru.report import units
-from fedloru.run.plan import Plan, check
+from fedloru.run.checks import check
+from fedloru.run.plan import Plan
 from fedloru.run.plan import profile as profile_of
 from fedloru.settings import short
 from fedloru.wire import Traffic, cost_by_profile

@@ -40,18 +40,20 @@ def parse(table: Table, source: str = "the configuration") -> Config:
             valid[name] = parsed
         else:
             problems += parsed
+    _choose_optimizer(valid, table.get("client", {}))
     problems += conflicts(valid)
     if problems:
         raise ConfigError(problems, source)
     config = Config(**dict(valid.pop(TOP)), **valid)  # type: ignore[arg-type]  # each section is an instance of one of its forms
-    return _with_client_column(_with_optimizer(config, table.get("client", {})))
+    return _with_client_column(config)
 
 
-def _with_optimizer(config: Config, given: Table) -> Config:
-    """Train a language model with AdamW, unless the optimizer or a setting of SGD is given."""
-    if not is_language_model(config.model) or {"optimizer", "momentum"} & given.keys():
-        return config
-    return config._replace(client=config.client.model_copy(update={"optimizer": "adamw"}))
+def _choose_optimizer(sections: dict[str, Section], given: Table) -> None:
+    """Train a language model with AdamW, unless ``given``, the table [client], has an optimizer or a setting of SGD."""
+    if not {"client", "model"} <= sections.keys() or {"optimizer", "momentum"} & given.keys():
+        return
+    if is_language_model(sections["model"]):
+        sections["client"] = sections["client"].model_copy(update={"optimizer": "adamw"})
 
 
 def _with_client_column(config: Config) -> Config:

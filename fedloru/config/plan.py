@@ -23,7 +23,8 @@ from fedloru.method import Method, Profile, planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
-from fedloru.run.plan import EvalHook, Plan, check, keyed_settings, settings_table
+from fedloru.run.checks import check
+from fedloru.run.plan import EvalHook, Plan, keyed_settings, settings_table
 from fedloru.weight_reads import leave_out
 
 OPEN = frozenset(

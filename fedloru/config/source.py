@@ -46,14 +46,14 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
 
 
 def stored(table: Table, name: str) -> Config:
-    """Return the configuration in a run folder; in one of an earlier version, what is not set has the defaults of then.
+    """Return the configuration stored in a run folder; earlier versions of fedloru had other defaults.
 
     Raises:
         ConfigError: the configuration has problems.
     """
     config = parse(table, name)
     client, lowrank = config.client, config.lowrank
-    # Earlier versions did not record clip and alpha if they were not set: no clipping, and a scale of 1.
+    # They recorded clip and alpha only if these were set; the defaults were no clipping and a scale of 1.
     if "clip" not in table.get("client", {}):
         client = client.model_copy(update={"clip": 0.0})
     if lowrank.alpha is None:

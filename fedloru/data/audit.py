@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedloru.data.dataset import Dataset, labels, size
-from fedloru.data.partition import Partition, digest, listed
-from fedloru.errors import PartitionError
+from fedloru.data.partition import Partition, digest
+from fedloru.errors import PartitionError, listed
 
 
 class Audit(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedloru.data import arrays, schemes, tables
+from fedloru.data import builtin, image_tables, schemes
 from fedloru.data.folder import folder
 from fedloru.data.npz import npz
 from fedloru.data.partition import Partition
@@ -15,13 +15,13 @@ from fedloru.settings import Table
 SOURCES: Table[Reader] = Table(
     "data source",
     {
-        "mnist5k": arrays.mnist5k,
-        "digits": arrays.digits,
-        "synthetic": arrays.mixture,
-        "parquet": tables.parquet,
+        "mnist5k": builtin.mnist5k,
+        "digits": builtin.digits,
+        "synthetic": builtin.mixture,
+        "parquet": image_tables.parquet,
         "folder": folder,
         "npz": npz,
-        "hub": tables.hub,
+        "hub": image_tables.hub,
     },
     DataError,
 )

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.data.partition import listed
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed
 
 TYPES = {"i": "integers", "u": "integers", "b": "booleans", "U": "text"}
 """The types of labels by the kind of their dtype."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedloru.data.lines import MAX_LINE, lines
-from fedloru.data.paths import in_memory
+from fedloru.data.memory import SPLIT, in_memory
 from fedloru.data.table import Table, check_names
 from fedloru.errors import DataError
 
@@ -22,7 +22,7 @@ def read(file: Path, separator: str = ",", name: str | None = None) -> Table:
         DataError: the file is not UTF-8 text, has no or repeated names, or a row has too many or too few values.
     """
     name = name or str(file)
-    with in_memory(name):
+    with in_memory(name, SPLIT):
         rows = _rows(file, separator, name)
         _, names = next(rows, (0, []))
         _check_header(names, separator, name)

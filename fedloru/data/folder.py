@@ -10,11 +10,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedloru.data.images import decode, same_channels
-from fedloru.data.local import printable, read_file
 from fedloru.data.memory import memory
-from fedloru.data.partition import listed
+from fedloru.data.paths import read_file
 from fedloru.data.raw import Raw, Rows, unread
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed, plain
 from fedloru.settings.types import Text
 
 Layout = Literal["auto", "splits", "classes"]
@@ -49,7 +48,7 @@ def folder(*, path: Text, layout: Layout = "auto") -> Raw:
         raise DataError(f"{place} has no folder 'train': add it, or set data.layout to 'classes'")
     splits = tuple(_scan(place / name) for name in SPLITS if (place / name).is_dir())
     others = [entry.name for entry in _entries(place) if entry.name not in SPLITS]
-    return _read(place, splits, unread(list(map(printable, others)), f"not in {' or '.join(SPLITS)}", "item"))
+    return _read(place, splits, unread(list(map(plain, others)), f"not in {' or '.join(SPLITS)}", "item"))
 
 
 class _Scan(NamedTuple):
@@ -106,17 +105,17 @@ def _scan(place: Path) -> _Scan:
     others: dict[str, list[str]] = {}
     for entry in _entries(place):
         if entry.name.startswith("."):
-            others.setdefault("hidden", []).append(printable(entry.name))
+            others.setdefault("hidden", []).append(plain(entry.name))
         elif not _is_folder(entry):
-            others.setdefault("not in the folder of a class", []).append(printable(entry.name))
+            others.setdefault("not in the folder of a class", []).append(plain(entry.name))
         else:
             inside = [(place / entry.name / each.name, _reason(each)) for each in _entries(place / entry.name)]
             images += [file for file, reason in inside if not reason]
             for file, reason in inside:
                 if reason:
-                    others.setdefault(reason, []).append(printable(f"{entry.name}/{file.name}"))
+                    others.setdefault(reason, []).append(plain(f"{entry.name}/{file.name}"))
             if all(reason for _, reason in inside):
-                others.setdefault("a class without images", []).append(printable(entry.name))
+                others.setdefault("a class without images", []).append(plain(entry.name))
     return _Scan(place, sorted(images), others)
 
 

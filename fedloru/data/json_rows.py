@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data.lines import lines, whole
-from fedloru.data.paths import in_memory
+from fedloru.data.memory import SPLIT, in_memory
 from fedloru.data.table import Table, from_rows
 from fedloru.data.values import kind
-from fedloru.errors import DataError
+from fedloru.errors import DataError, quoted
 
 MAX_DIGITS = 1000
 """The maximum number of digits of an integer. Python needs quadratic time for them, and refuses more than 4300."""
@@ -44,7 +44,7 @@ def read(file: Path, name: str | None = None) -> Table:
         DataError: the file is not UTF-8 text, not JSON, or does not hold objects; the message names the row.
     """
     name = name or str(file)
-    with in_memory(name):
+    with in_memory(name, SPLIT):
         found = _by_lines(file, name) or _as_a_whole(file, name)
         _check_not_wrapped(found, name)
         return from_rows(found.rows, name, lambda row: f"{name}, row {row} (line {found.lines[row]})")
@@ -82,7 +82,7 @@ def _is_object(line: str) -> bool:
 def _object(text: str, where: str) -> Row:
     value, end = _value(text, 0, where)
     if rest := text[end:].strip():
-        raise DataError(f"{where} is not valid JSON: {rest[:40]!r} follows the object; write one object per line")
+        raise DataError(f"{where} is not valid JSON: {quoted(rest, 40)} follows the object; write one object per line")
     return _row(value, where)
 
 
@@ -175,7 +175,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Row:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"has the key {twice[:60]!r} twice: remove one")
+        raise ValueError(f"has the key {quoted(twice)} twice: remove one")
     return row
 
 

@@ -20,6 +20,10 @@ UNKNOWN = 2**36
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+SPLIT = "split it, or remove rows and columns"
+"""The advice for a file of rows."""
+
+
 @cache
 def memory() -> int:
     """Return the memory of the machine, or of its container if that has less, in bytes."""
@@ -45,8 +49,8 @@ def check_size(values: int, itemsize: int, what: str) -> None:
 
 
 @contextmanager
-def naming_memory(what: str) -> Iterator[None]:
-    """Report a failed allocation inside the context in a sentence about ``what``.
+def in_memory(what: str, advice: str = "use fewer or smaller examples") -> Iterator[None]:
+    """Report a failed allocation inside the context as one of ``what``, with ``advice``.
 
     Raises:
         DataError: an allocation failed.
@@ -56,7 +60,7 @@ def naming_memory(what: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         # Torch reports a failed allocation on the CPU as a plain RuntimeError.
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise DataError(f"{what} does not fit into memory; use fewer or smaller examples") from error
+            raise DataError(f"{what} does not fit into memory: {advice}") from error
         raise
 
 

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.labels import as_labels, flat
-from fedloru.data.local import printable
 from fedloru.data.memory import check_size
 from fedloru.data.paths import regular
 from fedloru.data.raw import Raw, Rows, unread
-from fedloru.errors import DataError, choices
+from fedloru.errors import DataError, choices, plain
 from fedloru.settings.types import Text, Texts
 
 Axes = Literal["auto", "NHW", "NHWC", "NCHW"]
@@ -60,9 +59,9 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
         wanted = ("x", "y", *columns, *held_out)
         for name in wanted:
             if name not in entries:
-                raise DataError(f"{path} has no array {name!r}{choices(name, map(printable, entries))}")
+                raise DataError(f"{path} has no array {name!r}{choices(name, map(plain, entries))}")
         arrays = {name: _read(archive, entries[name], f"{path}: {name}") for name in wanted}
-    remarks = unread([printable(name) for name in entries if name not in arrays], f"in {path}", "array")
+    remarks = unread([plain(name) for name in entries if name not in arrays], f"in {path}", "array")
     train = Rows(
         _axes(arrays["x"], axes, f"{path}: x"),
         as_labels(arrays["y"], "y", path),

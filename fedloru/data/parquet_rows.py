@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedloru.data.paths import in_memory, regular
+from fedloru.data.memory import SPLIT, in_memory
+from fedloru.data.paths import regular
 from fedloru.data.table import Table, from_arrow, place_in, rows_of
 from fedloru.errors import DataError, optional
 
@@ -24,7 +25,7 @@ def read(files: Sequence[Path]) -> Table:
     """
     pa = optional("pyarrow", extra="data", purpose="reading parquet files")
     where = ", ".join(map(str, files))
-    with in_memory(where):
+    with in_memory(where, SPLIT):
         tables = [_file(file) for file in files]
         for file, table in zip(files, tables, strict=True):
             _check_alike(files[0], tables[0].schema, file, table.schema)

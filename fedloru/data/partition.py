@@ -69,11 +69,5 @@ def load(path: Path) -> Partition:
     return partition
 
 
-def listed(clients: Sequence[object]) -> str:
-    """Return client ids, rows or names for a message: the first ten, and how many more there are."""
-    more = f" and {len(clients) - 10} more" if len(clients) > 10 else ""
-    return ", ".join(str(client) for client in clients[:10]) + more
-
-
 def _lists(part: Sequence[Tensor]) -> list[list[int]]:
     return [rows.tolist() for rows in part]

@@ -1,20 +1,20 @@
-"""Check files before they are opened: files that a user names, and files that are named inside of data."""
+"""Check files before they are read: files that a user names, and files that the data names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
+from fedloru.data.memory import memory
 from fedloru.data.raw import unread
-from fedloru.errors import DataError
+from fedloru.errors import DataError, quoted
 
 MAX_NAMED = 2**28
-"""The maximum size of a file that is named inside of data, in bytes."""
+"""The maximum size of a file that the data names, in bytes."""
 
 ABOUT = ("readme", "license", "licence", "copying", "citation", "dataset_infos.json", ".gitattributes", ".gitignore")
-"""How the names of files start that describe a data set; they are not reported as unread."""
+"""The starts of the names of files that describe a data set; they are not reported as unread."""
 
 
 def regular(path: Path, most: int | None = None) -> Path:
@@ -29,10 +29,24 @@ def regular(path: Path, most: int | None = None) -> Path:
             raise DataError(f"{path} {problem}: name a file")
         size = path.stat().st_size
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL character
-        raise DataError(f"{str(path)[:200]!r} cannot be opened: {_reason(error)}") from error
+        raise DataError(f"{quoted(str(path), 200)} cannot be opened: {_reason(error)}") from error
     if most is not None and size > most:
         raise DataError(f"{path} has {size:,} bytes, but at most {most:,} are read: split it into smaller files")
     return path
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        DataError: it is missing, is not a regular file, is larger than memory, or cannot be read.
+    """
+    try:
+        size = regular(path, memory()).stat().st_size
+        with path.open("rb") as opened:
+            return opened.read(size)  # a file that grows, such as a log, is not read forever
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; make it readable or remove it") from error
 
 
 def _reason(error: Exception) -> str:
@@ -61,7 +75,7 @@ class Folders:
             DataError: the file is elsewhere, does not exist, is not a regular file, or has more than ``MAX_NAMED``
                 bytes.
         """
-        shown = repr(path if len(path) <= 200 else f"{path[:200]}…")
+        shown = quoted(path, 200)
         try:
             place = Path(self.folders[0], path).resolve()
             inside = any(place.is_relative_to(folder.resolve()) for folder in self.folders)
@@ -96,16 +110,3 @@ def unread_files(folder: Path, read: Iterable[Path], reason: str) -> tuple[str, 
             Path(place, name).relative_to(folder).as_posix() for name in (*others, *(f"{name}/" for name in hidden))
         ]
     return unread(sorted(found), reason, "item")
-
-
-@contextmanager
-def in_memory(place: Path | str) -> Iterator[None]:
-    """Turn a ``MemoryError`` while ``place`` is read into a sentence.
-
-    Raises:
-        DataError: there is not enough memory.
-    """
-    try:
-        yield
-    except MemoryError as error:
-        raise DataError(f"{place} does not fit into memory: split it, or remove rows and columns") from error

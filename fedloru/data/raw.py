@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.data.partition import listed
+from fedloru.errors import listed
 
 Columns = Mapping[str, Any]
 """Sequences or arrays of one key per example, by the name of the column."""

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from fedloru.data.dataset import Dataset, check_dataset, labels, size
-from fedloru.data.partition import Partition, listed
+from fedloru.data.partition import Partition
 from fedloru.data.values import keys
-from fedloru.errors import PartitionError, choices, optional
+from fedloru.errors import PartitionError, choices, listed, optional
 from fedloru.rng import derive, gen
 from fedloru.settings.types import Count, Flag, Positive, Share, Text, Whole
 

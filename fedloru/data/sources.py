@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedloru.data import arrays
+from fedloru.data import builtin
 from fedloru.data.build import build
 from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
-from fedloru.data.memory import naming_memory
+from fedloru.data.memory import in_memory
 from fedloru.data.raw import Raw, Rows
-from fedloru.errors import DataError, choices
+from fedloru.errors import DataError, choices, quoted
 from fedloru.settings import REQUIRED, problems_of, settings_of, short
 from fedloru.settings.types import Fraction, Whole
 
@@ -45,10 +45,10 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
         raise DataError(f"the data source {source!r}: {problem}")
     name = Path(settings["path"]).stem if "path" in settings else short(source)
     try:
-        with naming_memory(f"the data set {name[:100]!r}"):
+        with in_memory(f"the data set {quoted(name)}"):
             data = _built(name, source, reader(**given), test_fraction, seed)
     except OSError as error:
-        raise DataError(f"the data set {name[:100]!r} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"the data set {quoted(name)} cannot be read: {error.strerror or error}") from error
     for remark in data.remarks:
         log.warning("%s", remark)
     return data
@@ -86,5 +86,5 @@ def synthetic(
     """
     if examples < 2 * classes:
         raise DataError(f"{examples} examples are too few for {classes} classes: at least {2 * classes} are needed")
-    rows = arrays.gaussians(examples, shape, classes, seed)
+    rows = builtin.gaussians(examples, shape, classes, seed)
     return build("synthetic", Raw(rows), test_fraction=test_fraction, seed=seed)

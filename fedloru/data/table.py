@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Any
 
-from fedloru.data.paths import in_memory
+from fedloru.data.memory import SPLIT, in_memory
 from fedloru.errors import DataError, choices, optional
 
 Place = Callable[[int], str]
@@ -128,7 +128,7 @@ def check_names(names: Iterable[str], where: str) -> None:
 def _python(column: Any, name: str, where: str) -> list[Any]:
     pa = optional("pyarrow", extra="data", purpose="reading columns")
     try:
-        with in_memory(where):
+        with in_memory(where, SPLIT):
             if pa.types.is_time64(column.type):  # Python's times have no nanoseconds
                 column = column.cast(pa.string())
             values: list[Any] = column.to_pylist()

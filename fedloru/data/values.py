@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedloru.data.partition import listed
 from fedloru.data.table import Place, rows_of
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed, quoted
 
 MISSING_NAMES = frozenset({"none", "nan", "null", "na", "n/a", "nat", "<na>"})
 """Texts that other programs write for missing values, in lower case."""
@@ -142,8 +141,8 @@ def _check_one_type(values: Sequence[Any], name: str, place: Place) -> None:
     for row, value in enumerate(values):
         if type(value) is not type(first):
             raise DataError(
-                f"column {name!r} mixes types: {place(0)} has {_shown(first)} ({kind(first)}), but {place(row)} has "
-                f"{_shown(value)} ({kind(value)}): write all its values as one type"
+                f"column {name!r} mixes types: {place(0)} has {quoted(first)} ({kind(first)}), but {place(row)} has "
+                f"{quoted(value)} ({kind(value)}): write all its values as one type"
             )
 
 
@@ -164,7 +163,7 @@ def _key(value: Any, name: str, place: Place, row: int) -> str:
         case int() | date() | time() | timedelta() | UUID():
             return str(value)
     raise DataError(
-        f"{place(row)}: the key {_shown(value)} in column {name!r} {problem}, but keys are text or integers: convert "
+        f"{place(row)}: the key {quoted(value)} in column {name!r} {problem}, but keys are text or integers: convert "
         "the column, or name another"
     )
 
@@ -181,11 +180,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return True
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _plain(value: Any) -> Any:

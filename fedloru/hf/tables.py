@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from fedloru.data import files, hub, values
 from fedloru.data.parquet_rows import check_classes
-from fedloru.data.partition import listed
 from fedloru.data.table import Table
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed
 
 
 class Tables(NamedTuple):

@@ -16,8 +16,7 @@ import safetensors.torch
 from pydantic import BaseModel, ValidationError
 
 from fedloru import tree
-from fedloru.data.partition import listed
-from fedloru.errors import RunFolderError, quoted
+from fedloru.errors import RunFolderError, listed, quoted
 from fedloru.files import write_atomic
 from fedloru.lowrank import Site
 from fedloru.method import State

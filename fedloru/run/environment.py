@@ -20,6 +20,7 @@ import torch
 from fedloru.engine import Chosen
 from fedloru.errors import RunFolderError
 from fedloru.files import write_atomic
+from fedloru.reading import UnreadableError, read_json
 from fedloru.run.plan import Plan
 
 FILE = "environment.json"
@@ -79,7 +80,7 @@ def restore_threads(checkpoints: Path, round: int) -> None:
         RunFolderError: the record is damaged.
     """
     before, now = recorded(checkpoints, round).get(THREADS), torch.get_num_threads()
-    if isinstance(before, int) and before != now:
+    if isinstance(before, int) and before > 0 and before != now:
         torch.set_num_threads(before)
         log.warning(
             "the number of CPU threads was %d, and is %d in this process: the run is resumed with %d, so that its bits "
@@ -127,13 +128,13 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _until(checkpoints: Path, round: int) -> list[dict[str, Any]]:
     """Return the environments in which rounds up to ``round`` were trained, in order."""
     path = checkpoints / FILE
-    if not path.is_file():
-        return []
     try:
-        entries = json.loads(path.read_bytes())
-        if not all(isinstance(entry[AFTER], int) for entry in entries):
-            raise ValueError("a round is not an integer")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = read_json(path, list)
+        if not all(isinstance(entry, dict) and isinstance(entry.get(AFTER), int) for entry in entries):
+            raise UnreadableError(f"an entry has no integer {AFTER!r}")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnreadableError) as error:
         raise RunFolderError(
             f"{path} is damaged ({error}): restore the file, or remove it to resume without a comparison"
         ) from error

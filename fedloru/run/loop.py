@@ -25,10 +25,11 @@ from fedloru.method import State
 from fedloru.recipe import at_round
 from fedloru.run import increments, profiles
 from fedloru.run.checkpoint import Snapshot
+from fedloru.run.checks import check
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, check, cohort, on_device, profile, references
+from fedloru.run.plan import Plan, cohort, on_device, profile, references
 from fedloru.run.record import Round, Row, record
 from fedloru.run.summary import summarise
 from fedloru.settings import calling

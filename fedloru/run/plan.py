@@ -1,4 +1,4 @@
-"""The plan of a run, and the checks before it starts.
+"""The plan of a run.
 
 Each setting of a run is declared once, as a field of ``Plan``: its type, its default, its key in a configuration, and
 its help. The keywords of ``fedloru.run``, the sections of a configuration, the record in a run folder and the
@@ -8,7 +8,7 @@ documentation are derived from that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import Annotated, Any, NamedTuple, get_args
@@ -17,21 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from fedloru import lowrank, tree
-from fedloru import net as nets
 from fedloru.data import Dataset, Partition, size
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
-from fedloru.errors import ConfigError, WireError, quoted
 from fedloru.method import Method, Profile, planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
-from fedloru.run.arguments import check_arguments
-from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
+from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of
 from fedloru.settings.types import Count, Flag, Text, Whole
 from fedloru.tree import Params
 from fedloru.wire import CODECS
-from fedloru.wire.codec import find as find_codec
 
 EvalHook = Callable[[Net, Params], dict[str, Any]]
 
@@ -111,7 +107,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Fill in the settings of the method that follow from the number of rounds."""
-        if not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
+        # ``checks.check`` refuses other types, with advice.
+        if isinstance(self.method, Method) and not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
             object.__setattr__(self, "method", planned(self.method, self.rounds))
 
     def replace(self, **changes: Any) -> Plan:
@@ -152,84 +149,6 @@ def settings_table(plan: Plan) -> dict[str, Any]:
 
 def _key(annotation: Any) -> str | None:
     return next((item.path for item in get_args(annotation)[1:] if isinstance(item, Key)), None)
-
-
-def check(plan: Plan) -> None:
-    """Check that ``plan`` can run; all problems are reported at once.
-
-    Raises:
-        ConfigError: a setting is invalid, settings or profiles do not fit the method, the data or the partition, or
-            the device is not available.
-    """
-    check_arguments(**{name: getattr(plan, name) for name in ("net", "method", "dataset", "partition", "recipe")})
-    problems = [
-        *problems_of(settings_of(Plan), vars(plan)),
-        *problems_of(settings_of(Recipe), plan.recipe._asdict()),
-        *_augmentation_problems(plan),
-        *_example_problems(plan),
-    ]
-    if plan.seed >= 2**63:
-        problems.append(f"seed is {quoted(plan.seed)}, but messages have room for 63 bits: choose a smaller one")
-    if not len(next(iter(plan.dataset.test.values()), ())):
-        problems.append(f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set")
-    if not plan.net.trainable:
-        problems.append("the model has no parameter to train: all are frozen or excluded, or it has none")
-    if plan.recipe.bucket and "length" not in plan.dataset.train:
-        problems.append(
-            f"bucket is set, but the examples of {plan.dataset.name!r} have no length to sort by: remove it"
-        )
-    if plan.cohort > plan.clients:
-        problems.append(f"a cohort of {plan.cohort} is larger than the partition, which has {plan.clients} clients")
-    if plan.profiles and len(plan.profiles) != plan.clients:
-        problems.append(f"there are {len(plan.profiles)} profiles for {plan.clients} clients, expected one per client")
-    if plan.method.traits.ranks == "one" and any(plan.profiles):
-        problems.append(
-            f"{short(plan.method.name)} trains the same rank on all clients and ignores their profiles: remove "
-            "lowrank.capacities (profiles in a plan), or use a method for clients of different ranks, which "
-            "`fedloru methods` lists"
-        )
-    if plan.method.traits.ranks == "different" and not any(plan.profiles):
-        problems.append(
-            f"{short(plan.method.name)} requires clients of different ranks, but all have the same: set "
-            "lowrank.capacities (profiles in a plan), or use 'fedlora'"
-        )
-    if str(plan.codec).startswith(PREFIX):
-        try:
-            find_codec(plan.codec)
-        except WireError as error:
-            problems.append(str(error))
-    if problem := _device_problem(plan.device):
-        problems.append(problem)
-    if problems:
-        raise ConfigError(problems, "the run")
-
-
-def _augmentation_problems(plan: Plan) -> Iterator[str]:
-    x, name = plan.dataset.train.get("x"), plan.dataset.name
-    found = f"have {' and '.join(plan.dataset.train)}" if x is None else f"have shape {tuple(x.shape[1:])}"
-    augmentations = [setting for setting in ("crop", "flip") if getattr(plan.recipe, setting)]
-    if augmentations and (x is None or x.ndim != 4):
-        yield (
-            f"{' and '.join(augmentations)} need images (channels, height, width), but the examples of {name!r} "
-            f"{found}: remove {'it' if len(augmentations) == 1 else 'them'}"
-        )
-
-
-def _example_problems(plan: Plan) -> Iterator[str]:
-    """Yield what the examples lack for a model of images or vectors with the default loss."""
-    needed = ["x"] * (plan.net.inputs is nets.images) + ["y"] * (plan.net.losses is nets.cross_entropy)
-    for part, examples in (("training", plan.dataset.train), ("test", plan.dataset.test)):
-        where = f"the {part} examples of {plan.dataset.name!r}"
-        if missing := [key for key in needed if examples and key not in examples]:
-            yield (
-                f"{where} have {' and '.join(map(repr, examples))}, but no {' and '.join(map(repr, missing))}: rename "
-                "them, or set inputs and losses of the net"
-            )
-        elif "y" in needed and examples and examples["y"].ndim != 1:
-            yield (
-                f"y of {where} has shape {tuple(examples['y'].shape)}, but the cross-entropy needs one class index per "
-                "example, (N,): use y.argmax(1) for one-hot labels, or set losses of the net"
-            )
 
 
 def cohort(plan: Plan, round: int) -> list[int]:
@@ -286,11 +205,3 @@ def _on_device(model: nn.Module, device: str) -> nn.Module:
     if all(t.device.type == torch.device(device).type for t in chain(model.parameters(), model.buffers())):
         return model
     return lowrank.shallow_copy(model, trained=False).to(device)
-
-
-def _device_problem(device: str) -> str | None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        return f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'"
-    return None

@@ -171,9 +171,19 @@ def test_the_column_that_defines_clients_is_kept(columns: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("client", "expected"),
-    [({}, "adamw"), ({"lr": 0.1}, "adamw"), ({"momentum": 0.9}, "sgd"), ({"optimizer": "sgd"}, "sgd")],
+    [
+        ({}, "adamw"),
+        ({"lr": 0.1}, "adamw"),
+        ({"momentum": 0.9}, "sgd"),
+        ({"optimizer": "sgd"}, "sgd"),
+    ],
 )
 def test_language_models_are_trained_with_adamw_by_default(client: dict[str, Any], expected: str) -> None:
     texts = {"data": {"source": "text", "path": "texts.jsonl"}, "model": {"name": "hf:folder"}}
     assert parse({**texts, "client": client}).client.optimizer == expected
     assert parse({"client": client}).client.optimizer == "sgd"
+
+
+def test_settings_of_adamw_are_accepted_for_language_models_without_naming_it() -> None:
+    texts = {"data": {"source": "text", "path": "texts.jsonl"}, "model": {"name": "hf:folder"}}
+    assert parse({**texts, "client": {"betas": [0.9, 0.95]}}).client.optimizer == "adamw"

@@ -13,7 +13,7 @@ from fedloru.engine import choose
 from fedloru.engine.fused.chunk import batches
 from fedloru.errors import ConfigError
 from fedloru.net import Batch
-from fedloru.run.plan import check
+from fedloru.run.checks import check
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, jobs, vectors
 from tests.run.test_run import plan
 

@@ -12,7 +12,8 @@ from fedloru.errors import ConfigError
 from fedloru.method import Down, Profile
 from fedloru.methods.ranks import rank_of, with_rank
 from fedloru.net import Net
-from fedloru.run.plan import Plan, check
+from fedloru.run.checks import check
+from fedloru.run.plan import Plan
 from tests.laws.cases import world
 from tests.methods.ranked import FULL_RANK, MIXED_RANKS, SHARES, allclose, dense, run_rounds, square_net
 

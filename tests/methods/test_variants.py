@@ -18,7 +18,7 @@ from fedloru.methods.ranks import with_rank
 from fedloru.net import Net
 from fedloru.personal import personal_model, personal_scores, spread
 from fedloru.recipe import Recipe
-from fedloru.run.plan import check
+from fedloru.run.checks import check
 from tests.laws.cases import world
 from tests.laws.test_runs import plan
 

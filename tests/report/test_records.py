@@ -95,7 +95,7 @@ def test_not_a_run_folder(run: Path, name: str) -> None:
         ('{"round": 3,', "line 3, cannot be read: it is not valid JSON"),
         ("[3]", "line 3, cannot be read: it holds list, expected dict"),
         ('{"round": 3}', "line 3, has no down_bytes"),
-        ("[" * 100_000, "line 3, cannot be read: it is not valid JSON: it is nested too deep"),
+        ("[" * 100_000, "line 3, cannot be read: it is not valid JSON: it is nested too deeply"),
     ],
 )
 def test_an_error_names_the_malformed_line(run: Path, text: str, message: str) -> None:

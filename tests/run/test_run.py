@@ -15,9 +15,10 @@ from fedloru.data import Dataset, Partition
 from fedloru.errors import ConfigError
 from fedloru.recipe import Recipe
 from fedloru.run import record
+from fedloru.run.checks import check
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
-from fedloru.run.plan import Plan, check, on_device
+from fedloru.run.plan import Plan, on_device
 from tests.engine.cohort import built, jobs, vectors
 
 
@@ -74,6 +75,22 @@ def test_an_error_in_training_keeps_the_last_completed_round(tmp_path: Path, mon
         next(steps)
     snapshot = folder.latest("cpu")
     assert snapshot is not None and snapshot.state.round == 2 == len(run.rows)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"method": "fedavg"}, "method is a str, expected a method"),
+        ({"method": methods.fedloru}, "method is a function, expected a method"),
+        ({"recipe": {}}, "recipe is a dict, expected a fedloru.Recipe"),
+        ({"profiles": 3}, "profiles is a int, expected a tuple"),
+        ({"cohort": "all"}, "cohort is 'all', expected an integer"),
+        ({"seed": "a"}, "seed is 'a', expected an integer"),
+    ],
+)
+def test_a_part_of_another_type_is_refused(part: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        check(plan(**part))
 
 
 def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:

@@ -1,4 +1,4 @@
-"""Sources without files: data bundled with libraries, and synthetic data."""
+"""Sources without files of the user: data bundled with libraries, and synthetic data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources with named columns: parquet files, and data sets from the Hugging Face hub or in its layout.
+"""Sources of images in tables: parquet files, and data sets from the Hugging Face hub or in its layout.
 
 Args:
     image: the column of encoded images.

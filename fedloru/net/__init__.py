@@ -1,0 +1,42 @@
+"""A model as data: a static module, its sites, and its tensors, stored separately from the module.
+
+The module only defines the forward pass. The tensors that it computes with are always passed in: ``record`` defines the
+data, ``making`` creates it from a module, and ``compute`` runs the module.
+"""
+
+from fedloru.net.compute import (
+    SINGLE,
+    compute_losses,
+    compute_outputs,
+    constants,
+    forward,
+    load,
+    losses,
+    mode,
+    unshared,
+    use_tensors,
+)
+from fedloru.net.making import attach, make
+from fedloru.net.record import Batch, Metrics, Net, classification_metrics, cross_entropy, images, metrics
+
+__all__ = [
+    "SINGLE",
+    "Batch",
+    "Metrics",
+    "Net",
+    "attach",
+    "classification_metrics",
+    "compute_losses",
+    "compute_outputs",
+    "constants",
+    "cross_entropy",
+    "forward",
+    "images",
+    "load",
+    "losses",
+    "make",
+    "metrics",
+    "mode",
+    "unshared",
+    "use_tensors",
+]

@@ -1,0 +1,139 @@
+"""Compute with the module of a ``Net``: the tensors are always passed in.
+
+``use_tensors`` puts them into the module temporarily, and then restores the module's own tensors, which are never
+modified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedloru import lowrank, tree
+from fedloru.errors import ModelError
+from fedloru.net.record import Batch, Net
+from fedloru.tree import Params
+
+SINGLE = (
+    "Set client.drop_last (drop_last in a Recipe), which leaves out the short last batch of an epoch, and give every "
+    "client 2 examples or more (partition.min_examples); or change the batch size"
+)
+"""The advice for a model, such as one with BatchNorm, that does not train on a batch of a single example."""
+
+
+def forward(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
+    """Run the model on ``batch`` with ``tensors`` (parameters and buffers) instead of its current values."""
+    with use_tensors(net, dict(tensors)):
+        return compute_outputs(net, batch)
+
+
+def losses(net: Net, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Return one loss per example, (b,), with ``tensors`` instead of the model's own; see ``compute_losses``."""
+    with use_tensors(net, dict(tensors)):
+        return compute_losses(net, batch)
+
+
+@contextmanager
+def use_tensors(net: Net, tensors: Params) -> Iterator[None]:
+    """Make the module compute with ``tensors`` inside the context, and restore its own tensors on exit.
+
+    Unlike ``torch.func.functional_call``, which restores them right after the forward pass, the context can span both
+    passes of a local step, as it must: a checkpointed layer is computed again in the backward pass. A tied weight is
+    looked up by the first of its names. If the module replaces a buffer, ``tensors`` is updated with the new one.
+    """
+    tables = [
+        (f"{name}." if name else "", table)
+        for name, layer in net.model.named_modules()
+        for table in (layer._parameters, layer._buffers)
+    ]
+    own = [dict(table) for _, table in tables]
+    try:
+        _insert(tables, tensors)
+        yield
+        current = {prefix + name: tensor for prefix, table in tables for name, tensor in table.items()}
+        tensors.update({key: now for key in tensors if (now := current.get(key)) is not None})
+    finally:
+        for (_, table), before in zip(tables, own, strict=True):
+            table.clear()
+            table.update(before)
+
+
+def _insert(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> None:
+    first_names: dict[Tensor, str] = {}
+    for prefix, table in tables:
+        for name, tensor in table.items():
+            if tensor is not None:
+                key = first_names.setdefault(tensor, prefix + name)
+                table[name] = tensors.get(key, tensor)
+
+
+def compute_outputs(net: Net, batch: Batch) -> Any:
+    """Run the model on ``batch`` with the tensors it currently has."""
+    named = net.inputs(batch)
+    args = (named[""],) if "" in named else ()
+    return net.model(*args, **{name: value for name, value in named.items() if name})
+
+
+def compute_losses(net: Net, batch: Batch) -> Tensor:
+    """Return one loss per example, (b,), with the tensors that the model currently has.
+
+    Raises:
+        ModelError: the model rejects the batch, as BatchNorm rejects a single example, or the loss is not (b,).
+    """
+    try:
+        each = net.losses(compute_outputs(net, batch), batch)
+    except ValueError as error:
+        count = len(next(iter(batch.values())))
+        hint = SINGLE if count == 1 else "Change the batch size, or the model"
+        raise ModelError(f"the model cannot process a batch of {count}: {error}. {hint}") from error
+    if each.ndim != 1:
+        raise ModelError(
+            f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is expected: "
+            "use reduction='none', and average over all axes except the first"
+        )
+    return each
+
+
+def constants(net: Net, base: Params) -> Params:
+    """Return ``base`` and all initial buffers, as tensors that a forward pass may compute with and write to."""
+    buffers = {key: value.detach() for key, value in net.model.named_buffers()} | net.buffers
+    if base:
+        buffers = tree.to(buffers, next(iter(base.values())).device)
+    return unshared(net, base | buffers)
+
+
+def unshared(net: Net, tensors: Params) -> Params:
+    """Return ``tensors`` with copies of those that a forward pass may write to: buffers and max-norm embeddings."""
+    renormed = [
+        f"{name}.weight" if name else "weight"
+        for name, layer in net.model.named_modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None
+    ]
+    written = [*renormed, *(key for key, _ in net.model.named_buffers())]
+    return tensors | tree.clone({key: tensors[key] for key in written if key in tensors})
+
+
+def load(net: Net, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a plain copy of the module with ``tensors``, their factors merged into the weights."""
+    model = lowrank.shallow_copy(net.model, trained=False)
+    with torch.no_grad():
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, value in tensors.items():
+            own[name].data = value.detach().to(own[name]).clone()  # factors may have a different rank
+    return lowrank.detach(model)
+
+
+@contextmanager
+def mode(net: Net, training: bool) -> Iterator[None]:
+    """Put the module into training or evaluation mode inside the context."""
+    before = {module: module.training for module in net.model.modules()}
+    net.model.train(training)
+    try:
+        yield
+    finally:
+        for module, training_before in before.items():
+            module.training = training_before
