@@ -109,7 +109,7 @@ def test_damaged_run_folders(workplace: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, **QUIET)
+@settings(max_examples=500, **QUIET)
 @given(st.data())
 def test_many_damaged_run_folders(workplace: Path, data: st.DataObject) -> None:
     check_damaged(data.draw, workplace)
