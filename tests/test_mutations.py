@@ -41,14 +41,14 @@ MUTATIONS = (
     ),
     Mutation(
         "tau is one round too long",
-        "fedloru/methods/blocks.py",
+        "fedloru/method.py",
         "round % int(tau) == 0",
         "round % (int(tau) + 1) == 0",
         ("tests/methods/test_fedloru.py::test_merge_rounds_count_from_1",),
     ),
     Mutation(
         "merges come one round too late",
-        "fedloru/methods/blocks.py",
+        "fedloru/method.py",
         "round % int(tau) == 0",
         "(round - 1) % int(tau) == 0",
         ("tests/methods/test_fedloru.py::test_merge_rounds_count_from_1",),
@@ -63,8 +63,8 @@ MUTATIONS = (
     Mutation(
         "the sequential engine drops momentum",
         "fedloru/client.py",
-        "SGD(leaves, recipe.lr, recipe.momentum, ",
-        "SGD(leaves, recipe.lr, ",
+        "SGD(leaves, recipe.rate, recipe.momentum, ",
+        "SGD(leaves, recipe.rate, ",
         ("tests/engine/test_sequential.py::test_local_sgd_equals_its_formula",),
     ),
     Mutation(
@@ -134,9 +134,9 @@ MUTATIONS = (
     ),
     Mutation(
         "check() ignores the version of a message",
-        "fedloru/wire/message.py",
-        '"round": round, "version": version}',
-        '"round": round}',
+        "fedloru/wire/header.py",
+        '"version": version, "client": client}',
+        '"client": client}',
         ("tests/wire/test_message.py::test_check_reports_the_field_both_values_and_a_hint",),
     ),
 )
