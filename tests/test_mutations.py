@@ -135,8 +135,8 @@ MUTATIONS = (
     Mutation(
         "check() ignores the version of a message",
         "fedloru/wire/header.py",
-        '"version": version, "client": client}',
-        '"client": client}',
+        '"round": round, "version": version, "client"',
+        '"round": round, "client"',
         ("tests/wire/test_message.py::test_check_reports_the_field_both_values_and_a_hint",),
     ),
 )
