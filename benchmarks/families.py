@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def isolated(kind: str, task: str, seconds: float) -> Row:
-    """Try a family in a process of its own."""
+    """Try a family in a separate process."""
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:

@@ -10,7 +10,7 @@ from pathlib import Path
 def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write ``data`` to ``path`` atomically: after a crash, the file has its old contents or all of ``data``.
 
-    With ``private``, only the owner can read the file, where the file system has such permissions.
+    With ``private``, only the owner can read the file, if the file system has such permissions.
 
     Raises:
         OSError: the folder does not exist, or is not writable.

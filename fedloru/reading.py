@@ -1,4 +1,4 @@
-"""Reading files that may be damaged or hostile: sizes are checked before they are believed.
+"""Read files that may be damaged or hostile: the sizes that a file states are checked before memory is allocated.
 
 A run folder or an adapter may come from another machine. Every function either returns the content or raises
 ``UnreadableError``, whose message says in a phrase what is wrong; the caller adds which file it is and what to do.

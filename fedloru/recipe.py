@@ -25,8 +25,8 @@ class Recipe(NamedTuple):
         epochs: the number of passes over a client's examples in a round.
         steps: the number of local steps in a round; by default ``epochs`` passes.
         batch_size: the number of examples in a local step.
-        drop_last: whether the last batch of an epoch is left out if it is smaller than the others, as models with
-            BatchNorm need it if it has a single example; a client with fewer examples than a batch keeps its one batch.
+        drop_last: whether the last batch of an epoch is dropped if it is smaller than the others, since BatchNorm
+            fails on a single example; a client with fewer examples than a batch keeps its one batch.
         clip: the maximum norm of the gradient of a local step; 0: it is not clipped.
         schedule: how the learning rate changes over the rounds.
         decay_every: the number of rounds between decays of the learning rate.

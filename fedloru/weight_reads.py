@@ -1,11 +1,11 @@
-"""Weights with another reader: a probe for weights that the forward pass also reads outside of their layers.
+"""Find weights that the forward pass also reads outside of their layers.
 
 A low-rank layer computes with W + s·BA, but a second reader of its weight, such as a decoder that multiplies by the
 transposed weight of the encoder, sees W alone. Training would then use another model than the merged one. Likewise, a
-forward pass that holds a trained parameter in a plain list reads its initial value for ever.
+forward pass that holds a trained parameter in a plain list always reads its initial value.
 
-The probe runs the model on a few examples twice: as it is, and with every suspected tensor replaced by other values
-everywhere but inside of its own layer. If a result changes, there is another reader. Both runs do the same arithmetic,
+The probe runs the model on a few examples twice: unchanged, and with every suspected tensor replaced by other values
+outside of its own layer. If a result changes, something else reads the tensor. Both runs do the same arithmetic,
 so this works in any precision.
 """
 
@@ -62,7 +62,7 @@ def check_readers(net: Net, data: Examples, composed: Collection[str] = ()) -> N
     if stale := sorted(found - {site.weight for site in net.sites}):
         raise ModelError(
             f"the forward pass reads {', '.join(stale)} through a reference that is not registered, such as a tensor "
-            "in a list or a module that a lambda or a hook holds, and would never see the trained values: read the "
+            "in a list or a module that a lambda or a hook holds, and never sees the trained values: read the "
             "parameter from the module that forward is called on"
         )
 

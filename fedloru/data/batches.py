@@ -59,14 +59,14 @@ def schedule(
 ) -> Schedule:
     """Return the batches of a client that holds ``rows`` (n,): every row once per epoch, reshuffled for each epoch.
 
-    The last batch of an epoch is short if b = min(batch_size, n) does not divide n; with ``drop_last``, it is left out.
+    The last batch of an epoch is short if b = min(batch_size, n) does not divide n; with ``drop_last``, it is dropped.
 
     Args:
         rows: (n,) rows of the data set that the client holds.
         batch_size: maximum number of examples in a batch.
         epochs: number of passes over ``rows``.
         steps: number of batches; overrides ``epochs``. Epochs are repeated until there are that many batches.
-        drop_last: leave out the short batch of each epoch; its rows are different ones in every epoch.
+        drop_last: whether to drop the short batch of each epoch; which rows are in it changes with every epoch.
         lengths: (n,) number of tokens of each row. If given, batches contain examples of similar length, and the
             short batch may come anywhere in the epoch.
         crop: draw crop offsets for images padded by this many pixels on each side.

@@ -44,8 +44,8 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
         )
     y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
     x, x_test = normalise(train.x, test.x)
-    told = (*raw.remarks, *remarks, *doubts)
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=told)
+    remarks = (*raw.remarks, *remarks, *doubts)
+    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=remarks)
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:

@@ -1,4 +1,4 @@
-"""Number labels: match them with the names of the classes by value, or by position, which is then said."""
+"""Turn labels into class indices: match them with class names by value or, with a remark, by position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.errors import DataError, listed
+from fedloru.errors import DataError, listed, quoted
 
 TYPES = {"i": "integers", "u": "integers", "b": "booleans", "U": "text"}
 """The types of labels by the kind of their dtype."""
@@ -38,8 +38,8 @@ def numbers(name: str, train: NDArray[Any], test: NDArray[Any], classes: Sequenc
         classes: the names of the classes, in order.
 
     Raises:
-        DataError: a label is not among the classes, may be meant in two ways, or occurs only in ``test``; or
-            ``classes`` are not different names.
+        DataError: a label is not among the classes, is ambiguous, or occurs only in ``test``; or a name in
+            ``classes`` is repeated.
     """
     kinds = [TYPES[labels.dtype.kind] for labels in (train, test)]
     if kinds[0] != kinds[1]:
@@ -57,15 +57,15 @@ def numbers(name: str, train: NDArray[Any], test: NDArray[Any], classes: Sequenc
 
 def _names(name: str, classes: Any) -> tuple[str, ...]:
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Sequence):
-        raise DataError(f"{name}: expected a list of names of classes, got {classes!r}")
+        raise DataError(f"{name}: expected a list of class names, got {quoted(classes)}")
     names = tuple(map(str, classes))
     if twice := sorted({each for each in names if names.count(each) > 1}):
-        raise DataError(f"{name}: {len(names)} names of classes are given, but {listed(twice)} more than once")
+        raise DataError(f"{name}: the class names {listed(twice)} are given more than once: rename or remove them")
     return names
 
 
 def _index(name: str, labels: set[Any], names: tuple[str, ...]) -> tuple[dict[Any, int], tuple[str, ...]]:
-    """Return the position in ``names`` of each label, and what to say about it."""
+    """Return the position in ``names`` of each label, and remarks."""
     by_name = {each: position for position, each in enumerate(names)}
     named = {label: by_name[str(label)] for label in labels if str(label) in by_name}
     if len(named) == len(labels):
@@ -76,11 +76,11 @@ def _index(name: str, labels: set[Any], names: tuple[str, ...]) -> tuple[dict[An
         raise _unknown(f"{name} has labels that are not among its {len(names)} classes", unknown)
     if two := sorted(label for label in named if named[label] != positions[label]):
         raise DataError(
-            f"{name}: labels {listed(two)} are names of classes, but also positions of others, as the rest of the "
-            "labels must be; write all labels as names"
+            f"{name}: the labels {listed(two)} are names of some classes and positions of others, and the remaining "
+            "labels can only be positions; write all labels as names"
         )
     meant = [f"{label} is {names[position]!r}" for label, position in sorted(positions.items(), key=lambda p: p[1])]
-    return positions, (f"{name}: labels are read as positions in the names of the classes: {listed(meant)}",)
+    return positions, (f"{name}: labels are read as positions in the class names: {listed(meant)}",)
 
 
 def _position(label: Any) -> int | None:

@@ -43,12 +43,12 @@ def folder(*, path: Text, layout: Layout = "auto") -> Raw:
         raise DataError(f"there is no folder {place}; check data.path")
     found = _found(place) if layout == "auto" else layout
     if found == "classes":
-        return _read(place, (_scan(place),))
+        return _read((_scan(place),))
     if not (place / "train").is_dir():
         raise DataError(f"{place} has no folder 'train': add it, or set data.layout to 'classes'")
     splits = tuple(_scan(place / name) for name in SPLITS if (place / name).is_dir())
     others = [entry.name for entry in _entries(place) if entry.name not in SPLITS]
-    return _read(place, splits, unread(list(map(plain, others)), f"not in {' or '.join(SPLITS)}", "item"))
+    return _read(splits, unread(list(map(plain, others)), f"not in {' or '.join(SPLITS)}", "item"))
 
 
 class _Scan(NamedTuple):
@@ -60,12 +60,13 @@ class _Scan(NamedTuple):
 
 
 def _found(place: Path) -> Layout:
-    """Return the layout that ``place`` has beyond doubt."""
+    """Return the layout of ``place``, which must not be ambiguous."""
     folders = [entry.name for entry in _entries(place) if _is_folder(entry)]
     classes = {name for name in folders if any(not _reason(entry) for entry in _entries(place / name))}
     splits = {name for name in SPLITS if name in folders and _scan(place / name).images}
-    if not splits and (classes.isdisjoint(SPLITS) or "test" not in classes != {"train"}):
-        return "classes"  # one of them may be called "train"
+    is_class = "test" not in classes and classes != {"train"}  # a class may be called "train"
+    if not splits and (classes.isdisjoint(SPLITS) or is_class):
+        return "classes"
     if "train" in splits and classes.isdisjoint(SPLITS) and ("test" in splits or not classes):
         return "splits"
     doubtful = " and ".join(sorted((splits | classes) & set(SPLITS)))
@@ -75,13 +76,13 @@ def _found(place: Path) -> Layout:
     )
 
 
-def _read(place: Path, splits: Sequence[_Scan], remarks: Sequence[str] = ()) -> Raw:
-    told = list(remarks)
+def _read(splits: Sequence[_Scan], others: Sequence[str] = ()) -> Raw:
+    remarks = list(others)
     for scan in splits:
         for reason, names in scan.others.items():
-            told += unread(names, f"{reason}, in {scan.place}", "item")
-    train, *test = [_rows(scan, told) for scan in splits]
-    return same_channels(Raw(train, test[0] if test else None, remarks=tuple(told)))
+            remarks += unread(names, f"{reason}, in {scan.place}", "item")
+    train, *test = [_rows(scan, remarks) for scan in splits]
+    return same_channels(Raw(train, test[0] if test else None, remarks=tuple(remarks)))
 
 
 def _rows(scan: _Scan, remarks: list[str]) -> Rows:

@@ -22,7 +22,7 @@ READERS: dict[str, Callable[..., Table]] = {"json": json_rows.read, "csv": csv_r
 """The readers of this package by the library's name of the format."""
 
 NOT_FORMAT = frozenset({"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"})
-"""The fields of a configuration of the library that its readers here follow, or that do not say how to read."""
+"""The fields of the library's configuration that the readers of this package support, or that do not affect reading."""
 
 PURPOSE = "loading a data set of the Hugging Face hub"
 

@@ -45,15 +45,15 @@ def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns
     place, names = Path(path), Names(image, label)
     train, test = _files(place)
     table, folders = read(train), Folders(train[0].parent)
-    told: list[str] = []
-    rows, held_out = _rows(table, names, columns, folders, told), None
+    remarks: list[str] = []
+    rows, held_out = _rows(table, names, columns, folders, remarks), None
     if test:
         other = read(test)
         check_classes(table.where, table.classes, other.where, other.classes)
-        held_out = _rows(other, names, (), folders, told)
+        held_out = _rows(other, names, (), folders, remarks)
     used = {*train, *test, *folders.read_files}
-    remarks = unread_files(place, used, "neither train*.parquet nor test*.parquet") if place.is_dir() else ()
-    return same_channels(Raw(rows, held_out, table.classes, (*told, *remarks)))
+    unread = unread_files(place, used, "neither train*.parquet nor test*.parquet") if place.is_dir() else ()
+    return same_channels(Raw(rows, held_out, table.classes, (*remarks, *unread)))
 
 
 def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Texts = ()) -> Raw:
@@ -70,11 +70,11 @@ def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Te
     """
     found, names, folders = hub_data.splits(path, label=label), Names(image, label), hub_data.folders(path)
     table = found.read("train")
-    told: list[str] = []
-    rows = _rows(table, names, columns, folders, told)
-    test = _rows(found.read("test"), names, (), folders, told) if "test" in found.readers else None
-    remarks = (*told, *found.unread(("train", "test"), folders.read_files))
-    return same_channels(Raw(rows, test, table.classes, remarks))
+    remarks: list[str] = []
+    rows = _rows(table, names, columns, folders, remarks)
+    test = _rows(found.read("test"), names, (), folders, remarks) if "test" in found.readers else None
+    remarks += found.unread(("train", "test"), folders.read_files)
+    return same_channels(Raw(rows, test, table.classes, tuple(remarks)))
 
 
 def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders, remarks: list[str]) -> Rows:

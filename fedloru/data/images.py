@@ -1,8 +1,8 @@
 """Decode images (PNG, JPEG, …) into one tensor of 8-bit pixels.
 
-What changes no pixel's meaning is done without a word: a palette is looked up, and an alpha channel is dropped if
-everything is opaque. What a user should know is done and remarked: images are turned upright, gray is repeated for
-images among colored ones, and so on. Everything else is refused: other sizes, and more than 8 bits per channel.
+Lossless conversions are silent: a palette is looked up, and an alpha channel is dropped if every pixel is opaque. Other
+conversions are reported in a remark: images are turned upright, gray images become RGB if others have color, and so on.
+Other sizes and more than 8 bits per channel are refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = N
     Args:
         encoded: the content of the files.
         where: returns the name of an image, given its position, for messages.
-        remarks: what was done to images is added to this list, in sentences.
+        remarks: a list to which sentences about conversions are added.
 
     Raises:
         DataError: there are no images, an image cannot be read or has more than 8 bits per channel, images differ in

@@ -1,4 +1,4 @@
-"""Labels and keys with one entry per example, from arrays of any shape and type."""
+"""Labels and keys, one per example, from arrays, tensors and lists."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MAGIC = {
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
-"""How files start that are not UTF-8 text, and what they are."""
+"""The first bytes of files that are not UTF-8 text, and what these files are."""
 
 
 def lines(file: Path, name: str) -> Iterator[tuple[int, str]]:

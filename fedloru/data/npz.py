@@ -1,4 +1,4 @@
-"""Read NumPy archives. What a file states about its arrays is checked before an array is read."""
+"""Read NumPy archives. The sizes that a file states are checked before an array is read."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ GROUPS = {"b": "booleans", "i": "integers", "u": "integers", "f": "floats"}
 def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
     """Read the arrays ``x`` and ``y``, and optionally ``x_test`` and ``y_test``, from a NumPy archive.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), vectors (N, d). Any range of values will do, such as 0 to 1 or
-    0 to 255, since values are standardized; but ``x_test`` must have the range of ``x``. Labels are integers or strings
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), vectors (N, d). Values may have any range, such as 0 to 1 or
+    0 to 255, since they are standardized; but ``x_test`` must have the range of ``x``. Labels are integers or strings
     (N,), and columns are further arrays of N integers or strings.
 
     Args:
@@ -136,7 +136,7 @@ def _axes(x: NDArray[Any], axes: str, what: str) -> Tensor:
 
 
 def _found(shape: tuple[int, ...], what: str) -> str:
-    """Return the axes that arrays of ``shape`` have beyond doubt."""
+    """Return the axes of arrays of ``shape``, which must not be ambiguous."""
     if len(shape) == 2:
         return "ND"
     first, last = shape[1] in CHANNELS, shape[-1] in CHANNELS

@@ -1,4 +1,4 @@
-"""``Table``: rows with named columns, whose values are as they were written in their file."""
+"""``Table``: rows with named columns, whose values keep the types that they have in the file."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def joined(tables: Sequence[Table]) -> Table:
 
 
 def place_in(places: Sequence[Place], sizes: Sequence[int]) -> Place:
-    """Return what names the rows of several tables, one after the other, from what names the rows of each."""
+    """Return a ``Place`` for the rows of several tables, one after the other, given a ``Place`` and a size of each."""
     starts = list(accumulate(sizes, initial=0))[:-1]
 
     def place(row: int) -> str:

@@ -1,7 +1,7 @@
 """Read columns as texts, keys of clients, or labels; one rule for all sources.
 
-Values are used as they are written, or refused: no value changes its type, and a missing value has no name. An
-integer and the text of its digits are different values, so a column must not have both.
+Values keep their types or are refused, and a missing value is never a key. An integer and the text of its digits are
+different values, so a column must not have both.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def doubtful(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     for name, values in columns.items():
         for text in sorted({value for value in values if value.strip().lower() in MISSING_NAMES}):
             remarks.append(
-                f"column {name!r} has the text {text!r} in {values.count(text):,} rows, which is a key like any other; "
+                f"column {name!r} has the text {text!r} in {values.count(text):,} rows, which is used as a key; "
                 "drop these rows if it stands for a missing value"
             )
     return tuple(remarks)
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a key or label is missing: None, NaN, or a text without characters but white space."""
+    """Return whether a key or label is missing: None, NaN, or a text that is empty or only white space."""
     return value is None or (value != value) is True or (isinstance(value, (str, bytes)) and not value.strip())
 
 

@@ -190,7 +190,7 @@ def _dense_mismatches(net: Net, adapter: SavedAdapter, tied: Collection[str], ke
     if key in adapter.copies:
         yield f"it was trained on another base, whose {key} differs from the model's"
     elif key in tied:
-        yield f"it has a copy of its own of {key}, which is tied in the model"
+        yield f"it has a separate copy of {key}, which is tied in the model"
     elif key in {site.weight for site in net.sites}:
         yield f"it holds {key} whole, but this layer is to get factors: leave it out of the targets"
     elif not any(module.endswith(name) for module in _modules(key) for name in modules) and not (

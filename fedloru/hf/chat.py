@@ -2,7 +2,7 @@
 
 A chat template is a program. What it writes for the messages so far is compared with what it writes for one more, so a
 turn of the assistant is exactly the text that the model writes after the prompt that it gets when it is used. If a
-template changes earlier turns as a conversation goes on, as Qwen3 removes their thoughts, each turn becomes an example.
+template changes earlier turns as a conversation goes on (Qwen3 removes their thoughts), each turn becomes an example.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Chat:
         return len(text) if found < 0 else found + len(self.end)
 
     def _check_complete(self, messages: Sequence[Message], written: Sequence[Written]) -> None:
-        """Raise DataError if a message that is not the assistant's, whose earlier thoughts may be left out, is lost."""
+        """Raise DataError if a message is lost; turns of the assistant may be shortened, such as by their thoughts."""
         last = max(number for number, message in enumerate(messages) if is_answer(message))
         for number, message in enumerate(messages[:last]):
             if message["role"] == ASSISTANT or not message["content"].strip():

@@ -1,8 +1,8 @@
 """Generate text at every evaluation, and compare its final answers with those of the references.
 
 Prompts are sampled from the test examples and continued greedily, until an end token of the tokenizer, of its chat
-template or of the model. The final answer of a text is what follows ``####``,
-as in GSM8K (Cobbe et al. 2021, arXiv 2110.14168), or else its last number.
+template or of the model. The final answer of a text is what follows ``####``, as in GSM8K (Cobbe et al. 2021, arXiv
+2110.14168), or else its last number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the layers of a language model that texts reach: those through which the loss depends on what they compute.
 
-A probe runs the model on a few random tokens. Every layer adds a zero of its own to its output, and a layer whose zero
-gets no gradient can learn nothing: the layers of a vision tower, for example, or the keys and values of layers that
+A probe runs the model on a few random tokens. A zero is added to the output of every layer, and a layer whose zero gets
+no gradient can learn nothing: the layers of a vision tower, for example, or the keys and values of layers that
 take those of another one. A routed layer, such as an expert of a mixture, sees only some of the tokens, or none of this
 batch; it counts as reached if any of its siblings is.
 """

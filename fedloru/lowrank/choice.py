@@ -16,7 +16,7 @@ WORTHWHILE = 0.5
 
 
 class Choice(str):
-    """The reason why a layer stays dense by default, although it can be adapted."""
+    """The reason why a layer that can be adapted stays dense by default."""
 
 
 OUTPUT = "it is the output layer; it stays dense"

@@ -67,16 +67,18 @@ def _part_problems(plan: Plan, name: str) -> Iterator[str]:
 
 def _mismatches(plan: Plan) -> Iterator[str]:
     """Yield what the net, the data and the partition lack."""
-    if isinstance(plan.seed, int) and plan.seed >= 2**63:
-        yield f"seed is {quoted(plan.seed)}, but messages have room for 63 bits: choose a smaller one"
+    seed: Any = plan.seed  # a value of another type is reported as such
+    if isinstance(seed, int) and seed >= 2**63:
+        yield f"seed is {quoted(seed)}, but messages have room for 63 bits: choose a smaller one"
     if not size(plan.dataset.test):
         yield f"the data set {plan.dataset.name!r} has no test examples: hold some out, or add a test set"
     if not plan.net.trainable:
         yield "the model has no parameter to train: all are frozen or excluded, or it has none"
     if plan.recipe.bucket and "length" not in plan.dataset.train:
         yield f"bucket is set, but the examples of {plan.dataset.name!r} have no length to sort by: remove it"
-    if isinstance(plan.cohort, int) and plan.cohort > plan.clients:
-        yield f"a cohort of {plan.cohort} is larger than the partition, which has {plan.clients} clients"
+    cohort: Any = plan.cohort
+    if isinstance(cohort, int) and cohort > plan.clients:
+        yield f"a cohort of {cohort} is larger than the partition, which has {plan.clients} clients"
 
 
 def _profile_problems(plan: Plan) -> Iterator[str]:

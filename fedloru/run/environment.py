@@ -1,4 +1,4 @@
-"""The environment of a run: what its bits depend on besides its configuration, data and model.
+"""The environment of a run: what its results depend on, bit for bit, apart from configuration, data and model.
 
 Sums are ordered by the number of threads, the processor and the device, and kernels change between versions, so only
 the same environment gives the same bits. It is recorded when a run starts and compared when it is resumed.

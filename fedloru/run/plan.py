@@ -107,9 +107,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Fill in the settings of the method that follow from the number of rounds."""
-        # ``checks.check`` refuses other types, with advice.
-        if isinstance(self.method, Method) and not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
-            object.__setattr__(self, "method", planned(self.method, self.rounds))
+        method: Any = self.method  # from Python, anything may be passed; ``checks.check`` refuses it with advice
+        if isinstance(method, Method) and not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
+            object.__setattr__(self, "method", planned(method, self.rounds))
 
     def replace(self, **changes: Any) -> Plan:
         """Return a copy with other values for the given fields."""

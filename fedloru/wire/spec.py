@@ -1,6 +1,6 @@
 """What the messages of a run contain, derived from its net and method, and the comparison of a message with it.
 
-A message is a federation's trust boundary: its sender may be faulty, of another configuration, or hostile. A receiver
+The sender of a message may be faulty or hostile, or have another configuration. A receiver
 takes only tensors with the names, shapes and dtypes that the functions of the method produce, and with finite values.
 """
 

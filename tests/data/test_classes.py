@@ -34,9 +34,7 @@ def test_labels_are_matched_by_value(labels: list[Any], classes: Any, indices: l
     assert made.train.tolist() == indices and made.test.tolist() == indices[:1]
     assert any("read as positions" in remark for remark in made.remarks) == by_position
     if by_position and len(labels) == len(made.classes):
-        assert made.remarks == (
-            "data: labels are read as positions in the names of the classes: 0 is 'neg', 1 is 'pos'",
-        )
+        assert made.remarks == ("data: labels are read as positions in the class names: 0 is 'neg', 1 is 'pos'",)
 
 
 def test_a_class_without_examples_is_a_remark() -> None:
@@ -53,13 +51,13 @@ def test_a_class_without_examples_is_a_remark() -> None:
         ([-1, 1], [1], ("a", "b"), "not among its 2 classes: -1;"),
         (["00", "01"], ["00"], ("a", "b"), "not among its 2 classes: '00', '01'"),
         ([True, False], [True], ("no", "yes"), "not among its 2 classes: False, True"),
-        ([0, 1, 2], [0], ("1", "2", "3"), "labels 1, 2 are names of classes, but also positions of others"),
+        ([0, 1, 2], [0], ("1", "2", "3"), "labels 1, 2 are names of some classes and positions of others"),
         ([0, 1], [2], None, "no training example has: 2;"),
         (["a", "b"], ["c"], ("a", "b", "c"), "no training example has: 'c';"),
         ([0, 1], ["0", "1"], None, "training labels are integers, but test labels are text"),
-        (["a"], ["a"], ("a", "a"), "but a more than once"),
-        (["a"], ["a"], "a", "expected a list of names of classes, got 'a'"),
-        ([0, 1], [0], 2, "expected a list of names of classes, got 2"),
+        (["a"], ["a"], ("a", "a"), "the class names a are given more than once"),
+        (["a"], ["a"], "a", "expected a list of class names, got 'a'"),
+        ([0, 1], [0], 2, "expected a list of class names, got 2"),
     ],
 )
 def test_labels_without_a_certain_class_are_refused(train: Any, test: Any, classes: Any, message: str) -> None:

@@ -117,7 +117,7 @@ def test_a_copy_of_the_base_may_be_rounded(tmp_path: Path) -> None:
     [
         ({"tie": True, "target_modules": ["q_proj", "lm_head"]}, "lm_head.weight is tied"),
         ({"tie": True, "target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens.weight is tied"),
-        ({"tie": True, "modules_to_save": ["lm_head"]}, "a copy of its own of lm_head.weight, which is tied"),
+        ({"tie": True, "modules_to_save": ["lm_head"]}, "a separate copy of lm_head.weight, which is tied"),
         ({"resize": 70}, "is 64 × 32 in the model but 70 × 32 in the adapter: if its vocabulary was resized"),
         ({"trainable_token_indices": [5, 6]}, "trained rows of an embedding"),
         ({"use_dora": True}, "DoRA"),

@@ -119,7 +119,7 @@ def test_numbers_of_class_labels_become_their_names(tmp_path: Path) -> None:
 def test_positions_of_classes_are_remarked(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [{"text": "a", "label": n % 2} for n in range(10)])
     data = loaded(path, Classify(labels=("no", "yes")))
-    assert data.remarks == ("a: labels are read as positions in the names of the classes: 0 is 'no', 1 is 'yes'",)
+    assert data.remarks == ("a: labels are read as positions in the class names: 0 is 'no', 1 is 'yes'",)
 
 
 @pytest.mark.parametrize("classes", [3, "ab", {"a": 0}])

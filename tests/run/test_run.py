@@ -90,7 +90,7 @@ def test_an_error_in_training_keeps_the_last_completed_round(tmp_path: Path, mon
 )
 def test_a_part_of_another_type_is_refused(part: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        check(plan(**part))
+        check(plan().replace(**part))
 
 
 def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
