@@ -53,7 +53,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "trained_parameters": tree.size(tree.omit(trained, plan.net.buffers)),
         "clients": plan.clients,
         "cohort": plan.cohort,
-        "notes": notes(plan),
+        "notes": notes(plan, choices=False),
         **profiles.of_run(plan, rows),
     }
 
