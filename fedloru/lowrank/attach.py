@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedloru.errors import ModelError
 from fedloru.lowrank.algebra import delta
-from fedloru.lowrank.choice import default_alpha, default_choice
+from fedloru.lowrank.choice import default_alpha, default_choice, output_layer
 from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.layers import (
     Adaptable,
@@ -66,7 +66,7 @@ def attach(
     if not (chosen := _without(matching, skipped)):
         raise ModelError(_no_site_message(targets, found, skipped))
     if targets is None:
-        skipped |= default_choice(chosen, lambda name: _setting(name, ranks, rank))
+        skipped |= default_choice(chosen, lambda name: _setting(name, ranks, rank), output_layer(copied))
         chosen = _without(matching, skipped)
     for name, layer in chosen.items():
         site_rank = _setting(name, ranks, rank)

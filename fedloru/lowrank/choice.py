@@ -22,7 +22,17 @@ class Choice(str):
 OUTPUT = "it is the output layer; it stays dense"
 
 
-def default_choice(layers: Mapping[str, nn.Module], rank: Callable[[str], int]) -> dict[str, str]:
+def output_layer(model: nn.Module) -> str | None:
+    """Return the name of the last layer of ``model`` with a weight of two or more axes, None if there is none.
+
+    It is found among all layers, because an output layer that cannot be adapted, such as one smaller than the rank,
+    does not make the layer before it an output layer.
+    """
+    names = [name for name, layer in model.named_modules() if getattr(getattr(layer, "weight", None), "ndim", 0) >= 2]
+    return names[-1] if names else None
+
+
+def default_choice(layers: Mapping[str, nn.Module], rank: Callable[[str], int], output: str | None) -> dict[str, str]:
     """Return the layers that stay dense by default, each with the reason.
 
     The output layer stays dense, as in PEFT, and so does every layer whose factors would have more than half of its
@@ -30,12 +40,13 @@ def default_choice(layers: Mapping[str, nn.Module], rank: Callable[[str], int]) 
     the output layer, then to the output layer.
 
     Args:
-        layers: the layers that can be adapted by name, in the order of the forward pass.
+        layers: the layers that can be adapted, by name.
         rank: maps a name to the rank of the factors.
+        output: the name of the output layer, which may not be among ``layers``.
     """
     shares = {name: share(layer, rank(name)) for name, layer in layers.items()}
-    *inner, output = layers
-    for names, limit in ((inner, WORTHWHILE), (inner, 1.0), (inner, math.inf), ([output], math.inf)):
+    inner = [name for name in layers if name != output]
+    for names, limit in ((inner, WORTHWHILE), (inner, 1.0), (inner, math.inf), (layers, math.inf)):
         if chosen := {name for name in names if shares[name] <= limit}:
             break
     return {name: _reason(shares[name], name == output) for name in layers if name not in chosen}

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import fedloru as fl
 from fedloru import lowrank, models
@@ -72,7 +73,7 @@ def test_a_rank_that_is_set_for_a_layer_must_fit_it() -> None:
 
 def test_the_reason_names_the_share_of_the_values() -> None:
     model = perceptron(20, 10, 64, 64)
-    skipped = default_choice(dict(model.named_children()), lambda name: 4)
+    skipped = default_choice(dict(model.named_children()), lambda name: 4, "fc3")
     assert skipped["fc1"] == "its factors would have 60% of its values; it stays dense"
     assert skipped["fc3"] == "it is the output layer; it stays dense"
 
@@ -94,3 +95,10 @@ def test_globs_match_the_chosen_layers_and_no_other() -> None:
     assert globs([*every, "head"], model) == ["blocks.*.fc*", "head"]
     adapted = lowrank.attach(model, rank=2, targets=globs(every, model)).model
     assert [site.weight for site in lowrank.sites(adapted)] == [f"{name}.weight" for name in every]
+
+
+@pytest.mark.parametrize("head", [nn.Linear(64, 2), nn.Conv1d(64, 10, 1), weight_norm(nn.Linear(64, 10))])
+def test_the_layer_before_an_output_layer_that_cannot_be_adapted_is_adapted(head: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), head)
+    net = fl.attach(model, rank=4)
+    assert [site.weight for site in net.sites] == ["0.weight", "1.weight"]
