@@ -18,6 +18,9 @@ method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``p
 ``blocks``, declared with ``methods.method`` and checked with ``check``.
 """
 
+from fedloru import launch as _launch  # noqa: F401  # before any other import
+
+# isort: split
 from importlib.metadata import version
 
 from fedloru import config, data, hf, methods, models

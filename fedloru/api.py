@@ -163,6 +163,17 @@ def finished(folder: str | Path) -> bool:
     return all((Path(folder) / name).is_file() for name in (MODEL, SUMMARY))
 
 
+def check_unchanged(folder: str | Path) -> None:
+    """Check that the configuration in ``folder`` is the one that the run started with, if there is a copy of that.
+
+    Raises:
+        RunFolderError: values have changed, or a file is damaged.
+    """
+    if all((Path(folder) / name).is_file() for name in (CONFIG, SETTINGS)):
+        opened = RunFolder.open(folder)
+        check_config(opened.path, opened.config)
+
+
 def echo(plan: Plan) -> dict[str, Any]:
     """Return the settings of a run started from Python, in the sections of a configuration and without None."""
     sites = {site.weight: site.rank for site in plan.net.sites}

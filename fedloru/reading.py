@@ -83,10 +83,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_toml(data: bytes | str) -> dict[str, Any]:
     """Return the table in ``data``.
 
+    A byte order mark, which editors on Windows write, is skipped.
+
     Raises:
         UnreadableError: it is not TOML in UTF-8, or is nested too deeply.
     """
-    return _parsed("TOML", lambda: tomllib.loads(data if isinstance(data, str) else data.decode()))
+    return _parsed("TOML", lambda: tomllib.loads(data if isinstance(data, str) else data.decode("utf-8-sig")))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -148,5 +150,9 @@ def _parsed(format: str, parse: Callable[[], T]) -> T:
         raise UnreadableError("it does not fit into memory") from error
     except RecursionError as error:
         raise UnreadableError(f"it is not valid {format}: it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise UnreadableError(
+            f"it is not UTF-8 text (byte 0x{error.object[error.start]:02x}): save it as UTF-8"
+        ) from error
     except Exception as error:  # the parsers do not document what they raise on arbitrary bytes
         raise UnreadableError(f"it is not valid {format}: {plain(str(error), 200)}") from error

@@ -45,8 +45,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports"},
-    "__init__": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"},
+    "__init__": TO_ENGINE
+    | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws", "launch"},
     "__main__": frozenset({"cli"}),
+    "launch": frozenset(),
 }
 """The packages and modules that each one may import besides itself; new ones must be added here."""
 

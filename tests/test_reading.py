@@ -67,7 +67,7 @@ def test_damaged_tensors_are_refused_before_they_are_loaded(data: bytes, problem
     ("data", "problem"),
     [
         (b"", "not valid JSON"),
-        (b"\xff\xfe{", "not valid JSON: 'utf-8' codec"),
+        (b"\xff\xfe{", "not UTF-8 text \\(byte 0xff\\)"),
         (b"[" * 100_000, "nested too deeply"),
         (b"9" * 5000, "not valid JSON: Exceeds the limit"),
         (b"[1]", "holds list, expected dict"),
@@ -82,7 +82,7 @@ def test_damaged_json_is_refused(data: bytes, problem: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("data", [b"a = " + b"[" * 100_000, b"a = " + b"9" * 5000, b"\xff", b"a = = 1"])
 def test_damaged_toml_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(data)
-    with pytest.raises(UnreadableError, match="not valid TOML"):
+    with pytest.raises(UnreadableError, match=r"not valid TOML|not UTF-8 text"):
         read_toml(tmp_path / "f")
 
 
@@ -173,3 +173,14 @@ def test_a_checkpoint_whose_numbers_were_replaced_is_refused(tmp_path: Path) -> 
         (tmp_path / f"{name}.json").write_text(json.dumps(table))
         with pytest.raises(RunFolderError, match="cannot be used: it"):
             checkpoint.load(tmp_path, last, "cpu")
+
+
+def test_toml_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfrounds = 3\r\n")
+    assert read_toml(tmp_path / "a.toml") == {"rounds": 3}
+
+
+def test_toml_in_another_encoding_is_refused_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes("name = 'ü'".encode("latin-1"))
+    with pytest.raises(UnreadableError, match=r"not UTF-8 text \(byte 0xfc\): save it as UTF-8"):
+        read_toml(tmp_path / "a.toml")

@@ -64,6 +64,7 @@ def resume(
     that round; without it, only its missing files are written.
     """
     if from_round is None and api.finished(folder):
+        api.check_unchanged(folder)
         say(f"The run in {folder} is finished: {_write_missing_page(folder)}.")
         return
     run = api.resume(folder, from_round, accept_changes=accept_changes)

@@ -96,7 +96,8 @@ def _rows(scan: _Scan, remarks: list[str]) -> Rows:
     if sum(file.stat().st_size for file in scan.images) > memory():
         raise DataError(f"the images in {scan.place} do not fit into memory; use fewer or smaller images")
     if outside := [str(file) for file in scan.images if _leads_out(file, scan.place)]:
-        remarks.append(f"{len(outside):,} images are links to files outside of {scan.place}: {listed(outside)}")
+        links = "1 image is a link to a file" if len(outside) == 1 else f"{len(outside):,} images are links to files"
+        remarks.append(f"{links} outside of {scan.place}: {listed(outside)}")
     x = decode([read_file(file) for file in scan.images], lambda row: str(scan.images[row]), remarks)
     return Rows(x, np.array([file.parent.name for file in scan.images]))
 

@@ -46,7 +46,8 @@ def flat(values: Values, name: str, where: str) -> NDArray[Any]:
     array = _array(values, name, where)
     if array.ndim and array.size == len(array):
         return array.reshape(len(array))
-    hint = "; for one-hot labels, use y.argmax(1)" if array.ndim == 2 and len(array) > 1 else ""
+    one_hot = array.ndim == 2 and len(array) > 1 and array.dtype.kind in "iubf" and bool(np.isin(array, (0, 1)).all())
+    hint = f"; for one-hot labels, use {name}.argmax(1)" if one_hot else ""
     raise DataError(f"{where}: {name!r} has shape {array.shape}, expected (N,), one value per example{hint}")
 
 

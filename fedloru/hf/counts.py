@@ -76,7 +76,8 @@ def warnings(counts: Counts, max_length: int, lost: int) -> Iterator[str]:
     if counts.empty:
         yield f"{counts.empty:,} empty texts were skipped"
     if counts.unanswered:
-        yield f"{counts.unanswered:,} conversations in which the assistant says nothing were dropped"
+        dropped = "1 conversation" if counts.unanswered == 1 else f"{counts.unanswered:,} conversations"
+        yield f"dropped {dropped} in which the assistant says nothing"
     if counts.merged:
         yield (
             f"the chat template has no place for a system prompt, so {counts.merged:,} of them were put in front of "

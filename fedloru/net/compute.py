@@ -19,8 +19,8 @@ from fedloru.net.record import Batch, Net
 from fedloru.tree import Params
 
 SINGLE = (
-    "Set client.drop_last (drop_last in a Recipe), which leaves out the short last batch of an epoch, and give every "
-    "client 2 examples or more (partition.min_examples); or change the batch size"
+    "A batch has one example if client.batch_size is 1 (raise it), if a client has a single example (set "
+    "partition.min_examples to 2), or at the end of an epoch (set client.drop_last, or drop_last in a Recipe)"
 )
 """The advice for a model, such as one with BatchNorm, that does not train on a batch of a single example."""
 

@@ -23,9 +23,11 @@ def merge_notes(method: Method, rounds: int) -> Iterator[str]:
     cycle = method.traits.cycle
     if cycle is None or any(is_merge_round(cycle, round) for round in range(1, rounds)):
         return
+    last = f"the last of {rounds:,} rounds" if rounds > 1 else "the only round"
+    fix = "choose a shorter cycle, or train for more rounds" if rounds > 1 else "train for more rounds"
     yield (
-        f"no merge falls before the last of {rounds:,} rounds (the cycle is {_shown(cycle)}), so {short(method.name)} "
-        "trains like FedLoRA, with an update of low rank: choose a shorter cycle, or train for more rounds"
+        f"no merge falls before {last} (the cycle is {_shown(cycle)}), so {short(method.name)} trains like FedLoRA, "
+        f"with an update of low rank: {fix}"
     )
 
 

@@ -80,6 +80,13 @@ def test_a_finished_run_is_not_resumed(cli: Cli) -> None:
     assert Path("runs/small/summary.json").read_bytes() == before
 
 
+def test_a_finished_run_with_an_edited_configuration_is_not_reported_as_finished(cli: Cli) -> None:
+    cli("run", "small", *QUICK, "--quiet")
+    config = Path("runs/small/config.toml")
+    config.write_text(config.read_text().replace("rounds = 6", "rounds = 9"))
+    assert "rounds was 6, is 9" in cli("resume", "runs/small", code=2).stderr
+
+
 def test_an_edited_configuration_is_refused(cli: Cli) -> None:
     stopped(cli)
     config = Path("runs/small/config.toml")

@@ -14,7 +14,7 @@ RUN = ROOT / "tests" / "legacy" / "run-9a41fbb"
 
 def test_a_plotly_of_the_working_directory_is_not_run_but_own_modules_are_found(tmp_path: Path) -> None:
     shutil.copytree(RUN, tmp_path / "run")
-    for name in ("plotly", "mlxtend", "matplotlib"):
+    for name in ("plotly", "mlxtend", "matplotlib", "torch", "email", "typer", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the working directory was searched first')")
     (tmp_path / "mine.py").write_text("def method():\n    raise ValueError('mine was called')\n")
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -87,7 +87,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     assert len(data.train["y"]) + len(data.test["y"]) == 9
     assert data.remarks == (
         f"3 items not read (not a regular file, in {place}): cat/loop.png, cat/pipe.png, cat/zero.png",
-        f"1 images are links to files outside of {place}: {place / 'dog' / 'linked.png'}",
+        f"1 image is a link to a file outside of {place}: {place / 'dog' / 'linked.png'}",
     )
     with pytest.raises(DataError, match="not a regular file"):
         load("npz", path=str(place / "cat" / "pipe.png"))

@@ -188,7 +188,7 @@ def test_conversations_without_an_answer_are_dropped_and_counted(
         data = loaded(tmp_path, [says(turns) for turns in ([ASK, ANSWER], *silent, [MORE, ANSWER])])
     assert shown(data.train) == [by_hand([ASK, ANSWER]), by_hand([MORE, ANSWER])]
     assert data.notes["conversations without an answer"] == 6
-    assert "6 conversations in which the assistant says nothing were dropped" in caplog.text
+    assert "dropped 6 conversations in which the assistant says nothing" in caplog.text
     with pytest.raises(DataError, match="the assistant says nothing in any conversation"):
         loaded(tmp_path, [says([ASK])])
 

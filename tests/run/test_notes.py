@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import fedloru as fl
 from fedloru.cli import app
+from fedloru.method import planned
+from fedloru.run.notes import merge_notes
 
 SHORT = ["-s", "rounds=2", "-s", "method.tau=2", "-s", "data.test_fraction=0.5", "-s", "client.steps=1"]
 NOTE = "no merge falls before the last of 2 rounds (the cycle is 2), so fedloru trains like FedLoRA"
@@ -42,3 +45,8 @@ def test_the_folder_records_the_settings_that_were_chosen(tmp_path: Path) -> Non
     config = (folder / "config.toml").read_text()
     for line in ("tau = 1", "lr = 0.1", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
         assert line in config
+
+
+def test_a_run_of_one_round_is_not_told_to_choose_a_shorter_cycle() -> None:
+    (note,) = merge_notes(planned(fl.fedloru(), 1), 1)
+    assert note.startswith("no merge falls before the only round") and note.endswith(": train for more rounds")
