@@ -106,8 +106,10 @@ def _differing(configurations: Sequence[Settings]) -> list[str]:
 
 
 def _differ(key: str, one: Settings, other: Settings) -> bool:
+    """Return whether ``key`` distinguishes two groups; the settings of two methods may only have a name in common."""
     if key in one and key in other:
-        return bool(one[key] != other[key])
+        own = key.startswith("method.") and key not in FORMS
+        return bool(one[key] != other[key]) and (not own or _same_form(key, one, other))
     return (key in one or key in other) and _same_form(key, one, other)
 
 

@@ -41,6 +41,11 @@ def test_a_label_has_the_settings_that_differ(methods: list[dict[str, Any]], exp
     assert labels(*methods) == expected
 
 
+def test_settings_of_two_methods_with_the_same_name_are_not_compared() -> None:
+    found = labels({"name": "fedloru", "init": "a"}, {"name": "fedlmt", "init": "spectral"}, {"name": "fedavg"})
+    assert found == ["fedloru", "fedlmt", "fedavg"]
+
+
 def test_settings_with_the_same_short_name_keep_their_full_name() -> None:
     groups = grouped([run(client={"lr": 0.1}, server={"lr": 1.0}), run(client={"lr": 0.2}, server={"lr": 2.0})])
     assert [group.label for group in groups] == ["client.lr 0.1, server.lr 1", "client.lr 0.2, server.lr 2"]
