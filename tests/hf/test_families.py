@@ -43,7 +43,7 @@ def test_the_table_in_the_docs_has_the_form_that_the_script_writes() -> None:
     rows = [line[2:].split(" | ") for line in lines[lines.index(header) + 1 :]]
     states = {"works", "refused", "not built", "failed"}
     assert len(rows) > 150 and all(row[2] in states for row in rows)
-    found = re.search(r"(\d+) work, (\d+) are refused", DOCS.read_text())
+    found = re.search(r"(\d+) work, .*?(\d+) are refused", DOCS.read_text())
     assert found is not None
     counted = [sum(row[2] == state for row in rows) for state in ("works", "refused")]
     assert counted == [int(number) for number in found.groups()]
