@@ -2,11 +2,11 @@
 
     python benchmarks/families.py [KIND ...] [--out families.json] [--table families.md] [--seconds 120] [--jobs 2]
 
-Each family is tried in a process of its own, with a limit of time and memory, and nothing is downloaded: a tiny
-configuration (family_configs.py) is initialized randomly and saved, trained for two rounds of FedLoRU, the first of
-which merges, with both engines, and exported in both formats. The exports are loaded with transformers and PEFT alone
-and must give the logits of the trained model. Causal models are trained on tokens, encoders
-to classify. Requires the extra ``hf``.
+Each family runs in a separate process with a time and a memory limit. Nothing is downloaded: a model is built from a
+tiny configuration (family_configs.py) with random weights and saved. It is trained for two rounds of FedLoRU, the first
+of which merges, with both engines, and exported in both formats. The exports, loaded with transformers and PEFT
+alone, must give the logits of the trained model. Causal models predict tokens, and encoders classify. Requires the
+extra ``hf``.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ transposed weight of the encoder, sees W alone. Training would then use another 
 forward pass that holds a trained parameter in a plain list always reads its initial value.
 
 The probe runs the model on a few examples twice: unchanged, and with every suspected tensor replaced by other values
-outside of its own layer. If a result changes, something else reads the tensor. Both runs do the same arithmetic,
-so this works in any precision.
+everywhere except inside its layer. If a result changes, something else reads the tensor. Both runs do the same
+arithmetic, so this works in any precision.
 """
 
 from __future__ import annotations

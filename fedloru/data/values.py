@@ -61,9 +61,8 @@ def keys(values: Iterable[Any], name: str, where: str, place: Place | None = Non
     Raises:
         DataError: values are missing or empty, have different types, or are not exact, such as floating-point numbers.
     """
-    found, place = plain(values), place or rows_of(where)
-    _check_present(found, name, where)
-    _check_one_type(found, name, place)
+    place = place or rows_of(where)
+    found = _complete(values, name, where, place)
     return tuple(_key(value, name, place, row) for row, value in enumerate(found))
 
 
@@ -79,9 +78,8 @@ def labels(values: Iterable[Any], name: str, where: str, place: Place | None = N
     Raises:
         DataError: values are missing or empty, have different types, or are neither integers nor text.
     """
-    found, place = plain(values), place or rows_of(where)
-    _check_present(found, name, where)
-    _check_one_type(found, name, place)
+    place = place or rows_of(where)
+    found = _complete(values, name, where, place)
     if found and not isinstance(found[0], (int, str)):
         raise DataError(
             f"{where}: labels must be integers or strings, got {kind(found[0])} in column {name!r}: convert it, or "
@@ -126,6 +124,14 @@ def doubtful(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 def is_missing(value: Any) -> bool:
     """Return whether a key or label is missing: None, NaN, or a text that is empty or only white space."""
     return value is None or (value != value) is True or (isinstance(value, (str, bytes)) and not value.strip())
+
+
+def _complete(values: Iterable[Any], name: str, where: str, place: Place) -> list[Any]:
+    """Return ``values`` as Python objects, if none is missing and all have one type."""
+    found = plain(values)
+    _check_present(found, name, where)
+    _check_one_type(found, name, place)
+    return found
 
 
 def _check_present(values: Sequence[Any], name: str, where: str) -> None:
