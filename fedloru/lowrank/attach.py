@@ -60,7 +60,8 @@ def attach(
     copied = shallow_copy(model)
     found = {n: m for n, m in copied.named_modules() if isinstance(m, Adaptable) and not isinstance(m, LowRank)}
     matching = {n: m for n, m in found.items() if any(fnmatchcase(n, glob) for glob in targets or ("*",))}
-    _check_globs({"ranks": ranks or {}, "alphas": alphas or {}}, matching)
+    settings: dict[str, Mapping[str, float]] = {"ranks": ranks or {}, "alphas": alphas or {}}
+    _check_globs(settings, matching)
     skipped = {n: reason for n, m in matching.items() if (reason := _unsupported(copied, m))}
     skipped |= _too_small(_without(matching, skipped), rank, ranks)
     if not (chosen := _without(matching, skipped)):
@@ -68,6 +69,7 @@ def attach(
     if targets is None:
         skipped |= default_choice(chosen, lambda name: _setting(name, ranks, rank), output_layer(copied))
         chosen = _without(matching, skipped)
+        _check_globs(settings, chosen)  # a run records the chosen layers as targets, and must resume with them
     for name, layer in chosen.items():
         site_rank = _setting(name, ranks, rank)
         site_alpha = _setting(name, alphas, default_alpha(site_rank) if alpha is None else alpha)

@@ -102,3 +102,10 @@ def test_the_layer_before_an_output_layer_that_cannot_be_adapted_is_adapted(head
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), head)
     net = fl.attach(model, rank=4)
     assert [site.weight for site in net.sites] == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("setting", [{"ranks": {"fc3": 2}}, {"alphas": {"fc3": 4.0}}])
+def test_a_rank_or_an_alpha_of_a_layer_that_stays_dense_by_default_is_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"'fc3' in \w+ matches no layer that gets factors; these do: fc1, fc2"):
+        fl.attach(perceptron(64, 64, 64, 9), rank=4, **setting)  # type: ignore[arg-type]
+    assert adapted(perceptron(64, 64, 64, 9), rank=4, targets=["fc*"], **setting) == ["fc1", "fc2", "fc3"]
