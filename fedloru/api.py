@@ -184,7 +184,7 @@ def echo(plan: Plan) -> dict[str, Any]:
         "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)},
         "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
         "method": {"name": plan.method.name, **plan.method.config},
-        "client": plan.recipe._asdict(),
+        "client": plan.recipe._asdict() | {"lr": plan.recipe.rate},
     }
     return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
 
