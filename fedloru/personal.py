@@ -36,6 +36,10 @@ def personal_model(net: Net, method: Method, state: State, client_state: Params,
     return constants(net, state.base) | (start if method.expand is None else method.expand(net, start, down))
 
 
+Scores = dict[str, list[Score]]
+"""The scores of clients, one per client, with the ``shared`` model and with the ``personal`` ones."""
+
+
 def personal_scores(
     net: Net,
     method: Method,
@@ -43,14 +47,14 @@ def personal_scores(
     data: Examples,
     tests: Sequence[tuple[int, Tensor, Profile]],
     client_state: Callable[[int], Params],
-) -> dict[str, Spread]:
+) -> Scores:
     """Score clients, given as (client, test rows, profile): the ``shared`` model, and the ``personal`` ones if any.
 
     A client without state is scored with the shared model in both. If no client has any state, ``personal`` is omitted.
     """
     shared = shared_model(net, method, state)
     states = {client: client_state(client) for client, _, _ in tests}
-    scores: dict[str, list[Score]] = {"shared": [], "personal": []}
+    scores: Scores = {"shared": [], "personal": []}
     for client, rows, profile in tests:
         batch = {key: value[rows.to(value.device)] for key, value in data.items()}
         score = evaluate(net, shared, batch)
@@ -60,7 +64,12 @@ def personal_scores(
         scores["personal"].append(score)
     if not any(states.values()):
         del scores["personal"]
-    return {name: spread(values) for name, values in scores.items()}
+    return scores
+
+
+def spreads(scores: Scores) -> dict[str, dict[str, float]]:
+    """Return the spread of each kind of score, as a table."""
+    return {name: spread(values)._asdict() for name, values in scores.items()}
 
 
 def spread(scores: Sequence[Score]) -> Spread:

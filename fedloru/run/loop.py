@@ -6,47 +6,55 @@ A round is a function of the state before it, so a run can stop after any round 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from fedloru import lowrank, tree
+from fedloru import lowrank
 from fedloru import net as nets
-from fedloru.client import Job
-from fedloru.engine import choose
+from fedloru.engine import Chosen
 from fedloru.engine.fused.engine import forward_keys
-from fedloru.engine.task import Outcome, Task
-from fedloru.errors import FedloruError, ModelError
+from fedloru.engine.task import Observer
+from fedloru.errors import FedloruError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
-from fedloru.recipe import at_round
+from fedloru.recipe import Recipe, at_round
 from fedloru.run import increments, profiles
+from fedloru.run.carrier import Assignment, Carrier, Invited
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
-from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, cohort, on_device, profile, references
+from fedloru.run.plan import Plan, on_device, profile, references, sampled
 from fedloru.run.record import Round, Row, record
+from fedloru.run.simulation import Simulation
 from fedloru.run.summary import summarise
 from fedloru.settings import calling
 from fedloru.tree import Params
 from fedloru.weight_reads import check_readers
-from fedloru.wire import Channel, Ledger, Traffic
+from fedloru.wire import Ledger, Traffic
 
 
 class Run:
     """A run of ``plan``: iterating over it trains the rounds, and yields one row per round.
+
+    ``carrier`` returns what brings the rounds to the clients, from the plan on its device and the initial state; by
+    default they are simulated.
 
     With a ``folder``, every row, and its checkpoint if one is due, is on disk before the row is yielded. The summary
     and the model are written at the end. If a round fails or is interrupted, the last completed round is checkpointed
     first. During the iteration, no other run can write to the folder.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder | None = None, snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder | None = None,
+        snapshot: Snapshot | None = None,
+        carrier: Callable[[Plan, State], Carrier] = Simulation,
+    ) -> None:
         check(plan)
         self.plan = plan = on_device(plan)
         self.folder = folder
@@ -54,20 +62,14 @@ class Run:
         first = plan.method.init(plan.net, plan.seed)
         check_readers(plan.net, plan.dataset.train, forward_keys(plan.net, plan.method, first))
         self._first = first
-        self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
-        self._clients: ClientStore = InMemory()
-        self.engine = choose(
-            plan.engine,
-            plan.net,
-            plan.method,
-            first,
-            plan.dataset.train,
-            plan.recipe,
-            chunk=plan.chunk,
-            path=plan.path,
-        )
+        self.carrier = carrier(plan, first)
+
+    @property
+    def engine(self) -> Chosen:
+        """The engine that trains the clients."""
+        return self.carrier.engine
 
     @property
     def state(self) -> State:
@@ -94,11 +96,12 @@ class Run:
             RunFolderError: another run is writing to the folder, or has written to it since this run was created.
         """
         if self.folder is None:
+            self.carrier.open(None)
             yield from self._rounds()
             return
         with self.folder.alone():
             self.folder.go_back(self.state.round, self.state.version)
-            self._clients = OnDisk(self.folder.path / "clients", self.plan.device)
+            self.carrier.open(self.folder)
             yield from self._rounds()
             self.finish(self.folder)
 
@@ -136,39 +139,38 @@ class Run:
         start = time.perf_counter()
         plan, before = self.plan, self.last
         round = before.state.round + 1
-        clients = cohort(plan, round)
         ledger = before.restore_ledger(plan.net.sites)
-        self._channel.accounts.clear()
-        for client in clients:
-            self._channel.sync(ledger.owed(client, before.state), before.state, profile(plan, client))
-            ledger.delivered(client, before.state.version)
-        jobs = sorted((self._job(client) for client in clients), key=lambda job: job.profile)
         recipe = at_round(plan.recipe, round, plan.rounds)
         updates = UpdateStatistics(plan.net) if plan.diagnostics else None
-        observe = updates.add if updates else None
-        outcome = self._train(Task(before.state, jobs, recipe, plan.seed, self._channel, observe))
-        state = plan.method.server(plan.net, before.state, outcome.total)
+        assignment = self._assignment(ledger, recipe, updates.add if updates else None)
+        delivery = self.carrier.carry(assignment)
+        for client in delivery.clients:
+            ledger.delivered(client, before.state.version)
+        state = plan.method.server(plan.net, before.state, delivery.outcome.total)
         ledger.record(state)
-        after = Snapshot(state, before.traffic + self._channel.traffic, ledger.save())
-        self._clients.save(round, outcome.client_state, self.folder.oldest if self.folder else 0)
-        done = Round(before, after, clients, outcome, recipe.rate, updates)
-        row = record(plan, self._first, done, self._clients.load)
-        row |= profiles.of_round(plan, clients, self._channel.accounts)
+        spent = sum(delivery.accounts.values(), Traffic())
+        after = Snapshot(state, before.traffic + spent, ledger.save())
+        done = Round(before, after, list(delivery.clients), delivery.outcome, recipe.rate, updates)
+        row = record(plan, self._first, done, self.carrier.personal)
+        row |= profiles.of_round(plan, delivery.clients, delivery.accounts) | dict(delivery.notes)
         row["seconds"] = time.perf_counter() - start
         return row, after
 
-    def _job(self, client: int) -> Job:
-        rows = self.plan.partition.train[client]
-        return Job(client, rows, self._clients.load(client, self.state.round), profile(self.plan, client))
+    def _assignment(self, ledger: Ledger, recipe: Recipe, observe: Observer | None) -> Assignment:
+        """Return the next round, with the cohort sampled from the clients that are present."""
+        plan, state = self.plan, self.state
 
-    def _train(self, task: Task) -> Outcome:
-        try:
-            return self.engine.run(task)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
-                f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
-            ) from error
+        def invite(clients: Sequence[int]) -> list[Invited]:
+            for client, version in self.carrier.held(clients).items():
+                if version is None:
+                    ledger.lost(client)
+                else:
+                    ledger.delivered(client, version)
+            return [Invited(client, profile(plan, client), ledger.owed(client, state)) for client in clients]
+
+        order = partial(sampled, plan, state.round + 1)
+        chosen = order(self.carrier.present())[: self.carrier.invitations(plan.cohort)]
+        return Assignment(state, recipe, invite(sorted(chosen)), order, invite, observe)
 
 
 def _failed(round: int, problem: str) -> FedloruError:

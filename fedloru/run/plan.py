@@ -8,7 +8,7 @@ documentation are derived from that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import Annotated, Any, NamedTuple, get_args
@@ -151,11 +151,18 @@ def _key(annotation: Any) -> str | None:
     return next((item.path for item in get_args(annotation)[1:] if isinstance(item, Key)), None)
 
 
-def cohort(plan: Plan, round: int) -> list[int]:
-    """Return the clients sampled for ``round``, without replacement and in order."""
+def sampled(plan: Plan, round: int, clients: Iterable[int]) -> list[int]:
+    """Return ``clients`` in the order in which they are sampled for ``round``, without replacement."""
     seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
-    drawn = torch.randperm(plan.clients, generator=gen(seed, "cohort", round))[: plan.cohort]
-    return sorted(drawn.tolist())
+    there = set(clients)
+    known = max(plan.clients, max(there, default=-1) + 1)
+    drawn: list[int] = torch.randperm(known, generator=gen(seed, "cohort", round)).tolist()
+    return [client for client in drawn if client in there]
+
+
+def cohort(plan: Plan, round: int) -> list[int]:
+    """Return the clients sampled for ``round`` if all are present, in order."""
+    return sorted(sampled(plan, round, range(plan.clients))[: plan.cohort])
 
 
 def tested(plan: Plan, examples: int, *path: str | int) -> Tensor | None:

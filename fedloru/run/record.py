@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from fedloru import tree
 from fedloru.data import size
@@ -16,11 +15,9 @@ from fedloru.engine.task import Outcome
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
 from fedloru.net import Net
-from fedloru.personal import personal_scores
-from fedloru.rng import gen
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.diagnostics import Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
-from fedloru.run.plan import Plan, profile, tested
+from fedloru.run.plan import Plan, tested
 from fedloru.tree import Params
 
 Row = dict[str, Any]
@@ -39,8 +36,12 @@ class Round(NamedTuple):
     updates: UpdateStatistics | None
 
 
-def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Params]) -> Row:
-    """Return the row of a round; ``first`` is the initial state, ``load(client, round)`` returns a client state."""
+Personal = Callable[[State], dict[str, dict[str, float]] | None]
+"""Scores clients on their own test examples with the model of a state; None if there are none."""
+
+
+def record(plan: Plan, first: State, done: Round, personal: Personal) -> Row:
+    """Return the row of a round; ``first`` is the initial state."""
     before, after = done.before, done.after
     state, spent = after.state, after.traffic - before.traffic
     merged = state.version > before.state.version
@@ -69,7 +70,7 @@ def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Par
         test = plan.dataset.test
         score = evaluate(plan.net, model, test, rows=tested(plan, size(test)))
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
-        row["personal"] = _personal(plan, state, load)
+        row["personal"] = _with_perplexity(plan, personal(state))
         if plan.net.unit == "token":
             row["test_perplexity"] = perplexity(score.loss)
         if plan.eval_hook is not None:
@@ -83,6 +84,12 @@ def record(plan: Plan, first: State, done: Round, load: Callable[[int, int], Par
 def perplexity(loss: float) -> float:
     """Return e to the power of the loss per token in nats, or the largest float if it overflows."""
     return math.exp(min(loss, math.log(sys.float_info.max)))
+
+
+def _with_perplexity(plan: Plan, scores: dict[str, dict[str, float]] | None) -> dict[str, dict[str, float]] | None:
+    if scores is None or plan.net.unit != "token":
+        return scores
+    return {name: spread | {"perplexity": perplexity(spread["loss"])} for name, spread in scores.items()}
 
 
 def _model_diagnostics(
@@ -153,29 +160,3 @@ def _overlaps(plan: Plan, before: Snapshot, state: State) -> dict[str, dict[str,
 
 def _has_all_factors(net: Net, increment: Params) -> bool:
     return bool(increment) and net.factors <= increment.keys()
-
-
-def _personal(plan: Plan, state: State, load: Callable[[int, int], Params]) -> dict[str, dict[str, float]] | None:
-    """Score a sample of clients, the same in every round, on their own test examples."""
-    if not plan.partition.test:
-        return None
-    order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
-    sample = sorted(order[: plan.eval_clients].tolist())
-    tests = [(client, _own_tests(plan, client), profile(plan, client)) for client in sample]
-    tests = [test for test in tests if len(test[1])]
-    if not tests:
-        return None
-    scores = personal_scores(
-        plan.net, plan.method, state, plan.dataset.train, tests, lambda client: load(client, state.round)
-    )
-    found = {name: spread._asdict() for name, spread in scores.items()}
-    if plan.net.unit == "token":
-        found = {name: spread | {"perplexity": perplexity(spread["loss"])} for name, spread in found.items()}
-    return found
-
-
-def _own_tests(plan: Plan, client: int) -> Tensor:
-    """Return the training rows that ``client`` is tested on."""
-    rows = plan.partition.test[client]
-    used = tested(plan, len(rows), client)
-    return rows if used is None else rows[used]

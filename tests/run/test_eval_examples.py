@@ -10,7 +10,7 @@ import torch
 import fedloru as fl
 from fedloru.evaluate import evaluate
 from fedloru.run import plan as plans
-from fedloru.run import record
+from fedloru.run import record, simulation
 from fedloru.run.plan import Plan
 
 
@@ -65,9 +65,9 @@ def test_by_default_and_beyond_the_size_all_are_used() -> None:
 
 def test_the_tests_of_every_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    scores = record.personal_scores
+    scores = simulation.personal_scores
     monkeypatch.setattr(
-        record, "personal_scores", lambda *a: sizes.extend(len(rows) for _, rows, _ in a[4]) or scores(*a)
+        simulation, "personal_scores", lambda *a: sizes.extend(len(rows) for _, rows, _ in a[4]) or scores(*a)
     )
     plan = made(eval_examples=4, rounds=1)
     list(fl.run(**{name: getattr(plan, name) for name in plan.__dataclass_fields__}))

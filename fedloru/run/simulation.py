@@ -1,0 +1,96 @@
+"""The carrier of simulations: all clients are present, and an engine trains them in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedloru import tree
+from fedloru.client import Job
+from fedloru.engine import choose
+from fedloru.engine.task import Outcome, Task
+from fedloru.errors import ModelError
+from fedloru.method import State
+from fedloru.personal import personal_scores, spreads
+from fedloru.rng import gen
+from fedloru.run.carrier import Assignment, Delivery
+from fedloru.run.client_state import ClientStore, InMemory, OnDisk
+from fedloru.run.folder import RunFolder
+from fedloru.run.plan import Plan, profile, tested
+from fedloru.wire import Channel
+
+
+class Simulation:
+    """The clients of ``plan``, which starts at ``first``, in this process."""
+
+    def __init__(self, plan: Plan, first: State) -> None:
+        self.plan = plan
+        self.engine = choose(
+            plan.engine, plan.net, plan.method, first, plan.dataset.train, plan.recipe, chunk=plan.chunk, path=plan.path
+        )
+        self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
+        self._clients: ClientStore = InMemory()
+        self._folder: RunFolder | None = None
+
+    def open(self, folder: RunFolder | None) -> None:
+        """Keep the client states in ``folder``, if there is one."""
+        if folder is not None:
+            self._folder, self._clients = folder, OnDisk(folder.path / "clients", self.plan.device)
+
+    def present(self) -> Sequence[int]:
+        """Return all clients."""
+        return range(self.plan.clients)
+
+    def invitations(self, cohort: int) -> int:
+        """Return ``cohort``: all clients reply."""
+        return cohort
+
+    def held(self, clients: Sequence[int]) -> Mapping[int, int | None]:
+        """Return {}: no client says what it holds."""
+        return {}
+
+    def carry(self, assignment: Assignment) -> Delivery:
+        """Train the cohort with the engine."""
+        plan, channel = self.plan, self._channel
+        channel.accounts.clear()
+        for invited in assignment.cohort:
+            channel.sync(invited.sync, assignment.state, invited.profile)
+        clients = [invited.client for invited in assignment.cohort]
+        before = assignment.state.round
+        jobs = [Job(c, plan.partition.train[c], self._clients.load(c, before), profile(plan, c)) for c in clients]
+        jobs.sort(key=lambda job: job.profile)
+        outcome = self._train(Task(assignment.state, jobs, assignment.recipe, plan.seed, channel, assignment.observe))
+        self._clients.save(assignment.round, outcome.client_state, self._folder.oldest if self._folder else 0)
+        return Delivery(outcome, clients, dict(channel.accounts))
+
+    def personal(self, state: State) -> dict[str, dict[str, float]] | None:
+        """Score a sample of clients, the same in every round, on their own test examples."""
+        plan = self.plan
+        if not plan.partition.test:
+            return None
+        order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
+        sample = sorted(order[: plan.eval_clients].tolist())
+        tests = [(client, self._own_tests(client), profile(plan, client)) for client in sample]
+        tests = [test for test in tests if len(test[1])]
+        if not tests:
+            return None
+        scores = personal_scores(
+            plan.net, plan.method, state, plan.dataset.train, tests, lambda c: self._clients.load(c, state.round)
+        )
+        return spreads(scores)
+
+    def _own_tests(self, client: int) -> torch.Tensor:
+        """Return the training rows that ``client`` is tested on."""
+        rows = self.plan.partition.test[client]
+        used = tested(self.plan, len(rows), client)
+        return rows if used is None else rows[used]
+
+    def _train(self, task: Task) -> Outcome:
+        try:
+            return self.engine.run(task)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
+                f"lower the engine's chunk, or the batch size (now {task.recipe.batch_size})"
+            ) from error
