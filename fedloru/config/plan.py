@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import torch
 from torch import nn
 
 from fedloru import models
@@ -15,7 +16,7 @@ from fedloru.config.methods import assembled
 from fedloru.config.schema import CAPACITIES, Config
 from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, prints_date, texts
 from fedloru.config.trial import try_out
-from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition
+from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition, size
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
@@ -27,6 +28,8 @@ from fedloru.run.checks import check
 from fedloru.run.plan import EvalHook, Plan, keyed_settings, settings_table
 from fedloru.weight_reads import leave_out
 
+FEDERATION = "federation"
+"""The scheme of a partition whose clients have their own data, which the server does not know."""
 OPEN = frozenset(
     {
         *("lowrank.targets", "lowrank.alpha", "lowrank.alphas"),
@@ -45,9 +48,30 @@ def plan(config: Config) -> Plan:
     """
     dataset, partition = split(config)
     audited(dataset, partition)
+    return _assembled(config, dataset, partition, partition)
+
+
+def federation_plan(config: Config, clients: int) -> Plan:
+    """Return the plan of a federation of ``clients`` clients, who have their own data.
+
+    The data in ``config`` is that of the server: the model is built for it, and tested on its test examples. A cohort
+    that is larger than the federation is all of it.
+
+    Raises:
+        FedloruError: the data, the model or the method cannot be created as configured.
+    """
+    dataset = examples(config)
+    everything = Partition(FEDERATION, 0, (torch.arange(size(dataset.train)),), (), {})
+    unknown = Partition(FEDERATION, 0, (torch.empty(0, dtype=torch.int64),) * clients, (), {})
+    cohort = config.cohort.model_copy(update={"size": min(config.cohort.size, clients)})
+    return _assembled(config._replace(cohort=cohort), dataset, unknown, everything)
+
+
+def _assembled(config: Config, dataset: Dataset, partition: Partition, tried: Partition) -> Plan:
+    """Return the plan for ``partition``, after a trial of the model on the clients of ``tried``."""
     net, method = parts(config, dataset, len(partition.train))
     recipe = recipe_of(config)
-    try_out(net, dataset, partition, recipe)
+    try_out(net, dataset, tried, recipe)
     made = Plan(
         net,
         method,

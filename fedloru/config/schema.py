@@ -13,6 +13,7 @@ from fedloru.data import SCHEMES, SOURCES, load
 from fedloru.models import FROM_DATA, MODELS
 from fedloru.net import attach
 from fedloru.recipe import Recipe
+from fedloru.run.federation import Federation
 from fedloru.run.plan import keyed_settings
 from fedloru.settings import Setting, settings_of
 from fedloru.settings.types import Count, Text, Whole
@@ -52,6 +53,7 @@ class Config(NamedTuple):
     engine: Section
     eval: Section
     output: Section
+    federation: Section
 
 
 def _of_run(name: str) -> Iterator[Setting]:
@@ -111,5 +113,9 @@ SECTIONS: dict[str, Forms] = {
     ),
     "eval": one_form("Evaluation of the shared model.", [*_of_run("eval"), GENERATIONS, NEW_TOKENS]),
     "output": one_form("What the run writes.", [FOLDER, *_of_run("output")]),
+    "federation": one_form(
+        "How a federation of real clients runs, with `fedloru serve`; simulations ignore it.",
+        settings_of(Federation).values(),
+    ),
 }
 """The tables of a configuration, each with its forms."""

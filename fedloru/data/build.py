@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.data.classes import numbers
-from fedloru.data.dataset import Dataset
+from fedloru.data.dataset import Dataset, Scaling
 from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
 from fedloru.data.values import doubtful, keys
@@ -43,9 +43,12 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
     y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
-    x, x_test = normalise(train.x, test.x)
+    scaling = scaling_of(train.x)
+    x, x_test = standardize(train.x, scaling), standardize(test.x, scaling)
     remarks = (*raw.remarks, *remarks, *doubts)
-    return Dataset(name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), remarks=remarks)
+    return Dataset(
+        name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), {}, remarks, scaling
+    )
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -84,13 +87,17 @@ def held_out(groups: NDArray[Any], fraction: float, seed: int) -> Tensor:
     return held
 
 
-def normalise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``train`` and ``test`` in float32, standardized along axis 1 (channels or features) by ``train``."""
-    moments = [_moments(train[:, channel]) for channel in range(train.shape[1])]
-    shape = (1, -1, *(1 for _ in train.shape[2:]))
-    mean, std = (torch.tensor(values, dtype=torch.float32).view(shape) for values in zip(*moments, strict=True))
-    train, test = (x.to(torch.float32, copy=True).sub_(mean).div_(std) for x in (train, test))
-    return train, test
+def scaling_of(x: Tensor) -> Scaling:
+    """Return the mean and the standard deviation of ``x`` along axis 1 (channels or features)."""
+    means, stds = zip(*(_moments(x[:, channel]) for channel in range(x.shape[1])), strict=True)
+    return Scaling(means, stds)
+
+
+def standardize(x: Tensor, scaling: Scaling) -> Tensor:
+    """Return ``x`` in float32, standardized along axis 1 by ``scaling``."""
+    shape = (1, -1, *(1 for _ in x.shape[2:]))
+    mean, std = (torch.tensor(values, dtype=torch.float32).view(shape) for values in scaling)
+    return x.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 def _moments(values: Tensor) -> tuple[float, float]:

@@ -19,6 +19,13 @@ HOW = (
 __all__ = ["Dataset", "Examples", "by_length", "labels", "size"]
 
 
+class Scaling(NamedTuple):
+    """The mean and the standard deviation by which each channel, or each feature, was standardized."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class _Fields(NamedTuple):
     name: str
     train: Examples
@@ -27,6 +34,7 @@ class _Fields(NamedTuple):
     columns: dict[str, tuple[str, ...]] = {}
     notes: dict[str, int] = {}
     remarks: tuple[str, ...] = ()
+    scaling: Scaling | None = None
 
 
 class Dataset(_Fields):
@@ -35,7 +43,7 @@ class Dataset(_Fields):
     ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
     ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
     ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
-    The command line prints them, and the page of a run shows them.
+    The command line prints them, and the page of a run shows them. ``scaling`` says how ``x`` was standardized.
 
     Labels ``y`` of other integer types become int64, and those of shape (N, 1) become (N,). Tensors are detached.
 
@@ -55,6 +63,7 @@ class Dataset(_Fields):
         columns: Mapping[str, Sequence[str]] = {},
         notes: Mapping[str, int] = {},
         remarks: Sequence[str] = (),
+        scaling: Scaling | None = None,
     ) -> Self:
         names = class_names(name, classes)
         train, test = examples(f"{name!r}, train", train, names), examples(f"{name!r}, test", test, names)
@@ -62,7 +71,7 @@ class Dataset(_Fields):
             if train and len(values) != size(train):
                 raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
         kept = {column: tuple(values) for column, values in columns.items()}
-        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks))
+        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling)
 
 
 def dataset_problem(dataset: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The examples that a data source returns, before labels are numbered and pixels are normalised."""
+"""The examples that a data source returns, before labels are numbered and pixels are standardized."""
 
 from __future__ import annotations
 

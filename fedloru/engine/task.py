@@ -79,7 +79,11 @@ class Collector:
                 self.client_state[job.client] = tree.clone(
                     result.client_state
                 )  # a view would keep the whole chunk alive
-            self.loss += weight * result.loss
+        self.collect(down, ups, weights, [result.loss for result in results])
+
+    def collect(self, down: Down, ups: Sequence[Up], weights: Sequence[float], losses: Sequence[float]) -> None:
+        """Add the messages of clients of one profile, as the server received them, to the total."""
+        self.loss += sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         if self.task.observe is not None:
             self.task.observe(down, ups, weights)
         chunk = self.method.reduce(self.net, self.task.state, down, ups, weights)

@@ -67,6 +67,13 @@ class Delivery(NamedTuple):
     notes: Mapping[str, Any] = {}
 
 
+class Personal(NamedTuple):
+    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them."""
+
+    scores: dict[str, dict[str, float]] | None = None
+    accounts: Mapping[Profile, Traffic] = {}
+
+
 class Carrier(Protocol):
     """Brings the rounds of a run to its clients."""
 
@@ -88,5 +95,8 @@ class Carrier(Protocol):
     def carry(self, assignment: Assignment) -> Delivery:
         """Train the cohort."""
 
-    def personal(self, state: State) -> dict[str, dict[str, float]] | None:
-        """Return the scores of clients on their own test examples; None if there are none."""
+    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+        """Return the scores of clients on their own test examples, if there are any.
+
+        ``owed`` returns what a client needs to reach the version of ``state``.
+        """

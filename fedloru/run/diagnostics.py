@@ -36,6 +36,8 @@ class UpdateStatistics:
         self.net = net
         self.clients = 0
         self.direction: Params = {}
+        self.comparable = True
+        """Whether the updates of all clients have the same shapes; factors of different ranks have not."""
         self.parts: list[tuple[float, Params]] = []
         self.first: tuple[Params, Params] | None = None
         """The tensors that the first client received and sent."""
@@ -50,14 +52,18 @@ class UpdateStatistics:
             size = float(tree.norm(change))
             if size > 0:
                 unit = tree.scale(change, 1 / size)
-                self.direction = tree.add(self.direction, unit) if self.direction.keys() == unit.keys() else unit
+                self.comparable &= not self.direction or _shapes(self.direction) == _shapes(unit)
+                self.direction = tree.add(self.direction, unit) if self.direction and self.comparable else unit
                 self.clients += 1
             if _has_factors(self.net, up.shared):
                 self.parts.append((weight, tree.select(up.shared, sorted(self.net.factors))))
 
     def cosine(self) -> float | None:
-        """Return the mean cosine of two different updates: (‖Σ u_k‖² − P) / (P(P − 1)) for unit updates u_k."""
-        if self.clients < 2:
+        """Return the mean cosine of two different updates: (‖Σ u_k‖² − P) / (P(P − 1)) for unit updates u_k.
+
+        It is None if fewer than two updates are not 0, or if they have different shapes.
+        """
+        if self.clients < 2 or not self.comparable:
             return None
         return (float(tree.norm(self.direction)) ** 2 - self.clients) / (self.clients * (self.clients - 1))
 
@@ -83,6 +89,10 @@ class UpdateStatistics:
 
     def _equal_rank_sites(self) -> list[Site]:
         return [site for site in self.net.sites if len({f[site.a].shape for _, f in self.parts}) == 1]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in tensors.items()}
 
 
 def _has_factors(net: Net, shared: Mapping[str, Tensor]) -> bool:

@@ -158,6 +158,14 @@ class RunFolder:
             )
         return rows
 
+    def all_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of all rounds that are in the folder.
+
+        Raises:
+            RunFolderError: a line is missing or damaged.
+        """
+        return self.rows(len(self._lines()))
+
     def go_back(self, round: int, version: int) -> None:
         """Remove everything written after ``round``, at which ``version`` increments were merged.
 

@@ -22,19 +22,20 @@ from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import Recipe, at_round
 from fedloru.run import increments, profiles
-from fedloru.run.carrier import Assignment, Carrier, Invited
+from fedloru.run.carrier import Assignment, Carrier, Invited, Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan, on_device, profile, references, sampled
-from fedloru.run.record import Round, Row, record
+from fedloru.run.record import Round, Row, is_evaluated, record
 from fedloru.run.simulation import Simulation
 from fedloru.run.summary import summarise
 from fedloru.settings import calling
 from fedloru.tree import Params
 from fedloru.weight_reads import check_readers
 from fedloru.wire import Ledger, Traffic
+from fedloru.wire.traffic import joined
 
 
 class Run:
@@ -148,11 +149,15 @@ class Run:
             ledger.delivered(client, before.state.version)
         state = plan.method.server(plan.net, before.state, delivery.outcome.total)
         ledger.record(state)
-        spent = sum(delivery.accounts.values(), Traffic())
+        personal = Personal()
+        if is_evaluated(plan, round):
+            personal = self.carrier.personal(state, partial(ledger.owed, state=state))
+        accounts = joined(delivery.accounts, personal.accounts)
+        spent = sum(accounts.values(), Traffic())
         after = Snapshot(state, before.traffic + spent, ledger.save())
-        done = Round(before, after, list(delivery.clients), delivery.outcome, recipe.rate, updates)
-        row = record(plan, self._first, done, self.carrier.personal)
-        row |= profiles.of_round(plan, delivery.clients, delivery.accounts) | dict(delivery.notes)
+        done = Round(before, after, list(delivery.clients), delivery.outcome, recipe.rate, updates, personal.scores)
+        row = record(plan, self._first, done)
+        row |= profiles.of_round(plan, delivery.clients, accounts) | dict(delivery.notes)
         row["seconds"] = time.perf_counter() - start
         return row, after
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,10 @@ MERGE_SAMPLE = 500
 
 
 class Round(NamedTuple):
-    """A completed round: the run before and after it, and its cohort; ``updates`` is None without diagnostics."""
+    """A completed round: the run before and after it, and its cohort; ``updates`` is None without diagnostics.
+
+    ``personal`` are the scores of clients on their own test examples, if they were asked for.
+    """
 
     before: Snapshot
     after: Snapshot
@@ -34,13 +37,15 @@ class Round(NamedTuple):
     outcome: Outcome
     lr: float
     updates: UpdateStatistics | None
+    personal: dict[str, dict[str, float]] | None = None
 
 
-Personal = Callable[[State], dict[str, dict[str, float]] | None]
-"""Scores clients on their own test examples with the model of a state; None if there are none."""
+def is_evaluated(plan: Plan, round: int) -> bool:
+    """Return whether the model is evaluated after ``round``."""
+    return round % plan.eval_every == 0 or round == plan.rounds
 
 
-def record(plan: Plan, first: State, done: Round, personal: Personal) -> Row:
+def record(plan: Plan, first: State, done: Round) -> Row:
     """Return the row of a round; ``first`` is the initial state."""
     before, after = done.before, done.after
     state, spent = after.state, after.traffic - before.traffic
@@ -64,13 +69,13 @@ def record(plan: Plan, first: State, done: Round, personal: Personal) -> Row:
         "sites": {},
         "personal": None,
     }
-    evaluated = state.round % plan.eval_every == 0 or state.round == plan.rounds
+    evaluated = is_evaluated(plan, state.round)
     if evaluated:
         model = shared_model(plan.net, plan.method, state)
         test = plan.dataset.test
         score = evaluate(plan.net, model, test, rows=tested(plan, size(test)))
         row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
-        row["personal"] = _with_perplexity(plan, personal(state))
+        row["personal"] = _with_perplexity(plan, done.personal)
         if plan.net.unit == "token":
             row["test_perplexity"] = perplexity(score.loss)
         if plan.eval_hook is not None:

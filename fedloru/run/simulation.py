@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,11 +14,11 @@ from fedloru.errors import ModelError
 from fedloru.method import State
 from fedloru.personal import personal_scores, spreads
 from fedloru.rng import gen
-from fedloru.run.carrier import Assignment, Delivery
+from fedloru.run.carrier import Assignment, Delivery, Personal
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan, profile, tested
-from fedloru.wire import Channel
+from fedloru.wire import Channel, Sync
 
 
 class Simulation:
@@ -64,21 +64,21 @@ class Simulation:
         self._clients.save(assignment.round, outcome.client_state, self._folder.oldest if self._folder else 0)
         return Delivery(outcome, clients, dict(channel.accounts))
 
-    def personal(self, state: State) -> dict[str, dict[str, float]] | None:
+    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
         """Score a sample of clients, the same in every round, on their own test examples."""
         plan = self.plan
         if not plan.partition.test:
-            return None
+            return Personal()
         order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
         sample = sorted(order[: plan.eval_clients].tolist())
         tests = [(client, self._own_tests(client), profile(plan, client)) for client in sample]
         tests = [test for test in tests if len(test[1])]
         if not tests:
-            return None
+            return Personal()
         scores = personal_scores(
             plan.net, plan.method, state, plan.dataset.train, tests, lambda c: self._clients.load(c, state.round)
         )
-        return spreads(scores)
+        return Personal(spreads(scores))
 
     def _own_tests(self, client: int) -> torch.Tensor:
         """Return the training rows that ``client`` is tested on."""

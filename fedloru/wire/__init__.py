@@ -14,7 +14,7 @@ from fedloru.wire.codec import CODECS, Codec, pack, payload, width
 from fedloru.wire.cost import cost, cost_by_profile
 from fedloru.wire.exchange import decode_down, decode_sync, decode_up, encode_down, encode_sync, encode_up
 from fedloru.wire.header import Header, check
-from fedloru.wire.ledger import Ledger, Sync, catch_up, since
+from fedloru.wire.ledger import Ledger, Sync, base_hash, catch_up, since
 from fedloru.wire.message import FORMAT, decode, encode
 from fedloru.wire.spec import MessageSpec, Spec
 from fedloru.wire.traffic import KINDS, Traffic, kinds
@@ -31,6 +31,7 @@ __all__ = [
     "Spec",
     "Sync",
     "Traffic",
+    "base_hash",
     "catch_up",
     "check",
     "cost",

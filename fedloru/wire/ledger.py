@@ -158,3 +158,8 @@ def since(sync: Sync, held: int) -> Sync:
             f"version {sync.version}: report version {held} to the server and request the update again"
         )
     return sync._replace(increments=missing)
+
+
+def base_hash(sites: Sequence[Site], base: Mapping[str, Tensor]) -> str:
+    """Return a hash of the weights that merges change."""
+    return tree.digest({site.weight: base[site.weight] for site in sites if site.weight in base})

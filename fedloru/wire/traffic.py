@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedloru.errors import WireError
+from fedloru.method import Profile
 from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.codec import payload
@@ -79,6 +80,15 @@ class Traffic:
             {kind: self.down[kind] + sign * other.down[kind] for kind in KINDS},
             {kind: self.up[kind] + sign * other.up[kind] for kind in KINDS},
         )
+
+
+def joined(*accounts: Mapping[Profile, Traffic]) -> dict[Profile, Traffic]:
+    """Return the sum of accounts by profile."""
+    total: dict[Profile, Traffic] = {}
+    for account in accounts:
+        for profile, traffic in account.items():
+            total[profile] = total.get(profile, Traffic()) + traffic
+    return total
 
 
 def kinds(net: Net, shared: Mapping[str, Tensor], aux: Mapping[str, Tensor]) -> dict[str, Params]:

@@ -1,0 +1,240 @@
+"""The carrier of federations: it brings the rounds of a run to real clients, over Flower."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from fedloru import tree
+from fedloru.engine import Chosen, Outcome, Task
+from fedloru.engine.task import Collector
+from fedloru.errors import ConfigError
+from fedloru.files import write_atomic
+from fedloru.flower import scores
+from fedloru.flower.bases import Bases
+from fedloru.flower.guests import Guests
+from fedloru.flower.post import Post
+from fedloru.flower.protocol import PROTOCOL, Hello
+from fedloru.flower.requests import Requests
+from fedloru.flower.roster import Roster, Seen
+from fedloru.flower.round import Open, Round
+from fedloru.flower.site import shapes_of
+from fedloru.method import State, Up
+from fedloru.personal import spreads
+from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
+from fedloru.run.federation import Federation
+from fedloru.run.folder import RunFolder
+from fedloru.run.plan import Plan
+from fedloru.run.plan import profile as profile_of
+from fedloru.wire import Channel, Sync
+
+NAMES = "clients.json"
+"""The file with the names of the clients, in a run folder."""
+SCORE_SECONDS = 600.0
+"""The maximum number of seconds that the server waits for scores."""
+
+
+def _not_here(task: Task) -> Outcome:
+    raise ConfigError(["the clients of a federation train on their own machines, not in an engine"])
+
+
+class FlowerCarrier:
+    """Brings the rounds of ``plan``, which starts at ``first``, to the clients that are connected to ``grid``.
+
+    Args:
+        plan: the run; its training examples are only used to build the model.
+        first: the initial state.
+        grid: Flower's access to the clients.
+        who: returns the index of the client of a node of the grid, if it is enrolled.
+        roster: the enrolled clients.
+        rules: how rounds are carried out.
+        config: the configuration for the clients: all sections but those in ``reading``, and how data is read.
+        reading: the settings of [data], without paths.
+        pause: the number of seconds between looks at what has arrived; 0 if all clients are in this process.
+    """
+
+    engine = Chosen(_not_here, "flower", "clients train on their own machines")
+
+    def __init__(
+        self,
+        plan: Plan,
+        first: State,
+        *,
+        grid: Grid,
+        who: Callable[[NodeInfo], int | None],
+        roster: Roster,
+        rules: Federation,
+        config: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        pause: float = 0.5,
+    ) -> None:
+        self.plan, self.roster, self.rules = plan, roster, rules
+        self._bases = Bases(plan.net.sites, first)
+        self._requests = Requests(plan, tree.digest(plan.net.params), self._bases)
+        self._terms = self._hello(first, config, reading)
+        self.guests = Guests(
+            Post(grid, who),
+            roster,
+            lambda client, name: self._terms.model_copy(update={"client": client, "name": name}),
+            max_examples=rules.max_examples,
+            pause=pause,
+            patient=pause > 0,
+        )
+        self._folder: RunFolder | None = None
+        self._last: Counter[int] = Counter()
+        self._late: dict[str, Open] = {}
+        self._seen: dict[str, Seen] = roster.seen()
+
+    def open(self, folder: RunFolder | None) -> None:
+        """Continue from the rounds in ``folder``, if there is one."""
+        self._folder = folder
+        if folder is None:
+            return
+        rows = folder.all_rows()
+        self._bases.open(folder.path, rows[-1]["version"] if rows else 0)
+        for row in rows:
+            self._last.update({client: row["round"] - self._last[client] for client in row["cohort"]})
+        self._write_names()
+
+    def present(self) -> Sequence[int]:
+        """Return the clients that are connected and not busy; wait until there are as many as a round needs."""
+        return self.guests.wait(self.rules.clients, self._busy)
+
+    def invitations(self, cohort: int) -> int:
+        """Return the number of clients to invite, to have ``cohort`` replies."""
+        return cohort + round(cohort * self.rules.oversample)
+
+    def held(self, clients: Sequence[int]) -> Mapping[int, int | None]:
+        """Return what clients hold that have said so since the last round."""
+        stated = [client for client in clients if client in self.guests.stated and client in self.guests.known]
+        self.guests.stated -= set(stated)
+        greetings = {client: self.guests.known[client].greeting for client in stated}
+        return {client: self._bases.recognized(each.held, each.base) for client, each in greetings.items()}
+
+    def carry(self, assignment: Assignment) -> Delivery:
+        """Train the cohort, or as many clients as the quorum requires."""
+        self._bases.hash(assignment.state)
+        enrolled = sum(not client.removed for client in self.roster.clients)
+        size = min(self.plan.cohort, enrolled)
+        done = Round(assignment, self.guests, self._requests, self.rules, size, self._last, self._late)
+        self._see(None)
+        done.carry()
+        outcome = self._collected(assignment, done)
+        clients = sorted(done.replies)
+        self._last.update({client: assignment.round - self._last[client] for client in clients})
+        self._see(done)
+        self._write_names()
+        return Delivery(outcome, clients, done.accounts, {"federation": self._notes(done)})
+
+    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+        """Ask clients that share scores for those of the model after ``state``."""
+        there = self.guests.update() if self.rules.scores else []
+        busy = self._busy()
+        sharing = [c for c in there if self.guests.known[c].greeting.tests and c not in busy][: self.plan.eval_clients]
+        self._bases.hash(state)
+        invited = [Invited(client, profile_of(self.plan, client), owed(client)) for client in sharing]
+        seconds = min(self.rules.deadline, SCORE_SECONDS)
+        found, accounts = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        if not found:
+            return Personal(None, accounts)
+        for client, each in found.items():
+            best = each.personal or each.shared
+            self._update(client, loss=best.loss, accuracy=best.accuracy)
+        self.roster.see(self._seen)
+        return Personal(spreads(scores.table(found)), accounts)
+
+    def _collected(self, assignment: Assignment, done: Round) -> Outcome:
+        """Return the total of all replies, in the order of profiles and clients, as the engines do."""
+        plan, run = self.plan, self._requests.run
+        channel = Channel(plan.net, plan.method.name, run, plan.codec)
+        task = Task(assignment.state, (), assignment.recipe, plan.seed, channel, assignment.observe)
+        collector = Collector(self.plan.net, self.plan.method, task)
+        for reply in sorted(done.replies.values(), key=lambda reply: (reply.profile, reply.client)):
+            down = done.downs[reply.profile].down
+            shared, aux = (tree.to(part, self.plan.device) for part in reply.up)
+            collector.collect(down, [Up(shared, aux)], [reply.weight], [reply.loss])
+        return collector.outcome()
+
+    def _busy(self) -> set[int]:
+        """Return the clients that may still be working on a request of an earlier round."""
+        now = time.monotonic()
+        nodes = {client: guest.node for client, guest in self.guests.known.items()}
+        self._late = {sent: asked for sent, asked in self._late.items() if nodes.get(asked.node.client) == asked.node}
+        return {asked.node.client for asked in self._late.values() if now < asked.until}
+
+    def _hello(self, first: State, config: Mapping[str, Any], reading: Mapping[str, Any]) -> Hello:
+        plan, scaling = self.plan, self.plan.dataset.scaling
+        return Hello(
+            protocol=PROTOCOL,
+            fedloru=version("fedloru"),
+            run=self._requests.run,
+            base=self._bases.hash(first),
+            rounds=plan.rounds,
+            client=0,
+            name="",
+            clients=plan.clients,
+            config=dict(config),
+            reading=dict(reading),
+            classes=list(plan.dataset.classes),
+            shapes=shapes_of(plan.dataset),
+            mean=list(scaling.mean) if scaling else [],
+            std=list(scaling.std) if scaling else [],
+            sends_base=plan.sends_base,
+            scores=self.rules.scores,
+        )
+
+    def _notes(self, done: Round) -> dict[str, Any]:
+        """Return what the row of the round says about the clients, by name."""
+        name = self.guests.name
+        return {
+            "clients": {
+                name(client): {
+                    "examples": int(reply.weight),
+                    "loss": reply.loss,
+                    "seconds": done.seconds[client],
+                    "up_bytes": done.by_client[client].total("up"),
+                    "down_bytes": done.by_client[client].total("down"),
+                }
+                for client, reply in sorted(done.replies.items())
+            },
+            "refused": [{"client": name(client), "reason": reason} for client, reason in done.refused],
+            "lost": [name(client) for client in done.lost],
+            "late": done.dropped,
+        }
+
+    def _see(self, done: Round | None) -> None:
+        """Write what the server sees of all clients, for `fedloru clients`."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for client in range(len(self.roster.clients)):
+            guest = self.guests.known.get(client)
+            self._update(client, online=guest is not None, problem=self.guests.problems.get(client, ""))
+            if guest is not None:
+                greeting = guest.greeting
+                self._update(client, last_seen=now, fedloru=greeting.fedloru, examples=greeting.examples)
+                self._update(client, version=greeting.held)
+        for client, traffic in (done.by_client if done else {}).items():
+            before = self._seen[self.guests.name(client)]
+            up, down = before.up_bytes + traffic.total("up"), before.down_bytes + traffic.total("down")
+            self._update(client, up_bytes=up, down_bytes=down)
+        if done is not None:
+            for client in done.replies:
+                self._update(client, round=done.assignment.round, version=done.assignment.state.version)
+        self.roster.see(self._seen)
+
+    def _update(self, client: int, **changes: Any) -> None:
+        name = self.guests.name(client)
+        self._seen[name] = self._seen.get(name, Seen()).model_copy(update=changes)
+
+    def _write_names(self) -> None:
+        """Write the names of the clients to the run folder, by index."""
+        if self._folder is not None:
+            names = [client.name for client in self.roster.clients]
+            write_atomic(self._folder.path / NAMES, json.dumps(names).encode())

@@ -1,0 +1,156 @@
+"""The clients that are connected to the server: greeting them, and what they say they hold."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+from fedloru.errors import ConfigError, WireError
+from fedloru.flower import protocol
+from fedloru.flower.envelope import HELLO, Enclosed
+from fedloru.flower.post import Answer, Node, Post
+from fedloru.flower.protocol import Greeting, Hello, Refusal
+from fedloru.flower.roster import Client, Roster
+
+GRACE = 15.0
+"""The number of seconds for which a round waits for clients that have just connected."""
+REMIND = 60.0
+"""The number of seconds between messages that the server is still waiting."""
+
+log = logging.getLogger(__name__)
+
+
+class Guest(NamedTuple):
+    """A connected client that has accepted the terms."""
+
+    node: Node
+    greeting: Greeting
+
+
+class _Asked(NamedTuple):
+    node: Node
+    at: float
+
+
+class Guests:
+    """The connected clients of a federation.
+
+    ``hello`` returns the terms for a client, ``max_examples`` bounds the examples that it may state, and ``pause`` is
+    the number of seconds between looks at what has arrived. If not ``patient``, clients that are missing are an error,
+    because no other will connect. ``stated`` are the clients that have said what they hold
+    since the ledger was last corrected, and ``problems`` say why clients do not take part.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        roster: Roster,
+        hello: Callable[[int, str], Hello],
+        *,
+        max_examples: int,
+        pause: float,
+        patient: bool = True,
+    ) -> None:
+        self.post, self.roster, self._hello = post, roster, hello
+        self.max_examples, self.pause, self.patient = max_examples, pause, patient
+        self.known: dict[int, Guest] = {}
+        self.stated: set[int] = set()
+        self.problems: dict[int, str] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._left: dict[int, str] = {}
+
+    @property
+    def enrolled(self) -> list[Client]:
+        """The enrolled clients by index."""
+        return self.roster.clients
+
+    def name(self, client: int) -> str:
+        """Return the name of a client."""
+        return self.enrolled[client].name
+
+    def wait(self, needed: int, busy: Callable[[], set[int]]) -> Sequence[int]:
+        """Return the clients that are present and not busy, at least ``needed``; wait until there are as many."""
+        start = reminded = time.monotonic()
+        while True:
+            there = [client for client in self.update() if client not in busy()]
+            now = time.monotonic()
+            if len(there) >= needed and (not self._asked or now - start > GRACE):
+                return there
+            if not self.patient and not self._asked:
+                reasons = [f"{self.name(client)}: {reason}" for client, reason in self.problems.items()]
+                raise ConfigError(reasons or ["no client is connected"], "the federation")
+            if now - reminded > REMIND:
+                reminded = now
+                names = ", ".join(self.name(client) for client in there) or "none"
+                log.warning("waiting for clients: %d of %d are present (%s)", len(there), needed, names)
+            time.sleep(self.pause)
+
+    def update(self) -> list[int]:
+        """Greet the clients that have connected, read their answers, and return those that are present."""
+        nodes = self.post.nodes()
+        for client, guest in list(self.known.items()):
+            if nodes.get(client) != guest.node:
+                del self.known[client]
+        self._asked = {request: asked for request, asked in self._asked.items() if asked.node in nodes.values()}
+        waiting = {asked.node for asked in self._asked.values()}
+        for client, node in nodes.items():
+            new = client not in self.known and node not in waiting and self._left.get(client) != node.connected
+            if new:
+                self._greet(node)
+        for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
+            self._read(answer, self._asked.pop(answer.request).node)
+        return sorted(self.known)
+
+    def hold(self, client: int, held: int | None, base: str) -> None:
+        """Note what a client says it holds now."""
+        guest = self.known.get(client)
+        if guest is not None:
+            self.known[client] = guest._replace(greeting=guest.greeting.model_copy(update={"held": held, "base": base}))
+            self.stated.add(client)
+
+    def leave(self, client: int, reason: str) -> None:
+        """Forget a client until it connects again."""
+        guest = self.known.pop(client, None)
+        if guest is not None:
+            self._left[client] = guest.node.connected
+        self.problems[client] = reason
+        log.warning("%s does not take part: %s", self.name(client), reason)
+
+    def _greet(self, node: Node) -> None:
+        hello = self._hello(node.client, self.name(node.client))
+        request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
+        self._asked[request] = _Asked(node, time.monotonic())
+
+    def _read(self, answer: Answer, node: Node) -> None:
+        content: Greeting | Refusal | None = None
+        try:
+            if answer.content is None:
+                raise WireError(answer.problem)
+            content = protocol.answer(answer.content.text, Greeting, self.name(node.client))
+            reason = content.reason if isinstance(content, Refusal) else self._unacceptable(node.client, content)
+        except WireError as error:
+            reason = str(error)
+        if isinstance(content, Greeting) and not reason:
+            self.known[node.client] = Guest(node, content)
+            self.stated.add(node.client)
+            self.problems.pop(node.client, None)
+        else:
+            self._left[node.client] = node.connected
+            self.problems[node.client] = reason
+            log.warning("%s does not take part: %s", self.name(node.client), reason)
+
+    def _unacceptable(self, client: int, greeting: Greeting) -> str:
+        """Return why a client is not accepted; "" if it is."""
+        ours = version("fedloru")
+        if greeting.fedloru.split(".")[:2] != ours.split(".")[:2]:
+            return f"it runs fedloru {greeting.fedloru}, but the server runs {ours}: install the same version"
+        limit = self.enrolled[client].max_examples or self.max_examples
+        if not 1 <= greeting.examples <= limit:
+            return (
+                f"it states {greeting.examples:,} examples; expected 1 to {limit:,} (federation.max_examples, or "
+                "`fedloru enroll --max-examples`)"
+            )
+        return ""

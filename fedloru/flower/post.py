@@ -1,0 +1,76 @@
+"""Sends requests to the nodes of a Flower Grid, and collects their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from fedloru.errors import WireError
+from fedloru.flower.envelope import Enclosed, enclosed, record
+
+TTL = 30 * 24 * 3600.0
+"""The seconds for which Flower keeps a message; our own deadlines are shorter."""
+
+
+class Node(NamedTuple):
+    """A connected client: its index, its number in Flower, and when it connected."""
+
+    client: int
+    id: int
+    connected: str
+
+
+class Answer(NamedTuple):
+    """The answer to the request ``request``: its content, or why there is none."""
+
+    request: str
+    content: Enclosed | None
+    problem: str = ""
+
+
+class Post:
+    """Exchanges messages with clients over ``grid``; ``who`` returns the index of the client of a node, if enrolled."""
+
+    def __init__(self, grid: Grid, who: Callable[[NodeInfo], int | None]) -> None:
+        self.grid, self.who = grid, who
+
+    def nodes(self) -> dict[int, Node]:
+        """Return the connected clients by index."""
+        found = ((self.who(info), info) for info in self.grid.get_nodes())
+        return {
+            client: Node(client, info.node_id, info.last_activated_at)
+            for client, info in found
+            if client is not None and info.status == "online"
+        }
+
+    def send(self, node: Node, kind: str, content: Enclosed, group: str) -> str:
+        """Send a request, and return its id.
+
+        Raises:
+            WireError: Flower does not take it.
+        """
+        message = Message(record(content), node.id, kind, ttl=TTL, group_id=group)
+        ids = list(self.grid.push_messages([message]))
+        if not ids or not ids[0]:
+            raise WireError(f"the message to client {node.client} could not be sent: it is too large, or has left")
+        return ids[0]
+
+    def collect(self, requests: Collection[str], names: Callable[[str], str]) -> list[Answer]:
+        """Return the answers that have arrived to ``requests``; ``names`` says from whom each is."""
+        if not requests:
+            return []
+        return [_answer(message, names) for message in self.grid.pull_messages(list(requests))]
+
+
+def _answer(message: Message, names: Callable[[str], str]) -> Answer:
+    request = message.metadata.reply_to_message_id
+    if message.has_error():
+        return Answer(request, None, f"it did not reply (Flower code {message.error.code}: {message.error.reason})")
+    try:
+        return Answer(request, enclosed(message, names(request)))
+    except WireError as error:
+        return Answer(request, None, str(error))

@@ -1,0 +1,201 @@
+"""What the messages between the server and a client contain, apart from tensors.
+
+``Hello``, ``Order`` and ``Question`` go to the client, ``Greeting``, ``Report``, ``Scores`` and ``Refusal`` are the
+answers. Each is a JSON object whose fields have a type and a range; ``parse`` refuses everything else. Tensors travel
+separately, as one sequence of bytes: those of ``fedloru.wire``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedloru.errors import WireError, plain, quoted
+from fedloru.method import Profile
+
+PROTOCOL = 1
+"""The number of this protocol; client and server need the same."""
+MAX_TEXT = 4 * 2**20
+"""The largest size in bytes of a message without its tensors."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Short = Annotated[str, Field(max_length=256)]
+Long = Annotated[str, Field(max_length=4096)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Hello(_Content):
+    """The terms of a federation: what a client needs to build the model, and to decide whether it takes part.
+
+    Args:
+        protocol: the number of the protocol.
+        fedloru: the version of the package on the server.
+        run: the hash of W₀.
+        base: the hash of the weights that merges change, in W₀.
+        rounds: the number of rounds.
+        client: the index of the client.
+        name: the name under which the client is enrolled.
+        clients: the number of clients that the method is set up for.
+        config: the configuration, without data, partition and output.
+        reading: the settings of the server's data, without paths.
+        classes: the names of the classes.
+        shapes: the shape of an example, by column; [] for texts, whose length varies.
+        mean: the mean of each channel or feature of the server's data, () if it is not standardized.
+        std: the standard deviation of each.
+        sends_base: whether a client that cannot build W₀ itself receives it.
+        scores: whether the server asks for scores on the client's own test examples.
+    """
+
+    kind: Literal["hello"] = "hello"
+    protocol: Count
+    fedloru: Short
+    run: Hash
+    base: Hash
+    rounds: Count
+    client: Count
+    name: Short
+    clients: Count
+    config: dict[str, Any]
+    reading: dict[str, Any]
+    classes: list[Long]
+    shapes: dict[Short, list[Count]]
+    mean: list[Number]
+    std: list[Number]
+    sends_base: bool
+    scores: bool
+
+
+class Greeting(_Content):
+    """The answer to ``Hello``: what a client holds and offers.
+
+    ``held`` is the version of its base, None if it has none, and ``base`` the hash of the weights that merges change.
+    ``examples`` and ``tests`` are its numbers of training and of test examples, 0 if it does not share scores.
+    """
+
+    kind: Literal["greeting"] = "greeting"
+    fedloru: Short
+    held: Count | None
+    base: Hash
+    examples: Count
+    tests: Count
+
+
+class Order(_Content):
+    """The request to train, together with the sync message (``sync`` bytes, may be 0) and the down message.
+
+    Args:
+        round: the round, from 1.
+        version: the version of the server's base.
+        base: the hash of the weights that merges change.
+        client: the index of the client.
+        profile: the profile of the client.
+        sync: the length of the sync message in bytes.
+        last: the last round in which a reply of the client was accepted, 0 if none; its state of that round is used.
+    """
+
+    kind: Literal["order"] = "order"
+    round: Annotated[int, Field(ge=1, lt=2**63)]
+    version: Count
+    base: Hash
+    client: Count
+    profile: list[tuple[Short, Number]]
+    sync: Count
+    last: Count
+
+    @property
+    def profiled(self) -> Profile:
+        """The profile as a tuple."""
+        return tuple(self.profile)
+
+
+class Question(Order):
+    """The request to score the model at the start of ``round`` on the client's own test examples."""
+
+    kind: Literal["question"] = "question"  # type: ignore[assignment]
+
+
+class Report(_Content):
+    """The answer to ``Order``, with the up message; ``answers`` is the hash of the bytes that came with the order."""
+
+    kind: Literal["report"] = "report"
+    answers: Hash
+    held: Count
+    base: Hash
+    seconds: Number
+
+
+class Scored(_Content):
+    """A score: mean loss in nats, accuracy, and the number of units."""
+
+    loss: Number
+    accuracy: Number
+    units: Count
+    f1: Number | None = None
+
+
+class Scores(_Content):
+    """The answer to ``Question``: the scores of the shared model, and of the client's personal model if it has one."""
+
+    kind: Literal["scores"] = "scores"
+    answers: Hash
+    held: Count
+    base: Hash
+    shared: Scored
+    personal: Scored | None = None
+
+
+class Refusal(_Content):
+    """The answer of a client that does not do what it was asked to.
+
+    ``held`` and ``base`` say what it holds. If ``leave`` is set, it does not take part in the federation at all.
+    """
+
+    kind: Literal["refusal"] = "refusal"
+    reason: Long
+    held: Count | None = None
+    base: Hash = ""
+    leave: bool = False
+
+
+Content = TypeVar("Content", bound=_Content)
+
+
+def text(content: _Content) -> bytes:
+    """Return ``content`` as JSON."""
+    return content.model_dump_json().encode()
+
+
+def parse(data: bytes, kind: type[Content], sender: str) -> Content:
+    """Return the content of a message from ``sender``, which is named in errors.
+
+    Raises:
+        WireError: it is something else than ``kind``, or a field has another type or is out of range.
+    """
+    if len(data) > MAX_TEXT:
+        raise WireError(f"a message from {sender} has {len(data)} bytes of text; expected at most {MAX_TEXT}")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the text"
+        raise WireError(
+            f"a message from {sender} is not a valid {kind.__name__}: {plain(where)} is {quoted(first['input'])} "
+            f"({first['msg']}). Use the same version of fedloru on the server and all clients"
+        ) from error
+
+
+def answer(data: bytes, kind: type[Content], sender: str) -> Content | Refusal:
+    """Return the content of an answer: one of ``kind``, or a refusal.
+
+    Raises:
+        WireError: it is neither.
+    """
+    if b'"kind":"refusal"' in data[:MAX_TEXT]:
+        return parse(data, Refusal, sender)
+    return parse(data, kind, sender)

@@ -1,0 +1,209 @@
+"""One round of a federation: invite clients, collect and check their replies, replace those that leave."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fedloru.errors import WireError
+from fedloru.flower import protocol
+from fedloru.flower.envelope import TRAIN
+from fedloru.flower.guests import REMIND, Guests
+from fedloru.flower.post import Answer, Node
+from fedloru.flower.protocol import Order, Refusal, Report
+from fedloru.flower.replies import Limits, Reply, validated
+from fedloru.flower.requests import Request, Requests
+from fedloru.method import Profile
+from fedloru.run.carrier import Assignment, Invited
+from fedloru.run.federation import Federation
+from fedloru.wire import Traffic, kinds
+
+TRIES = 3
+"""How often a client is asked in one round."""
+
+log = logging.getLogger(__name__)
+
+
+class Open(NamedTuple):
+    """A request without an answer yet; ``until`` is when the server stops waiting for it."""
+
+    node: Node
+    request: Request
+    profile: Profile
+    until: float
+
+
+class Round:
+    """A round that is being carried out; ``late`` are open requests of earlier rounds, whose answers are dropped."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        guests: Guests,
+        requests: Requests,
+        rules: Federation,
+        size: int,
+        last: Counter[int],
+        late: dict[str, Open],
+    ) -> None:
+        self.assignment, self.guests, self.requests, self.rules = assignment, guests, requests, rules
+        self.size, self.last, self.late = size, last, late
+        self.open: dict[str, Open] = {}
+        self.replies: dict[int, Reply] = {}
+        self.seconds: dict[int, float] = {}
+        self.accounts: dict[Profile, Traffic] = {}
+        self.by_client: dict[int, Traffic] = {}
+        self.downs: dict[Profile, Request] = {}
+        self.refused: list[tuple[int, str]] = []
+        self.lost: list[int] = []
+        self.dropped = 0
+        self._tries: Counter[int] = Counter()
+
+    def carry(self) -> None:
+        """Return when the round is closed."""
+        self._invite(self.assignment.cohort)
+        quorum = max(1, math.ceil(self.rules.quorum * self.size))
+        reminded = time.monotonic()
+        while True:
+            self._collect()
+            self._drop_lost()
+            if len(self.replies) >= self.size:
+                break
+            self._substitute()
+            if not self.open and len(self.replies) >= quorum:
+                break
+            if time.monotonic() - reminded > REMIND:
+                reminded = time.monotonic()
+                log.warning(
+                    "round %d is waiting: %d of %d replies, %d outstanding",
+                    self.assignment.round,
+                    len(self.replies),
+                    self.size,
+                    len(self.open),
+                )
+            time.sleep(self.guests.pause)
+        self.late |= self.open
+
+    def _invite(self, clients: Iterable[Invited]) -> None:
+        for invited in clients:
+            guest = self.guests.known.get(invited.client)
+            if guest is None:  # it has left since
+                continue
+            self._tries[invited.client] += 1
+            request = self.requests.make(Order, self.assignment.state, invited, self.last[invited.client])
+            sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
+            until = time.monotonic() + self.rules.deadline
+            self.open[sent] = Open(guest.node, request, invited.profile, until)
+            self.downs.setdefault(invited.profile, request)
+            self._count(invited.client, invited.profile, request.traffic)
+
+    def _collect(self) -> None:
+        """Read the answers that have arrived; those to earlier rounds are dropped."""
+        waiting = self.open | self.late
+        for answer in self.guests.post.collect(list(waiting), lambda sent: self.guests.name(waiting[sent].node.client)):
+            if answer.request in self.late:
+                del self.late[answer.request]
+                self.dropped += 1
+            elif answer.request in self.open:
+                self._read(answer, self.open.pop(answer.request))
+            else:
+                self.dropped += 1
+
+    def _read(self, answer: Answer, asked: Open) -> None:
+        client, round = asked.node.client, self.assignment.round
+        guest = self.guests.known.get(client)
+        try:
+            if answer.content is None:
+                self.lost.append(client)
+                log.warning("round %d: %s: %s", round, self.guests.name(client), answer.problem)
+                return
+            content = protocol.answer(answer.content.text, Report, self.guests.name(client))
+            if isinstance(content, Refusal):
+                self._refused(client, content)
+                return
+            if guest is None or client in self.replies:
+                raise WireError("it is a second reply, or its client has left")
+            reply = validated(
+                content,
+                answer.content.tensors,
+                asked.request.spec,
+                asked.request.down,
+                Limits(guest.greeting.examples, self.rules.max_norm),
+                client=client,
+                round=round,
+                version=self.assignment.state.version,
+                answers=asked.request.answers,
+            )
+        except WireError as error:
+            self._refuse(client, str(error))
+            return
+        self.replies[client], self.seconds[client] = reply, content.seconds
+        plan = self.requests.plan
+        parts = kinds(plan.net, reply.up.shared, reply.up.aux)
+        self._count(client, asked.profile, Traffic().message("up", parts, plan.codec, length=reply.nbytes))
+
+    def _refused(self, client: int, refusal: Refusal) -> None:
+        """Note what a client holds if it could not follow an order, so that it is asked again with what it lacks."""
+        if refusal.leave:
+            self.guests.leave(client, refusal.reason)
+            self.refused.append((client, refusal.reason))
+            return
+        behind = (refusal.held, refusal.base) != (
+            self.assignment.state.version,
+            self.requests.bases.hash(self.assignment.state),
+        )
+        if behind:
+            self.guests.hold(client, refusal.held, refusal.base)
+        else:
+            self._tries[client] = TRIES
+        self._refuse(client, refusal.reason)
+
+    def _refuse(self, client: int, reason: str) -> None:
+        self.refused.append((client, reason))
+        self.guests.problems[client] = reason
+        log.warning(
+            "round %d: the reply of %s is not used: %s", self.assignment.round, self.guests.name(client), reason
+        )
+
+    def _drop_lost(self) -> None:
+        """Stop waiting for clients that have left, have connected again, or have missed the deadline."""
+        self.guests.update()
+        now = time.monotonic()
+        for sent, asked in list(self.open.items()):
+            client = asked.node.client
+            guest = self.guests.known.get(client)
+            if guest is not None and guest.node == asked.node and now < asked.until:
+                continue
+            self.late[sent] = self.open.pop(sent)
+            self.lost.append(client)
+            if now >= asked.until:
+                self._tries[client] = TRIES
+                log.warning(
+                    "round %d: %s missed the deadline of %g s",
+                    self.assignment.round,
+                    self.guests.name(client),
+                    self.rules.deadline,
+                )
+
+    def _substitute(self) -> None:
+        """Invite other clients if the replies and the open requests are fewer than the cohort."""
+        missing = self.size - len(self.replies) - len(self.open)
+        if missing <= 0:
+            return
+        asked = {each.node.client for each in self.open.values()}
+        free = [
+            client
+            for client in self.guests.known
+            if client not in self.replies and client not in asked and self._tries[client] < TRIES
+        ]
+        chosen = list(self.assignment.order(free))[:missing]
+        if chosen:
+            self._invite(self.assignment.invite(chosen))
+
+    def _count(self, client: int, profile: Profile, traffic: Traffic) -> None:
+        self.accounts[profile] = self.accounts.get(profile, Traffic()) + traffic
+        self.by_client[client] = self.by_client.get(client, Traffic()) + traffic

@@ -1,0 +1,77 @@
+"""Asks clients for the scores of the model on their own test examples."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+
+from fedloru.errors import WireError
+from fedloru.evaluate import Score
+from fedloru.flower import protocol
+from fedloru.flower.envelope import EVALUATE
+from fedloru.flower.guests import Guest, Guests
+from fedloru.flower.protocol import Question, Refusal, Scored, Scores
+from fedloru.flower.requests import Request, Requests
+from fedloru.method import Profile, State
+from fedloru.run.carrier import Invited
+from fedloru.wire import Traffic
+
+log = logging.getLogger(__name__)
+
+
+def ask(
+    state: State,
+    invited: list[Invited],
+    guests: Guests,
+    requests: Requests,
+    last: Counter[int],
+    seconds: float,
+) -> tuple[dict[int, Scores], dict[Profile, Traffic]]:
+    """Return the scores of the clients that reply within ``seconds``, with the model after ``state``, and the bytes."""
+    accounts: dict[Profile, Traffic] = {}
+    open: dict[str, tuple[Guest, Request]] = {}
+    for each in invited:
+        guest = guests.known[each.client]
+        request = requests.make(Question, state, each, last[each.client])
+        accounts[each.profile] = accounts.get(each.profile, Traffic()) + request.traffic
+        open[guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")] = guest, request
+    found: dict[int, Scores] = {}
+    names = {sent: guests.name(guest.node.client) for sent, (guest, _) in open.items()}
+    end = time.monotonic() + seconds
+    while open and time.monotonic() < end:
+        for answer in guests.post.collect(list(open), names.__getitem__):
+            guest, request = open.pop(answer.request)
+            client = guest.node.client
+            if answer.content is None:
+                continue
+            try:
+                content = protocol.answer(answer.content.text, Scores, guests.name(client))
+                if isinstance(content, Refusal):
+                    raise WireError(content.reason)
+                if content.answers != request.answers:
+                    raise WireError("it answers another question")
+                if not content.shared.units:
+                    raise WireError("it states a score over no example")
+            except WireError as error:
+                log.warning("round %d: the scores of %s are not used: %s", state.round, guests.name(client), error)
+                continue
+            found[client] = content
+            guests.hold(client, content.held, content.base)
+        guests.update()
+        open = {sent: pair for sent, pair in open.items() if guests.known.get(pair[0].node.client) == pair[0]}
+        time.sleep(guests.pause if open else 0)
+    return found, accounts
+
+
+def table(found: dict[int, Scores]) -> dict[str, list[Score]]:
+    """Return scores by kind, in client order; a client without a personal model counts with the shared one."""
+    ordered = [found[client] for client in sorted(found)]
+    scores = {"shared": [_score(each.shared) for each in ordered]}
+    if any(each.personal for each in ordered):
+        scores["personal"] = [_score(each.personal or each.shared) for each in ordered]
+    return scores
+
+
+def _score(scored: Scored) -> Score:
+    return Score(**scored.model_dump(exclude={"kind"}))
