@@ -1,0 +1,1 @@
+"""The real federation, over Flower: certificates and keys, and the proxy between clients and Flower's server."""
