@@ -23,7 +23,7 @@ TIMEOUT = 900
 """The largest number of seconds that one command may take."""
 
 CURVATURE = "curvlinops, scipy.stats, matplotlib.figure, fedloru.analysis.curvature, fedloru.analysis.figures"
-FLOWER = "flwr.serverapp, flwr.clientapp, cryptography.x509, httpx, starlette.routing, uvicorn"
+FLOWER = "flwr.serverapp, flwr.clientapp, cryptography.x509, httpx, uvicorn"
 IMPORTS = {
     "data": "datasets, flwr_datasets.partitioner, pyarrow.parquet, PIL.Image, fedloru.data.parquet_rows",
     "flower": f"{FLOWER}, fedloru.flower.certificates, fedloru.flower.proxy",

@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
-    "cli": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower"},
+    "cli": TO_ENGINE
+    | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower"},
     "__init__": TO_ENGINE
     | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws", "launch"},
     "__main__": frozenset({"cli"}),
@@ -67,7 +68,6 @@ ALLOWED_IN = {
     "ray": "engine/ray",
     "cryptography": "flower/",
     "uvicorn": "flower/",
-    "starlette": "flower/",
     "httpx": "flower/",
 }
 """Optional libraries, and the only place in which each may be imported."""
