@@ -107,6 +107,9 @@ class Forwarder:
         if scope["method"] != "POST":
             raise _RefusedError(405)
         headers: Headers = scope["headers"]
+        # The parser bounds only headers that are not complete yet.
+        if sum(len(name) + len(value) for name, value in headers) > self._limits.header:
+            raise _RefusedError(431)
         lengths = [value for name, value in headers if name == b"content-length"]
         chunked = any(name == b"transfer-encoding" for name, _ in headers)
         if chunked == bool(lengths):

@@ -193,11 +193,13 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise FedloruError(f"cannot listen on port {port}: expected 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=256, dualstack_ipv6=both)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FedloruError(
             f"cannot listen on {host}:{port}: {reason}. Choose a free port of this machine, above 1023 without root"
