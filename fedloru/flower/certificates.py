@@ -7,6 +7,7 @@ year, without a change on any client.
 from __future__ import annotations
 
 import datetime as dt
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -157,6 +158,19 @@ def check_server(
     if host is not None and not host_names.covers(server, host):
         known = ", ".join(str(name.value) for name in host_names.named(server)) or "no host"
         raise CredentialError(f"the certificate in {certificate} is for {known}, not for {host}: {again} --host {host}")
+
+
+def trust(ca: Path) -> ssl.SSLContext:
+    """Return the TLS settings of a client that trusts the CA in a PEM file, and no other.
+
+    Raises:
+        CredentialError: the file is missing, or holds no certificate.
+    """
+    read_certificates(ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(ca)
+    return context
 
 
 def _path(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> list[x509.Certificate]:

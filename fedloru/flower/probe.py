@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from fedloru.errors import CredentialError, FedloruError, UnreachableError, plain
-from fedloru.flower.certificates import read_certificates
+from fedloru.flower.certificates import trust
 
 TIMEOUT = 10.0
 """The default number of seconds for the connection, the TLS handshake and the answer together."""
@@ -36,12 +36,12 @@ def check_reachable(host: str, port: int, ca: Path, timeout: float = TIMEOUT) ->
             other hosts, or is signed by another CA.
         FedloruError: the server does not speak TLS, or the clocks differ too much.
     """
-    read_certificates(ca)
+    context = trust(ca)
     where, deadline = f"{host}:{port}", time.monotonic() + timeout
     try:
         with socket.create_connection((host, port), timeout) as connection:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
-            answer = _answer(connection, host, ca, deadline)
+            answer = _answer(connection, host, context, deadline)
     except (CredentialError, UnreachableError):
         raise
     except ssl.SSLCertVerificationError as error:
@@ -58,11 +58,8 @@ def check_reachable(host: str, port: int, ca: Path, timeout: float = TIMEOUT) ->
     _check_clock(answer, where)
 
 
-def _answer(connection: socket.socket, host: str, ca: Path, deadline: float) -> Message:
+def _answer(connection: socket.socket, host: str, context: ssl.SSLContext, deadline: float) -> Message:
     """Return the headers of the server's answer to a request for nothing."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(ca)
     data = b""
     with context.wrap_socket(connection, server_hostname=host) as secure:
         name = f"[{host}]" if ":" in host else host

@@ -13,13 +13,14 @@ from fedloru.errors import ConfigError, quoted
 from fedloru.flower.routes import FLEET, MAX_BODY, PREFIX
 
 
-def nginx(host: str, port: int, *, upstream_port: int, certificate: Path, key: Path) -> str:
+def nginx(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certificate: Path, key: Path) -> str:
     """Return a server block for nginx, to be included in its ``http`` block.
 
     Args:
         host: the name of the server, as clients write it.
         port: the port that clients connect to.
         upstream_port: the port of Flower's server on 127.0.0.1.
+        upstream_ca: PEM file of the CA that signed the certificate of Flower's server for localhost.
         certificate: PEM file of the server's certificate.
         key: PEM file of its private key.
 
@@ -39,7 +40,10 @@ def nginx(host: str, port: int, *, upstream_port: int, certificate: Path, key: P
     # Only the calls of clients: the other routes of Flower's server can start runs, without authentication.
     location ~ ^{PREFIX}({"|".join(FLEET)})$ {{
         limit_except POST {{ deny all; }}
-        proxy_pass http://127.0.0.1:{upstream_port}{PREFIX}$1;
+        proxy_pass https://127.0.0.1:{upstream_port}{PREFIX}$1;
+        proxy_ssl_trusted_certificate {_quoted(upstream_ca)};
+        proxy_ssl_verify on;
+        proxy_ssl_name localhost;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header X-Forwarded-For $remote_addr;
@@ -52,7 +56,7 @@ def nginx(host: str, port: int, *, upstream_port: int, certificate: Path, key: P
 """
 
 
-def caddy(host: str, port: int, *, upstream_port: int, certificate: Path, key: Path) -> str:
+def caddy(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certificate: Path, key: Path) -> str:
     """Return a site block for a Caddyfile; the arguments are those of ``nginx``."""
     paths = " ".join(f"{PREFIX}{name}" for name in FLEET)
     return f"""https://{_plain(host)}:{port} {{
@@ -67,7 +71,12 @@ def caddy(host: str, port: int, *, upstream_port: int, certificate: Path, key: P
 		request_body {{
 			max_size {MAX_BODY}
 		}}
-		reverse_proxy 127.0.0.1:{upstream_port}
+		reverse_proxy https://127.0.0.1:{upstream_port} {{
+			transport http {{
+				tls_trust_pool file {_quoted(upstream_ca)}
+				tls_server_name localhost
+			}}
+		}}
 	}}
 	handle {{
 		respond 404
