@@ -6,7 +6,7 @@ Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ COMMAND_LINE = "the command line"
 class _Formatter(HelpFormatter):
     """Writes brackets in help texts without the backslashes that some versions of typer put before them."""
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], *args: int, **kwargs: int) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], *args: int, **kwargs: int) -> None:
         super().write_dl([(name, text.replace("\\[", "[")) for name, text in rows], *args, **kwargs)
 
 

@@ -65,7 +65,7 @@ def create_server(ca: Identity, hosts: Sequence[str], days: int = DAYS) -> Ident
     if not 1 <= days <= MAX_DAYS:
         raise CredentialError(f"a certificate cannot be valid for {days} days: expected 1 to {MAX_DAYS}")
     now = _now()
-    if not ca.certificate.not_valid_before_utc <= now < ca.certificate.not_valid_after_utc:
+    if not _inside(ca.certificate, now):
         raise CredentialError(f"the CA certificate {_validity(ca.certificate, now)}: create a new CA")
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedloru server")])
@@ -152,7 +152,7 @@ def check_server(
         raise CredentialError(f"the certificate in {certificate} is not signed by the CA in {ca}: {again}")
     moment = now or _now()
     for one in path:
-        if not one.not_valid_before_utc <= moment < one.not_valid_after_utc:
+        if not _inside(one, moment):
             file = ca if one is path[-1] else certificate
             raise CredentialError(f"the certificate in {file} {_validity(one, moment)}")
     if host is not None and not host_names.covers(server, host):
@@ -189,6 +189,10 @@ def _signed(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def _inside(certificate: x509.Certificate, now: dt.datetime) -> bool:
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def _validity(certificate: x509.Certificate, now: dt.datetime) -> str:

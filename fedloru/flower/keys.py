@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fedloru.errors import CredentialError
 from fedloru.flower.credentials import read_credential, write_new
+
+T = TypeVar("T", ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey)
 
 CREATE = 'ssh-keygen -t ecdsa -b 384 -N "" -f client.key'
 """The command that creates a key without this package."""
@@ -99,7 +101,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     return _elliptic(key, path, ec.EllipticCurvePublicKey)
 
 
-def _elliptic(key: Any, path: Path, kind: type[Any]) -> Any:
+def _elliptic(key: Any, path: Path, kind: type[T]) -> T:
     if isinstance(key, kind) and isinstance(key.curve, _CURVES):
         return key
     held = next((text for kinds, text in _OTHERS.items() if isinstance(key, kinds)), "another kind of key")

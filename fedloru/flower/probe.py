@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedloru.errors import CredentialError, FedloruError, UnreachableError, plain
 from fedloru.flower.certificates import trust
+from fedloru.flower.hosts import parse
 
 TIMEOUT = 10.0
 """The default number of seconds for the connection, the TLS handshake and the answer together."""
@@ -36,12 +37,14 @@ def check_reachable(host: str, port: int, ca: Path, timeout: float = TIMEOUT) ->
             other hosts, or is signed by another CA.
         FedloruError: the server does not speak TLS, or the clocks differ too much.
     """
-    context = trust(ca)
+    context, name = trust(ca), str(parse(host).value)
     where, deadline = f"{host}:{port}", time.monotonic() + timeout
+    if not 1 <= port <= 65535:
+        raise FedloruError(f"{port} is not a port: expected 1 to 65535")
     try:
-        with socket.create_connection((host, port), timeout) as connection:
+        with socket.create_connection((name, port), timeout) as connection:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
-            answer = _answer(connection, host, context, deadline)
+            answer = _answer(connection, name, context, deadline)
     except (CredentialError, UnreachableError):
         raise
     except ssl.SSLCertVerificationError as error:

@@ -150,9 +150,9 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__()
         self._seconds = seconds
 
-    async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
+    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
         bounds = {"ssl_handshake_timeout": self._seconds, "ssl_shutdown_timeout": self._seconds}
-        return await super().create_server(*args, **kwargs, **bounds)
+        return await super().create_server(*args, **kwargs, **bounds)  # type: ignore[call-overload]
 
 
 class _Protocol(H11Protocol):
@@ -172,7 +172,7 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
             self._expect_request()
         else:
             self._stop_timer()
