@@ -9,6 +9,8 @@
     ├─ ModelError           a model that cannot be adapted, or folded
     ├─ TrainingError        a client that failed or diverged, with the client and the round
     ├─ WireError            a message that cannot be read, or belongs to another run
+    ├─ CredentialError      a certificate or key that is missing, invalid, expired, or belongs to something else
+    ├─ UnreachableError     a server that does not answer, perhaps only now
     ├─ RunFolderError       a run folder or checkpoint that exists already, is damaged or has changed
     └─ MissingExtraError    an optional library that is not installed
 """
@@ -70,6 +72,14 @@ class TrainingError(FedloruError):
 
 class WireError(FedloruError):
     """A message that cannot be read, or that belongs to another run."""
+
+
+class CredentialError(FedloruError):
+    """A certificate or key that is missing, invalid, expired, or belongs to something else."""
+
+
+class UnreachableError(FedloruError):
+    """A server that does not answer; a later try may succeed."""
 
 
 class RunFolderError(FedloruError):

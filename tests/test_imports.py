@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
     "engine": TO_ENGINE,
     "run": TO_ENGINE | {"engine"},
+    "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config"},
     "analysis": TO_ENGINE | {"run", "report"},
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},
@@ -44,7 +45,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
-    "cli": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports"},
+    "cli": TO_ENGINE
+    | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower"},
     "__init__": TO_ENGINE
     | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws", "launch"},
     "__main__": frozenset({"cli"}),
@@ -64,9 +66,9 @@ ALLOWED_IN = {
     "scipy": "analysis/",
     "matplotlib": "analysis/",
     "ray": "engine/ray",
-    "tensorboard": "track/",
-    "mlflow": "track/",
-    "wandb": "track/",
+    "cryptography": "flower/",
+    "uvicorn": "flower/",
+    "httpx": "flower/",
 }
 """Optional libraries, and the only place in which each may be imported."""
 

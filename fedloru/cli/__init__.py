@@ -15,9 +15,10 @@
     alignment_table  the results of align as a table
     progress         the progress bar of rank and align
     export           export
+    certs            certs
 """
 
-from fedloru.cli import align, compare, export, methods, rank, train, view
+from fedloru.cli import align, certs, compare, export, methods, rank, train, view
 from fedloru.cli.app import app
 
 
@@ -26,4 +27,4 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["align", "app", "compare", "export", "main", "methods", "rank", "train", "view"]
+__all__ = ["align", "app", "certs", "compare", "export", "main", "methods", "rank", "train", "view"]

@@ -72,6 +72,8 @@ def align(
 ) -> None:
     """Measure how well the gradients of clients agree.
 
+    RUN|CONFIG is a run folder, a TOML file, or the name of a preset (default: the demo preset).
+
     Computes the cosines of all pairs of clients, for full gradients and for gradients truncated to rank r by singular
     value decomposition, with the values expected by chance; and the share of each gradient in the span of the top
     eigenvectors of the server's Hessian. Prints an estimate of the duration first. Examples: fedloru align runs/demo;

@@ -6,12 +6,13 @@ Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import Context, HelpFormatter
 from typer.core import TyperGroup
 
 from fedloru.errors import ConfigError, FedloruError, printable
@@ -21,6 +22,17 @@ COMMAND_LINE = "the command line"
 """The source that messages name for problems with options and arguments."""
 
 
+class _Formatter(HelpFormatter):
+    """Writes brackets in help texts without the backslashes that some versions of typer put before them."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], *args: int, **kwargs: int) -> None:
+        super().write_dl([(name, text.replace("\\[", "[")) for name, text in rows], *args, **kwargs)
+
+
+class _Context(Context):
+    formatter_class = _Formatter
+
+
 class Commands(TyperGroup):
     """The commands in the order of their definition; errors are printed as messages, without a traceback."""
 
@@ -28,6 +40,13 @@ class Commands(TyperGroup):
         """Run the command that the arguments name."""
         with _printed_warnings(), _printed_errors():
             return super().invoke(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, whose help is written by ``_Formatter``."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.context_class = _Context
+        return command
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of their definition."""
@@ -43,10 +62,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[
-    str | None,
-    typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a preset (default: the demo preset)."),
-]
+# The docstring of each command says what its positional arguments are: not every version of typer shows their help.
+Source = Annotated[str | None, typer.Argument(metavar="CONFIG", hidden=True)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="Change a setting, such as method.tau=5; may be repeated."),

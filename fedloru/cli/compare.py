@@ -17,7 +17,7 @@ from fedloru.report import Group
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="Run folders, finished or not.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)] = None,
     source: Annotated[
         str | None, typer.Option("--config", metavar="CONFIG", help="Instead of run folders: the configuration to run.")
     ] = None,
@@ -45,9 +45,11 @@ def compare(
 ) -> None:
     """Compare runs; runs that differ only in the seed form a group.
 
-    Takes run folders, or a configuration to run with varied settings: missing runs are trained, interrupted ones
-    resumed, and finished ones reused. Examples: fedloru compare runs/* -o cmp.html; fedloru compare --config small
-    --vary method.name=fedavg,fedlora,fedloru --seeds 3 --target 0.9.
+    Each RUN is a run folder, finished or not.
+
+    With --config, runs a configuration with varied settings: missing runs are trained, interrupted ones resumed, and
+    finished ones reused. Examples: fedloru compare runs/* -o cmp.html; fedloru compare --config small --vary
+    method.name=fedavg,fedlora,fedloru --seeds 3 --target 0.9.
     """
     run_options = {"--vary": vary, "--seeds": seeds, "-s": overrides, "--out": out}
     _check(runs or [], source, [name for name, given in run_options.items() if given], target)

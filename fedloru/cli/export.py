@@ -16,7 +16,7 @@ WORST = 5
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True)],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="merged: the whole model. peft: an adapter.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create; it must not exist.")],
     round: Annotated[
@@ -35,6 +35,8 @@ def export(
     ] = None,
 ) -> None:
     """Export the trained model of a run, as a model or an adapter.
+
+    RUN is a run folder, finished or not.
 
     A merged language model can be loaded with from_pretrained of transformers; any other model is a state dict. An
     adapter can be loaded by PEFT for the unchanged base, and holds the updates of all merges and the current factors.

@@ -46,9 +46,11 @@ LEGEND = (
 def methods(source: Source = None, overrides: Overrides = None) -> None:
     """List the methods, and the bytes that each would send.
 
+    CONFIG is a TOML file or the name of a preset (default: the demo preset).
+
     The bytes are those of one client in one round, for the configured model and ranks, if the client takes part in
-    every round. They are computed by the method's formula and include the increments of methods that merge every
-    round. The configured method has its settings, all others their defaults. If clients have different profiles
+    every round. They are computed by the method's formula and include the increments of methods that merge every round.
+    The configured method has its settings, all others their defaults. If clients have different profiles
     (lowrank.capacities), the mean over a cohort with a client of every profile is shown, then each profile.
     """
     from rich.console import Console

@@ -82,6 +82,8 @@ def rank(
 ) -> None:
     """Measure the stable rank of the curvature on server and clients.
 
+    RUN|CONFIG is a run folder, a TOML file, or the name of a preset (default: the demo preset).
+
     Computes the stable rank of the Hessian or of the Gauss-Newton matrix, with an interval at a confidence of at least
     99 %, and its largest eigenvalues, norm and spectral density. Prints an estimate of the duration first. Examples:
     fedloru rank runs/demo --clients 3; fedloru rank small --rounds 5 --curvature both --sizes 50,200,all --out

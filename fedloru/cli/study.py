@@ -25,12 +25,7 @@ from fedloru.run.plan import Plan, on_device
 if TYPE_CHECKING:
     from fedloru.analysis.objective import Objective
 
-Source = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN|CONFIG", help="A run folder, a TOML file, or the name of a preset (default: the demo preset)."
-    ),
-]
+Source = Annotated[str | None, typer.Argument(metavar="RUN|CONFIG", hidden=True)]
 Round = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="For a run: use the checkpoint of round N (default: the last).")
 ]

@@ -37,6 +37,8 @@ def run(
 ) -> None:
     """Train a model, and write a run folder with a report.
 
+    CONFIG is a TOML file or the name of a preset (default: the demo preset).
+
     Ctrl-C saves a checkpoint, then stops. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
     --out runs/first.
     """
@@ -46,7 +48,7 @@ def run(
 
 @app.command()
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an earlier run.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)],
     from_round: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Resume from the checkpoint of round N (default: the last); 0: restart."),
@@ -58,6 +60,8 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Resume a run that was stopped.
+
+    DIR is the folder of the run.
 
     The result is bit-identical to that of an uninterrupted run if the device and the versions of the libraries are the
     same; otherwise it is resumed only with --accept-changes. With --from-round, a finished run is trained again from

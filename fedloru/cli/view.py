@@ -34,8 +34,10 @@ CLIENTS, CLASSES = 20, 12
 def audit(source: Source = None, overrides: Overrides = None) -> None:
     """Show how the data is partitioned over clients.
 
-    Prints sizes, label skew, the labels of each client, and a hash of the partition. Nothing is trained. For an
-    invalid partition, prints all its problems.
+    CONFIG is a TOML file or the name of a preset (default: the demo preset).
+
+    Prints sizes, label skew, the labels of each client, and a hash of the partition. Nothing is trained. For an invalid
+    partition, prints all its problems.
     """
     from rich.console import Console
 
@@ -56,6 +58,8 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
 @app.command()
 def cost(source: Source = None, overrides: Overrides = None) -> None:
     """Show the bytes that a run would send, without training.
+
+    CONFIG is a TOML file or the name of a preset (default: the demo preset).
 
     The bytes are computed by the method's formula, and shown by kind and direction, in total and per round, compared
     with FedAvg and, if clients have different profiles, by profile.
@@ -84,14 +88,19 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, finished or not.")]) -> None:
-    """Write the HTML report of a run, report.html."""
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)]) -> None:
+    """Write the HTML report of a run, report.html.
+
+    DIR is a run folder, finished or not.
+    """
     typer.echo(f"Report: {reports.write(folder)}")
 
 
 @app.command()
 def config(source: Source = None, overrides: Overrides = None) -> None:
     """Print the complete configuration as TOML.
+
+    CONFIG is a TOML file or the name of a preset (default: the demo preset).
 
     All defaults are included; keys without a value are omitted.
     """
