@@ -9,18 +9,19 @@ from datetime import datetime
 from functools import wraps
 from inspect import getdoc, signature
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
 import torch
 
 from fedloru import report, tree
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
-from fedloru.config.plan import audited, dated
+from fedloru.config.plan import FEDERATION, audited, dated, federation_plan
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table, size
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
+from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
@@ -28,11 +29,22 @@ from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
 from fedloru.run.plan import Plan, on_device, settings_table
+from fedloru.run.simulation import Simulation
 
 PYTHON = "python"
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Federation(NamedTuple):
+    """What brings the rounds of a configuration to its clients, and the number of clients that have their own data.
+
+    If it is None, the clients have the parts of the configured partition.
+    """
+
+    clients: int | None
+    carrier: Callable[[Config], Callable[[Plan, State], Carrier]]
 
 
 class ReportedRun(Run):
@@ -108,23 +120,34 @@ def run(call: _Call) -> ReportedRun:
     return _begin(plan, call.out, echo(plan), checked)
 
 
-def start(config: Config) -> ReportedRun:
+def start(config: Config, federation: Federation | None = None) -> ReportedRun:
     """Return the run that ``config`` describes, and create its folder; if that fails, nothing is written.
+
+    With ``federation``, real clients with their own data take part; otherwise, they are simulated.
 
     Raises:
         FedloruError: a part of the run cannot be created as configured, or the folder already exists.
     """
     config = dated(config)
-    plan = _plan(config)
+    plan = _plan(config, federation)
     complete = dump(completed(config, plan))
-    return _begin(plan, config.output.dir, complete, audited(plan.dataset, plan.partition))
+    own_data = plan.partition.scheme == FEDERATION
+    checked = None if own_data else audited(plan.dataset, plan.partition)
+    return _begin(plan, config.output.dir, complete, checked, _carrier(config, federation))
 
 
-def resume(folder: str | Path, from_round: int | None = None, *, accept_changes: bool = False) -> ReportedRun:
+def resume(
+    folder: str | Path,
+    from_round: int | None = None,
+    *,
+    accept_changes: bool = False,
+    federation: Federation | None = None,
+) -> ReportedRun:
     """Return the run of ``folder`` in the state of its last checkpoint, or of the checkpoint of ``from_round``.
 
-    It uses as many CPU threads as before. With ``accept_changes``, it uses those of this process, and goes on if other
-    parts of the environment have changed, such as the version of torch; the bits may then differ.
+    A run with real clients needs the ``federation``. The run uses as many CPU threads as before. With
+    ``accept_changes``, it uses those of this process, and goes on if other parts of the environment have changed, such
+    as the version of torch; the bits may then differ.
 
     Raises:
         RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set, model or
@@ -132,10 +155,12 @@ def resume(folder: str | Path, from_round: int | None = None, *, accept_changes:
         FedloruError: a part of the run can no longer be created as configured.
     """
     opened, config = _open(folder, f"resume it with fedloru.run(…, out={str(folder)!r}, resume=True)")
+    federation = _same_clients(opened.path, federation)
     with opened.alone():
         opened.latest("cpu", from_round)  # reports a damaged checkpoint before data is loaded
         _restore_threads(opened, from_round, accept_changes)
-        return _continue(_plan(config), opened, from_round, accept_changes)
+        plan, carrier = _plan(config, federation), _carrier(config, federation)
+        return _continue(plan, opened, from_round, accept_changes, carrier)
 
 
 def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
@@ -150,7 +175,7 @@ def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, Stat
     opened, config = _open(folder, "analyze its Run from Python, with fedloru.analysis")
     check_config(opened.path, opened.config)
     wanted = checkpoint.wanted(opened.checkpoints, round)
-    plan = _plan(config)
+    plan = _plan(config, _recorded_clients(opened.path))
     _check_start(plan, opened.path)
     plan = on_device(plan)
     if not wanted:
@@ -189,8 +214,14 @@ def echo(plan: Plan) -> dict[str, Any]:
     return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
 
 
-def partition_record(dataset: Dataset, partition: Partition, checked: Audit) -> dict[str, Any]:
-    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit."""
+def partition_record(dataset: Dataset, partition: Partition, checked: Audit | None) -> dict[str, Any]:
+    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit.
+
+    There is no audit of clients with their own data.
+    """
+    if checked is None:
+        tested = {"clients": len(partition.train), "test_examples": size(dataset.test)}
+        return {**partition_table(partition), "classes": list(dataset.classes), "audit": tested | dataset.notes}
     smallest, median, largest = checked.sizes
     return {
         **partition_table(partition),
@@ -226,9 +257,41 @@ def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
     return opened, dated(config, created)  # runs of earlier versions did not record the date
 
 
-def _plan(config: Config) -> Plan:
+def _plan(config: Config, federation: Federation | None = None) -> Plan:
     _set_threads(config.engine.threads)
-    return make_plan(config)
+    if federation is None or federation.clients is None:
+        return make_plan(config)
+    return federation_plan(config, federation.clients)
+
+
+def _carrier(config: Config, federation: Federation | None) -> Callable[[Plan, State], Carrier]:
+    return Simulation if federation is None else federation.carrier(config)
+
+
+def _recorded_clients(folder: Path) -> Federation | None:
+    """Return the federation of a run with real clients, without what brings rounds to them; None for a simulation."""
+    partition = load_partition(folder / PARTITION)
+    return Federation(len(partition.train), _no_carrier) if partition.scheme == FEDERATION else None
+
+
+def _no_carrier(config: Config) -> Callable[[Plan, State], Carrier]:
+    raise RunFolderError("the run has real clients: continue it with `fedloru serve --resume`")
+
+
+def _same_clients(folder: Path, federation: Federation | None) -> Federation | None:
+    """Return ``federation`` with as many clients as the run had when it started.
+
+    Raises:
+        RunFolderError: the run has real clients, but no federation is given, or the other way round.
+    """
+    recorded = _recorded_clients(folder)
+    if recorded is None and federation is not None:
+        raise RunFolderError(f"the run in {folder} is a simulation: continue it with `fedloru resume {folder}`")
+    if recorded is not None and federation is None:
+        raise RunFolderError(
+            f"the run in {folder} has real clients: continue it with `fedloru serve --resume {folder}`"
+        )
+    return None if recorded is None or federation is None else federation._replace(clients=recorded.clients)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -236,17 +299,29 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _begin(plan: Plan, out: str | Path, config: dict[str, Any], checked: Audit) -> ReportedRun:
-    run = ReportedRun(plan)  # raises before the folder is created
+def _begin(
+    plan: Plan,
+    out: str | Path,
+    config: dict[str, Any],
+    checked: Audit | None,
+    carrier: Callable[[Plan, State], Carrier] = Simulation,
+) -> ReportedRun:
+    run = ReportedRun(plan, carrier=carrier)  # raises before the folder is created
     record = partition_record(plan.dataset, plan.partition, checked)
     now = environment(plan, run.engine)
     run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported, now)
     return run
 
 
-def _continue(plan: Plan, folder: RunFolder, from_round: int | None, accept_changes: bool) -> ReportedRun:
+def _continue(
+    plan: Plan,
+    folder: RunFolder,
+    from_round: int | None,
+    accept_changes: bool,
+    carrier: Callable[[Plan, State], Carrier] = Simulation,
+) -> ReportedRun:
     _check_start(plan, folder.path)
-    run = ReportedRun(plan, folder, folder.latest(plan.device, from_round))
+    run = ReportedRun(plan, folder, folder.latest(plan.device, from_round), carrier)
     now = environment(plan, run.engine)
     if not run.state.round:
         save_environment(folder.checkpoints, now)

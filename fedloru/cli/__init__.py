@@ -15,10 +15,25 @@
     alignment_table  the results of align as a table
     progress         the progress bar of rank and align
     export           export
+    federation       serve, enroll, clients
+    join             join
+    try_out          try, simulate
     certs            certs
 """
 
-from fedloru.cli import align, certs, compare, export, methods, rank, train, view
+from fedloru.cli import (  # each defines its commands
+    align,
+    certs,
+    compare,
+    export,
+    federation,
+    join,
+    methods,
+    rank,
+    train,
+    try_out,
+    view,
+)
 from fedloru.cli.app import app
 
 
@@ -27,4 +42,18 @@ def main() -> None:
     app(prog_name="fedloru")
 
 
-__all__ = ["align", "app", "certs", "compare", "export", "main", "methods", "rank", "train", "view"]
+__all__ = [
+    "align",
+    "app",
+    "certs",
+    "compare",
+    "export",
+    "federation",
+    "join",
+    "main",
+    "methods",
+    "rank",
+    "train",
+    "try_out",
+    "view",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from fedloru import api, config
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
+from fedloru.config.plan import FEDERATION
 from fedloru.errors import FedloruError, TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
@@ -42,8 +44,7 @@ def run(
     Ctrl-C saves a checkpoint, then stops. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
     --out runs/first.
     """
-    chosen = config.load(source, [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())])
-    _train(api.start(chosen), quiet)
+    train(api.start(config.load(source, with_out(overrides, out))), quiet)
 
 
 @app.command()
@@ -75,7 +76,7 @@ def resume(
     assert run.folder is not None
     if run.state.round == run.plan.rounds and (missing := run.folder.missing):
         say(f"All {run.plan.rounds} rounds are done; writing what is missing: {', '.join(missing)}.")
-    _train(run, quiet)
+    train(run, quiet)
 
 
 def _write_missing_page(folder: Path) -> str:
@@ -85,7 +86,13 @@ def _write_missing_page(folder: Path) -> str:
     return f"its report was missing, and has been written to {reports.write(folder)}"
 
 
-def _train(run: ReportedRun, quiet: bool) -> None:
+def with_out(overrides: Sequence[str] | None, out: str | None) -> list[str]:
+    """Return the overrides of a configuration, with ``out`` as the run folder if it is set."""
+    return [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())]
+
+
+def train(run: ReportedRun, quiet: bool) -> None:
+    """Train the remaining rounds, and print the results unless ``quiet``."""
     assert run.folder is not None
     folder = run.folder.path
     for note in notes(run.plan, choices=not quiet):
@@ -93,7 +100,7 @@ def _train(run: ReportedRun, quiet: bool) -> None:
     try:
         follow(run, quiet)
     except (FedloruError, OSError, KeyboardInterrupt) as error:
-        error.add_note(_next_step(folder, error, run.plan.recipe.rate))
+        error.add_note(_next_step(folder, error, run.plan.recipe.rate, run.plan.partition.scheme == FEDERATION))
         raise
     if not quiet:
         from rich.console import Console
@@ -122,7 +129,7 @@ def follow(run: ReportedRun, quiet: bool) -> None:
                 live.update(row)
 
 
-def _next_step(folder: Path, error: BaseException, lr: float) -> str:
+def _next_step(folder: Path, error: BaseException, lr: float, real: bool) -> str:
     """Return the note about a run that stopped: which rounds are saved, and how to continue."""
     checkpoints = checkpoint.rounds(folder / "checkpoint")
     saved = f"Rounds 1 to {checkpoints[-1]} are saved" if checkpoints else "No round was saved"
@@ -132,5 +139,6 @@ def _next_step(folder: Path, error: BaseException, lr: float) -> str:
             f"{saved}, but the same settings would diverge again. Start a new run with other settings, such as "
             f"`{shlex.join(retry)}`."
         )
-    command = f"`fedloru resume {shlex.quote(str(folder))}`"
+    resume = "serve --resume" if real else "resume"
+    command = f"`fedloru {resume} {shlex.quote(str(folder))}`"
     return f"{saved}: {command} {'continues from there' if checkpoints else 'starts again'} with the same settings."

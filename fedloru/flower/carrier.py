@@ -77,8 +77,9 @@ class FlowerCarrier:
         pause: float = 0.5,
     ) -> None:
         self.plan, self.roster, self.rules = plan, roster, rules
+        self._folder: RunFolder | None = None
         self._bases = Bases(plan.net.sites, first)
-        self._requests = Requests(plan, tree.digest(plan.net.params), self._bases)
+        self._requests = Requests(plan, tree.digest(plan.net.params), self._bases, self._oldest)
         self._terms = self._hello(first, config, reading)
         self.guests = Guests(
             Post(grid, who),
@@ -88,7 +89,6 @@ class FlowerCarrier:
             pause=pause,
             patient=pause > 0,
         )
-        self._folder: RunFolder | None = None
         self._last: Counter[int] = Counter()
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
@@ -151,6 +151,10 @@ class FlowerCarrier:
         self.roster.see(self._seen)
         return Personal(spreads(scores.table(found)), accounts)
 
+    def close(self, reason: str, finished: bool, seconds: float = 10.0) -> None:
+        """Say goodbye to the clients that are connected."""
+        self.guests.dismiss(reason, finished, seconds)
+
     def _collected(self, assignment: Assignment, done: Round) -> Outcome:
         """Return the total of all replies, in the order of profiles and clients, as the engines do."""
         plan, run = self.plan, self._requests.run
@@ -162,6 +166,9 @@ class FlowerCarrier:
             shared, aux = (tree.to(part, self.plan.device) for part in reply.up)
             collector.collect(down, [Up(shared, aux)], [reply.weight], [reply.loss])
         return collector.outcome()
+
+    def _oldest(self) -> int:
+        return self._folder.oldest if self._folder else 0
 
     def _busy(self) -> set[int]:
         """Return the clients that may still be working on a request of an earlier round."""
@@ -175,6 +182,7 @@ class FlowerCarrier:
         return Hello(
             protocol=PROTOCOL,
             fedloru=version("fedloru"),
+            flwr=version("flwr"),
             run=self._requests.run,
             base=self._bases.hash(first),
             rounds=plan.rounds,

@@ -7,49 +7,62 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedloru.flower import protocol
-from fedloru.flower.envelope import Enclosed, enclosed, record
+from fedloru.flower.envelope import EVALUATE, HELLO, TRAIN, Enclosed, enclosed, record
 from fedloru.flower.member import Member
-from fedloru.flower.protocol import Hello, Order, Question, Refusal, parse
+from fedloru.flower.protocol import Goodbye, Hello, Order, Question, Refusal, parse
 
 SERVER = "the server"
 log = logging.getLogger(__name__)
 
-Answer = Callable[[Enclosed], Enclosed]
+Respond = Callable[[str, Enclosed], Enclosed]
+"""Answers a request, given its kind."""
 
 
-def client_app(member: Member) -> ClientApp:
-    """Return the ClientApp of a client."""
+def client_app(respond: Respond) -> ClientApp:
+    """Return the ClientApp that answers with ``respond``."""
     app = ClientApp()
+
+    def reply(kind: str, message: Message) -> Message:
+        return Message(record(respond(kind, enclosed(message, SERVER))), reply_to=message)
 
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
-        return _reply(member, message, lambda request: _hello(member, request))
+        return reply(HELLO, message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _reply(member, message, lambda request: _train(member, request))
+        return reply(TRAIN, message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _reply(member, message, lambda request: _evaluate(member, request))
+        return reply(EVALUATE, message)
 
     return app
 
 
-def _reply(member: Member, message: Message, answer: Answer) -> Message:
+def in_process(member: Member) -> Respond:
+    """Return a function that answers requests in this process, with the model and the data in memory."""
+    return partial(respond, member)
+
+
+def respond(member: Member, kind: str, request: Enclosed) -> Enclosed:
+    """Answer a request; whatever fails becomes a refusal, so that the server is told."""
     try:
-        content = answer(enclosed(message, SERVER))
-    except Exception as error:  # whatever fails here, the server is told
-        content = Enclosed(protocol.text(member.failure(error)))
-    return Message(record(content), reply_to=message)
+        return _KINDS[kind](member, request)
+    except Exception as error:  # the model, the data and the disk may raise anything
+        return Enclosed(protocol.text(member.failure(error)))
 
 
 def _hello(member: Member, request: Enclosed) -> Enclosed:
+    if protocol.is_goodbye(request.text):
+        goodbye = parse(request.text, Goodbye, SERVER)
+        return Enclosed(protocol.text(Refusal(reason=goodbye.reason, leave=True, finished=goodbye.finished)))
     return Enclosed(protocol.text(member.hello(parse(request.text, Hello, SERVER))))
 
 
@@ -65,3 +78,6 @@ def _train(member: Member, request: Enclosed) -> Enclosed:
 def _evaluate(member: Member, request: Enclosed) -> Enclosed:
     question = parse(request.text, Question, SERVER)
     return Enclosed(protocol.text(member.evaluate(question, request.text, request.tensors)))
+
+
+_KINDS: dict[str, Callable[[Member, Enclosed], Enclosed]] = {HELLO: _hello, TRAIN: _train, EVALUATE: _evaluate}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from fedloru import api
 from fedloru.config import Config, completed, dump
+from fedloru.config.plan import split
 from fedloru.flower.carrier import FlowerCarrier
-from fedloru.flower.client_app import client_app
+from fedloru.flower.client_app import client_app, in_process
 from fedloru.flower.local import LocalGrid, client_of, identify_server
 from fedloru.flower.member import Member
 from fedloru.flower.roster import Roster
@@ -51,24 +51,26 @@ def carrier(
     return make
 
 
-def local_members(config_file: Path, clients: int, folder: Path, terms: Terms = Terms(scores=True)) -> list[Member]:
-    """Return one client per part of the partition in ``config_file``, with state directories in ``folder``."""
-    return [
-        Member(StateFolder(folder / f"{client:06d}"), Source(config_file, part=client), terms)
+def local(config: Config, config_file: Path, folder: Path) -> api.Federation:
+    """Return the federation of the configured partition, with all clients in this process.
+
+    The state directories are in ``folder``; what methods keep on clients is where a simulation keeps it, so that the
+    run can be resumed as one.
+    """
+    _, partition = split(config)
+    clients = len(partition.train)
+    private = Path(config.output.dir) / "clients"
+    roster = Roster(folder / "federation")
+    for client in range(clients):
+        roster.enroll(f"client-{client}", f"in this process: {client}")
+    members = [
+        Member(StateFolder(folder / f"{client:06d}", private), Source(config_file, part=client), Terms(scores=True))
         for client in range(clients)
     ]
+    return api.Federation(None, lambda made: carrier(made, roster, local_grid(members), client_of, pause=0.0))
 
 
-def local_grid(members: list[Member]) -> LocalGrid:
+def local_grid(members: Sequence[Member]) -> LocalGrid:
     """Return a grid of ``members``, and make this process its server."""
     identify_server()
-    return LocalGrid({client: client_app(member) for client, member in enumerate(members)})
-
-
-def local_carrier(config: Config, roster: Roster, grid: LocalGrid) -> Callable[[Plan, State], FlowerCarrier]:
-    """Return the carrier of a run whose clients are all in this process."""
-    return carrier(config, roster, grid, partial(_known, grid), pause=0.0)
-
-
-def _known(grid: Any, info: NodeInfo) -> int | None:
-    return client_of(info)
+    return LocalGrid({client: client_app(in_process(member)) for client, member in enumerate(members)})

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 from fedloru.errors import ConfigError, WireError
 from fedloru.flower import protocol
 from fedloru.flower.envelope import HELLO, Enclosed
 from fedloru.flower.post import Answer, Node, Post
-from fedloru.flower.protocol import Greeting, Hello, Refusal
+from fedloru.flower.protocol import Goodbye, Greeting, Hello, Refusal, differing
 from fedloru.flower.roster import Client, Roster
 
 GRACE = 15.0
@@ -141,12 +140,25 @@ class Guests:
             self._left[node.client] = node.connected
             self.problems[node.client] = reason
             log.warning("%s does not take part: %s", self.name(node.client), reason)
+            if isinstance(content, Greeting):
+                self._goodbye(node, f"the server does not accept this client: {reason}", False)
+
+    def dismiss(self, reason: str, finished: bool, seconds: float) -> None:
+        """Say goodbye to all clients, and wait up to ``seconds`` until they have heard it."""
+        open = {self._goodbye(guest.node, reason, finished) for guest in self.known.values()}
+        end = time.monotonic() + seconds
+        while open and time.monotonic() < end:
+            open -= {answer.request for answer in self.post.collect(open, lambda sent: "a client")}
+            time.sleep(self.pause if open else 0)
+
+    def _goodbye(self, node: Node, reason: str, finished: bool) -> str:
+        goodbye = protocol.text(Goodbye(reason=reason, finished=finished))
+        return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
 
     def _unacceptable(self, client: int, greeting: Greeting) -> str:
         """Return why a client is not accepted; "" if it is."""
-        ours = version("fedloru")
-        if greeting.fedloru.split(".")[:2] != ours.split(".")[:2]:
-            return f"it runs fedloru {greeting.fedloru}, but the server runs {ours}: install the same version"
+        if other := differing(greeting.fedloru, greeting.flwr):
+            return f"it runs {other}, which the server runs: install the same version"
         limit = self.enrolled[client].max_examples or self.max_examples
         if not 1 <= greeting.examples <= limit:
             return (

@@ -83,3 +83,17 @@ def _host_name(name: str, text: str) -> str:
 
 def _not_a_host(text: str, reason: str) -> CredentialError:
     return CredentialError(f"a server certificate cannot name the host {quoted(text)}: {reason}")
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return the host and the port of an address such as fl.example.org:8443 or [::1]:8443.
+
+    Raises:
+        CredentialError: it is not an address.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise CredentialError(f"{quoted(text)} is not an address: write HOST:PORT, such as fl.example.org:8443")
+    if "://" in host:
+        raise CredentialError(f"{quoted(text)} is not an address: write it without {host.partition('://')[0]}://")
+    return str(parse(host).value), int(port)

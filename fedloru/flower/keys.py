@@ -75,7 +75,9 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(path, "no private key in OpenSSH format") from error
-    return _elliptic(key, path, ec.EllipticCurvePrivateKey)
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
+        return key
+    raise _unusable(path, _kind(key))
 
 
 def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
@@ -98,14 +100,13 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         kind = lines[0].strip().decode("ascii", "replace")
         held = next((text for name, text in _ALGORITHMS.items() if kind.startswith(name)), "no public key")
         raise _unusable(path, held) from error
-    return _elliptic(key, path, ec.EllipticCurvePublicKey)
-
-
-def _elliptic(key: Any, path: Path, kind: type[T]) -> T:
-    if isinstance(key, kind) and isinstance(key.curve, _CURVES):
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
         return key
-    held = next((text for kinds, text in _OTHERS.items() if isinstance(key, kinds)), "another kind of key")
-    raise _unusable(path, held)
+    raise _unusable(path, _kind(key))
+
+
+def _kind(key: Any) -> str:
+    return next((text for kinds, text in _OTHERS.items() if isinstance(key, kinds)), "another kind of key")
 
 
 def _unusable(path: Path, held: str) -> CredentialError:

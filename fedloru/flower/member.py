@@ -16,7 +16,18 @@ from fedloru.client import Job, Session, train
 from fedloru.data import size
 from fedloru.errors import FedloruError, WireError, traced
 from fedloru.evaluate import Score, evaluate
-from fedloru.flower.protocol import PROTOCOL, Greeting, Hello, Order, Question, Refusal, Report, Scored, Scores
+from fedloru.flower.protocol import (
+    PROTOCOL,
+    Greeting,
+    Hello,
+    Order,
+    Question,
+    Refusal,
+    Report,
+    Scored,
+    Scores,
+    differing,
+)
 from fedloru.flower.site import Site, Source, build, check_weights
 from fedloru.flower.state import TERMS, Held, StateFolder
 from fedloru.flower.terms import Terms, forbidden_code, too_much, used_up
@@ -58,6 +69,7 @@ class Member:
         tests = size(site.tests) if self.terms.scores and site.tests else 0
         return Greeting(
             fedloru=version("fedloru"),
+            flwr=version("flwr"),
             held=None if held is None else held[0],
             base="" if held is None else held[1],
             examples=len(site.rows),
@@ -80,13 +92,13 @@ class Member:
         spec = self._spec(order)
         header, down = wire.decode_down(tensors[order.sync :], spec, round=order.round, version=order.version)
         plan, store = site.plan, self.folder.private(site.plan.device)
-        job = Job(order.client, site.rows, store.load(0, order.last), order.profiled)
+        job = Job(order.client, site.rows, store.load(order.client, order.last), order.profiled)
         recipe = at_round(site.recipe, order.round, hello.rounds)
         down = _on_device(down, plan.device)
         session = Session(plan.net, plan.method, base, down, plan.dataset.train, recipe, header.seed, order.round)
         done = train(session, job)
         if done.client_state:
-            store.save(order.round, {0: done.client_state}, order.last)
+            store.save(order.round, {order.client: done.client_state}, min(order.oldest, order.last))
         reply = wire.encode_up(
             done.up,
             method=plan.method.name,
@@ -112,7 +124,7 @@ class Member:
         spec = self._spec(question)
         _, down = wire.decode_down(tensors[question.sync :], spec, round=question.round, version=question.version)
         down = _on_device(down, site.plan.device)
-        own = self.folder.private(site.plan.device).load(0, question.last)
+        own = self.folder.private(site.plan.device).load(question.client, question.last)
         self.folder.count(0, len(tensors))
         return Scores(
             answers=answer_hash(text, tensors),
@@ -124,11 +136,10 @@ class Member:
 
     def _accept(self, hello: Hello) -> Site | str:
         """Return what the client trains, or why it does not take part."""
-        if hello.protocol != PROTOCOL or _minor(hello.fedloru) != _minor(version("fedloru")):
-            return (
-                f"the server runs fedloru {hello.fedloru} (protocol {hello.protocol}), but this client runs "
-                f"{version('fedloru')} (protocol {PROTOCOL}): install the same version"
-            )
+        if hello.protocol != PROTOCOL:
+            return f"the server speaks protocol {hello.protocol}, this client {PROTOCOL}: install the same version"
+        if other := differing(hello.fedloru, hello.flwr):
+            return f"the server runs {other}, which this client runs: install the same version"
         if refused := forbidden_code(self.terms, hello):
             return refused
         if hello != self._hello or self._site is None:
@@ -230,10 +241,6 @@ def _system_reason(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}. Nothing incomplete is kept; make room, and the client goes on"
     return f"the model or its data failed: {traced(error)}"
-
-
-def _minor(release: str) -> str:
-    return ".".join(release.split(".")[:2])
 
 
 def _on_device(down: Down, device: str) -> Down:

@@ -7,6 +7,7 @@ separately, as one sequence of bytes: those of ``fedloru.wire``.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +37,7 @@ class Hello(_Content):
     Args:
         protocol: the number of the protocol.
         fedloru: the version of the package on the server.
+        flwr: the version of Flower on the server.
         run: the hash of W₀.
         base: the hash of the weights that merges change, in W₀.
         rounds: the number of rounds.
@@ -55,6 +57,7 @@ class Hello(_Content):
     kind: Literal["hello"] = "hello"
     protocol: Count
     fedloru: Short
+    flwr: Short
     run: Hash
     base: Hash
     rounds: Count
@@ -71,6 +74,14 @@ class Hello(_Content):
     scores: bool
 
 
+class Goodbye(_Content):
+    """The end of a client's part: the server does not accept it, or the federation has ``finished``."""
+
+    kind: Literal["goodbye"] = "goodbye"
+    reason: Long
+    finished: bool = False
+
+
 class Greeting(_Content):
     """The answer to ``Hello``: what a client holds and offers.
 
@@ -80,6 +91,7 @@ class Greeting(_Content):
 
     kind: Literal["greeting"] = "greeting"
     fedloru: Short
+    flwr: Short
     held: Count | None
     base: Hash
     examples: Count
@@ -97,6 +109,7 @@ class Order(_Content):
         profile: the profile of the client.
         sync: the length of the sync message in bytes.
         last: the last round in which a reply of the client was accepted, 0 if none; its state of that round is used.
+        oldest: the oldest round to which the server can return; the state of earlier rounds is not needed any more.
     """
 
     kind: Literal["order"] = "order"
@@ -107,6 +120,7 @@ class Order(_Content):
     profile: list[tuple[Short, Number]]
     sync: Count
     last: Count
+    oldest: Count
 
     @property
     def profiled(self) -> Profile:
@@ -153,7 +167,8 @@ class Scores(_Content):
 class Refusal(_Content):
     """The answer of a client that does not do what it was asked to.
 
-    ``held`` and ``base`` say what it holds. If ``leave`` is set, it does not take part in the federation at all.
+    ``held`` and ``base`` say what it holds. If ``leave`` is set, it does not take part in the federation at all;
+    ``finished`` repeats that of the ``Goodbye`` that it answers.
     """
 
     kind: Literal["refusal"] = "refusal"
@@ -161,6 +176,7 @@ class Refusal(_Content):
     held: Count | None = None
     base: Hash = ""
     leave: bool = False
+    finished: bool = False
 
 
 Content = TypeVar("Content", bound=_Content)
@@ -169,6 +185,15 @@ Content = TypeVar("Content", bound=_Content)
 def text(content: _Content) -> bytes:
     """Return ``content`` as JSON."""
     return content.model_dump_json().encode()
+
+
+def differing(fedloru: str, flwr: str) -> str | None:
+    """Return which versions of the other side differ from ours in more than the patch level; None if none does."""
+    for name, theirs in (("fedloru", fedloru), ("flwr", flwr)):
+        ours = version(name)
+        if theirs.split(".")[:2] != ours.split(".")[:2]:
+            return f"{name} {theirs} instead of {ours}"
+    return None
 
 
 def parse(data: bytes, kind: type[Content], sender: str) -> Content:
@@ -188,6 +213,11 @@ def parse(data: bytes, kind: type[Content], sender: str) -> Content:
             f"a message from {sender} is not a valid {kind.__name__}: {plain(where)} is {quoted(first['input'])} "
             f"({first['msg']}). Use the same version of fedloru on the server and all clients"
         ) from error
+
+
+def is_goodbye(data: bytes) -> bool:
+    """Return whether a message is a ``Goodbye``."""
+    return data.startswith(b'{"kind":"goodbye"')
 
 
 def answer(data: bytes, kind: type[Content], sender: str) -> Content | Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fedloru import wire
@@ -34,10 +35,10 @@ class _Down(NamedTuple):
 
 
 class Requests:
-    """Makes the requests of a run; ``run`` is the hash of W₀."""
+    """Makes the requests of a run; ``run`` is the hash of W₀, ``oldest`` returns the round of the oldest checkpoint."""
 
-    def __init__(self, plan: Plan, run: str, bases: Bases) -> None:
-        self.plan, self.run, self.bases = plan, run, bases
+    def __init__(self, plan: Plan, run: str, bases: Bases, oldest: Callable[[], int]) -> None:
+        self.plan, self.run, self.bases, self.oldest = plan, run, bases, oldest
         self._specs: dict[Profile, MessageSpec] = {}
         self._downs: tuple[int, dict[Profile, _Down]] = 0, {}
 
@@ -56,6 +57,7 @@ class Requests:
             profile=list(invited.profile),
             sync=len(sync),
             last=last,
+            oldest=self.oldest(),
         )
         content = Enclosed(protocol.text(order), sync + down.data)
         traffic = down.traffic + self._sync_traffic(invited.sync, len(sync))

@@ -94,19 +94,19 @@ class Roster:
             self._write([*clients[:index], entry, *clients[index + 1 :]])
         return index
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, key: str) -> None:
         """Remove a client: it is refused from now on.
 
         Raises:
-            ConfigError: there is no such client.
+            ConfigError: there is no such client, or it has another key.
         """
         with alone(self.folder):
             clients = self.clients
-            if name not in {client.name for client in clients}:
-                raise ConfigError([f"no client is enrolled under the name {quoted(name)}"], "enroll")
-            self._write(
-                [client.model_copy(update={"removed": client.removed or client.name == name}) for client in clients]
-            )
+            found = next((client for client in clients if client.name == name), None)
+            if found is None or found.key != key:
+                problem = "is not enrolled" if found is None else "has another key"
+                raise ConfigError([f"{quoted(name)} {problem} in {self.folder}: see `fedloru clients`"], "enroll")
+            self._write([each.model_copy(update={"removed": each.removed or each is found}) for each in clients])
 
     def seen(self) -> dict[str, Seen]:
         """Return what the server last saw of each client, by name."""

@@ -59,12 +59,14 @@ class Usage(NamedTuple):
 class StateFolder:
     """The state directory at ``path``, which is created if it does not exist.
 
+    ``private`` is where the tensors are that a method keeps on the client; by default in ``path``.
+
     Raises:
         OSError: it cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, private: Path | None = None) -> None:
+        self.path, self._private = path, private or path / "private"
         private_folder(path)
 
     def alone(self) -> AbstractContextManager[None]:
@@ -77,7 +79,7 @@ class StateFolder:
 
     def private(self, device: str) -> OnDisk:
         """Return the store of the tensors that a method keeps on the client."""
-        return OnDisk(self.path / "private", device)
+        return OnDisk(self._private, device)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file, {} if there is none.

@@ -10,18 +10,22 @@ interrupted asks again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import uvicorn
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkState
@@ -38,6 +42,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
+from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedloru.errors import FedloruError
@@ -50,8 +55,15 @@ BEAT = 10.0
 """The number of seconds between signs of life of the run, which Flower ends after 60 without."""
 CHUNK = 5 * 2**20
 """The size of the pieces in which Flower sends an array, in bytes."""
+LONG_POLL, POLL = 15.0, 0.05
+"""How long a request for messages is kept, and how often it is looked at, in seconds."""
+UPLOAD_SECONDS = 600.0
+"""How long the parts of an answer may take to arrive."""
+SMALL = 2**16
+"""The largest request for messages, in bytes."""
 START_SECONDS = STOP_SECONDS = 15.0
 
+logging.getLogger("flwr").setLevel(logging.WARNING)
 for name, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}.items():
     os.environ.setdefault(name, value)
 
@@ -60,17 +72,19 @@ class SuperLink:
     """Flower's server for the clients in ``roster``, on a port of 127.0.0.1; a context manager.
 
     Args:
-        roster: the enrolled clients; its directory holds the database.
+        roster: the enrolled clients.
+        folder: where the database is.
         port: the port to listen on; 0: any free one.
         max_message: the largest message from a client that is accepted, in bytes.
     """
 
-    def __init__(self, roster: Roster, port: int = 0, max_message: int = 2**32) -> None:
+    def __init__(self, roster: Roster, folder: Path, port: int = 0, max_message: int = 2**32) -> None:
         self.roster, self.port, self.max_message = roster, port, max_message
-        self._app = create_app(_config(roster.folder / DATABASE), _Lifespan)
+        self._app = create_app(_config(folder / DATABASE), cast(Any, _Lifespan))
         self.state: LinkState = self._app.state.linkstate_factory.state()
         self._app.state.linkstate_factory.state = lambda: self.state
         _bound(self.state, max_message)
+        self.mailboxes = Mailboxes()
         self._nodes: dict[bytes, int] = {}
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -85,7 +99,7 @@ class SuperLink:
             self.state.stop_run(run.run_id)
         self.enroll()
         config = uvicorn.Config(
-            _Gate(self._app),
+            _Gate(self._app, self.mailboxes),
             host="127.0.0.1",
             port=self.port,
             log_config=None,
@@ -136,6 +150,7 @@ class SuperLinkGrid(Grid):
     def __init__(self, link: SuperLink) -> None:
         self.link, self.state = link, link.state
         self._stop = threading.Event()
+        self._arriving: dict[str, tuple[Message, float]] = {}
 
     def __enter__(self) -> Self:
         """Start a run."""
@@ -185,23 +200,40 @@ class SuperLinkGrid(Grid):
             )
             for name in missing:
                 self.state.store_object(self._run_id, session, name, objects[name].deflate())
+        if stored:
+            self.link.mailboxes.add(message.metadata.dst_node_id)
         return message.metadata.message_id if stored else ""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers that have arrived to messages, and remove both."""
-        answers = self.state.get_message_res(message_ids=set(message_ids), run_id=self._run_id)
-        found = [answer if answer.has_error() else self._inflated(answer) for answer in answers]
-        self.state.delete_messages({answer.metadata.reply_to_message_id for answer in answers})
+        """Return the answers that have arrived completely to messages, and remove both.
+
+        The answers to one call are those to the messages of earlier calls, too: their parts arrive one by one.
+        """
+        for answer in self.state.get_message_res(message_ids=set(message_ids), run_id=self._run_id):
+            self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
+        found = []
+        for name, (answer, end) in list(self._arriving.items()):
+            complete = answer if answer.has_error() else self._inflated(answer)
+            if complete is None and time.monotonic() < end:
+                continue
+            del self._arriving[name]
+            self.state.delete_messages({answer.metadata.reply_to_message_id})
+            if complete is not None:
+                found.append(complete)
         return found
 
-    def _inflated(self, answer: Message) -> Message:
+    def _inflated(self, answer: Message) -> Message | None:
+        """Return an answer with its content; None if a part has not arrived."""
         store, name = self.state.object_store, answer.metadata.message_id
         names = [tree.object_id for tree in iterate_object_tree(store.get_object_tree(name))]
-        contents: Mapping[str, bytes] = {each: store.get(each) or b"" for each in names}
-        message = inflate_object_from_contents(name, dict(contents))
+        contents = {each: self.state.get_object(self._run_id, each) for each in names}
+        if not all(contents.values()):
+            return None
+        present = {each: content for each, content in contents.items() if content}
+        message = cast(Message, inflate_object_from_contents(name, present))
         store.delete(name)
         message.metadata.__dict__["_message_id"] = name
-        return message  # type: ignore[return-value]
+        return message
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Not needed: the server has its own deadlines."""
@@ -223,19 +255,64 @@ class SuperLinkGrid(Grid):
         return self.state.get_run_info(run_ids=[self._run_id])[0]
 
 
-class _Gate:
-    """Serves only the routes of clients."""
+class Mailboxes:
+    """The numbers of messages that wait for each node; requests for messages are answered when there is one."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self) -> None:
+        self._waiting: Counter[int] = Counter()
+
+    def add(self, node: int) -> None:
+        """Note that a message waits for a node."""
+        self._waiting[node] += 1
+
+    async def wait(self, node: int) -> None:
+        """Return when a message waits for a node, or after ``LONG_POLL`` seconds."""
+        end = time.monotonic() + LONG_POLL
+        while not self._waiting[node] and time.monotonic() < end:
+            await asyncio.sleep(POLL)
+        self._waiting[node] = max(0, self._waiting[node] - 1)
+
+
+class _Gate:
+    """Serves only the routes of clients, and keeps a request for messages until there is one."""
+
+    def __init__(self, app: ASGIApp, mailboxes: Mailboxes) -> None:
+        self.app, self.mailboxes = app, mailboxes
         self.routes = {PREFIX + name for name in FLEET}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self.routes:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"] not in self.routes:
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
-            return
-        await self.app(scope, receive, send)
+        elif scope["path"] == PREFIX + "pull-messages":
+            body = await _body(receive)
+            with suppress(DecodeError):
+                await self.mailboxes.wait(PullMessagesRequest.FromString(body).node.node_id)
+            await self.app(scope, _replayed(body, receive), send)
+        else:
+            await self.app(scope, receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request, cut at ``SMALL`` bytes."""
+    body, more = b"", True
+    while more and len(body) < SMALL:
+        event = await receive()
+        body += event.get("body", b"")
+        more = bool(event.get("more_body"))
+    return body[:SMALL]
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a function that receives ``body``, then what ``receive`` does."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Any:
+        return pending.pop() if pending else await receive()
+
+    return replay
 
 
 class _Lifespan:
@@ -245,10 +322,10 @@ class _Lifespan:
         self.config = config
 
     def startup(self) -> None:
-        logging.getLogger("flwr").setLevel(logging.WARNING)
+        """Start nothing."""
 
     def shutdown(self) -> None:
-        pass
+        """Stop nothing."""
 
 
 def _bound(state: LinkState, limit: int) -> None:

@@ -1,0 +1,105 @@
+"""The commands of a server: serve, enroll and clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedloru import api, config
+from fedloru.cli.app import Overrides, Source, app, say
+from fedloru.cli.train import Quiet, train, with_out
+from fedloru.errors import ConfigError, optional
+
+Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
+HOME = Path("federation")
+
+
+@app.command()
+def serve(
+    source: Source = None,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, instead of starting one.")
+    ] = None,
+    home: Home = HOME,
+    host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on.")] = 8443,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="Listen on 127.0.0.1 without TLS: nginx or Caddy is in front.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the server of a federation: real clients train on their own data.
+
+    CONFIG is a TOML file, or the name of a preset. Its data is that of the server: the model is built for it, and
+    tested on its test examples. Clients are enrolled with `fedloru enroll`, also while the server runs, and connect
+    with `fedloru join`. Ctrl-C saves a checkpoint, then stops; continue with --resume. Example: fedloru serve my.toml
+    --port 8443.
+    """
+    optional("flwr", extra="flower", purpose="fedloru serve")
+    from fedloru.flower.serve import Address, finish, serving
+
+    if resume is not None and (source or overrides or out):
+        raise ConfigError(
+            ["with --resume, the configuration is that of the run: remove all others"], "the command line"
+        )
+    chosen = config.load(source, with_out(overrides, out)) if resume is None else None
+    upstream = port if behind_proxy else 0
+    with serving(home, Address(host, port, upstream, tls=not behind_proxy)) as server:
+        where = f"127.0.0.1:{server.port}, behind a proxy" if behind_proxy else f"{host}:{server.port}"
+        say(f"Listening on {where}; {len(server.roster.clients)} clients are enrolled. Waiting for them to connect.")
+        if chosen is not None:
+            run = api.start(chosen, server.federation)
+        else:
+            assert resume is not None
+            run = api.resume(resume, federation=server.federation)
+        train(run, quiet)
+        finish(run)
+
+
+@app.command()
+def enroll(
+    key: Annotated[Path, typer.Argument(metavar="KEY.pub", help="The public key of the client.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The name of the client, on pages and in messages.")],
+    max_examples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The most training examples that the client may state.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the client: it is refused from now on.")] = False,
+    home: Home = HOME,
+) -> None:
+    """Enroll a client in a federation under a name, by its public key.
+
+    KEY.pub is the file with the public key, in OpenSSH format. A running server accepts the client at once. Example:
+    fedloru enroll berlin.pub --name berlin.
+    """
+    optional("cryptography", extra="flower", purpose="fedloru enroll")
+    from fedloru.flower.keys import public_line, read_public_key
+    from fedloru.flower.roster import Roster
+
+    roster, line = Roster(home), public_line(read_public_key(key))
+    if remove:
+        roster.remove(name, line)
+        typer.echo(f"Removed {name}.")
+        return
+    index = roster.enroll(name, line, max_examples)
+    typer.echo(f"Enrolled {name} as client {index} of the federation in {home}.")
+
+
+@app.command()
+def clients(home: Home = HOME) -> None:
+    """List the clients of a federation: who is connected, and what the server last saw of each."""
+    optional("flwr", extra="flower", purpose="fedloru clients")
+    from rich.console import Console
+
+    from fedloru.flower.listing import listing
+    from fedloru.flower.roster import Roster
+
+    roster = Roster(home)
+    if not roster.clients:
+        raise ConfigError(
+            [f"no client is enrolled in {home}: use `fedloru enroll KEY.pub --name NAME`"], "the federation"
+        )
+    Console().print(listing(roster.clients, roster.seen()))

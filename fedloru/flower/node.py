@@ -1,0 +1,239 @@
+"""The connection of a client to the server: Flower's protocol for nodes, without Flower's processes.
+
+A client asks the server for messages, answers them, and shows with signals that it is alive. It opens no port. Code
+that the server offers is never requested.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedloru.errors import CredentialError, FedloruError, UnreachableError, WireError
+from fedloru.flower.superlink import CHUNK
+
+BEAT = 10.0
+"""The number of seconds between signals; the server counts a client as gone after two that are missing."""
+SESSIONS = 3
+"""How often the transfer of a message is tried again before the client connects again."""
+
+log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+class Place(NamedTuple):
+    """A server, and the credentials for it."""
+
+    host: str
+    port: int
+    ca: Path
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def address(self) -> str:
+        """The address as in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Connection:
+    """A connection to the server at ``place``; a context manager.
+
+    ``earlier`` is the number under which this client was connected before, 0 if it was not: if it was killed, the
+    server may count it as connected still.
+    """
+
+    def __init__(self, place: Place, earlier: int = 0) -> None:
+        self.place, self.id, self._earlier = place, 0, earlier
+        self.gone = threading.Event()
+        self._stop = threading.Event()
+        signer = NodeAuthHttpInterceptor(place.key, place.key.public_key())
+        self._client = FleetHttpClient.from_server_address(
+            place.address, False, str(place.ca), [RuntimeVersionHttpInterceptor(component_name="SuperNode"), signer]
+        )
+
+    def __enter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            UnreachableError: there is no connection, or the client is still counted as connected.
+            CredentialError: the server does not know the key.
+            FedloruError: it refuses the client for another reason, such as its version.
+        """
+        if self._earlier:
+            with suppress(httpx.HTTPError, ValueError):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._earlier))
+        key = public_key_to_bytes(self.place.key.public_key())
+        request = ActivateNodeRequest(public_key=key, heartbeat_interval=BEAT)
+        self.id = self._call(lambda: self._client.ActivateNode(request)).node_id
+        self._thread = threading.Thread(target=self._beat, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect."""
+        self._stop.set()
+        with suppress(httpx.HTTPError, ValueError):
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
+        self._client.close()
+
+    @property
+    def _node(self) -> Node:
+        return Node(node_id=self.id)
+
+    def receive(self, limit: int) -> Message | None:
+        """Return the next message of at most ``limit`` bytes; None if there is none for some seconds.
+
+        Raises:
+            UnreachableError: the connection is lost.
+            WireError: the message is larger.
+        """
+        pulled = self._call(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)))
+        if not pulled.messages_list:
+            return None
+        message, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
+        run = message.metadata.run_id
+        names = [each.object_id for each in iterate_object_tree(tree)]
+        if len(names) > 16 + -(-limit // CHUNK):
+            raise WireError(f"a message of the server has {len(names)} parts, that is, more than {limit:,} bytes")
+        contents = {name: self._pull(run, name) for name in names}
+        confirmation = ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=tree.object_id)
+        self._call(lambda: self._client.ConfirmMessageReceived(confirmation))
+        whole = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(whole, Message):
+            raise WireError("the server sent something else than a message")
+        whole.metadata.__dict__["_message_id"] = tree.object_id
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, self.id, 1
+        return whole
+
+    def send(self, message: Message, seconds: float) -> None:
+        """Send an answer that took ``seconds``.
+
+        Raises:
+            UnreachableError: the connection is lost.
+        """
+        message.metadata.__dict__["_message_id"] = message.object_id
+        with no_object_id_recompute():
+            tree, objects = get_object_tree(message), get_all_nested_objects(message)
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(message))],
+                message_object_trees=[tree],
+                clientapp_runtime_list=[seconds],
+            )
+            pushed = self._call(lambda: self._client.PushMessages(request))
+            for name in pushed.objects_to_push:
+                part = PushObjectRequest(
+                    node=self._node,
+                    run_id=message.metadata.run_id,
+                    object_id=name,
+                    object_content=objects[name].deflate(),
+                    session_id=pushed.session_id,
+                )
+                self._call(lambda part=part: self._client.PushObject(part))  # type: ignore[misc]
+
+    def _pull(self, run: int, name: str) -> bytes:
+        request = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            answer = self._call(lambda: self._client.PullObject(request))
+            if answer.object_available:
+                return bytes(answer.object_content)
+            if not answer.object_found:
+                break
+            time.sleep(0.2)
+        raise UnreachableError("a part of a message is not available; the server sends the message again")
+
+    def _beat(self) -> None:
+        """Send signals until the connection is closed; if the server does not know the client, it is gone."""
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BEAT)
+        while not self._stop.wait(BEAT * 0.8):
+            try:
+                if not self._client.SendNodeHeartbeat(request).success:
+                    self.gone.set()
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                    self.gone.set()
+            except (httpx.HTTPError, ValueError):
+                continue
+
+    def _call(self, request: Callable[[], _Answer]) -> _Answer:
+        """Return the answer of the server, trying again for a few seconds if it is not reachable."""
+        for attempt in range(SESSIONS + 1):
+            try:
+                return request()
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                if status not in (502, 503, 504) or attempt == SESSIONS:
+                    raise _refused(error.response, self.place) from error
+            except (httpx.TransportError, ValueError) as error:
+                if attempt == SESSIONS:
+                    raise UnreachableError(
+                        f"the connection to {self.place.address} is lost ({str(error) or type(error).__name__})"
+                    ) from error
+            if self._stop.wait(2.0**attempt):
+                break
+        raise UnreachableError(f"the connection to {self.place.address} was closed")
+
+
+def _refused(response: httpx.Response, place: Place) -> FedloruError:
+    """Return the error for a request that the server has refused."""
+    problem = FlowerError.from_json(response.text)
+    reason = f"{problem.message} (Flower code {problem.code})" if problem else f"status {response.status_code}"
+    where = f"the server at {place.address}"
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return CredentialError(
+            f"{where} does not know the key of this client: ask its operator to enroll the public key with "
+            "`fedloru enroll KEY.pub --name NAME`"
+        )
+    if problem is not None and problem.code == NOT_ACTIVATED:
+        return NotActivatedError(
+            f"{where} does not accept this client: its key is not enrolled (`fedloru enroll KEY.pub --name NAME` on "
+            "the server), or another client with the same key is connected"
+        )
+    if response.status_code in (404, 405):
+        return FedloruError(f"{where} is not a fedloru server, or runs another version of Flower ({reason})")
+    if response.status_code >= 500:
+        return UnreachableError(f"{where} cannot answer now ({reason})")
+    return FedloruError(f"{where} refuses this client: {reason}")
+
+
+class NotActivatedError(CredentialError):
+    """The server does not know the key, or has a connection with it already."""
+
+
+NOT_ACTIVATED = 2004
+"""Flower's code for a node that is not activated."""
