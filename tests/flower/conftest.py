@@ -75,6 +75,7 @@ def _upstream() -> Iterator[Upstream]:
 
     application = Upstream()
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off", ws="none", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
