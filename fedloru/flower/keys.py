@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fedloru.errors import CredentialError
 from fedloru.flower.credentials import read_credential, write_new
-
-T = TypeVar("T", ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey)
 
 CREATE = 'ssh-keygen -t ecdsa -b 384 -N "" -f client.key'
 """The command that creates a key without this package."""
@@ -75,9 +73,9 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(path, "no private key in OpenSSH format") from error
-    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
-        return key
-    raise _unusable(path, _kind(key))
+    _check_kind(key, path)
+    found: ec.EllipticCurvePrivateKey = key
+    return found
 
 
 def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
@@ -100,13 +98,15 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         kind = lines[0].strip().decode("ascii", "replace")
         held = next((text for name, text in _ALGORITHMS.items() if kind.startswith(name)), "no public key")
         raise _unusable(path, held) from error
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
-        return key
-    raise _unusable(path, _kind(key))
+    _check_kind(key, path)
+    found: ec.EllipticCurvePublicKey = key
+    return found
 
 
-def _kind(key: Any) -> str:
-    return next((text for kinds, text in _OTHERS.items() if isinstance(key, kinds)), "another kind of key")
+def _check_kind(key: Any, path: Path) -> None:
+    if not isinstance(getattr(key, "curve", None), _CURVES):
+        held = next((text for kinds, text in _OTHERS.items() if isinstance(key, kinds)), "another kind of key")
+        raise _unusable(path, held)
 
 
 def _unusable(path: Path, held: str) -> CredentialError:

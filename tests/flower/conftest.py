@@ -7,18 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="needs the extra flower")
+if TYPE_CHECKING:
+    import httpx
 
-import httpx
-import uvicorn
+    from fedloru.flower.provision import Folder
+    from fedloru.flower.proxy import Proxy
 
-from fedloru.flower.provision import Folder, provision
-from fedloru.flower.proxy import Limits, Proxy, Traffic
+collect_ignore_glob = [] if all(map(find_spec, ("flwr", "cryptography", "uvicorn", "httpx"))) else ["test_*.py"]
+"""The modules here import the libraries of the extra flower, which the extra dev brings."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Certificates for localhost, and the keys of the client berlin."""
+    from fedloru.flower.provision import Folder, provision
+
     place = Folder(tmp_path_factory.mktemp("federation"))
     provision(place, [], ["berlin"])
     return place
@@ -67,8 +71,11 @@ class Upstream:
 
 @pytest.fixture(scope="session")
 def _upstream() -> Iterator[Upstream]:
+    import uvicorn
+
     application = Upstream()
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off", ws="none", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -86,6 +93,8 @@ def upstream(_upstream: Upstream) -> Upstream:
 
 
 def proxy(folder: Folder, port: int, **limits: Any) -> Proxy:
+    from fedloru.flower.proxy import Limits, Proxy
+
     certificate, key = folder.server
     return Proxy("127.0.0.1", 0, upstream_port=port, certificate=certificate, key=key, limits=Limits(**limits))
 
@@ -99,6 +108,8 @@ def _shared(folder: Folder, _upstream: Upstream) -> Iterator[Proxy]:
 @pytest.fixture
 def proxied(folder: Folder, upstream: Upstream, _shared: Proxy) -> Iterator[Callable[..., Proxy]]:
     """Return a function that starts a proxy with the given limits; without any, it is shared by the tests."""
+    from fedloru.flower.forward import Traffic
+
     with ExitStack() as stack:
 
         def start(port: int | None = None, **limits: Any) -> Proxy:
@@ -112,6 +123,8 @@ def proxied(folder: Folder, upstream: Upstream, _shared: Proxy) -> Iterator[Call
 
 @pytest.fixture
 def client(folder: Folder) -> Iterator[Callable[[Proxy], httpx.Client]]:
+    import httpx
+
     clients: list[httpx.Client] = []
 
     def connect(proxy: Proxy) -> httpx.Client:

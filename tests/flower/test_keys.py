@@ -96,6 +96,7 @@ def test_public_keys_as_people_save_them(prefix: bytes, suffix: bytes, tmp_path:
         (b"\x00" * 1000, "holds no private key"),
         (b"x" * (2**16 + 1), "has 65537 bytes, expected at most 65536"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # keys differ in each process
 )
 def test_other_private_files(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(CredentialError, match=message.replace("(", r"\(")):
@@ -121,6 +122,7 @@ def test_other_private_files(content: bytes, message: str, tmp_path: Path) -> No
         (public(EC)[:-20], "holds no public key"),
         (b"x" * (2**16 + 1), "has 65537 bytes, expected at most 65536"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # keys differ in each process
 )
 def test_other_public_files(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(CredentialError, match=message):
