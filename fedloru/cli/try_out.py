@@ -43,12 +43,13 @@ def try_(
         file = home / "config.toml"
         file.write_text(config.text(chosen), "utf-8")
         names = trial.prepare(home, clients)
-        with serving(home, Address(trial.LOCAL, 0)) as server:
+        processes = trial.Clients()
+        with serving(home, Address(trial.LOCAL, 0), processes.check) as server:
             run = api.start(chosen, server.federation)
             assert run.folder is not None
             logs = run.folder.path / "logs"
             say(f"The server listens on {trial.LOCAL}:{server.port}; starting {clients} clients, who log to {logs}.")
-            with trial.clients(home, names, file, server.port, logs):
+            with processes.started(home, file, server.port, logs, names):
                 train(run, quiet)
                 finish(run)
 

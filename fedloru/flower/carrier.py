@@ -59,6 +59,7 @@ class FlowerCarrier:
         config: the configuration for the clients: all sections but those in ``reading``, and how data is read.
         reading: the settings of [data], without paths.
         pause: the number of seconds between looks at what has arrived; 0 if all clients are in this process.
+        check: is called while the server waits, and may raise an error.
     """
 
     engine = Chosen(_not_here, "flower", "clients train on their own machines")
@@ -74,7 +75,8 @@ class FlowerCarrier:
         rules: Federation,
         config: Mapping[str, Any],
         reading: Mapping[str, Any],
-        pause: float = 0.5,
+        pause: float = 0.2,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan, self.roster, self.rules = plan, roster, rules
         self._folder: RunFolder | None = None
@@ -88,6 +90,7 @@ class FlowerCarrier:
             max_examples=rules.max_examples,
             pause=pause,
             patient=pause > 0,
+            check=check,
         )
         self._last: Counter[int] = Counter()
         self._late: dict[str, Open] = {}
@@ -106,7 +109,18 @@ class FlowerCarrier:
 
     def present(self) -> Sequence[int]:
         """Return the clients that are connected and not busy; wait until there are as many as a round needs."""
-        return self.guests.wait(self.rules.clients, self._busy)
+        size = self._size
+        needed = min(self.rules.clients or self.rules.quorum_of(size), self._enrolled)
+        return self.guests.wait(needed, self._enrolled, self._busy)
+
+    @property
+    def _enrolled(self) -> int:
+        return max(1, sum(not client.removed for client in self.roster.clients))
+
+    @property
+    def _size(self) -> int:
+        """The number of replies with which a round is complete."""
+        return min(self.plan.cohort, self._enrolled)
 
     def invitations(self, cohort: int) -> int:
         """Return the number of clients to invite, to have ``cohort`` replies."""
@@ -122,9 +136,7 @@ class FlowerCarrier:
     def carry(self, assignment: Assignment) -> Delivery:
         """Train the cohort, or as many clients as the quorum requires."""
         self._bases.hash(assignment.state)
-        enrolled = sum(not client.removed for client in self.roster.clients)
-        size = min(self.plan.cohort, enrolled)
-        done = Round(assignment, self.guests, self._requests, self.rules, size, self._last, self._late)
+        done = Round(assignment, self.guests, self._requests, self.rules, self._size, self._last, self._late)
         self._see(None)
         done.carry()
         outcome = self._collected(assignment, done)

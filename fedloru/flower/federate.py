@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -30,9 +31,9 @@ PLACES = ("path", "test")
 
 
 def carrier(
-    config: Config, roster: Roster, grid: Grid, who: Callable[[NodeInfo], int | None], pause: float = 0.5
+    config: Config, roster: Roster, grid: Grid, who: Callable[[NodeInfo], int | None], **options: Any
 ) -> Callable[[Plan, State], FlowerCarrier]:
-    """Return the function that makes the carrier of a run of ``config``, for ``fedloru.api.start``."""
+    """Return the function that makes the carrier of a run of ``config``; ``options`` are further arguments of it."""
 
     def make(plan: Plan, first: State) -> FlowerCarrier:
         table = dump(completed(config, plan))
@@ -45,7 +46,7 @@ def carrier(
             rules=Federation(**config.federation.model_dump()),
             config={name: value for name, value in table.items() if name not in PRIVATE},
             reading={name: value for name, value in table["data"].items() if name not in PLACES},
-            pause=pause,
+            **options,
         )
 
     return make

@@ -14,8 +14,8 @@ from fedloru.flower.post import Answer, Node, Post
 from fedloru.flower.protocol import Goodbye, Greeting, Hello, Refusal, differing
 from fedloru.flower.roster import Client, Roster
 
-GRACE = 15.0
-"""The number of seconds for which a round waits for clients that have just connected."""
+GRACE, START = 15.0, 30.0
+"""The number of seconds for which a round waits for clients that have just connected, and the first one for all."""
 REMIND = 60.0
 """The number of seconds between messages that the server is still waiting."""
 
@@ -39,8 +39,8 @@ class Guests:
 
     ``hello`` returns the terms for a client, ``max_examples`` bounds the examples that it may state, and ``pause`` is
     the number of seconds between looks at what has arrived. If not ``patient``, clients that are missing are an error,
-    because no other will connect. ``stated`` are the clients that have said what they hold
-    since the ledger was last corrected, and ``problems`` say why clients do not take part.
+    because no other will connect; ``check`` may raise an error at any time. ``stated`` are the clients that have said
+    what they hold since the ledger was last corrected, and ``problems`` say why clients do not take part.
     """
 
     def __init__(
@@ -51,15 +51,17 @@ class Guests:
         *,
         max_examples: int,
         pause: float,
-        patient: bool = True,
+        patient: bool,
+        check: Callable[[], None],
     ) -> None:
         self.post, self.roster, self._hello = post, roster, hello
-        self.max_examples, self.pause, self.patient = max_examples, pause, patient
+        self.max_examples, self.pause, self.patient, self._check = max_examples, pause, patient, check
         self.known: dict[int, Guest] = {}
         self.stated: set[int] = set()
         self.problems: dict[int, str] = {}
         self._asked: dict[str, _Asked] = {}
         self._left: dict[int, str] = {}
+        self._grace = START
 
     @property
     def enrolled(self) -> list[Client]:
@@ -70,13 +72,18 @@ class Guests:
         """Return the name of a client."""
         return self.enrolled[client].name
 
-    def wait(self, needed: int, busy: Callable[[], set[int]]) -> Sequence[int]:
-        """Return the clients that are present and not busy, at least ``needed``; wait until there are as many."""
+    def wait(self, needed: int, all: int, busy: Callable[[], set[int]]) -> Sequence[int]:
+        """Return the clients that are present and not busy; wait until there are ``needed``.
+
+        Clients that have just connected are waited for, and the first time, all ``all`` clients, but not for long.
+        """
         start = reminded = time.monotonic()
+        grace, self._grace = self._grace, GRACE
         while True:
             there = [client for client in self.update() if client not in busy()]
             now = time.monotonic()
-            if len(there) >= needed and (not self._asked or now - start > GRACE):
+            complete = len(there) >= all or (not self._asked and grace == GRACE)
+            if len(there) >= needed and (complete or not self.patient or now - start > grace):
                 return there
             if not self.patient and not self._asked:
                 reasons = [f"{self.name(client)}: {reason}" for client, reason in self.problems.items()]
@@ -89,6 +96,7 @@ class Guests:
 
     def update(self) -> list[int]:
         """Greet the clients that have connected, read their answers, and return those that are present."""
+        self._check()
         nodes = self.post.nodes()
         for client, guest in list(self.known.items()):
             if nodes.get(client) != guest.node:

@@ -64,11 +64,19 @@ class Roster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._read: tuple[tuple[int, int], list[Client]] = (0, 0), []
 
     @property
     def clients(self) -> list[Client]:
-        """The enrolled clients by index."""
-        return [_valid(self.folder / CLIENTS, Client, entry) for entry in _read(self.folder / CLIENTS, list)]
+        """The enrolled clients by index; the file is read when it has changed."""
+        path = self.folder / CLIENTS
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return []
+        if self._read[0] != (stamp := (found.st_mtime_ns, found.st_ino)):
+            self._read = stamp, [_valid(path, Client, entry) for entry in _read(path, list)]
+        return self._read[1]
 
     def enroll(self, name: str, key: str, max_examples: int | None = None) -> int:
         """Enroll a client, and return its index; an enrolled or removed client of the same key is changed.

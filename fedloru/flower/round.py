@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -66,7 +65,7 @@ class Round:
     def carry(self) -> None:
         """Return when the round is closed."""
         self._invite(self.assignment.cohort)
-        quorum = max(1, math.ceil(self.rules.quorum * self.size))
+        quorum = self.rules.quorum_of(self.size)
         reminded = time.monotonic()
         while True:
             self._collect()

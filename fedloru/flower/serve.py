@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -44,8 +44,10 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(home: Path, address: Address) -> Iterator[Server]:
+def serving(home: Path, address: Address, check: Callable[[], None] = lambda: None) -> Iterator[Server]:
     """Run a server for the clients that are enrolled in the federation directory ``home``.
+
+    ``check`` is called while the server waits, and may raise an error.
 
     Raises:
         ConfigError: no client is enrolled.
@@ -71,7 +73,9 @@ def serving(home: Path, address: Address) -> Iterator[Server]:
             made = Proxy(address.host, address.port, upstream_port=link.port, certificate=certificate, key=key)
             proxy = stack.enter_context(made)
         grid = stack.enter_context(SuperLinkGrid(link))
-        federation = api.Federation(len(roster.clients), lambda config: carrier(config, roster, grid, link.who))
+        federation = api.Federation(
+            len(roster.clients), lambda config: carrier(config, roster, grid, link.who, check=check)
+        )
         yield Server(proxy.port if proxy else link.port, roster, federation, proxy)
 
 

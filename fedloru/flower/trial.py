@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedloru.errors import FedloruError, plain
 from fedloru.flower.keys import public_line, read_public_key
 from fedloru.flower.provision import Folder, provision
 from fedloru.flower.roster import Roster
@@ -28,32 +30,60 @@ def prepare(home: Path, clients: int) -> list[str]:
     return names
 
 
-@contextmanager
-def clients(
-    home: Path, names: list[str], config: Path, port: int, logs: Path
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start one client per name, with the parts of the partition in ``config``; stop them at the end.
+class Clients:
+    """The processes of the clients of a trial, by name; what they print is in the folder ``logs``."""
 
-    What a client prints is in ``logs``.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // len(names)))
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-    running: list[Process] = []
-    try:
-        for part, name in enumerate(names):
-            with (logs / f"{name}.log").open("ab") as log:
+    def __init__(self) -> None:
+        self.running: dict[str, Process] = {}
+        self.logs = Path()
+
+    def check(self) -> None:
+        """Check that all clients are running.
+
+        Raises:
+            FedloruError: a client has stopped; the message ends with what it printed last.
+        """
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                lines = (self.logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
+                raise FedloruError(f"{name} has stopped: {plain(lines[-1], 2000) if lines else 'it printed nothing'}")
+
+    @contextmanager
+    def started(self, home: Path, config: Path, port: int, logs: Path, names: Sequence[str]) -> Iterator[None]:
+        """Start one client per name, with the parts of the partition in ``config``; stop them at the end."""
+        logs.mkdir(parents=True, exist_ok=True)
+        self.logs = logs
+        threads = str(max(1, (os.cpu_count() or 1) // len(names)))
+        environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+        try:
+            for part, name in enumerate(names):
                 command = join_command(home, name, config, part, port)
-                running.append(
-                    subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
-                )
-        yield running
+                with (logs / f"{name}.log").open("ab") as log:
+                    nothing = subprocess.DEVNULL
+                    process = subprocess.Popen(command, stdout=log, stderr=log, stdin=nothing, env=environment)
+                self.running[name] = process
+            yield
+            self._wait()
+        finally:
+            self._stop()
+
+    def _wait(self) -> None:
+        """Give the clients, who have been told that the federation has finished, the time to stop."""
+        end = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < end and any(process.poll() is None for process in self.running.values()):
+            time.sleep(0.1)
+
+    def _stop(self) -> None:
+        running, self.running = list(self.running.values()), {}
         for process in running:
-            process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        _stop(running)
+            if process.poll() is None:
+                process.terminate()
+        for process in running:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def join_command(home: Path, name: str, config: Path, part: int, port: int) -> list[str]:
@@ -64,15 +94,3 @@ def join_command(home: Path, name: str, config: Path, part: int, port: int) -> l
         *("--server", f"{LOCAL}:{port}", "--ca", str(folder.ca[0]), "--key", str(folder.client(name)[0])),
         *("--data", str(config), "--part", str(part), "--state", str(home / "state" / name)),
     ]
-
-
-def _stop(processes: Sequence[Process]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -16,7 +17,8 @@ class Federation(NamedTuple):
     """How the rounds of a federation are carried out.
 
     Args:
-        clients: the number of clients that must be connected before a round starts.
+        clients: the number of clients that must be connected before a round starts; by default the quorum. When the
+            server starts, it also waits half a minute for all others.
         quorum: the share of the cohort that must have replied when a round is closed; until then, the server waits, and
             invites other clients instead of those that do not reply.
         oversample: the share by which more clients are invited than the cohort has; a round is closed once the cohort
@@ -30,10 +32,14 @@ class Federation(NamedTuple):
             only if it was started with --share-scores.
     """
 
-    clients: Count = 1
+    clients: Count | None = None
     quorum: Quorum = 0.5
     oversample: NotNegative = 0.0
     deadline: Positive = 3600.0
     max_examples: Count = 1_000_000
     max_norm: Positive | None = None
     scores: Flag = True
+
+    def quorum_of(self, cohort: int) -> int:
+        """Return the number of replies that a round with a cohort of this size needs."""
+        return max(1, math.ceil(self.quorum * cohort))
