@@ -2,11 +2,20 @@
 
 ::
 
-    protocol      what the messages contain            envelope      ... as Flower messages
-    state         the state directory of a client      member        a client: data, model, local training
-    terms         what a client allows                 client_app    a member behind Flower's ClientApp
-    carrier       the server's side of a round         replies       the validation of replies
-    roster        the enrolled clients                 local         a Grid in one process
-    superlink     Flower's SuperLink, restricted       node          the connection of a client to it
-    certificates  keys and certificates                proxy         TLS in front of the SuperLink
+    protocol        what the messages contain             envelope       ... as Flower messages
+    state           the state directory of a client       terms          what a client allows
+    site            a client's data and model             member         a client: it answers the server
+    client_app      a member behind Flower's ClientApp    once           ... in a new process per request
+    node            the connection of a client            join           ... kept, until the end
+    carrier         the rounds of a run                   guests         the clients that are connected
+    round           one round                             replies        the checks of replies
+    requests        the messages to clients               bases          the hashes of all versions
+    scores          the scores of clients                 post           messages over a Grid
+    roster          the enrolled clients                  listing        ... as a table
+    superlink       Flower's server, for clients only     superlink_grid its Grid
+    gate            what it serves                        routes         ... by name
+    proxy, forward  TLS in front of it                    reverse_proxies  nginx and Caddy instead
+    serve           the server                            trial          all on one machine
+    local           a Grid in one process                 federate       runs with a federation
+    certificates, hosts, keys, credentials, provision, probe   keys and certificates
 """

@@ -15,7 +15,8 @@ from fedloru.flower.federate import carrier
 from fedloru.flower.provision import Folder
 from fedloru.flower.proxy import Proxy
 from fedloru.flower.roster import Roster
-from fedloru.flower.superlink import SuperLink, SuperLinkGrid
+from fedloru.flower.superlink import SuperLink
+from fedloru.flower.superlink_grid import SuperLinkGrid
 from fedloru.run.lock import alone
 
 SERVER = "server"

@@ -1,0 +1,84 @@
+"""What is in front of Flower's app: only the routes of clients are served, and a request for messages waits for one.
+
+Flower's clients ask for messages every three seconds. Keeping the request until there is a message saves the time that
+a message waits, and most of the traffic of a client that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from google.protobuf.message import DecodeError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fedloru.flower.routes import FLEET, PREFIX
+
+LONG_POLL, POLL = 15.0, 0.05
+"""How long a request for messages is kept, and how often it is looked at, in seconds."""
+SMALL = 2**16
+"""The largest request for messages, in bytes."""
+
+
+class Mailboxes:
+    """The numbers of messages that wait for each node; requests for messages are answered when there is one."""
+
+    def __init__(self) -> None:
+        self._waiting: Counter[int] = Counter()
+
+    def add(self, node: int) -> None:
+        """Note that a message waits for a node."""
+        self._waiting[node] += 1
+
+    async def wait(self, node: int) -> None:
+        """Return when a message waits for a node, or after ``LONG_POLL`` seconds."""
+        end = time.monotonic() + LONG_POLL
+        while not self._waiting[node] and time.monotonic() < end:
+            await asyncio.sleep(POLL)
+        self._waiting[node] = max(0, self._waiting[node] - 1)
+
+
+class Gate:
+    """Serves only the routes of clients, and keeps a request for messages until there is one."""
+
+    def __init__(self, app: ASGIApp, mailboxes: Mailboxes) -> None:
+        self.app, self.mailboxes = app, mailboxes
+        self.routes = {PREFIX + name for name in FLEET}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"] not in self.routes:
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        elif scope["path"] == PREFIX + "pull-messages":
+            body = await _body(receive)
+            with suppress(DecodeError):
+                await self.mailboxes.wait(PullMessagesRequest.FromString(body).node.node_id)
+            await self.app(scope, _replayed(body, receive), send)
+        else:
+            await self.app(scope, receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request, cut at ``SMALL`` bytes."""
+    body, more = b"", True
+    while more and len(body) < SMALL:
+        event = await receive()
+        body += event.get("body", b"")
+        more = bool(event.get("more_body"))
+    return body[:SMALL]
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a function that receives ``body``, then what ``receive`` does."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Any:
+        return pending.pop() if pending else await receive()
+
+    return replay
