@@ -145,7 +145,7 @@ class Member:
         if hello != self._hello or self._site is None:
             site = build(self.source, hello)
             check_weights(site, hello)
-            if refused := too_much(self.terms, site.config, hello):
+            if refused := too_much(self.terms, site.epochs):
                 return refused
             self._hello, self._site, self._base = hello, site, None
         if refused := used_up(self.terms, self.folder.usage(), 0):
