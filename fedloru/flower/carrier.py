@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -92,7 +91,7 @@ class FlowerCarrier:
             patient=pause > 0,
             check=check,
         )
-        self._last: Counter[int] = Counter()
+        self._last: dict[int, int] = {}
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
 
@@ -104,7 +103,7 @@ class FlowerCarrier:
         rows = folder.all_rows()
         self._bases.open(folder.path, rows[-1]["version"] if rows else 0)
         for row in rows:
-            self._last.update({client: row["round"] - self._last[client] for client in row["cohort"]})
+            self._last |= dict.fromkeys(row["cohort"], row["round"])
         self._write_names()
 
     def present(self) -> Sequence[int]:
@@ -141,7 +140,8 @@ class FlowerCarrier:
         done.carry()
         outcome = self._collected(assignment, done)
         clients = sorted(done.replies)
-        self._last.update({client: assignment.round - self._last[client] for client in clients})
+        self._last |= dict.fromkeys(clients, assignment.round)
+        self._late = done.late
         self._see(done)
         self._write_names()
         return Delivery(outcome, clients, done.accounts, {"federation": self._notes(done)})
@@ -172,11 +172,12 @@ class FlowerCarrier:
         plan, run = self.plan, self._requests.run
         channel = Channel(plan.net, plan.method.name, run, plan.codec)
         task = Task(assignment.state, (), assignment.recipe, plan.seed, channel, assignment.observe)
-        collector = Collector(self.plan.net, self.plan.method, task)
+        collector = Collector(plan.net, plan.method, task)
         for reply in sorted(done.replies.values(), key=lambda reply: (reply.profile, reply.client)):
             down = done.downs[reply.profile].down
-            shared, aux = (tree.to(part, self.plan.device) for part in reply.up)
-            collector.collect(down, [Up(shared, aux)], [reply.weight], [reply.loss])
+            down = down._replace(shared=tree.to(down.shared, plan.device), aux=tree.to(down.aux, plan.device))
+            up = Up(*(tree.to(part, plan.device) for part in reply.up))
+            collector.collect(down, [up], [reply.weight], [reply.loss])
         return collector.outcome()
 
     def _oldest(self) -> int:

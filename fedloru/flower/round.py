@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fedloru.errors import WireError
@@ -46,7 +46,7 @@ class Round:
         requests: Requests,
         rules: Federation,
         size: int,
-        last: Counter[int],
+        last: Mapping[int, int],
         late: dict[str, Open],
     ) -> None:
         self.assignment, self.guests, self.requests, self.rules = assignment, guests, requests, rules
@@ -93,7 +93,7 @@ class Round:
             if guest is None:  # it has left since
                 continue
             self._tries[invited.client] += 1
-            request = self.requests.make(Order, self.assignment.state, invited, self.last[invited.client])
+            request = self.requests.make(Order, self.assignment.state, invited, self.last.get(invited.client, 0))
             sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
             until = time.monotonic() + self.rules.deadline
             self.open[sent] = Open(guest.node, request, invited.profile, until)

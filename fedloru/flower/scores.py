@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections.abc import Mapping
 
 from fedloru.errors import WireError
 from fedloru.evaluate import Score
@@ -25,7 +25,7 @@ def ask(
     invited: list[Invited],
     guests: Guests,
     requests: Requests,
-    last: Counter[int],
+    last: Mapping[int, int],
     seconds: float,
 ) -> tuple[dict[int, Scores], dict[Profile, Traffic]]:
     """Return the scores of the clients that reply within ``seconds``, with the model after ``state``, and the bytes."""
@@ -33,7 +33,7 @@ def ask(
     open: dict[str, tuple[Guest, Request]] = {}
     for each in invited:
         guest = guests.known[each.client]
-        request = requests.make(Question, state, each, last[each.client])
+        request = requests.make(Question, state, each, last.get(each.client, 0))
         accounts[each.profile] = accounts.get(each.profile, Traffic()) + request.traffic
         open[guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")] = guest, request
     found: dict[int, Scores] = {}
