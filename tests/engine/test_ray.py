@@ -144,9 +144,7 @@ def test_a_part_whose_workers_are_always_lost_ends_the_run(tmp_path: Path) -> No
     order = tmp_path / "kill"
     cohort, chosen = deadly(order, once=False)
     threading.Timer(0, order.touch).start()
-    with pytest.raises(
-        FedloruError, match=r"^(round 7: 3 workers of Ray were lost while they trained client|no worker)"
-    ):
+    with pytest.raises(FedloruError, match=r"^round 7: 3 workers of Ray were lost while they trained client"):
         for _ in range(3):
             chosen.run(task(cohort, round=7))
 
@@ -179,7 +177,7 @@ def test_a_model_whose_module_workers_cannot_import_is_refused(monkeypatch: pyte
     module = type(sys)("only_here")
     module.Lost = lost  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "only_here", module)
-    with pytest.raises(ModelError, match="cannot load the model .*No module named 'only_here'.*every machine"):
+    with pytest.raises(ModelError, match=r"cannot load the model .*No module named 'only_here'.*every machine"):
         choose_ray(Cohort(fl.make(lost(6, 3).double()), fedavg(), vectors()))
 
 
@@ -192,7 +190,7 @@ def test_a_method_that_was_changed_is_refused() -> None:
 def test_other_versions_on_a_worker_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = pool.Process.this()._replace(versions={"fedloru": "9.9", "torch": "1.0"})
     monkeypatch.setattr(pool.Process, "this", staticmethod(lambda: other))
-    with pytest.raises(FedloruError, match="but the run has fedloru 9.9 and torch 1.0: install the same"):
+    with pytest.raises(FedloruError, match=r"but the run has fedloru 9.9 and torch 1.0: install the same"):
         choose_ray(Cohort(built(lambda: nn.Linear(6, 3)), fedavg(), vectors()))
 
 

@@ -26,6 +26,8 @@ PATIENCE = 300.0
 """Seconds after which a cluster in which no worker starts is regarded as full."""
 
 log = logging.getLogger("fedloru")
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+"""The pools of all runs of this process."""
 
 
 class Part(NamedTuple):
@@ -54,6 +56,7 @@ class Pool:
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._failed = 0
+        _pools.add(self)
 
     def open(self, blueprint: Blueprint) -> None:
         """Start one worker that is built from ``blueprint``, which shows that the others can be built.
@@ -113,8 +116,12 @@ class Pool:
 
     def _start(self, wanted: int, busy: int = 0) -> None:
         """Start workers until ``wanted`` are starting, or there are as many as the cluster has room for."""
-        room = self._most - len(self._idle) - busy
-        while len(self._starting) < min(wanted, room):
+        wanted = min(wanted, self._most - len(self._idle) - busy)
+        if len(self._starting) < wanted:
+            for other in set(_pools) - {self}:  # their workers would keep the CPUs, and end when they are forgotten
+                other._idle.clear()
+                other._starting.clear()
+        while len(self._starting) < wanted:
             worker = self._actor.remote()
             self._starting[worker.prepare.remote(Process.this(), [self._blueprint])] = worker
 

@@ -78,7 +78,7 @@ class Process(NamedTuple):
 
 
 class Blueprint(NamedTuple):
-    """What a worker is built from; ``net`` is a reference to one without tensors but those of its module, on the CPU."""
+    """What a worker is built from; ``net`` is a reference to a net whose only tensors are those of its module."""
 
     net: Any
     params: dict[str, Packed]
