@@ -144,7 +144,7 @@ def test_a_part_whose_workers_are_always_lost_ends_the_run(tmp_path: Path) -> No
     order = tmp_path / "kill"
     cohort, chosen = deadly(order, once=False)
     threading.Timer(0, order.touch).start()
-    with pytest.raises(FedloruError, match=r"^round 7: 3 workers of Ray were lost while they trained client"):
+    with pytest.raises(FedloruError, match=r"^round 7: (3 workers of Ray were lost|no worker of Ray can be started)"):
         for _ in range(3):
             chosen.run(task(cohort, round=7))
 

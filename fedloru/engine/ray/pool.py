@@ -46,16 +46,17 @@ class Pool:
 
     def __init__(self, workers: int | None, device: torch.device) -> None:
         join(workers)
-        weakref.finalize(self, leave)
+        self._idle: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        weakref.finalize(self, _end, self._idle, self._starting)
         self._ray, self._device = library(), device
         room = capacity(device)
         self.parts = workers or room
         self._most = min(self.parts, room)
         self._actor = self._ray.remote(num_cpus=1, num_gpus=int(device.type == "cuda"), max_restarts=0)(Worker)
         self._blueprint: Any = None
-        self._idle: list[Any] = []
-        self._starting: dict[Any, Any] = {}
         self._failed = 0
+        self._place = ""
         _pools.add(self)
 
     def open(self, blueprint: Blueprint) -> None:
@@ -93,34 +94,38 @@ class Pool:
         Raises:
             FedloruError: a client failed, the first in order; or the workers of a part were lost repeatedly.
         """
+        self._place = f"round {round}: "
         results: dict[int, Result | BaseException] = {}
         waiting, busy, lost = deque(range(len(parts))), dict[Any, tuple[Any, int]](), Counter[int]()
-        while len(results) < len(parts):
-            self._start(len(waiting) - len(self._idle), len(busy))
-            while waiting and self._idle:
-                worker, index = self._idle.pop(), waiting.popleft()
-                busy[worker.train.remote([base], common, parts[index].jobs)] = worker, index
-            for reference in self._wait(busy):
-                worker, index = busy.pop(reference)
-                try:
-                    results[index] = unpack(self._ray.get(reference), self._device)
-                except self._ray.exceptions.RayTaskError as error:
-                    results[index] = error.cause
-                except self._ray.exceptions.RayError as error:
-                    lost[index] += 1
-                    _report(parts[index], lost[index], round, error)
-                    waiting.appendleft(index)
-                    continue
-                self._idle.append(worker)
+        try:
+            while len(results) < len(parts):
+                self._start(len(waiting) - len(self._idle), len(busy))
+                while waiting and self._idle:
+                    worker, index = self._idle.pop(), waiting.popleft()
+                    busy[worker.train.remote([base], common, parts[index].jobs)] = worker, index
+                for reference in self._wait(busy):
+                    worker, index = busy.pop(reference)
+                    try:
+                        results[index] = unpack(self._ray.get(reference), self._device)
+                    except self._ray.exceptions.RayTaskError as error:
+                        results[index] = error.cause
+                    except self._ray.exceptions.RayError as error:
+                        lost[index] += 1
+                        _report(parts[index], lost[index], round, error)
+                        waiting.appendleft(index)
+                        continue
+                    self._idle.append(worker)
+        except BaseException:  # an interrupted round, whose workers are still busy with it
+            _dismiss([worker for worker, _ in busy.values()], {})
+            raise
         return [_raised(results[index]) for index in range(len(parts))]
 
     def _start(self, wanted: int, busy: int = 0) -> None:
         """Start workers until ``wanted`` are starting, or there are as many as the cluster has room for."""
         wanted = min(wanted, self._most - len(self._idle) - busy)
         if len(self._starting) < wanted:
-            for other in set(_pools) - {self}:  # their workers would keep the CPUs, and end when they are forgotten
-                other._idle.clear()
-                other._starting.clear()
+            for other in set(_pools) - {self}:  # their workers would keep the CPUs
+                _dismiss(other._idle, other._starting)
         while len(self._starting) < wanted:
             worker = self._actor.remote()
             self._starting[worker.prepare.remote(Process.this(), [self._blueprint])] = worker
@@ -130,7 +135,7 @@ class Pool:
         ready, _ = self._ray.wait([*busy, *self._starting], timeout=PATIENCE)
         if not ready and not busy:
             raise FedloruError(
-                f"no worker of Ray has started within {PATIENCE:g} seconds: the cluster has no free "
+                f"{self._place}no worker of Ray has started within {PATIENCE:g} seconds: the cluster has no free "
                 f"{'GPU' if self._device.type == 'cuda' else 'CPU'}; wait for its other jobs, or lower engine.workers"
             )
         for reference in ready:
@@ -148,10 +153,25 @@ class Pool:
         except self._ray.exceptions.RayError as error:
             self._failed += 1
             if self._failed == ATTEMPTS:
-                raise FedloruError(f"no worker of Ray can be started: {sentence(error)}") from error
+                raise FedloruError(f"{self._place}no worker of Ray can be started: {sentence(error)}") from error
         else:
             self._failed = 0
             self._idle.append(worker)
+
+
+def _end(idle: list[Any], starting: dict[Any, Any]) -> None:
+    """End the workers of a pool, and its use of Ray."""
+    _dismiss(idle, starting)
+    leave()
+
+
+def _dismiss(idle: list[Any], starting: dict[Any, Any]) -> None:
+    """End the workers that are idle or starting."""
+    if library().is_initialized():
+        for worker in (*idle, *starting.values()):
+            library().kill(worker)
+    idle.clear()
+    starting.clear()
 
 
 def _report(part: Part, lost: int, round: int, error: Exception) -> None:
