@@ -64,7 +64,8 @@ def _unpack(packed: Packed, device: str | torch.device, copy: bool) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         flat = torch.from_numpy(packed.values.copy() if copy and packed.cpu else packed.values)
-    tensor = flat.view(packed.dtype).view(packed.shape)
+    # An empty array has no stride, with which no view can be taken.
+    tensor = flat.view(packed.dtype).view(packed.shape) if len(flat) else torch.empty(packed.shape, dtype=packed.dtype)
     return tensor if packed.cpu else tensor.to(device)
 
 
