@@ -27,7 +27,15 @@ class Simulation:
     def __init__(self, plan: Plan, first: State) -> None:
         self.plan = plan
         self.engine = choose(
-            plan.engine, plan.net, plan.method, first, plan.dataset.train, plan.recipe, chunk=plan.chunk, path=plan.path
+            plan.engine,
+            plan.net,
+            plan.method,
+            first,
+            plan.dataset.train,
+            plan.recipe,
+            chunk=plan.chunk,
+            path=plan.path,
+            workers=plan.workers,
         )
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         self._clients: ClientStore = InMemory()
