@@ -15,7 +15,6 @@ from fedloru import api, config
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
-from fedloru.config.plan import FEDERATION
 from fedloru.errors import FedloruError, TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
@@ -23,6 +22,7 @@ from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes
 from fedloru.run.plan import test_sizes
+from fedloru.schema import FEDERATION
 from fedloru.settings import short
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]

@@ -68,10 +68,14 @@ class Delivery(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them."""
+    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them.
+
+    ``notes`` is what the carrier adds to the row of the round.
+    """
 
     scores: dict[str, dict[str, float]] | None = None
     accounts: Mapping[Profile, Traffic] = {}
+    notes: Mapping[str, Any] = {}
 
 
 class Carrier(Protocol):
