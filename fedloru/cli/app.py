@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ def fedloru() -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr."""
-    typer.echo(line, err=True)
+    print(line, file=sys.stderr)  # typer.echo would write past the live display, into the middle of it
 
 
 def check_place(path: Path) -> None:

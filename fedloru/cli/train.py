@@ -124,7 +124,7 @@ def follow(run: ReportedRun, quiet: bool) -> None:
             ("tested", f"{units.part(*test_sizes(plan))} examples"),
         ]
         title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
-        with Live(title, plan.rounds, run.state.round, facts, every=every) as live:
+        with Live(title, plan.rounds, run.state.round, facts, every=every, status=lambda: run.carrier.status) as live:
             for row in rows:
                 live.update(row)
 

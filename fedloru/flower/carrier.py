@@ -96,8 +96,15 @@ class FlowerCarrier:
             check=check,
         )
         self._last: dict[int, int] = {}
+        self._round: Round | None = None
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
+
+    @property
+    def status(self) -> str:
+        """What the server waits for: clients, or their replies."""
+        round = self._round
+        return self.guests.status if round is None else round.status
 
     def open(self, folder: RunFolder | None) -> None:
         """Continue from the rounds in ``folder``, if there is one."""
@@ -141,7 +148,9 @@ class FlowerCarrier:
         self._bases.hash(assignment.state)
         done = Round(assignment, self.guests, self._requests, self.rules, self._size, self._last, self._late)
         self._see(None)
+        self._round = done
         done.carry()
+        self._round = None
         outcome = self._collected(assignment, done)
         clients = sorted(done.replies)
         self._last |= dict.fromkeys(clients, assignment.round)

@@ -84,6 +84,10 @@ class Carrier(Protocol):
     engine: Chosen
     """What trains the clients, for the record of the run."""
 
+    @property
+    def status(self) -> str:
+        """What the carrier is doing, for the live view; "" if there is nothing to say. Other threads read it."""
+
     def open(self, folder: RunFolder | None) -> None:
         """Prepare for the rounds of a run, which writes to ``folder``."""
 
