@@ -73,10 +73,10 @@ class ModelError(FedloruError):
 
 
 class TrainingError(FedloruError):
-    """Local training that failed on a client."""
+    """Local training that failed on a client; ``problem`` is the message without the client and the round."""
 
     def __init__(self, message: str, *, client: int, round: int) -> None:
-        self.client, self.round = client, round
+        self.client, self.round, self.problem = client, round, message
         super().__init__(f"client {client}, round {round}: {message}")
 
 

@@ -18,6 +18,7 @@ from fedloru.engine.task import Collector
 from fedloru.errors import ConfigError
 from fedloru.files import write_atomic
 from fedloru.flower import scores
+from fedloru.flower.attendance import attendance, scored
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
 from fedloru.flower.post import Post
@@ -34,6 +35,7 @@ from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan
 from fedloru.run.plan import profile as profile_of
 from fedloru.wire import Channel, Sync
+from fedloru.wire.traffic import joined
 
 NAMES = "clients.json"
 """The file with the names of the clients, in a run folder."""
@@ -61,7 +63,9 @@ class FlowerCarrier:
         check: is called while the server waits, and may raise an error.
     """
 
-    engine = Chosen(_not_here, "flower", "clients train on their own machines")
+    engine = Chosen(
+        _not_here, "flower", "each client of the federation trains by itself, and Flower carries the messages"
+    )
 
     def __init__(
         self,
@@ -92,8 +96,15 @@ class FlowerCarrier:
             check=check,
         )
         self._last: dict[int, int] = {}
+        self._round: Round | None = None
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
+
+    @property
+    def status(self) -> str:
+        """What the server waits for: clients, or their replies."""
+        round = self._round
+        return self.guests.status if round is None else round.status
 
     def open(self, folder: RunFolder | None) -> None:
         """Continue from the rounds in ``folder``, if there is one."""
@@ -137,14 +148,16 @@ class FlowerCarrier:
         self._bases.hash(assignment.state)
         done = Round(assignment, self.guests, self._requests, self.rules, self._size, self._last, self._late)
         self._see(None)
+        self._round = done
         done.carry()
+        self._round = None
         outcome = self._collected(assignment, done)
         clients = sorted(done.replies)
         self._last |= dict.fromkeys(clients, assignment.round)
         self._late = done.late
         self._see(done)
         self._write_names()
-        return Delivery(outcome, clients, done.accounts, {"federation": self._notes(done)})
+        return Delivery(outcome, clients, done.accounts, {"federation": attendance(done, self.guests.name)})
 
     def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
         """Ask clients that share scores for those of the model after ``state``."""
@@ -154,14 +167,16 @@ class FlowerCarrier:
         self._bases.hash(state)
         invited = [Invited(client, profile_of(self.plan, client), owed(client)) for client in sharing]
         seconds = min(self.rules.deadline, SCORE_SECONDS)
-        found, accounts = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        found, spent = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        accounts = joined(*({each.profile: spent[each.client]} for each in invited if each.client in spent))
         if not found:
             return Personal(None, accounts)
         for client, each in found.items():
             best = each.personal or each.shared
             self._update(client, loss=best.loss, accuracy=best.accuracy)
         self.roster.see(self._seen)
-        return Personal(spreads(scores.table(found)), accounts)
+        notes = {"client_scores": scored(found, spent, self.guests.name)}
+        return Personal(spreads(scores.table(found)), accounts, notes)
 
     def close(self, reason: str, finished: bool, seconds: float = 10.0) -> None:
         """Say goodbye to the clients that are connected."""
@@ -211,25 +226,6 @@ class FlowerCarrier:
             sends_base=plan.sends_base,
             scores=self.rules.scores,
         )
-
-    def _notes(self, done: Round) -> dict[str, Any]:
-        """Return what the row of the round says about the clients, by name."""
-        name = self.guests.name
-        return {
-            "clients": {
-                name(client): {
-                    "examples": int(reply.weight),
-                    "loss": reply.loss,
-                    "seconds": done.seconds[client],
-                    "up_bytes": done.by_client[client].total("up"),
-                    "down_bytes": done.by_client[client].total("down"),
-                }
-                for client, reply in sorted(done.replies.items())
-            },
-            "refused": [{"client": name(client), "reason": reason} for client, reason in done.refused],
-            "lost": [name(client) for client in done.lost],
-            "late": done.dropped,
-        }
 
     def _see(self, done: Round | None) -> None:
         """Write what the server sees of all clients, for `fedloru clients`."""

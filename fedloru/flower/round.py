@@ -62,6 +62,12 @@ class Round:
         self.dropped = 0
         self._tries: Counter[int] = Counter()
 
+    @property
+    def status(self) -> str:
+        """How many of the replies have arrived."""
+        replies, outstanding = f"{len(self.replies)} of {self.size} replies", f"{len(self.open)} outstanding"
+        return f"round {self.assignment.round}: {replies}, {outstanding}"
+
     def carry(self) -> None:
         """Return when the round is closed."""
         self._invite(self.assignment.cohort)
@@ -77,13 +83,7 @@ class Round:
                 break
             if time.monotonic() - reminded > REMIND:
                 reminded = time.monotonic()
-                log.warning(
-                    "round %d is waiting: %d of %d replies, %d outstanding",
-                    self.assignment.round,
-                    len(self.replies),
-                    self.size,
-                    len(self.open),
-                )
+                log.warning("waiting for replies: %s", self.status)
             time.sleep(self.guests.pause)
         self.late |= self.open
 
@@ -94,7 +94,11 @@ class Round:
                 continue
             self._tries[invited.client] += 1
             request = self.requests.make(Order, self.assignment.state, invited, self.last.get(invited.client, 0))
-            sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
+            try:
+                sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
+            except WireError as error:
+                self._refuse(invited.client, str(error))
+                continue
             until = time.monotonic() + self.rules.deadline
             self.open[sent] = Open(guest.node, request, invited.profile, until)
             self.downs.setdefault(invited.profile, request)

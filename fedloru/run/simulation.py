@@ -24,6 +24,8 @@ from fedloru.wire import Channel, Sync
 class Simulation:
     """The clients of ``plan``, which starts at ``first``, in this process."""
 
+    status = ""
+
     def __init__(self, plan: Plan, first: State) -> None:
         self.plan = plan
         self.engine = choose(
