@@ -14,6 +14,7 @@ from fedloru.exports.formats import TRAINED, Written
 from fedloru.exports.trained import TrainedRun
 from fedloru.run.folder import CONFIG
 from fedloru.run.plan import test_sizes
+from fedloru.schema import FEDERATION
 from fedloru.settings import short
 
 SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1", "exact_match")
@@ -28,6 +29,7 @@ def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> d
         "model": type(plan.net.model).__name__,
         "classes": list(plan.dataset.classes),
         "data": plan.dataset.name,
+        "scheme": plan.partition.scheme,
         "method": {"name": plan.method.name, **plan.method.config},
         "round": trained.state.round,
         "merges": trained.state.version,
@@ -126,7 +128,7 @@ def _training(summary: dict[str, Any]) -> str:
     tested = summary["test_examples"]
     rows = {
         "method": summary["method"]["name"],
-        "data": summary["data"] or "not available at the time of the export",
+        "data": _data(summary),
         "clients": f"{summary['clients']:,}, {summary['cohort']:,} per round",
         "rounds": f"{summary['round']:,}, with {summary['merges']:,} merges",
         "sent by clients": f"{summary['up_bytes'] / 1e6:,.3f} MB",
@@ -136,6 +138,11 @@ def _training(summary: dict[str, Any]) -> str:
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def _data(summary: dict[str, Any]) -> str:
+    known = summary["data"] or "not available at the time of the export"
+    return f"that of the clients; tested on {known}" if summary["scheme"] == FEDERATION else known
 
 
 def _check(summary: dict[str, Any]) -> str:

@@ -132,7 +132,11 @@ class Guests:
 
     def _greet(self, node: Node) -> None:
         hello = self._hello(node.client, self.name(node.client))
-        request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
+        try:
+            request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
+        except WireError as error:
+            self._turn_away(node, str(error))
+            return
         self._asked[request] = _Asked(node, time.monotonic())
 
     def _read(self, answer: Answer, node: Node) -> None:
@@ -149,15 +153,18 @@ class Guests:
             self.stated.add(node.client)
             self.problems.pop(node.client, None)
         else:
-            self._left[node.client] = node.connected
-            self.problems[node.client] = reason
-            log.warning("%s does not take part: %s", self.name(node.client), reason)
+            self._turn_away(node, reason)
             if isinstance(content, Greeting):
                 self._goodbye(node, f"the server does not accept this client: {reason}", False)
 
+    def _turn_away(self, node: Node, reason: str) -> None:
+        self._left[node.client] = node.connected
+        self.problems[node.client] = reason
+        log.warning("%s does not take part: %s", self.name(node.client), reason)
+
     def dismiss(self, reason: str, finished: bool, seconds: float) -> None:
         """Say goodbye to all clients, and wait up to ``seconds`` until they have heard it."""
-        open = {self._goodbye(guest.node, reason, finished) for guest in self.known.values()}
+        open = {sent for guest in self.known.values() if (sent := self._goodbye(guest.node, reason, finished))}
         end = time.monotonic() + seconds
         while open and time.monotonic() < end:
             open -= {answer.request for answer in self.post.collect(open, lambda sent: "a client")}
@@ -165,7 +172,10 @@ class Guests:
 
     def _goodbye(self, node: Node, reason: str, finished: bool) -> str:
         goodbye = protocol.text(Goodbye(reason=reason, finished=finished))
-        return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
+        try:
+            return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
+        except WireError:  # it has left already
+            return ""
 
     def _unacceptable(self, client: int, greeting: Greeting) -> str:
         """Return why a client is not accepted; "" if it is."""

@@ -34,8 +34,12 @@ def ask(
     for each in invited:
         guest = guests.known[each.client]
         request = requests.make(Question, state, each, last.get(each.client, 0))
-        spent[each.client] = request.traffic
-        open[guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")] = guest, request
+        try:
+            sent = guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")
+        except WireError as error:
+            log.warning("round %d: the scores of %s: %s", state.round, guests.name(each.client), error)
+            continue
+        spent[each.client], open[sent] = request.traffic, (guest, request)
     found: dict[int, Scores] = {}
     names = {sent: guests.name(guest.node.client) for sent, (guest, _) in open.items()}
     end = time.monotonic() + seconds

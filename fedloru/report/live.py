@@ -141,7 +141,7 @@ class Live:
 
 def replies(row: Mapping[str, Any]) -> str:
     """Return how many clients of a federation replied in a round, of how many that were asked."""
-    return units.part(len(row["federation"]["clients"]), row["federation"]["asked"])
+    return f"{len(row['federation']['clients']):,} of {row['federation']['asked']:,}"
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -70,9 +70,9 @@ def read(folder: str | Path) -> Records:
     if summary.get("rounds") != len(rows):  # the summary is from before the run was resumed
         summary = {}
     written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
-    studies = (_studies(folder / STUDIES, *kind) for kind in ((RANKS, "records"), (ALIGNMENT, "agreement")))
-    partition = _object(folder / PARTITION, PartitionRecord)
-    return Records(folder, _toml(folder / CONFIG), partition, rows, summary, written, *studies, _names(folder / NAMES))
+    ranks, alignment = _studies(folder / STUDIES, RANKS, "records"), _studies(folder / STUDIES, ALIGNMENT, "agreement")
+    config, partition = _toml(folder / CONFIG), _object(folder / PARTITION, PartitionRecord)
+    return Records(folder, config, partition, rows, summary, written, ranks, alignment, _names(folder / NAMES))
 
 
 def outcome(records: Records) -> dict[str, Any]:

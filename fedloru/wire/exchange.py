@@ -219,8 +219,7 @@ def _compare_parts(header: Header, sections: Mapping[str, Params], got: Down | U
 
 
 def _described(header: Header) -> str:
-    sender = f" from client {header.client}" if header.client >= 0 else ""
-    return f"the {header.kind} message{sender} for round {header.round}"
+    return f"the {header.kind} message for round {header.round}"  # the receiver knows the name of the sender
 
 
 def _cap(net: Net, shared: Mapping[str, Tensor]) -> int:

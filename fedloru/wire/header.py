@@ -131,9 +131,8 @@ def check(
     for name, wanted in expected.items():
         got = getattr(header, name)
         if wanted is not None and got != wanted:
-            sender = f" from client {header.client}" if header.client >= 0 else ""
             raise WireError(
-                f"the {header.kind} message{sender} for round {header.round} has {name} {quoted(got)}, "
+                f"the {header.kind} message for round {header.round} has {name} {quoted(got)}, "
                 f"but {quoted(wanted)} is expected: {_HINTS[name]}"
             )
 

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from fedloru import api
 from fedloru.analysis.curvature import KINDS
 from fedloru.analysis.study import Record, study
+from fedloru.data import Partition
 from tests.cli.conftest import QUICK, Cli
 
 FEW = ("--sizes", "20", "--clients", "1", "--top", "2", "--steps", "3", "--tolerance", "1")
@@ -119,6 +123,15 @@ def test_errors_for_a_run_folder(cli: Cli) -> None:
     settings = Path("run/config.toml")
     settings.write_text(settings.read_text().replace("lr = 0.1", "lr = 0.2"))
     assert "client.lr was 0.1, is 0.2" in cli("rank", "run", code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["rank", "align"])
+def test_a_run_with_real_clients_is_refused(command: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SimpleNamespace(partition=Partition("federation", 0, (torch.arange(0),) * 3, (), {}))
+    monkeypatch.setattr(api, "load_state", lambda source, round: (real, None))
+    Path("run").mkdir()
+    message = cli(command, "run", code=2).stderr
+    assert "the run in run has real clients, whose training data is not on this machine" in message
 
 
 def test_a_run_without_an_intact_checkpoint_is_an_error(cli: Cli) -> None:

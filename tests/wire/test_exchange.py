@@ -64,7 +64,7 @@ def test_a_decoded_reply_has_its_tensors_and_numbers() -> None:
     header, received = decode_up(data, SPEC, **where)
     assert tree.equal(received.shared, up.shared) and tree.equal(received.aux, up.aux)
     assert (header.client, header.numbers) == (11, {"weight": 600.0, "loss": 0.1})
-    with pytest.raises(WireError, match="client 11 for round 4 has round 4, but 5 is expected"):
+    with pytest.raises(WireError, match="up message for round 4 has round 4, but 5 is expected"):
         decode_up(data, SPEC, round=5, version=2)
 
 
