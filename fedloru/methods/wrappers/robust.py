@@ -46,11 +46,7 @@ log = logging.getLogger(__name__)
 
 
 @wrapper(
-    cases={
-        "median": ("fedloru", {"tau": 2}, {"rule": "median"}),
-        "trimmed-mean": ("fedavg", {}, {"rule": "trimmed_mean", "trim": 0.3, "max_norm": 0.1}),
-        "clipped-mean": ("fedlora", {}, {"max_norm": 0.05}),
-    },
+    cases={"robust": ("fedloru", {"tau": 2}, {"rule": "trimmed_mean", "trim": 0.3, "max_norm": 0.1})},
     section="aggregation",
     inert=True,
 )
@@ -72,12 +68,14 @@ def robust(
             default it is not limited.
     """
     reject("robust", *_conflicts(method, rule, max_norm))
+    if (rule, max_norm) == (MEAN, None):
+        return method
     center: Rule | None = partial(trimmed_mean, trim=trim) if rule == "trimmed_mean" else RULES.find(rule)
 
     def down(net: Net, state: State, profile: Profile) -> Down:
         sent = method.down(net, state, profile)
         if not state.round:
-            reject("robust", *_unfit(method, net, sent, profile, max_norm))
+            reject("robust", *_unfit(method, net, sent, profile))
         return sent
 
     def reduce(net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
@@ -137,7 +135,7 @@ def _conflicts(method: Method, rule: str, max_norm: float | None) -> Iterator[st
         yield "robust is applied twice: set rule and max_norm together"
 
 
-def _unfit(method: Method, net: Net, down: Down, profile: Profile, max_norm: float | None) -> Iterator[str]:
+def _unfit(method: Method, net: Net, down: Down, profile: Profile) -> Iterator[str]:
     """Yield why a client of this profile sends nothing that can be combined or limited."""
     sent, _ = method.up(net, method.begin(net, down, {}, profile), down, {}, 1)
     name = short(method.name)
@@ -145,10 +143,10 @@ def _unfit(method: Method, net: Net, down: Down, profile: Profile, max_norm: flo
         yield f"{name}'s clients send {min(sent.aux)} besides their weights, which robust aggregation cannot combine"
     shapes = {key: value.shape for key, value in down.shared.items()}
     others = [key for key, value in sent.shared.items() if shapes.get(key) != value.shape]
-    if max_norm is not None and others:
+    if others:
         yield (
-            f"{name}'s clients send {others[0]} in another form than they receive it, so their updates have no norm: "
-            "remove max_norm, or give all clients the same rank"
+            f"{name}'s clients send {others[0]} in another form than they receive it, so it has no coordinates to "
+            "combine and no norm to limit: remove [aggregation], or give all clients the same rank"
         )
 
 
