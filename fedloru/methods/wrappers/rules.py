@@ -73,4 +73,5 @@ def _block(name: str, rule: Rule, values: Tensor) -> Tensor:
     if name.startswith(PREFIX) and not (isinstance(found, Tensor) and found.shape == expected):
         got = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise RULES.error(f"{name} returned {got} for values {tuple(values.shape)}, expected {tuple(expected)}")
-    return found.to(values.dtype)
+    result: Tensor = found.to(values.dtype)
+    return result
