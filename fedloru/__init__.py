@@ -13,9 +13,9 @@ Ten lines train a model over simulated clients::
 
 ``attach`` gives a model low-rank factors, and ``make`` takes it as it is; ``hf`` does both with language models. A
 method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``prox``, ``scaffold``, ``server_opt``,
-``clip``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a configuration, and
-``resume`` continues one from its folder. ``export`` writes the trained model. A method of yours is composed from
-``blocks``, declared with ``methods.method`` and checked with ``check``.
+``clip``, ``robust``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a
+configuration, and ``resume`` continues one from its folder. ``export`` writes the trained model. A method of yours is
+composed from ``blocks``, declared with ``methods.method`` and checked with ``check``.
 """
 
 from fedloru import launch as _launch  # noqa: F401  # before any other import

@@ -75,16 +75,26 @@ class Up(NamedTuple):
     aux: Params = {}
 
 
+class Reply(NamedTuple):
+    """What one client received and sent, and its weight."""
+
+    down: Down
+    up: Up
+    weight: float
+
+
 class Total(NamedTuple):
     """The aggregate of a group of clients: a monoid under ``join``, with identity ``Total(0.0, Up({}), {})``.
 
-    Sums are added, stacks are concatenated along the rank axis. If ``stack`` is empty, the method is compatible with
-    all-reduce and secure aggregation.
+    Sums are added, stacks are concatenated along the rank axis, and replies, which a robust rule needs one by one, are
+    listed in order. If ``stack`` and ``replies`` are empty, the method is compatible with all-reduce and secure
+    aggregation.
     """
 
     weight: float
     sum: Up
     stack: Params
+    replies: tuple[Reply, ...] = ()
 
     def join(self, other: Total, net: Net) -> Total:
         """Return the total of two disjoint groups of clients."""
@@ -94,7 +104,7 @@ class Total(NamedTuple):
             return self
         total = Up(tree.add(self.sum.shared, other.sum.shared), tree.add(self.sum.aux, other.sum.aux))
         stack = concatenate(net.sites, self.stack, other.stack)
-        return Total(self.weight + other.weight, total, stack)
+        return Total(self.weight + other.weight, total, stack, self.replies + other.replies)
 
 
 NOTHING = Total(0.0, Up({}), {})
@@ -145,6 +155,13 @@ class Traits(NamedTuple):
 
     prunes: bool = False
     """Whether clients may send less than ``values`` counts."""
+
+    sends_aux: bool = False
+    """Whether clients send tensors of their own in ``Up.aux``, which cannot be aggregated like trained ones."""
+
+    keeps_replies: bool = False
+    """Whether ``reduce`` fills ``Total.replies``, because the server needs the replies of all clients at once, in place
+    of their sum: no wrapper that reads the sum fits around the method."""
 
     cycle: float | Sequence[int] | None = None
     """The accumulation cycle of a method that merges: the rounds between merges, or a list of merge rounds."""

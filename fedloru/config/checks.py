@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from fedloru.config.fields import Section, shown
-from fedloru.config.methods import assembled
+from fedloru.config.methods import assembled, wrapper_sections
 from fedloru.config.texts import is_language_model, is_text
 from fedloru.errors import ConfigError
 from fedloru.recipe import Recipe
@@ -25,7 +25,7 @@ def conflicts(valid: Mapping[str, Section]) -> Iterator[str]:
         names = signature(check).parameters.keys()
         if names <= valid.keys():
             yield from check(**{name: valid[name] for name in names})
-    if {"method", "server", "client"} <= valid.keys():
+    if {"method", "client", *wrapper_sections()} <= valid.keys():
         yield from _method_fits(valid)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from fedloru.config.derive import Forms, forms_of, section
+from fedloru.config.derive import Forms, forms_of, one_form, section
 from fedloru.config.fields import Section
 from fedloru.errors import ConfigError
 from fedloru.method import Method
@@ -32,9 +32,17 @@ def method_forms() -> Forms:
 
 
 def wrapper_forms() -> dict[str, Forms]:
-    """Return the forms of the sections that set up a wrapper each; the wrapper's first setting selects the form."""
+    """Return the forms of the sections that set up a wrapper each.
+
+    The first setting of a wrapper selects the form, ``none`` for not using it, unless it changes nothing by default.
+    """
+    return {section: _forms(wrapper) for section, wrapper in wrapper_sections().items()}
+
+
+def wrapper_sections() -> dict[str, str]:
+    """Return the sections that set up a wrapper each, with its name."""
     sections = {wrapper_declaration(function).section: name for name, function in WRAPPERS.items()}
-    return {name: _forms(wrapper) for name, wrapper in sections.items() if name != METHOD}
+    return {section: name for section, name in sections.items() if section != METHOD}
 
 
 def assembled(sections: Mapping[str, Section], recipe: Recipe, clients: int) -> Method:
@@ -65,7 +73,8 @@ def _wrapper_settings(
     declared = wrapper_declaration(WRAPPERS[name])
     if declared.section != METHOD:
         given = sections[declared.section].model_dump()
-        return None if NONE in given.values() else given
+        off = {key: one.default for key, one in _settings(name).items()} if declared.inert else None
+        return None if given == off or NONE in given.values() else given
     value = keys[name]
     if value in (None, False):
         return None
@@ -87,6 +96,8 @@ def _key(name: str) -> Setting:
 
 
 def _forms(name: str) -> Forms:
+    if wrapper_declaration(WRAPPERS[name]).inert:
+        return one_form(summary_of(WRAPPERS[name]), _settings(name).values())
     first, *others = _settings(name).values()
     options = get_args(first.annotation)
     named = first._replace(annotation=Literal[options])

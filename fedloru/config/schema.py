@@ -47,6 +47,7 @@ class Config(NamedTuple):
     lowrank: Section
     method: Section
     server: Section
+    aggregation: Section
     client: Section
     cohort: Section
     wire: Section

@@ -24,7 +24,7 @@ from fedloru.method import State
 from fedloru.run.federation import Federation
 from fedloru.run.plan import Plan
 
-PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval")
+PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval", "aggregation")
 """The sections of a configuration that clients do not receive."""
 PLACES = ("path", "test")
 """The settings of [data] that say where the data is."""

@@ -86,6 +86,8 @@ def additive_reduce(stage: Stage) -> None:
             joined = joined.join(reduced(stage, done.before, [exchange], [weight]), stage.net)
         _same("sum.shared", joined.sum.shared, done.total.sum.shared)
         _same("sum.aux", joined.sum.aux, done.total.sum.aux)
+        for one, other in zip(joined.replies, done.total.replies, strict=True):
+            _same("replies", one.up.shared, other.up.shared)
         for site in stage.net.sites if done.total.stack else ():
             _same("stack", *({site.weight: lowrank.delta(site, t.stack)} for t in (joined, done.total)))
         if abs(joined.weight - done.total.weight) > 1e-6 * done.total.weight:

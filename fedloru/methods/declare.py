@@ -50,12 +50,14 @@ class Declaration(NamedTuple):
 class WrapperDeclaration(NamedTuple):
     """The section of a configuration that sets up a wrapper, or "method" for a key of [method]; and its test cases.
 
-    ``from_run`` returns the settings that follow from the recipe and the number of clients of a run.
+    ``from_run`` returns the settings that follow from the recipe and the number of clients of a run. An ``inert``
+    wrapper changes nothing with its defaults.
     """
 
     section: str
     cases: WrapperCases
     from_run: FromRun | None
+    inert: bool = False
 
 
 def method(
@@ -103,7 +105,11 @@ def method(
 
 
 def wrapper(
-    *, cases: WrapperCases | None = None, section: str = "method", from_run: FromRun | None = None
+    *,
+    cases: WrapperCases | None = None,
+    section: str = "method",
+    from_run: FromRun | None = None,
+    inert: bool = False,
 ) -> Callable[[Callable[Concatenate[Method, P], Method]], Callable[Concatenate[Method, P], Method]]:
     """Declare a wrapper: a function that takes a method and keyword-only settings and returns a changed method.
 
@@ -114,8 +120,9 @@ def wrapper(
         cases: the methods and settings under which the law tests run the wrapper, by the name of the case.
         section: the section of a configuration that contains its settings.
         from_run: a function that computes the settings from the recipe and the number of clients of a run.
+        inert: whether it changes nothing with its defaults, and so is not applied if a configuration does not set them.
     """
-    declared = WrapperDeclaration(section, cases or {}, from_run)
+    declared = WrapperDeclaration(section, cases or {}, from_run, inert)
 
     def decorate(function: Callable[Concatenate[Method, P], Method]) -> Callable[Concatenate[Method, P], Method]:
         name, whole = name_of(function), signature(function)

@@ -10,7 +10,7 @@ from fedloru.report.records import Records
 from fedloru.schema import FEDERATION
 from fedloru.settings import short
 
-FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule")
+FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule", "aggregation.rule")
 """The settings that select the form of a section; settings of two different forms are not compared."""
 
 BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash", "data.date"})

@@ -18,6 +18,9 @@ from fedloru.run.plan import Plan
 from fedloru.settings import PREFIX, problems_of, settings_of, short
 from fedloru.wire.codec import find as find_codec
 
+FEWEST = 3
+"""The smallest cohort in which a minority of the clients can be outvoted."""
+
 EXPECTED: dict[str, tuple[type, str]] = {
     "net": (Net, "a Net: fedloru.attach(model, rank=8), or fedloru.make(model) to train all weights"),
     "method": (Method, "a method, such as fedloru.fedloru(tau=5)"),
@@ -79,6 +82,11 @@ def _mismatches(plan: Plan) -> Iterator[str]:
     cohort: Any = plan.cohort
     if isinstance(cohort, int) and cohort > plan.clients:
         yield f"a cohort of {cohort} is larger than the partition, which has {plan.clients} clients"
+    if isinstance(cohort, int) and cohort < FEWEST and plan.method.traits.keeps_replies:
+        yield (
+            f"aggregation.rule protects against a minority of the cohort, and {cohort} of {cohort} clients have none: "
+            f"raise cohort.size to {FEWEST} or more, or set aggregation.rule = 'mean'"
+        )
 
 
 def _profile_problems(plan: Plan) -> Iterator[str]:
@@ -89,6 +97,11 @@ def _profile_problems(plan: Plan) -> Iterator[str]:
             f"{short(plan.method.name)} trains the same rank on all clients and ignores their profiles: remove "
             "lowrank.capacities (profiles in a plan), or use a method for clients of different ranks, which "
             "`fedloru methods` lists"
+        )
+    elif plan.method.traits.keeps_replies and any(plan.profiles):
+        yield (
+            "what clients of different ranks send has no coordinates in common: remove lowrank.capacities (profiles in "
+            "a plan), or set aggregation.rule = 'mean' with aggregation.max_norm"
         )
     if plan.method.traits.ranks == "different" and not any(plan.profiles):
         yield (

@@ -61,6 +61,8 @@ class Run:
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
         first = plan.method.init(plan.net, plan.seed)
+        for each in dict.fromkeys(plan.profiles):
+            plan.method.down(plan.net, first, each)  # a method may refuse a profile
         check_readers(plan.net, plan.dataset.train, forward_keys(plan.net, plan.method, first))
         self._first = first
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)

@@ -60,6 +60,7 @@ def test_totals_join(cell: World, cuts: tuple[int, ...]) -> None:
     assert joined.weight == pytest.approx(whole.weight)
     assert close(joined.sum.shared, whole.sum.shared)
     assert close(joined.stack, whole.stack)
+    assert all(close(x.up.shared, y.up.shared) for x, y in zip(joined.replies, whole.replies, strict=True))
 
 
 @pytest.mark.parametrize("method", UNCHANGED)

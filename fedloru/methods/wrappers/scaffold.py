@@ -71,7 +71,12 @@ def scaffold(method: Method, *, lr: Positive, clients: Count) -> Method:
         clients: the number of all clients, in the cohort or not.
     """
     several = f"{short(method.name)} trains in several phases, but scaffold supports only one: use fedloru"
-    reject("scaffold", several if method.traits.several_phases else None)
+    inside = "scaffold needs the messages of all clients, not their median: remove robust"
+    reject(
+        "scaffold",
+        several if method.traits.several_phases else None,
+        inside if method.traits.keeps_replies else None,
+    )
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
@@ -120,7 +125,8 @@ def scaffold(method: Method, *, lr: Positive, clients: Count) -> Method:
         up = inner.up | {"aux": inner.up.get("factors", 0) + inner.up.get("dense", 0)}
         return inner._replace(down=down, up=up)
 
-    made = method._replace(init=init, down=down, begin=begin, penalty=penalty, up=up)
+    traits = method.traits._replace(sends_aux=True)
+    made = method._replace(init=init, down=down, begin=begin, penalty=penalty, up=up, traits=traits)
     return made._replace(reduce=reduce, server=server, values=values)
 
 

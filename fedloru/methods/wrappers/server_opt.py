@@ -68,11 +68,13 @@ def server_opt(
     inside = any(wrap["name"] == "scaffold" for wrap in method.config.get("wrap", []))
     order = "scaffold needs the messages of all clients, not the optimizer's result: wrap scaffold around server_opt"
     reweighted = f"{short(method.name)} has its own weights, so the optimizer has no average to apply: use rule 'none'"
+    unsummed = "server_opt needs the sum of what clients sent: wrap robust around server_opt"
     reject(
         "server_opt",
         bypassed if method.traits.stacks else None,
         order if inside else None,
         reweighted if method.traits.reweights else None,
+        unsummed if method.traits.keeps_replies else None,
     )
     rate = lr if lr is not None else 1.0 if rule == "momentum" else 0.01
 
