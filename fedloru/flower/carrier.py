@@ -38,6 +38,8 @@ from fedloru.wire import Channel, Sync
 
 NAMES = "clients.json"
 """The file with the names of the clients, in a run folder."""
+LOOK = 30.0
+"""The number of seconds after which what the server sees is written again."""
 SCORE_SECONDS = 600.0
 """The maximum number of seconds that the server waits for scores."""
 
@@ -90,11 +92,12 @@ class FlowerCarrier:
             max_examples=rules.max_examples,
             pause=pause,
             patient=pause > 0,
-            check=check,
+            check=lambda: self._look(check),
         )
         self._last: Counter[int] = Counter()
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
+        self._looked: tuple[float, Any] = 0.0, None
 
     def open(self, folder: RunFolder | None) -> None:
         """Continue from the rounds in ``folder``, if there is one."""
@@ -229,6 +232,15 @@ class FlowerCarrier:
             "lost": [name(client) for client in done.lost],
             "late": done.dropped,
         }
+
+    def _look(self, check: Callable[[], None]) -> None:
+        """Write what the server sees whenever it changes, and every ``LOOK`` seconds."""
+        check()
+        at, before = self._looked
+        now = dict(self.guests.known), dict(self.guests.problems)
+        if now != before or time.monotonic() - at > LOOK:
+            self._looked = time.monotonic(), now
+            self._see(None)
 
     def _see(self, done: Round | None) -> None:
         """Write what the server sees of all clients, for `fedloru clients`."""
