@@ -50,6 +50,8 @@ from fedloru.flower.routes import CHUNK
 
 BEAT = 10.0
 """The number of seconds between signals; the server counts a client as gone after two that are missing."""
+STOP_SECONDS = 5.0
+"""How long to wait for the thread that sends signals."""
 SESSIONS = 3
 """How often the transfer of a message is tried again before the client connects again."""
 
@@ -99,7 +101,11 @@ class Connection:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._earlier))
         key = public_key_to_bytes(self.place.key.public_key())
         request = ActivateNodeRequest(public_key=key, heartbeat_interval=BEAT)
-        self.id = self._call(lambda: self._client.ActivateNode(request)).node_id
+        try:
+            self.id = self._call(lambda: self._client.ActivateNode(request)).node_id
+        except BaseException:
+            self._client.close()
+            raise
         self._thread = threading.Thread(target=self._beat, name="signals", daemon=True)
         self._thread.start()
         return self
@@ -107,6 +113,7 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         """Disconnect."""
         self._stop.set()
+        self._thread.join(STOP_SECONDS)
         with suppress(httpx.HTTPError, ValueError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
         self._client.close()

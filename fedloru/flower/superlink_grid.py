@@ -95,18 +95,22 @@ class SuperLinkGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the answers that have arrived completely to messages, and remove both.
 
-        The answers to one call are those to the messages of earlier calls, too: their parts arrive one by one.
+        The parts of an answer arrive one by one: an answer that is not complete is returned by a later call.
         """
-        for answer in self.state.get_message_res(message_ids=set(message_ids), run_id=self._run_id):
+        wanted = set(message_ids)
+        for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):
             self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
         found = []
         for name, (answer, end) in list(self._arriving.items()):
+            late = time.monotonic() >= end
+            if answer.metadata.reply_to_message_id not in wanted and not late:
+                continue
             complete = answer if answer.has_error() else self._inflated(answer)
-            if complete is None and time.monotonic() < end:
+            if complete is None and not late:
                 continue
             del self._arriving[name]
             self.state.delete_messages({answer.metadata.reply_to_message_id})
-            if complete is not None:
+            if complete is not None and answer.metadata.reply_to_message_id in wanted:
                 found.append(complete)
         return found
 

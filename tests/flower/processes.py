@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from typer.testing import CliRunner
 
 from fedloru.cli import app
 
-LIMIT = 90.0
+FEDLORU = (sys.executable, "-m", "fedloru")
+LIMIT = 120.0
 """The longest time in seconds that a test waits for one thing."""
 
 
@@ -82,10 +84,8 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and its children with -9."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 
@@ -110,24 +110,23 @@ class Ground:
         for name in names:
             self.cli("enroll", self.home / "clients" / f"{name}.pub", "--name", name, "--dir", self.home)
 
-    def start(self, name: str, *args: object, wrapper: str = "", **environment: str) -> Child:
-        """Start a command; ``wrapper`` is Python code that is run in its process first."""
-        code = f"{wrapper}\nfrom fedloru.cli import main\nmain()"
-        command = [sys.executable, *(("-c", code) if wrapper else ("-m", "fedloru")), *map(str, args)]
+    def start(self, name: str, *args: object, program: Sequence[str] = FEDLORU) -> Child:
+        """Start a command; ``program`` replaces the one that runs it."""
+        command = [*program, *map(str, args)]
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-        child = Child(command, self.folder / f"{name}.log", {**os.environ, **threads, **environment})
+        child = Child(command, self.folder / f"{name}.log", {**os.environ, **threads})
         self.children.append(child)
         return child
 
-    def serve(self, *args: object, wrapper: str = "", name: str = "server") -> Child:
+    def serve(self, *args: object, name: str = "server") -> Child:
         """Start a server with a new run, or with other ``args``, and return when it listens."""
         what = args or (self.folder / "trial.toml", "--out", self.run)
         where = ("--dir", self.home, "--host", "localhost", "--port", self.port)
-        server = self.start(name, "serve", *what, *where, wrapper=wrapper)
+        server = self.start(name, "serve", *what, *where)
         server.says("Listening on")
         return server
 
-    def join(self, name: str, *args: object, wrapper: str = "", **options: object) -> Child:
+    def join(self, name: str, *args: object, program: Sequence[str] = FEDLORU, **options: object) -> Child:
         """Start a client; ``options`` replace those of the command, and None omits one."""
         usual = {
             "server": f"localhost:{self.port}",
@@ -137,7 +136,7 @@ class Ground:
             "state": self.folder / "state" / name,
         }
         given = [(f"--{key}", value) for key, value in (usual | options).items() if value is not None]
-        return self.start(name, "join", *(part for pair in given for part in pair), *args, wrapper=wrapper)
+        return self.start(name, "join", *(part for pair in given for part in pair), *args, program=program)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the run."""
@@ -169,3 +168,42 @@ def free_port() -> int:
     """Return a port of loopback that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+class Wire:
+    """A TCP proxy in front of a port of loopback, which counts the bytes ``up`` to it, and ``down`` from it."""
+
+    def __init__(self, port: int) -> None:
+        self.up = self.down = 0
+        self._target, self._listener = port, socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Close all connections, and end all threads."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        for each in (self._listener, *self._open):
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [client, server]
+                for way in ((client, server, "up"), (server, client, "down")):
+                    self._threads.append(threading.Thread(target=self._forward, args=way, daemon=True))
+                    self._threads[-1].start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        with suppress(OSError):
+            while piece := source.recv(2**16):
+                setattr(self, way, getattr(self, way) + len(piece))
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_WR)
