@@ -16,7 +16,7 @@ import torch
 from fedloru import report, tree
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
-from fedloru.config.plan import FEDERATION, audited, dated, federation_plan
+from fedloru.config.plan import audited, dated, federation_plan
 from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table, size
 from fedloru.errors import RunFolderError
 from fedloru.method import State
@@ -30,6 +30,7 @@ from fedloru.run.loop import Run
 from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
 from fedloru.run.plan import Plan, on_device, settings_table
 from fedloru.run.simulation import Simulation
+from fedloru.schema import FEDERATION
 
 PYTHON = "python"
 

@@ -39,6 +39,16 @@ class FedloruError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process, such as a worker of an engine, send the error with its message and attributes."""
+        return _restored, (type(self), str(self)), vars(self)
+
+
+def _restored(kind: type[FedloruError], message: str) -> FedloruError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
 
 class ConfigError(FedloruError):
     """An invalid configuration; the message lists all its problems."""
@@ -63,10 +73,10 @@ class ModelError(FedloruError):
 
 
 class TrainingError(FedloruError):
-    """Local training that failed on a client."""
+    """Local training that failed on a client; ``problem`` is the message without the client and the round."""
 
     def __init__(self, message: str, *, client: int, round: int) -> None:
-        self.client, self.round = client, round
+        self.client, self.round, self.problem = client, round, message
         super().__init__(f"client {client}, round {round}: {message}")
 
 

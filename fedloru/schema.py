@@ -14,6 +14,8 @@ from fedloru.reading import UnreadableError
 Count = Annotated[int, Field(ge=0)]
 ByKind = dict[str, Count]
 Numbers = dict[str, float]
+FEDERATION = "federation"
+"""The scheme of a partition whose clients have their own data, which the server does not know."""
 
 
 class Table(BaseModel):
@@ -34,6 +36,47 @@ class Profiled(Bytes):
 
     clients: Count
     client_rounds: Count = 0
+
+
+class Replied(Table):
+    """The reply of a client in a round; ``seconds`` is the duration of its local training, as it states."""
+
+    examples: Count
+    loss: float
+    seconds: float
+    up_bytes: Count
+    down_bytes: Count
+
+
+class Refused(Table):
+    """A client whose reply was not used, or that refused; ``reason`` may be cut, or "" if there are many."""
+
+    client: str
+    reason: str = ""
+
+
+class Attendance(Table):
+    """What came of a round of a federation, by name of the client.
+
+    ``asked`` is the number of clients that were invited, ``lost`` are those that left or missed the deadline, ``late``
+    is the number of replies to earlier rounds, and ``down_bytes`` were sent to clients without a reply that was used.
+    """
+
+    clients: dict[str, Replied] = {}
+    refused: list[Refused] = []
+    lost: list[str] = []
+    late: Count = 0
+    asked: Count | None = None
+    down_bytes: dict[str, Count] = {}
+
+
+class ClientScore(Table):
+    """The accuracy of the shared model, and of its personal one, on a client's own test examples, and the bytes."""
+
+    accuracy: float
+    personal: float | None = None
+    up_bytes: Count = 0
+    down_bytes: Count = 0
 
 
 class Row(Table):
@@ -59,6 +102,8 @@ class Row(Table):
     diagnostics: Numbers = {}
     sites: dict[str, Numbers] = {}
     personal: dict[str, Numbers] | None = None
+    federation: Attendance | None = None
+    client_scores: dict[str, ClientScore] = {}
 
 
 class Summary(Table):

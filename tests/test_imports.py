@@ -54,8 +54,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 """The packages and modules that each one may import besides itself; new ones must be added here."""
 
-EXCEPTIONS = {("run/summary.py", "methods")}
-"""The summary reports what FedAvg would have sent; no other file of ``engine`` or ``run`` refers to a method."""
+EXCEPTIONS = {("run/summary.py", "methods"), ("engine/ray/engine.py", "methods"), ("engine/ray/worker.py", "methods")}
+"""The summary reports what FedAvg would have sent; no other file of ``engine`` or ``run`` refers to a method.
+
+Workers of Ray make a method again from its name.
+"""
 
 ALLOWED_IN = {
     "flwr": "flower/",
@@ -158,7 +161,10 @@ def test_engines_do_not_refer_to_methods(file: str) -> None:
     allowed = {"fedavg"} if file == "run/summary.py" else set()
     words = {word for word in named(file) for method in METHOD_NAMES - {"fedloru"} - allowed if method in word}
     assert not words, f"{file} names {sorted(words)}"
-    assert not [name for name in imports(file) if name.startswith("fedloru.methods") and not allowed]
+    by_name = {"fedloru.methods.rebuild"}
+    assert not [
+        name for name in imports(file) if name.startswith("fedloru.methods") and not allowed | ({name} & by_name)
+    ]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if component(file) == "methods"])

@@ -6,6 +6,9 @@ Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C
 from __future__ import annotations
 
 import logging
+import math
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +80,7 @@ def fedloru() -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr."""
-    typer.echo(line, err=True)
+    print(line, file=sys.stderr)  # typer.echo would write past the live display, into the middle of it
 
 
 def check_place(path: Path) -> None:
@@ -122,18 +125,29 @@ def _fail(error: Exception, message: str) -> None:
     raise typer.Exit(ERROR) from error
 
 
+EVENTS = "fedloru.flower"
+"""The loggers of a federation report events, which are printed again if they happen again; other warnings are not."""
+EVENT_SECONDS, REMEMBERED = 30.0, 10_000
+"""The seconds during which an equal event is not printed again, and the number of messages that are remembered."""
+
+
 class _NoteHandler(logging.Handler):
-    """Prints each distinct warning once, as a line on stderr."""
+    """Prints each distinct warning once, as a line on stderr, and events not too often."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.seen: set[str] = set()
+        self.printed: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message not in self.seen:
-            self.seen.add(message)
-            say(printable(f"Note: {message}"))
+        message, now = record.getMessage(), time.monotonic()
+        again = EVENT_SECONDS if record.name.startswith(EVENTS) else math.inf
+        if now - self.printed.get(message, -math.inf) < again:
+            return
+        self.printed.pop(message, None)  # the latest message is the last one
+        self.printed[message] = now
+        if len(self.printed) > REMEMBERED:
+            del self.printed[next(iter(self.printed))]
+        say(printable(f"Note: {message}"))
 
 
 @contextmanager

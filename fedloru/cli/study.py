@@ -13,7 +13,7 @@ import typer
 from fedloru import api, report, tree
 from fedloru import config as configs
 from fedloru.cli.app import COMMAND_LINE, check_folder, check_place
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, RunFolderError
 from fedloru.evaluate import shared_model
 from fedloru.files import write_atomic
 from fedloru.method import State
@@ -21,6 +21,7 @@ from fedloru.report.records import STUDIES
 from fedloru.run.folder import REPORT
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, on_device
+from fedloru.schema import FEDERATION
 
 if TYPE_CHECKING:
     from fedloru.analysis.objective import Objective
@@ -132,8 +133,17 @@ def _load_state(source: str | None, overrides: list[str], round: int | None, rou
         problem = f"{wrong[0]} applies only to {expected}, but {source or configs.DEMO} is {actual}"
         raise ConfigError([problem], COMMAND_LINE)
     if source is not None and folder:
-        return api.load_state(source, round)
+        return _with_data(source, *api.load_state(source, round))
     return _train(configs.plan(_load_config(source, overrides)), rounds or 0)
+
+
+def _with_data(folder: str, plan: Plan, state: State) -> tuple[Plan, State]:
+    if plan.partition.scheme == FEDERATION:
+        raise RunFolderError(
+            f"the run in {folder} has real clients, whose training data is not on this machine: study a simulation "
+            "instead, such as one of `fedloru run` with the configuration of the run"
+        )
+    return plan, state
 
 
 def _load_config(source: str | None, overrides: list[str]) -> configs.Config:

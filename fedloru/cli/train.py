@@ -15,7 +15,6 @@ from fedloru import api, config
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import Overrides, Source, app, say
-from fedloru.config.plan import FEDERATION
 from fedloru.errors import FedloruError, TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
@@ -23,6 +22,7 @@ from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes
 from fedloru.run.plan import test_sizes
+from fedloru.schema import FEDERATION
 from fedloru.settings import short
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -124,7 +124,7 @@ def follow(run: ReportedRun, quiet: bool) -> None:
             ("tested", f"{units.part(*test_sizes(plan))} examples"),
         ]
         title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
-        with Live(title, plan.rounds, run.state.round, facts, every=every) as live:
+        with Live(title, plan.rounds, run.state.round, facts, every=every, status=lambda: run.carrier.status) as live:
             for row in rows:
                 live.update(row)
 

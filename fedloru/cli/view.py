@@ -83,7 +83,7 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
         console.print(by_profile)
     for note in notes(plan):
         say(f"Note: {note}")
-    for line in _comparison(plan, by_round):
+    for line in _comparison(plan, cohorts, by_round):
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -198,9 +198,9 @@ def _megabytes(down: float, up: float) -> list[str]:
     return [f"{count / 1e6:,.3f}" for count in (down, up, down + up)]
 
 
-def _comparison(plan: Plan, by_round: list[Traffic]) -> list[str]:
+def _comparison(plan: Plan, cohorts: list[list[int]], by_round: list[Traffic]) -> list[str]:
     total = sum(by_round, Traffic())
-    sent, fedavg = total.total("down") + total.total("up"), fedavg_bytes(plan, plan.rounds)
+    sent, fedavg = total.total("down") + total.total("up"), fedavg_bytes(plan, cohorts)
     return [
         f"{short(plan.method.name)} would send {units.megabytes(sent)}, and FedAvg {units.megabytes(fedavg)}: "
         f"{units.percent(sent / fedavg)} of FedAvg's bytes, {units.times(sent / fedavg)}.",

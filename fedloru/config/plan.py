@@ -26,10 +26,9 @@ from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.checks import check
 from fedloru.run.plan import EvalHook, Plan, keyed_settings, settings_table
+from fedloru.schema import FEDERATION
 from fedloru.weight_reads import leave_out
 
-FEDERATION = "federation"
-"""The scheme of a partition whose clients have their own data, which the server does not know."""
 OPEN = frozenset(
     {
         *("lowrank.targets", "lowrank.alpha", "lowrank.alphas"),

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fedloru import tree
 from fedloru.data import Examples
 from fedloru.engine.fused import Fused, approve, chunk_size, fused
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.engine.fused.probe import LARGE
+from fedloru.engine.ray import distribute
 from fedloru.engine.sequential import sequential
-from fedloru.engine.task import Engine
+from fedloru.engine.setup import Chosen, Setup
 from fedloru.errors import ConfigError, ModelError
 from fedloru.method import Method, State
 from fedloru.net import Net
@@ -27,27 +27,6 @@ from fedloru.recipe import Recipe
 from fedloru.settings import Table, calling, short
 
 log = logging.getLogger("fedloru")
-
-
-class Setup(NamedTuple):
-    """The arguments of an engine; ``chunk`` is the number of clients trained at once (None: as many as fit)."""
-
-    net: Net
-    method: Method
-    state: State
-    data: Examples
-    recipe: Recipe
-    chunk: int | None = None
-    path: LayerPath = "auto"
-
-
-class Chosen(NamedTuple):
-    """An engine, its name, the reason for the choice, and the number of clients that it trains at once."""
-
-    run: Engine
-    name: str
-    reason: str
-    clients: int = 1
 
 
 def build_auto(setup: Setup) -> Chosen:
@@ -87,7 +66,7 @@ def _clients_at_once(setup: Setup) -> int:
 
 
 def _build_fused(setup: Setup) -> Chosen | str:
-    net, method, state, data, _, _, path = setup
+    net, method, state, data, path = setup.net, setup.method, setup.state, setup.data, setup.path
     size = _clients_at_once(setup)
     found = approve(net, method, state, data, path)
     if not isinstance(found, Fused):
@@ -96,8 +75,18 @@ def _build_fused(setup: Setup) -> Chosen | str:
     return Chosen(fused(net, method, data, found.forward, size), "fused", reason, size)
 
 
+def build_ray(setup: Setup) -> Chosen:
+    """Return the engine that trains parts of a cohort in other processes, each with the engine of ``auto``.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        FedloruError: Ray cannot be reached, or its workers cannot load the model or the method.
+    """
+    return distribute(setup, build_auto, {"sequential": build_sequential, "fused": build_fused})
+
+
 ENGINES: Table[Callable[[Setup], Chosen]] = Table(
-    "engine", {"auto": build_auto, "sequential": build_sequential, "fused": build_fused}
+    "engine", {"auto": build_auto, "sequential": build_sequential, "fused": build_fused, "ray": build_ray}
 )
 """The engines by name; a ``python:`` name refers to a function from a ``Setup`` to an ``Engine`` or a ``Chosen``."""
 
@@ -112,12 +101,14 @@ def choose(
     *,
     chunk: int | None = None,
     path: LayerPath = "auto",
+    workers: int | None = None,
 ) -> Chosen:
     """Return the engine called ``name``.
 
     Args:
         chunk: the number of clients that are trained at once; by default as many as fit the memory budget.
         path: the path on which low-rank layers are evaluated.
+        workers: the number of processes of an engine that uses several; by default as many as there are CPUs.
 
     Raises:
         ConfigError: there is no such engine, or a custom one fails or does not return an engine.
@@ -125,7 +116,7 @@ def choose(
     """
     build = ENGINES.find(name)
     with calling(name, ENGINES.error):
-        made = build(Setup(net, method, state, data, recipe, chunk, path))
+        made = build(Setup(net, method, state, data, recipe, chunk, path, workers))
     if isinstance(made, Chosen):
         return made
     if not callable(made):

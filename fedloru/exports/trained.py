@@ -110,7 +110,7 @@ def _plan(path: Path, config: Config) -> Plan:
         log.warning("the data is not available (%s), so the export is checked on random tokens", error)
         data = Dataset("", {}, {}, tuple(_classes(path / PARTITION)))
     net, method = parts(config, data, len(partition.train))
-    settings = {"rounds": config.rounds, "cohort": config.cohort.size, "seed": config.seed}
+    settings = {"rounds": config.rounds, "cohort": min(config.cohort.size, len(partition.train)), "seed": config.seed}
     return Plan(net, method, data, partition, eval_examples=config.eval.examples, **settings)
 
 

@@ -11,6 +11,7 @@
     round           one round                             replies        the checks of replies
     requests        the messages to clients               bases          the hashes of all versions
     scores          the scores of clients                 post           messages over a Grid
+    attendance      what the record says about clients
     roster          the enrolled clients                  listing        ... as a table
     superlink       Flower's server, for clients only     superlink_grid its Grid
     gate            what it serves                        routes         ... by name

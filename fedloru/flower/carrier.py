@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 
 from fedloru import tree
 from fedloru.engine import Chosen, Outcome, Task
@@ -19,9 +17,10 @@ from fedloru.engine.task import Collector
 from fedloru.errors import ConfigError
 from fedloru.files import write_atomic
 from fedloru.flower import scores
+from fedloru.flower.attendance import attendance, scored
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
-from fedloru.flower.post import Post
+from fedloru.flower.post import Exchange, Post
 from fedloru.flower.protocol import PROTOCOL, Hello
 from fedloru.flower.requests import Requests
 from fedloru.flower.roster import Roster, Seen
@@ -35,6 +34,7 @@ from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan
 from fedloru.run.plan import profile as profile_of
 from fedloru.wire import Channel, Sync
+from fedloru.wire.traffic import joined
 
 NAMES = "clients.json"
 """The file with the names of the clients, in a run folder."""
@@ -64,14 +64,16 @@ class FlowerCarrier:
         check: is called while the server waits, and may raise an error.
     """
 
-    engine = Chosen(_not_here, "flower", "clients train on their own machines")
+    engine = Chosen(
+        _not_here, "flower", "each client of the federation trains by itself, and Flower carries the messages"
+    )
 
     def __init__(
         self,
         plan: Plan,
         first: State,
         *,
-        grid: Grid,
+        grid: Exchange,
         who: Callable[[NodeInfo], int | None],
         roster: Roster,
         rules: Federation,
@@ -94,10 +96,17 @@ class FlowerCarrier:
             patient=pause > 0,
             check=lambda: self._look(check),
         )
-        self._last: Counter[int] = Counter()
+        self._last: dict[int, int] = {}
+        self._round: Round | None = None
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
         self._looked: tuple[float, Any] = 0.0, None
+
+    @property
+    def status(self) -> str:
+        """What the server waits for: clients, or their replies."""
+        round = self._round
+        return self.guests.status if round is None else round.status
 
     def open(self, folder: RunFolder | None) -> None:
         """Continue from the rounds in ``folder``, if there is one."""
@@ -107,7 +116,7 @@ class FlowerCarrier:
         rows = folder.all_rows()
         self._bases.open(folder.path, rows[-1]["version"] if rows else 0)
         for row in rows:
-            self._last.update({client: row["round"] - self._last[client] for client in row["cohort"]})
+            self._last |= dict.fromkeys(row["cohort"], row["round"])
         self._write_names()
 
     def present(self) -> Sequence[int]:
@@ -141,13 +150,16 @@ class FlowerCarrier:
         self._bases.hash(assignment.state)
         done = Round(assignment, self.guests, self._requests, self.rules, self._size, self._last, self._late)
         self._see(None)
+        self._round = done
         done.carry()
+        self._round = None
         outcome = self._collected(assignment, done)
         clients = sorted(done.replies)
-        self._last.update({client: assignment.round - self._last[client] for client in clients})
+        self._last |= dict.fromkeys(clients, assignment.round)
+        self._late = done.late
         self._see(done)
         self._write_names()
-        return Delivery(outcome, clients, done.accounts, {"federation": self._notes(done)})
+        return Delivery(outcome, clients, done.accounts, {"federation": attendance(done, self.guests.name)})
 
     def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
         """Ask clients that share scores for those of the model after ``state``."""
@@ -157,14 +169,16 @@ class FlowerCarrier:
         self._bases.hash(state)
         invited = [Invited(client, profile_of(self.plan, client), owed(client)) for client in sharing]
         seconds = min(self.rules.deadline, SCORE_SECONDS)
-        found, accounts = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        found, spent = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        accounts = joined(*({each.profile: spent[each.client]} for each in invited if each.client in spent))
         if not found:
             return Personal(None, accounts)
         for client, each in found.items():
             best = each.personal or each.shared
             self._update(client, loss=best.loss, accuracy=best.accuracy)
         self.roster.see(self._seen)
-        return Personal(spreads(scores.table(found)), accounts)
+        notes = {"client_scores": scored(found, spent, self.guests.name)}
+        return Personal(spreads(scores.table(found)), accounts, notes)
 
     def close(self, reason: str, finished: bool, seconds: float = 10.0) -> None:
         """Say goodbye to the clients that are connected."""
@@ -175,11 +189,12 @@ class FlowerCarrier:
         plan, run = self.plan, self._requests.run
         channel = Channel(plan.net, plan.method.name, run, plan.codec)
         task = Task(assignment.state, (), assignment.recipe, plan.seed, channel, assignment.observe)
-        collector = Collector(self.plan.net, self.plan.method, task)
+        collector = Collector(plan.net, plan.method, task)
         for reply in sorted(done.replies.values(), key=lambda reply: (reply.profile, reply.client)):
             down = done.downs[reply.profile].down
-            shared, aux = (tree.to(part, self.plan.device) for part in reply.up)
-            collector.collect(down, [Up(shared, aux)], [reply.weight], [reply.loss])
+            down = down._replace(shared=tree.to(down.shared, plan.device), aux=tree.to(down.aux, plan.device))
+            up = Up(*(tree.to(part, plan.device) for part in reply.up))
+            collector.collect(down, [up], [reply.weight], [reply.loss])
         return collector.outcome()
 
     def _oldest(self) -> int:
@@ -189,7 +204,10 @@ class FlowerCarrier:
         """Return the clients that may still be working on a request of an earlier round."""
         now = time.monotonic()
         nodes = {client: guest.node for client, guest in self.guests.known.items()}
-        self._late = {sent: asked for sent, asked in self._late.items() if nodes.get(asked.node.client) == asked.node}
+        gone = [sent for sent, asked in self._late.items() if nodes.get(asked.node.client) != asked.node]
+        self.guests.post.cancel(gone)
+        for sent in gone:
+            del self._late[sent]
         return {asked.node.client for asked in self._late.values() if now < asked.until}
 
     def _hello(self, first: State, config: Mapping[str, Any], reading: Mapping[str, Any]) -> Hello:
@@ -213,25 +231,6 @@ class FlowerCarrier:
             sends_base=plan.sends_base,
             scores=self.rules.scores,
         )
-
-    def _notes(self, done: Round) -> dict[str, Any]:
-        """Return what the row of the round says about the clients, by name."""
-        name = self.guests.name
-        return {
-            "clients": {
-                name(client): {
-                    "examples": int(reply.weight),
-                    "loss": reply.loss,
-                    "seconds": done.seconds[client],
-                    "up_bytes": done.by_client[client].total("up"),
-                    "down_bytes": done.by_client[client].total("down"),
-                }
-                for client, reply in sorted(done.replies.items())
-            },
-            "refused": [{"client": name(client), "reason": reason} for client, reason in done.refused],
-            "lost": [name(client) for client in done.lost],
-            "late": done.dropped,
-        }
 
     def _look(self, check: Callable[[], None]) -> None:
         """Write what the server sees whenever it changes, and every ``LOOK`` seconds."""

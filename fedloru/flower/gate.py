@@ -50,6 +50,7 @@ class Gate:
         self.routes = {PREFIX + name for name in FLEET}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["path"] not in self.routes:

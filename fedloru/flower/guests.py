@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fedloru.errors import ConfigError, WireError
+from fedloru.errors import ConfigError, WireError, listed
 from fedloru.flower import protocol
 from fedloru.flower.envelope import HELLO, Enclosed
 from fedloru.flower.post import Answer, Node, Post
@@ -40,7 +40,8 @@ class Guests:
     ``hello`` returns the terms for a client, ``max_examples`` bounds the examples that it may state, and ``pause`` is
     the number of seconds between looks at what has arrived. If not ``patient``, clients that are missing are an error,
     because no other will connect; ``check`` may raise an error at any time. ``stated`` are the clients that have said
-    what they hold since the ledger was last corrected, and ``problems`` say why clients do not take part.
+    what they hold since the ledger was last corrected, ``problems`` say why clients do not take part, and ``status``
+    what the server waits for.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Guests:
         self.known: dict[int, Guest] = {}
         self.stated: set[int] = set()
         self.problems: dict[int, str] = {}
+        self.status = ""
         self._asked: dict[str, _Asked] = {}
         self._left: dict[int, str] = {}
         self._grace = START
@@ -83,15 +85,17 @@ class Guests:
             there = [client for client in self.update() if client not in busy()]
             now = time.monotonic()
             complete = len(there) >= all or (not self._asked and grace == GRACE)
+            self.status = f"waiting for clients: {len(there)} of {all} are connected, at least {needed} are needed"
             if len(there) >= needed and (complete or not self.patient or now - start > grace):
+                self.status = ""
                 return there
             if not self.patient and not self._asked:
                 reasons = [f"{self.name(client)}: {reason}" for client, reason in self.problems.items()]
                 raise ConfigError(reasons or ["no client is connected"], "the federation")
             if now - reminded > REMIND:
                 reminded = now
-                names = ", ".join(self.name(client) for client in there) or "none"
-                log.warning("waiting for clients: %d of %d are present (%s)", len(there), needed, names)
+                names = listed([self.name(client) for client in there]) or "none"
+                log.warning("%s (%s)", self.status, names)
             time.sleep(self.pause)
 
     def update(self) -> list[int]:
@@ -101,7 +105,10 @@ class Guests:
         for client, guest in list(self.known.items()):
             if nodes.get(client) != guest.node:
                 del self.known[client]
-        self._asked = {request: asked for request, asked in self._asked.items() if asked.node in nodes.values()}
+        gone = [request for request, asked in self._asked.items() if asked.node not in nodes.values()]
+        self.post.cancel(gone)
+        for request in gone:
+            del self._asked[request]
         waiting = {asked.node for asked in self._asked.values()}
         for client, node in nodes.items():
             new = client not in self.known and node not in waiting and self._left.get(client) != node.connected

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from fedloru import tree, wire
 from fedloru.client import Job, Session, train
 from fedloru.data import size
-from fedloru.errors import FedloruError, WireError, traced
+from fedloru.errors import FedloruError, TrainingError, WireError, traced
 from fedloru.evaluate import Score, evaluate
 from fedloru.flower.protocol import (
     PROTOCOL,
@@ -145,7 +145,7 @@ class Member:
         if hello != self._hello or self._site is None:
             site = build(self.source, hello)
             check_weights(site, hello)
-            if refused := too_much(self.terms, site.config, hello):
+            if refused := too_much(self.terms, site.epochs):
                 return refused
             self._hello, self._site, self._base = hello, site, None
         if refused := used_up(self.terms, self.folder.usage(), 0):
@@ -228,7 +228,7 @@ class Member:
 
     def failure(self, error: Exception) -> Refusal:
         """Return the refusal that reports an exception to the server, and log it."""
-        reason = str(error) if isinstance(error, FedloruError) else _system_reason(error)
+        reason = _reason(error)
         log.error("%s", reason)
         try:
             return self._refusal(reason[:4000])
@@ -236,7 +236,11 @@ class Member:
             return Refusal(reason=reason[:4000])
 
 
-def _system_reason(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, TrainingError):  # the server adds the round and the name of the client
+        return error.problem
+    if isinstance(error, FedloruError):
+        return str(error)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}. Nothing incomplete is kept; make room, and the client goes on"

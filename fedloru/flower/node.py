@@ -129,6 +129,12 @@ class Connection:
             UnreachableError: the connection is lost.
             WireError: the message is larger.
         """
+        try:
+            return self._receive(limit)
+        except OutdatedError:
+            return None
+
+    def _receive(self, limit: int) -> Message | None:
         pulled = self._call(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)))
         if not pulled.messages_list:
             return None
@@ -148,11 +154,15 @@ class Connection:
         return whole
 
     def send(self, message: Message, seconds: float) -> None:
-        """Send an answer that took ``seconds``.
+        """Send an answer that took ``seconds``; if its question is out of date, it is dropped.
 
         Raises:
             UnreachableError: the connection is lost.
         """
+        with suppress(OutdatedError):
+            self._send(message, seconds)
+
+    def _send(self, message: Message, seconds: float) -> None:
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
             tree, objects = get_object_tree(message), get_all_nested_objects(message)
@@ -239,6 +249,8 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
             f"{where} does not know the key of this client: ask its operator to enroll the public key with "
             "`fedloru enroll KEY.pub --name NAME`"
         )
+    if problem is not None and problem.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED:
+        return OutdatedError(f"{where} has started again since it sent a message, which it will send again")
     if problem is not None and problem.code == NOT_ACTIVATED:
         return NotActivatedError(
             f"{where} does not accept this client: its key is not enrolled (`fedloru enroll KEY.pub --name NAME` on "
@@ -254,6 +266,10 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
     if response.status_code >= 500:
         return UnreachableError(f"{where} cannot answer now ({reason})")
     return FedloruError(f"{where} refuses this client: {reason}")
+
+
+class OutdatedError(FedloruError):
+    """A message belongs to an earlier process of the server."""
 
 
 class NotActivatedError(CredentialError):

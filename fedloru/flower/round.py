@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fedloru.errors import WireError
@@ -46,7 +46,7 @@ class Round:
         requests: Requests,
         rules: Federation,
         size: int,
-        last: Counter[int],
+        last: Mapping[int, int],
         late: dict[str, Open],
     ) -> None:
         self.assignment, self.guests, self.requests, self.rules = assignment, guests, requests, rules
@@ -61,6 +61,12 @@ class Round:
         self.lost: list[int] = []
         self.dropped = 0
         self._tries: Counter[int] = Counter()
+
+    @property
+    def status(self) -> str:
+        """How many of the replies have arrived."""
+        replies, outstanding = f"{len(self.replies)} of {self.size} replies", f"{len(self.open)} outstanding"
+        return f"round {self.assignment.round}: {replies}, {outstanding}"
 
     def carry(self) -> None:
         """Return when the round is closed."""
@@ -77,13 +83,7 @@ class Round:
                 break
             if time.monotonic() - reminded > REMIND:
                 reminded = time.monotonic()
-                log.warning(
-                    "round %d is waiting: %d of %d replies, %d outstanding",
-                    self.assignment.round,
-                    len(self.replies),
-                    self.size,
-                    len(self.open),
-                )
+                log.warning("waiting for replies: %s", self.status)
             time.sleep(self.guests.pause)
         self.late |= self.open
 
@@ -93,8 +93,12 @@ class Round:
             if guest is None:  # it has left since
                 continue
             self._tries[invited.client] += 1
-            request = self.requests.make(Order, self.assignment.state, invited, self.last[invited.client])
-            sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
+            request = self.requests.make(Order, self.assignment.state, invited, self.last.get(invited.client, 0))
+            try:
+                sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
+            except WireError as error:
+                self._refuse(invited.client, str(error))
+                continue
             until = time.monotonic() + self.rules.deadline
             self.open[sent] = Open(guest.node, request, invited.profile, until)
             self.downs.setdefault(invited.profile, request)
@@ -175,11 +179,15 @@ class Round:
         for sent, asked in list(self.open.items()):
             client = asked.node.client
             guest = self.guests.known.get(client)
-            if guest is not None and guest.node == asked.node and now < asked.until:
+            there = guest is not None and guest.node == asked.node
+            if there and now < asked.until:
                 continue
-            self.late[sent] = self.open.pop(sent)
+            del self.open[sent]
             self.lost.append(client)
-            if now >= asked.until:
+            if not there:
+                self.guests.post.cancel([sent])
+            else:
+                self.late[sent] = asked
                 self._tries[client] = TRIES
                 log.warning(
                     "round %d: %s missed the deadline of %g s",

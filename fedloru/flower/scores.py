@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections.abc import Mapping
 
 from fedloru.errors import WireError
 from fedloru.evaluate import Score
@@ -13,7 +13,7 @@ from fedloru.flower.envelope import EVALUATE
 from fedloru.flower.guests import Guest, Guests
 from fedloru.flower.protocol import Question, Refusal, Scored, Scores
 from fedloru.flower.requests import Request, Requests
-from fedloru.method import Profile, State
+from fedloru.method import State
 from fedloru.run.carrier import Invited
 from fedloru.wire import Traffic
 
@@ -25,16 +25,16 @@ def ask(
     invited: list[Invited],
     guests: Guests,
     requests: Requests,
-    last: Counter[int],
+    last: Mapping[int, int],
     seconds: float,
-) -> tuple[dict[int, Scores], dict[Profile, Traffic]]:
+) -> tuple[dict[int, Scores], dict[int, Traffic]]:
     """Return the scores of the clients that reply within ``seconds``, with the model after ``state``, and the bytes."""
-    accounts: dict[Profile, Traffic] = {}
+    spent: dict[int, Traffic] = {}
     open: dict[str, tuple[Guest, Request]] = {}
     for each in invited:
         guest = guests.known[each.client]
-        request = requests.make(Question, state, each, last[each.client])
-        accounts[each.profile] = accounts.get(each.profile, Traffic()) + request.traffic
+        request = requests.make(Question, state, each, last.get(each.client, 0))
+        spent[each.client] = request.traffic
         open[guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")] = guest, request
     found: dict[int, Scores] = {}
     names = {sent: guests.name(guest.node.client) for sent, (guest, _) in open.items()}
@@ -61,7 +61,7 @@ def ask(
         guests.update()
         open = {sent: pair for sent, pair in open.items() if guests.known.get(pair[0].node.client) == pair[0]}
         time.sleep(guests.pause if open else 0)
-    return found, accounts
+    return found, spent
 
 
 def table(found: dict[int, Scores]) -> dict[str, list[Score]]:

@@ -50,6 +50,16 @@ class Site(NamedTuple):
         """The settings of local training."""
         return self.plan.recipe
 
+    @property
+    def epochs(self) -> float:
+        """The number of passes over the client's examples in a round, in all phases of local training together."""
+        net, method, recipe = self.plan.net, self.plan.method, self.recipe
+        one = recipe.epochs if recipe.steps is None else recipe.steps * recipe.batch_size / len(self.rows)
+        if method.phases is None:
+            return one
+        start = method.begin(net, method.down(net, method.init(net, 0), ()), {}, ())
+        return sum(one if phase.epochs is None else phase.epochs for phase in method.phases(net, start))
+
 
 def build(source: Source, hello: Hello) -> Site:
     """Load the data, and build the model.

@@ -32,7 +32,7 @@ from flwr.superlink.main import create_app
 from fedloru.errors import FedloruError
 from fedloru.flower.gate import Gate, Mailboxes
 from fedloru.flower.keys import line_to_bytes
-from fedloru.flower.roster import Roster
+from fedloru.flower.roster import Client, Roster
 from fedloru.flower.routes import CHUNK
 
 DATABASE = "superlink.db"
@@ -61,6 +61,7 @@ class SuperLink:
         _bound(self.state, max_message)
         self.mailboxes = Mailboxes()
         self._nodes: dict[bytes, int] = {}
+        self._enrolled: list[Client] = []
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -102,7 +103,11 @@ class SuperLink:
 
     def enroll(self) -> None:
         """Register the clients of the roster that are not yet, and remove those that it has removed."""
-        for index, client in enumerate(self.roster.clients):
+        clients = self.roster.clients
+        if clients is self._enrolled:  # the roster returns another list if it has changed
+            return
+        self._enrolled = clients
+        for index, client in enumerate(clients):
             key = line_to_bytes(client.key)
             node = self.state.get_node_id_by_public_key(key)
             if client.removed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedloru.config import Config
 from fedloru.errors import plain
 from fedloru.flower.protocol import Hello
 from fedloru.flower.state import Usage
@@ -37,7 +36,7 @@ def forbidden_code(terms: Terms, hello: Hello) -> str | None:
 
     This is checked before the configuration is parsed, because that imports the modules of `python:` names.
     """
-    for name in references(hello.config):
+    for name in references([hello.config, hello.reading]):
         if name not in terms.python:
             return (
                 f"the configuration uses {plain(name)}, which this client has not allowed: review that function, and "
@@ -57,12 +56,10 @@ def references(table: Mapping[str, Any] | Sequence[Any]) -> Iterator[str]:
             yield from references(value)
 
 
-def too_much(terms: Terms, config: Config, hello: Hello) -> str | None:
-    """Return what the federation asks beyond the limits; None if it asks for nothing more."""
-    if terms.epochs is not None and config.client.epochs > terms.epochs:
-        return f"a round has {config.client.epochs} local epochs, but this client allows {terms.epochs}"
-    if terms.epochs is not None and config.client.steps is not None:
-        return f"a round has {config.client.steps} local steps, but this client allows {terms.epochs} epochs"
+def too_much(terms: Terms, epochs: float) -> str | None:
+    """Return why a round with so many local ``epochs``, in all phases together, is refused; None if it is not."""
+    if terms.epochs is not None and epochs > terms.epochs:
+        return f"a round has {epochs:g} local epochs, but this client allows {terms.epochs} (--max-epochs)"
     return None
 
 

@@ -92,15 +92,18 @@ def plot(name: str, figure: go.Figure) -> str:
     return html
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False) -> str:
-    """Return a table whose first column holds row headers; with ``total``, the last row is styled as a total."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False, texts: bool = False) -> str:
+    """Return a table whose first column holds row headers.
+
+    With ``total``, the last row is styled as a total; with ``texts``, the last column is wide and holds sentences.
+    """
     header_cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = [
         f'<th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(v)}</td>" for v in row[1:]) for row in rows
     ]
     last = f'<tr class="total">{lines.pop()}</tr>' if total else ""
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    attribute = ' class="numbers"' if total else ""
+    attribute = ' class="numbers"' if total else ' class="texts"' if texts else ""
     thead = f"<thead><tr>{header_cells}</tr></thead>" if head else ""
     return f"<table{attribute}>{thead}<tbody>\n{body}{last}</tbody></table>"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedloru.report.records import Records
+from fedloru.schema import FEDERATION
 from fedloru.settings import short
 
 FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule")
@@ -79,12 +80,15 @@ def cautions(groups: Sequence[Group]) -> Iterator[str]:
 
 def _different_data(groups: Sequence[Group]) -> Iterator[str]:
     changed = differences(groups)
+    runs = [run for group in groups for run in group.runs]
+    if any(run.partition.get("scheme") == FEDERATION for run in runs):
+        yield "Some runs have real clients, whose data is not recorded: it may differ between the runs."
     data = [key for key in changed if key.startswith("data.") or key == "eval.examples"]
     if data:
         yield f"The runs use different data sets ({_which_differ(data)}): their accuracies are not comparable."
         return
     by_seed: dict[int, set[str]] = {}
-    for run in (run for group in groups for run in group.runs):
+    for run in runs:
         by_seed.setdefault(seed(run), set()).add(str(run.partition.get("hash")))
     settings = [key for key in changed if key.startswith("partition.")]
     if settings or any(len(hashes) > 1 for hashes in by_seed.values()):

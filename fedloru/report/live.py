@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +22,8 @@ SPARKS = 40
 class Live:
     """Context manager that shows the progress of a run of ``rounds`` rounds, ``done`` of them already completed.
 
-    If the console is not a terminal, prints one line for every ``every``-th round and for the last round.
+    If the console is not a terminal, prints one line for every ``every``-th round and for the last round. ``status``
+    returns what the run is doing now, which is shown on a terminal.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class Live:
         facts: Sequence[tuple[str, str]] = (),
         console: Console | None = None,
         every: int = 1,
+        status: Callable[[], str] = lambda: "",
     ) -> None:
         from rich.console import Console
         from rich.live import Live as Display
 
-        self.title, self.rounds, self.done, self.every = title, rounds, done, every
+        self.title, self.rounds, self.done, self.every, self.status = title, rounds, done, every, status
         self.facts = "  ".join(f"{name} {value}" for name, value in facts)
         self.rows: list[Mapping[str, Any]] = []
         self.began = time.monotonic()
@@ -84,6 +86,7 @@ class Live:
         parts += [f"acc {units.decimal(row['test_accuracy'])}"] if row["test_accuracy"] is not None else []
         parts += [f"ppl {units.decimal(row['test_perplexity'])}"] if "test_perplexity" in row else []
         parts += [f"match {units.decimal(row['exact_match'])}"] if "exact_match" in row else []
+        parts += [f"{replies(row)} replied"] if row.get("federation") else []
         parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
         parts += [f"merged v{row['version']}"] if row["merged"] else []
         return "  ".join([*parts, units.duration(row["seconds"]), f"ETA {units.duration(self.left)}"])
@@ -99,6 +102,8 @@ class Live:
         grid.add_row(Text(self.facts, style="dim"))
         grid.add_row(ProgressBar(total=max(self.rounds, 1), completed=self._done, complete_style="blue"))
         grid.add_row(self._numbers(accuracies[-1] if accuracies else None))
+        if status := self.status():
+            grid.add_row(Text(status, style="dim"))
         grid.add_row(Text(sparkline(accuracies[-SPARKS:]), style="blue"))
         title, elapsed = Text(self.title, style="bold"), units.duration(time.monotonic() - self.began)
         return Panel(
@@ -121,6 +126,7 @@ class Live:
             ("ETA", units.duration(self.left)),
         ]
         matches = [row["exact_match"] for row in self.rows if "exact_match" in row]
+        cells += [("replies", replies(row))] if row.get("federation") else []
         cells += [("exact match", units.percent(matches[-1]))] if matches else []
         texts = [Text.assemble((f"{label} ", "dim"), (value, "bold")) for label, value in cells]
         table = Table.grid(padding=(0, 3, 0, 0))
@@ -131,6 +137,11 @@ class Live:
     @property
     def _done(self) -> int:
         return int(self.rows[-1]["round"]) if self.rows else self.done
+
+
+def replies(row: Mapping[str, Any]) -> str:
+    """Return how many clients of a federation replied in a round, of how many that were asked."""
+    return units.part(len(row["federation"]["clients"]), row["federation"]["asked"])
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, generations, profiles, units
+from fedloru.report import blocks, clients, generations, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
-from fedloru.schema import shown
+from fedloru.schema import FEDERATION, shown
 from fedloru.settings import short
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write(folder: str | Path) -> Path:
     path = Path(folder) / REPORT
     with shown(folder):
         text = page(read(folder))
-    write_atomic(path, text.encode())
+    write_atomic(path, text.encode(errors="replace"))  # text from files may contain lone surrogates
     return path
 
 
@@ -94,6 +94,7 @@ def _results(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
         yield blocks.section("Learning curves", _curves(records))
         yield blocks.section("Generated texts", generations.cards(records.written))
         yield blocks.section("Diagnostics", _diagnostics(records))
+        yield blocks.section("Clients", _clients(records))
         yield blocks.section("Communication", _communication(records, summary))
 
 
@@ -189,6 +190,22 @@ def _communication(records: Records, summary: Mapping[str, Any]) -> Iterator[str
         yield blocks.card("Bytes by profile", blocks.scrolled(table), profiles.CAPTION, wide=True)
 
 
+def _clients(records: Records) -> Iterator[str]:
+    if not clients.is_federation(records):
+        return
+    from fedloru.report import participation
+
+    head, rows = clients.table(records)
+    caption = clients.which(clients.clients(records), clients.ROWS) + clients.CAPTION
+    yield blocks.card("Clients by name", blocks.scrolled(blocks.table(head, rows)), caption, wide=True)
+    figure, caption = participation.participation(records), participation.caption(records)
+    yield _figure("Participation", figure, caption, wide=True)
+    if refusals := clients.refusals(records):
+        caption = f"The last {clients.REFUSALS} of {len(refusals):,}." if len(refusals) > clients.REFUSALS else ""
+        table = blocks.table(("round", "client", "reason"), clients.refusal_rows(refusals), texts=True)
+        yield blocks.card("Replies that were not used", table, caption, wide=True)
+
+
 def _kinds(summary: Mapping[str, Any]) -> str:
     down, up = summary["bytes"]["down"], summary["bytes"]["up"]
     kinds = [kind for kind in dict.fromkeys([*down, *up]) if down.get(kind) or up.get(kind)]
@@ -220,6 +237,9 @@ def _data(records: Records) -> Iterator[str]:
         )
     audit = {AUDIT.get(name, name): units.plain(value) for name, value in partition.get("audit", {}).items()}
     settings = ", ".join(f"{name} = {value}" for name, value in partition.get("settings", {}).items())
+    if partition.get("scheme") == FEDERATION:
+        yield blocks.section("Data", _own_data(records))
+        return
     facts = {
         "scheme": partition.get("scheme"),
         "settings": settings,
@@ -227,6 +247,16 @@ def _data(records: Records) -> Iterator[str]:
         "hash": partition.get("hash"),
     }
     yield blocks.section("Data", [*cards, *_facts("Partition", facts), *_facts("Partition statistics", audit)])
+
+
+def _own_data(records: Records) -> Iterator[str]:
+    audit = records.partition.get("audit", {})
+    facts = {"clients": audit.get("clients"), **clients.stated(records)}
+    table = blocks.table((), [(name, units.plain(value)) for name, value in facts.items() if value is not None])
+    caption = "Each client trains on its own data, which the server does not know."
+    yield blocks.card("Data of the clients", table, caption)
+    server = {AUDIT.get(name, name): units.plain(value) for name, value in audit.items() if name != "clients"}
+    yield from _facts("Data of the server", server)
 
 
 def _setup(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from fedloru.errors import RunFolderError
+from fedloru.errors import RunFolderError, quoted
 from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
 from fedloru.schema import PartitionRecord, Row, Summary, Table, check, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
-WRITTEN = "generations.jsonl"
+WRITTEN, NAMES = "generations.jsonl", "clients.json"
 
 STUDIES = "studies"
 """The subfolder of a run folder with the results of later analyses of the run, ``NAME-ROUND.json``."""
@@ -38,6 +38,7 @@ class Records(NamedTuple):
 
     ``written`` has the texts that a language model generated for each test prompt, evaluation by evaluation.
     ``ranks`` and ``alignment`` have the results of later analyses, one entry per analyzed checkpoint, in round order.
+    ``names`` are the names of the clients of a federation, by index.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Records(NamedTuple):
     written: Sequence[dict[str, Any]] = ()
     ranks: Sequence[dict[str, Any]] = ()
     alignment: Sequence[dict[str, Any]] = ()
+    names: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -69,9 +71,8 @@ def read(folder: str | Path) -> Records:
         summary = {}
     written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
     studies = (_studies(folder / STUDIES, *kind) for kind in ((RANKS, "records"), (ALIGNMENT, "agreement")))
-    return Records(
-        folder, _toml(folder / CONFIG), _object(folder / PARTITION, PartitionRecord), rows, summary, written, *studies
-    )
+    partition = _object(folder / PARTITION, PartitionRecord)
+    return Records(folder, _toml(folder / CONFIG), partition, rows, summary, written, *studies, _names(folder / NAMES))
 
 
 def outcome(records: Records) -> dict[str, Any]:
@@ -167,6 +168,18 @@ def _object(path: Path, form: type[BaseModel] = Table) -> dict[str, Any]:
         return check(read_json(path, dict), form)
     except (OSError, UnreadableError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
+def _names(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    try:
+        names = read_json(path, list)
+    except (OSError, UnreadableError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise RunFolderError(f"{path} has {quoted(wrong[0])}, expected a list of names; restore the file")
+    return names
 
 
 def _studies(folder: Path, name: str, field: str) -> list[dict[str, Any]]:

@@ -43,6 +43,10 @@ td { overflow-wrap: anywhere; }
 .scroll tbody th { white-space: normal; min-width: 8rem; }
 .prose th { white-space: nowrap; vertical-align: top; color: var(--muted); padding-right: 1rem; }
 .prose td { width: 100%; text-align: left; white-space: pre-wrap; }
+.texts th, .texts td { text-align: left; vertical-align: top; padding-left: 1rem; }
+.texts th:first-child { padding-left: 0; }
+.texts td { min-width: 7rem; }
+.texts td:last-child { width: 100%; }
 .numbers td { white-space: nowrap; }
 .bar { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; margin-top: .6rem; align-items: end;
   font-variant-numeric: tabular-nums; }

@@ -68,10 +68,14 @@ class Delivery(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them."""
+    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them.
+
+    ``notes`` is what the carrier adds to the row of the round.
+    """
 
     scores: dict[str, dict[str, float]] | None = None
     accounts: Mapping[Profile, Traffic] = {}
+    notes: Mapping[str, Any] = {}
 
 
 class Carrier(Protocol):
@@ -79,6 +83,10 @@ class Carrier(Protocol):
 
     engine: Chosen
     """What trains the clients, for the record of the run."""
+
+    @property
+    def status(self) -> str:
+        """What the carrier is doing, for the live view; "" if there is nothing to say. Other threads read it."""
 
     def open(self, folder: RunFolder | None) -> None:
         """Prepare for the rounds of a run, which writes to ``folder``."""

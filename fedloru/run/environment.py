@@ -44,6 +44,7 @@ def environment(plan: Plan, engine: Chosen) -> Environment:
         "system": platform.system(),
         "engine": engine.name,
         "clients at a time": engine.clients,
+        **({"workers": engine.workers} if engine.workers else {}),
         "python": ".".join(map(str, sys.version_info[:2])),
         **{name: version(name) for name in libraries},
         "default dtype": str(torch.get_default_dtype()),

@@ -157,7 +157,7 @@ class Run:
         after = Snapshot(state, before.traffic + spent, ledger.save())
         done = Round(before, after, list(delivery.clients), delivery.outcome, recipe.rate, updates, personal.scores)
         row = record(plan, self._first, done)
-        row |= profiles.of_round(plan, delivery.clients, accounts) | dict(delivery.notes)
+        row |= profiles.of_round(plan, delivery.clients, accounts) | dict(delivery.notes) | dict(personal.notes)
         row["seconds"] = time.perf_counter() - start
         return row, after
 

@@ -55,10 +55,12 @@ class Plan:
         recipe: how a client trains.
         seed: the seed of the factors, the local batches, and everything without its own seed.
         cohort_seed: the seed of the cohorts; by default the run's seed.
-        engine: how the clients of a round are trained: sequential (one after another), fused (many in one batch), or
-            auto (fused if the model supports it).
+        engine: how the clients of a round are trained: sequential (one after another), fused (many in one batch), auto
+            (fused if the model supports it), or ray (as auto, in several processes of a Ray cluster).
         chunk: the number of clients trained at once by the fused engine; by default as many as fit.
         path: how the fused engine evaluates low-rank layers.
+        workers: the number of processes that train the clients, with the engine ray; each uses one thread. By default
+            as many as the cluster has CPUs, or GPUs if the device is one.
         device: the torch device, such as cpu, cuda or cuda:1.
         threads: the number of CPU threads; by default chosen by torch.
         codec: the type to which values are rounded for transport; exact does not round.
@@ -94,6 +96,7 @@ class Plan:
     engine: Annotated[str, In(ENGINES), Key("engine.name")] = "auto"
     chunk: Annotated[Count | None, Key("engine.chunk")] = None
     path: Annotated[LayerPath, Key("engine.path")] = "auto"
+    workers: Annotated[Count | None, Key("engine.workers")] = None
     device: Annotated[Text, Key("engine.device")] = "cpu"
     threads: Annotated[Count | None, Key("engine.threads")] = None
     eval_every: Annotated[Count, Key("eval.every")] = 1

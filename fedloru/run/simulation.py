@@ -24,10 +24,20 @@ from fedloru.wire import Channel, Sync
 class Simulation:
     """The clients of ``plan``, which starts at ``first``, in this process."""
 
+    status = ""
+
     def __init__(self, plan: Plan, first: State) -> None:
         self.plan = plan
         self.engine = choose(
-            plan.engine, plan.net, plan.method, first, plan.dataset.train, plan.recipe, chunk=plan.chunk, path=plan.path
+            plan.engine,
+            plan.net,
+            plan.method,
+            first,
+            plan.dataset.train,
+            plan.recipe,
+            chunk=plan.chunk,
+            path=plan.path,
+            workers=plan.workers,
         )
         self._channel = Channel(plan.net, plan.method.name, tree.digest(plan.net.params), plan.codec, plan.round_trip)
         self._clients: ClientStore = InMemory()

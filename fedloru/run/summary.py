@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -41,7 +42,7 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "down_bytes_total": traffic.total("down"),
         "bytes": traffic.table(),
         "bytes_measured": plan.round_trip,
-        "fedavg_bytes_total": fedavg_bytes(plan, len(rows)),
+        "fedavg_bytes_total": fedavg_bytes(plan, [row.get("cohort") or cohort(plan, row["round"]) for row in rows]),
         "seconds": sum(row["seconds"] for row in rows),
         "peak_rss_bytes": peak_rss(),
         "seed": plan.seed,
@@ -58,9 +59,8 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
     }
 
 
-def fedavg_bytes(plan: Plan, rounds: int) -> int:
+def fedavg_bytes(plan: Plan, cohorts: Sequence[Sequence[int]]) -> int:
     """Return the bytes that FedAvg would exchange with the same cohorts, down and up, by the byte formula."""
-    cohorts = [cohort(plan, round) for round in range(1, rounds + 1)]
     every_weight = plan.net._replace(trainable=frozenset(plan.net.params))  # including those that this run freezes
     each = cost(every_weight, fedavg(), cohorts, codec=plan.codec, first_download=False)
     return sum(traffic.total("up") + traffic.total("down") for traffic in each)

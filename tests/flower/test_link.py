@@ -16,7 +16,9 @@ from tests.flower.processes import Ground, ground, until
 from tests.flower.test_end_to_end import TRIAL, equal
 
 TOOLS = ("unshare", "nsenter", "ip")
-INSIDE = "ip link set lo up; ip link add out type veth peer name in; ip addr add 10.9.0.1/24 dev out; ip link set out up"
+INSIDE = (
+    "ip link set lo up; ip link add out type veth peer name in; ip addr add 10.9.0.1/24 dev out; ip link set out up"
+)
 AWAY = "ip link set lo up; until ip addr add 10.9.0.2/24 dev in 2>/dev/null; do sleep 0.1; done; ip link set in up"
 CUT = 20.0
 
@@ -24,7 +26,13 @@ CUT = 20.0
 def possible() -> bool:
     if not all(map(shutil.which, TOOLS)):
         return False
-    command = ["unshare", "-rn", "sh", "-ec", "ip link set lo up; ip link add out type veth peer name in; unshare -n true"]
+    command = [
+        "unshare",
+        "-rn",
+        "sh",
+        "-ec",
+        "ip link set lo up; ip link add out type veth peer name in; unshare -n true",
+    ]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

@@ -195,3 +195,36 @@ def write_study(folder: Path, name: str, study: dict[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(study))
     return path
+
+
+def attendance(round: int, names: list[str]) -> dict[str, Any]:
+    """Return what a federation records about a round: the first client is always refused, the second lost at times."""
+    refused, away = names[:1], names[1:2] if round % 2 else []
+    replied = [name for name in names if name not in refused + away]
+    return {
+        "asked": len(names),
+        "clients": {
+            name: {"examples": 100 + i, "loss": 1 / round, "seconds": 2.0, "up_bytes": 5_000, "down_bytes": 7_000}
+            for i, name in enumerate(replied)
+        },
+        "refused": [{"client": name, "reason": "its update has the norm 9; expected at most 5"} for name in refused],
+        "lost": away,
+        "late": 0,
+        "down_bytes": dict.fromkeys(refused + away, 7_000),
+    }
+
+
+def write_federation(folder: Path, names: list[str], *, rounds: int = 12) -> Path:
+    """Write the folder of a run with real clients and return it; each client shares the accuracy 0.75."""
+    write_run(folder, rounds=rounds, clients=len(names), cohort=len(names))
+    score = {"accuracy": 0.75, "personal": None, "up_bytes": 0, "down_bytes": 1_000}
+    round_rows = [
+        row | {"federation": attendance(row["round"], names), "client_scores": dict.fromkeys(names[-1:], score)}
+        for row in map(json.loads, (folder / "rounds.jsonl").read_text().splitlines())
+    ]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in round_rows))
+    (folder / "clients.json").write_text(json.dumps(names))
+    audit = {"clients": len(names), "test_examples": 359}
+    table = {"scheme": "federation", "seed": 0, "settings": {}, "train": [[]] * len(names), "test": [], "audit": audit}
+    (folder / "partition.json").write_text(json.dumps(table | {"hash": "00", "classes": ["0", "1"]}))
+    return folder

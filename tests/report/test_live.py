@@ -6,7 +6,7 @@ from rich.console import Console
 from fedloru.report import Live, summary_table
 from fedloru.report.live import sparkline
 
-from .made_up import rows, summary
+from .made_up import attendance, rows, summary
 
 ROWS = [row | {"seconds": 0.5} for row in rows(20, 10, 10)]
 
@@ -98,3 +98,15 @@ def test_a_summary_without_evaluations_has_dashes() -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(summary_table(summary(ROWS, 20, 10) | {"final_accuracy": None, "peak_rss_bytes": None}))
     assert "–" in printed(console)
+
+
+def test_a_federation_shows_how_many_replied_and_what_it_waits_for() -> None:
+    row = ROWS[0] | {"federation": attendance(1, ["berlin", "paris", "rome"])}
+    plain = Console(file=io.StringIO(), width=80)
+    with Live("demo", 20, console=plain, status=lambda: "waiting") as live:
+        live.update(row)
+    assert "  1 of 3 replied  " in printed(plain) and "waiting" not in printed(plain)
+    console = terminal()
+    with Live("demo", 20, console=console, status=lambda: "round 2: 1 of 3 replies") as live:
+        live.update(row)
+    assert "1 of 3" in printed(console) and "round 2: 1 of 3 replies" in printed(console)

@@ -28,4 +28,4 @@ def test_fedavg_sends_every_weight_both_ways(codec: str, width: int, dense: list
         cohort=2,
         codec=codec,
     )
-    assert fedavg_bytes(plan, 3) == 3 * 2 * 2 * 28 * width
+    assert fedavg_bytes(plan, [[0, 1]] * 3) == 3 * 2 * 2 * 28 * width
