@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -37,10 +36,8 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.interceptors.http.utils import add_headers
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -86,7 +83,9 @@ class Connection:
         self.gone = threading.Event()
         self._stop = threading.Event()
         signer = NodeAuthHttpInterceptor(place.key, place.key.public_key())
-        self._client = FleetHttpClient.from_server_address(place.address, False, str(place.ca), [_Version(), signer])
+        self._client = FleetHttpClient.from_server_address(
+            place.address, False, str(place.ca), [RuntimeVersionHttpInterceptor(component_name="SuperNode"), signer]
+        )
 
     def __enter__(self) -> Self:
         """Connect.
@@ -227,18 +226,6 @@ class Connection:
         raise UnreachableError(f"the connection to {self.place.address} was closed")
 
 
-class _Version:
-    """Says which version of Flower this is; Flower's own class ends the process if the server refuses it."""
-
-    def __init__(self) -> None:
-        self._headers = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
-
-    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Add the version to a request."""
-        add_headers(context.request, self._headers)
-        return call_next(context)
-
-
 def _refused(response: httpx.Response, place: Place) -> FedloruError:
     """Return the error for a request that the server has refused."""
     problem = FlowerError.from_json(response.text)
@@ -255,11 +242,6 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
         return NotActivatedError(
             f"{where} does not accept this client: its key is not enrolled (`fedloru enroll KEY.pub --name NAME` on "
             "the server), or another client with the same key is connected"
-        )
-    if problem is not None and problem.code == ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE:
-        return FedloruError(
-            f"{where} runs another version of Flower than flwr {version('flwr')} of this client: install the same "
-            f"version ({problem.public_details or problem.message})"
         )
     if response.status_code in (404, 405):
         return FedloruError(f"{where} is not a fedloru server, or runs another version of Flower ({reason})")

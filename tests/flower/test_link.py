@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flower.processes import Ground, ground, until
+from tests.flower.processes import Child, Ground, ground, until
 from tests.flower.test_end_to_end import TRIAL, equal
 
 TOOLS = ("unshare", "nsenter", "ip")
@@ -21,6 +20,10 @@ INSIDE = (
 )
 AWAY = "ip link set lo up; until ip addr add 10.9.0.2/24 dev in 2>/dev/null; do sleep 0.1; done; ip link set in up"
 CUT = 20.0
+
+
+def namespace_of(child: Child) -> Path:
+    return Path(f"/proc/{child.process.pid}/ns/net").readlink()
 
 
 def possible() -> bool:
@@ -46,7 +49,8 @@ def place(tmp_path: Path) -> Iterator[Ground]:
 @pytest.mark.skipif(not possible(), reason="this machine has no network namespaces for users, or no unshare and ip")
 def test_a_link_that_is_cut(place: Ground) -> None:
     config = TRIAL.format(every=1).replace("clients = 3", "clients = 2").replace("size = 3", "size = 2")
-    (place.folder / "trial.toml").write_text(config.replace("rounds = 6", "rounds = 8"))
+    config = config.replace("rounds = 6", "rounds = 8") + "[federation]\nquorum = 1.0\n"
+    (place.folder / "trial.toml").write_text(config)
     place.cli("certs", "--dir", place.home, "--client", "near", "--client", "far", "--host", "10.9.0.1")
     for name in ("near", "far"):
         place.cli("enroll", place.home / "clients" / f"{name}.pub", "--name", name, "--dir", place.home)
@@ -61,13 +65,13 @@ def test_a_link_that_is_cut(place: Ground) -> None:
     namespace = ["nsenter", "-t", str(server.process.pid), "-U", "-n", "--preserve-credentials"]
     where = {"server": "10.9.0.1:8443"}
     near = place.join("near", "--warm", part=0, program=within("true", *namespace), **where)
+    until(lambda: namespace_of(near) == namespace_of(server))
     far = place.join("far", "--warm", part=1, program=within(AWAY, *namespace, "unshare", "-n"), **where)
-    until(lambda: os.readlink(f"/proc/{far.process.pid}/ns/net") != os.readlink(f"/proc/{near.process.pid}/ns/net"))
 
     def link(*change: str) -> None:
         subprocess.run([*namespace, "ip", "link", "set", *change], check=True)
 
-    until(lambda: (Path(f"/proc/{far.process.pid}/comm").read_text().strip()) in ("sh", "sleep", "python3"))
+    until(lambda: namespace_of(far) not in (namespace_of(near), Path("/proc/self/ns/net").readlink()))
     link("in", "netns", str(far.process.pid))
     place.round(2)
     link("out", "down")

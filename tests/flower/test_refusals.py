@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from fedloru.flower import certificates, hosts, node, probe, protocol
+from fedloru.flower import certificates, hosts, probe, protocol
 from fedloru.flower import join as joining
 from fedloru.flower.certificates import create_server, read_identity, write_identity
 from fedloru.flower.keys import write_client_key
@@ -159,15 +159,6 @@ def test_another_version_in_the_terms(name: str, join: Any, monkeypatch: pytest.
     found = protocol.version
     monkeypatch.setattr(protocol, "version", lambda each: "0.99.0" if each == name else found(each))
     assert f"the server runs {name} {found(name)} instead of 0.99.0" in join()
-
-
-def test_another_version_of_flower(join: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        node._Version, "__init__", lambda self: setattr(self, "_headers", {**usual, "flwr-package-version": "1.2.0"})
-    )
-    usual = dict(node.RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
-    assert "flwr-package-version" in usual
-    assert "runs another version of Flower than flwr" in join()
 
 
 @pytest.mark.parametrize(("seconds", "agrees"), [(60, False), (-3600, False), (-60, True)])
