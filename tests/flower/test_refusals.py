@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +118,18 @@ def test_certificates(join: Any, place: Ground, tmp_path: Path, monkeypatch: pyt
     provision(other, [], [])
     assert "is not signed by the CA" in join(ca=other.ca[0])
     assert "ca.key" in join(ca=place.home / "ca.key")
-    authority = read_identity(*Folder(place.home).ca)
-    now = dt.datetime.now(dt.UTC)
-    for days, names, reason in (
-        (-30, [], "has expired"),
-        (0, ["fl.example.org"], "is for another host than 127.0.0.1"),
-    ):
-        crt, key = tmp_path / f"{days}.crt", tmp_path / f"{days}.key"
-        with monkeypatch.context() as patch:
-            patch.setattr(certificates, "_now", lambda days=days: now + dt.timedelta(days=days))
-            if names:
-                patch.setattr(hosts, "LOCAL", ())
-            write_identity(create_server(authority, names, days=1), crt, key)
-        with Proxy("127.0.0.1", 0, upstream_port=1, certificate=crt, key=key) as proxy:
-            assert reason in join(server=f"127.0.0.1:{proxy.port}")
+    old, now = Folder(tmp_path / "old"), dt.datetime.now(dt.UTC)
+    with monkeypatch.context() as patch:
+        patch.setattr(certificates, "_now", lambda: now - dt.timedelta(days=30))
+        provision(old, [], [], days=1)
+    with Proxy("127.0.0.1", 0, upstream_port=1, certificate=old.server[0], key=old.server[1]) as proxy:
+        assert "has expired" in join(server=f"127.0.0.1:{proxy.port}", ca=old.ca[0])
+    crt, key = tmp_path / "elsewhere.crt", tmp_path / "elsewhere.key"
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts, "LOCAL", ())
+        write_identity(create_server(read_identity(*Folder(place.home).ca), ["fl.example.org"]), crt, key)
+    with Proxy("127.0.0.1", 0, upstream_port=1, certificate=crt, key=key) as proxy:
+        assert "is for another host than 127.0.0.1" in join(server=f"127.0.0.1:{proxy.port}")
 
 
 def test_a_server_without_tls(join: Any) -> None:
@@ -187,14 +187,24 @@ def test_data_of_another_kind(join: Any, place: Ground, tmp_path: Path) -> None:
     assert "there is no file or folder" in join(data=tmp_path / "none.npz")
 
 
+def announced(place: Ground, route: str, size: int) -> int:
+    """Return the status of the answer to the headers of a request with a body of ``size`` bytes."""
+    context = ssl.create_default_context(cafile=str(place.home / "ca.crt"))
+    connection = HTTPSConnection("localhost", place.port, timeout=10, context=context)
+    with closing(connection):
+        connection.putrequest("POST", f"/v1/fleet/{route}")
+        connection.putheader("content-length", str(size))
+        connection.endheaders()
+        return connection.getresponse().status
+
+
 def test_routes_and_sizes(place: Ground) -> None:
     paths = ("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/push-messages", "/", "/v1/fleet/x")
     with httpx.Client(verify=str(place.home / "ca.crt"), base_url=f"https://localhost:{place.port}") as client:
         for path in paths:
             assert client.post(path, content=b"").status_code == 404
         for route, size in (("push-object", 2**30), ("activate-node", 2**40), ("pull-messages", 17 * 2**20)):
-            headers = {"content-length": str(size)}
-            assert client.post(f"/v1/fleet/{route}", headers=headers, content=iter([b"x"])).status_code == 413
+            assert announced(place, route, size) == 413
         assert client.post("/v1/fleet/pull-messages", content=b"\xff" * 100).status_code in range(400, 500)
         assert client.post("/v1/fleet/pull-messages", content=b"").status_code in (401, 403)
 
