@@ -21,6 +21,8 @@
     certs            certs
 """
 
+import signal
+
 from fedloru.cli import (  # each defines its commands
     align,
     certs,
@@ -38,7 +40,11 @@ from fedloru.cli.app import app
 
 
 def main() -> None:
-    """Run the command that the arguments name; the entry point of ``fedloru``."""
+    """Run the command that the arguments name; the entry point of ``fedloru``.
+
+    SIGTERM, which service managers and containers send, stops a command like Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="fedloru")
 
 

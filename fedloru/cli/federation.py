@@ -96,10 +96,12 @@ def clients(home: Home = HOME) -> None:
 
     from fedloru.flower.listing import listing
     from fedloru.flower.roster import Roster
+    from fedloru.flower.serve import SERVER
+    from fedloru.run.lock import in_use
 
     roster = Roster(home)
     if not roster.clients:
         raise ConfigError(
             [f"no client is enrolled in {home}: use `fedloru enroll KEY.pub --name NAME`"], "the federation"
         )
-    Console().print(listing(roster.clients, roster.seen()))
+    Console().print(listing(roster.clients, roster.seen(), running=in_use(home / SERVER)))

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 
 from fedloru import tree
 from fedloru.engine import Chosen, Outcome, Task
@@ -21,7 +20,7 @@ from fedloru.flower import scores
 from fedloru.flower.attendance import attendance, scored
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
-from fedloru.flower.post import Post
+from fedloru.flower.post import Exchange, Post
 from fedloru.flower.protocol import PROTOCOL, Hello
 from fedloru.flower.requests import Requests
 from fedloru.flower.roster import Roster, Seen
@@ -39,6 +38,8 @@ from fedloru.wire.traffic import joined
 
 NAMES = "clients.json"
 """The file with the names of the clients, in a run folder."""
+LOOK = 30.0
+"""The number of seconds after which what the server sees is written again."""
 SCORE_SECONDS = 600.0
 """The maximum number of seconds that the server waits for scores."""
 
@@ -72,7 +73,7 @@ class FlowerCarrier:
         plan: Plan,
         first: State,
         *,
-        grid: Grid,
+        grid: Exchange,
         who: Callable[[NodeInfo], int | None],
         roster: Roster,
         rules: Federation,
@@ -93,12 +94,13 @@ class FlowerCarrier:
             max_examples=rules.max_examples,
             pause=pause,
             patient=pause > 0,
-            check=check,
+            check=lambda: self._look(check),
         )
         self._last: dict[int, int] = {}
         self._round: Round | None = None
         self._late: dict[str, Open] = {}
         self._seen: dict[str, Seen] = roster.seen()
+        self._looked: tuple[float, Any] = 0.0, None
 
     @property
     def status(self) -> str:
@@ -202,7 +204,10 @@ class FlowerCarrier:
         """Return the clients that may still be working on a request of an earlier round."""
         now = time.monotonic()
         nodes = {client: guest.node for client, guest in self.guests.known.items()}
-        self._late = {sent: asked for sent, asked in self._late.items() if nodes.get(asked.node.client) == asked.node}
+        gone = [sent for sent, asked in self._late.items() if nodes.get(asked.node.client) != asked.node]
+        self.guests.post.cancel(gone)
+        for sent in gone:
+            del self._late[sent]
         return {asked.node.client for asked in self._late.values() if now < asked.until}
 
     def _hello(self, first: State, config: Mapping[str, Any], reading: Mapping[str, Any]) -> Hello:
@@ -226,6 +231,15 @@ class FlowerCarrier:
             sends_base=plan.sends_base,
             scores=self.rules.scores,
         )
+
+    def _look(self, check: Callable[[], None]) -> None:
+        """Write what the server sees whenever it changes, and every ``LOOK`` seconds."""
+        check()
+        at, before = self._looked
+        now = dict(self.guests.known), dict(self.guests.problems)
+        if now != before or time.monotonic() - at > LOOK:
+            self._looked = time.monotonic(), now
+            self._see(None)
 
     def _see(self, done: Round | None) -> None:
         """Write what the server sees of all clients, for `fedloru clients`."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 
 from fedloru import api
 from fedloru.config import Config, completed, dump
@@ -16,6 +15,7 @@ from fedloru.flower.carrier import FlowerCarrier
 from fedloru.flower.client_app import client_app, in_process
 from fedloru.flower.local import LocalGrid, client_of, identify_server
 from fedloru.flower.member import Member
+from fedloru.flower.post import Exchange
 from fedloru.flower.roster import Roster
 from fedloru.flower.site import Source
 from fedloru.flower.state import StateFolder
@@ -31,7 +31,7 @@ PLACES = ("path", "test")
 
 
 def carrier(
-    config: Config, roster: Roster, grid: Grid, who: Callable[[NodeInfo], int | None], **options: Any
+    config: Config, roster: Roster, grid: Exchange, who: Callable[[NodeInfo], int | None], **options: Any
 ) -> Callable[[Plan, State], FlowerCarrier]:
     """Return the function that makes the carrier of a run of ``config``; ``options`` are further arguments of it."""
 

@@ -101,18 +101,22 @@ class Guests:
     def update(self) -> list[int]:
         """Greet the clients that have connected, read their answers, and return those that are present."""
         self._check()
+        # First the answers: a client that refuses the terms leaves as soon as it has said so.
+        for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
+            self._read(answer, self._asked.pop(answer.request).node)
         nodes = self.post.nodes()
         for client, guest in list(self.known.items()):
             if nodes.get(client) != guest.node:
                 del self.known[client]
-        self._asked = {request: asked for request, asked in self._asked.items() if asked.node in nodes.values()}
+        gone = [request for request, asked in self._asked.items() if asked.node not in nodes.values()]
+        self.post.cancel(gone)
+        for request in gone:
+            del self._asked[request]
         waiting = {asked.node for asked in self._asked.values()}
         for client, node in nodes.items():
             new = client not in self.known and node not in waiting and self._left.get(client) != node.connected
             if new:
                 self._greet(node)
-        for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
-            self._read(answer, self._asked.pop(answer.request).node)
         return sorted(self.known)
 
     def hold(self, client: int, held: int | None, base: str) -> None:

@@ -10,8 +10,11 @@ from fedloru.flower.roster import Client, Seen
 from fedloru.report import units
 
 
-def listing(clients: Sequence[Client], seen: Mapping[str, Seen]) -> Table:
-    """Return the table of enrolled clients, with what the server last saw of each."""
+def listing(clients: Sequence[Client], seen: Mapping[str, Seen], *, running: bool) -> Table:
+    """Return the table of enrolled clients, with what the server last saw of each.
+
+    No client is connected if the server is not ``running``.
+    """
     table = Table(box=None, pad_edge=False)
     for column in ("client", "status", "last seen", "fedloru", "version", "round"):
         table.add_column(column)
@@ -20,7 +23,7 @@ def listing(clients: Sequence[Client], seen: Mapping[str, Seen]) -> Table:
     table.add_column("problem", overflow="fold")
     for client in clients:
         each = seen.get(client.name, Seen())
-        status = "removed" if client.removed else "connected" if each.online else "away"
+        status = "removed" if client.removed else "connected" if each.online and running else "away"
         accuracy = "" if each.accuracy is None else units.percent(each.accuracy)
         version = "" if each.version is None else str(each.version)
         numbers = (f"{each.examples:,}", f"{each.up_bytes / 1e6:,.2f} MB", f"{each.down_bytes / 1e6:,.2f} MB", accuracy)

@@ -8,17 +8,18 @@ from typing import cast
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedloru.flower.post import Exchange
+
 SERVER = 1
 """The number of the server's node."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(Exchange):
     """A grid whose nodes are ``apps``, by index of the client; a client without an app is not connected.
 
     Messages are serialized and read again, so server and clients share no memory. An app runs when its answer is
@@ -69,6 +70,11 @@ class LocalGrid(Grid):
             del self._waiting[sent]
             answers.append(self._answer(client, message))
         return answers
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Forget messages."""
+        for name in message_ids:
+            self._waiting.pop(name, None)
 
     def _answer(self, client: int, message: Message) -> Message:
         with _identity(node(client)):

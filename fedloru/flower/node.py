@@ -28,7 +28,7 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -43,10 +43,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedloru.errors import CredentialError, FedloruError, UnreachableError, WireError
-from fedloru.flower.superlink import CHUNK
+from fedloru.flower.routes import CHUNK
 
 BEAT = 10.0
 """The number of seconds between signals; the server counts a client as gone after two that are missing."""
+STOP_SECONDS = 5.0
+"""How long to wait for the thread that sends signals."""
 SESSIONS = 3
 """How often the transfer of a message is tried again before the client connects again."""
 
@@ -98,7 +100,11 @@ class Connection:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._earlier))
         key = public_key_to_bytes(self.place.key.public_key())
         request = ActivateNodeRequest(public_key=key, heartbeat_interval=BEAT)
-        self.id = self._call(lambda: self._client.ActivateNode(request)).node_id
+        try:
+            self.id = self._call(lambda: self._client.ActivateNode(request)).node_id
+        except BaseException:
+            self._client.close()
+            raise
         self._thread = threading.Thread(target=self._beat, name="signals", daemon=True)
         self._thread.start()
         return self
@@ -106,6 +112,7 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         """Disconnect."""
         self._stop.set()
+        self._thread.join(STOP_SECONDS)
         with suppress(httpx.HTTPError, ValueError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
         self._client.close()
@@ -121,6 +128,12 @@ class Connection:
             UnreachableError: the connection is lost.
             WireError: the message is larger.
         """
+        try:
+            return self._receive(limit)
+        except OutdatedError:
+            return None
+
+    def _receive(self, limit: int) -> Message | None:
         pulled = self._call(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)))
         if not pulled.messages_list:
             return None
@@ -140,11 +153,15 @@ class Connection:
         return whole
 
     def send(self, message: Message, seconds: float) -> None:
-        """Send an answer that took ``seconds``.
+        """Send an answer that took ``seconds``; if its question is out of date, it is dropped.
 
         Raises:
             UnreachableError: the connection is lost.
         """
+        with suppress(OutdatedError):
+            self._send(message, seconds)
+
+    def _send(self, message: Message, seconds: float) -> None:
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
             tree, objects = get_object_tree(message), get_all_nested_objects(message)
@@ -219,6 +236,8 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
             f"{where} does not know the key of this client: ask its operator to enroll the public key with "
             "`fedloru enroll KEY.pub --name NAME`"
         )
+    if problem is not None and problem.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED:
+        return OutdatedError(f"{where} has started again since it sent a message, which it will send again")
     if problem is not None and problem.code == NOT_ACTIVATED:
         return NotActivatedError(
             f"{where} does not accept this client: its key is not enrolled (`fedloru enroll KEY.pub --name NAME` on "
@@ -229,6 +248,10 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
     if response.status_code >= 500:
         return UnreachableError(f"{where} cannot answer now ({reason})")
     return FedloruError(f"{where} refuses this client: {reason}")
+
+
+class OutdatedError(FedloruError):
+    """A message belongs to an earlier process of the server."""
 
 
 class NotActivatedError(CredentialError):

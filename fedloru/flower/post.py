@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from flwr.app import Message
@@ -32,10 +33,18 @@ class Answer(NamedTuple):
     problem: str = ""
 
 
+class Exchange(Grid):
+    """A Grid that can withdraw messages."""
+
+    @abstractmethod
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Remove messages, whether they have been delivered or not; answers to them are dropped."""
+
+
 class Post:
     """Exchanges messages with clients over ``grid``; ``who`` returns the index of the client of a node, if enrolled."""
 
-    def __init__(self, grid: Grid, who: Callable[[NodeInfo], int | None]) -> None:
+    def __init__(self, grid: Exchange, who: Callable[[NodeInfo], int | None]) -> None:
         self.grid, self.who = grid, who
 
     def nodes(self) -> dict[int, Node]:
@@ -58,6 +67,10 @@ class Post:
         if not ids or not ids[0]:
             raise WireError("a message could not be sent: it is too large, or the client has left")
         return ids[0]
+
+    def cancel(self, requests: Iterable[str]) -> None:
+        """Withdraw requests whose answers nobody waits for any more, so that a client does not work on them."""
+        self.grid.cancel(requests)
 
     def collect(self, requests: Collection[str], names: Callable[[str], str]) -> list[Answer]:
         """Return the answers that have arrived to ``requests``; ``names`` says from whom each is."""

@@ -179,11 +179,15 @@ class Round:
         for sent, asked in list(self.open.items()):
             client = asked.node.client
             guest = self.guests.known.get(client)
-            if guest is not None and guest.node == asked.node and now < asked.until:
+            there = guest is not None and guest.node == asked.node
+            if there and now < asked.until:
                 continue
-            self.late[sent] = self.open.pop(sent)
+            del self.open[sent]
             self.lost.append(client)
-            if now >= asked.until:
+            if not there:
+                self.guests.post.cancel([sent])
+            else:
+                self.late[sent] = asked
                 self._tries[client] = TRIES
                 log.warning(
                     "round %d: %s missed the deadline of %g s",

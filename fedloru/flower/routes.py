@@ -21,5 +21,7 @@ FLEET = (
 The control routes next to them, which start runs and register clients, have no authentication.
 """
 PREFIX = "/v1/fleet/"
+CHUNK = 5 * 2**20
+"""The size of the pieces in which Flower sends an array, in bytes."""
 MAX_BODY = 16 * 2**20
-"""The default bound of a request, in bytes: Flower sends arrays in chunks of 5 MiB."""
+"""The default bound of a request, in bytes."""

@@ -33,13 +33,12 @@ from fedloru.errors import FedloruError
 from fedloru.flower.gate import Gate, Mailboxes
 from fedloru.flower.keys import line_to_bytes
 from fedloru.flower.roster import Client, Roster
+from fedloru.flower.routes import CHUNK
 
 DATABASE = "superlink.db"
-CHUNK = 5 * 2**20
-"""The size of the pieces in which Flower sends an array, in bytes."""
 START_SECONDS = STOP_SECONDS = 15.0
 
-logging.getLogger("flwr").setLevel(logging.WARNING)
+logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it logs every request that it refuses
 for name, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}.items():
     os.environ.setdefault(name, value)
 

@@ -11,7 +11,6 @@ from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -24,6 +23,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedloru.errors import FedloruError
+from fedloru.flower.post import Exchange
 from fedloru.flower.superlink import STOP_SECONDS, SuperLink
 
 BEAT = 10.0
@@ -32,7 +32,7 @@ UPLOAD_SECONDS = 600.0
 """How long the parts of an answer may take to arrive."""
 
 
-class SuperLinkGrid(Grid):
+class SuperLinkGrid(Exchange):
     """The grid of a ``SuperLink`` in this process: a run of Flower's, for as long as the context lasts."""
 
     def __init__(self, link: SuperLink) -> None:
@@ -95,20 +95,35 @@ class SuperLinkGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the answers that have arrived completely to messages, and remove both.
 
-        The answers to one call are those to the messages of earlier calls, too: their parts arrive one by one.
+        The parts of an answer arrive one by one: an answer that is not complete is returned by a later call.
         """
-        for answer in self.state.get_message_res(message_ids=set(message_ids), run_id=self._run_id):
+        wanted = set(message_ids)
+        for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):
             self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
         found = []
         for name, (answer, end) in list(self._arriving.items()):
+            late = time.monotonic() >= end
+            if answer.metadata.reply_to_message_id not in wanted and not late:
+                continue
             complete = answer if answer.has_error() else self._inflated(answer)
-            if complete is None and time.monotonic() < end:
+            if complete is None and not late:
                 continue
             del self._arriving[name]
             self.state.delete_messages({answer.metadata.reply_to_message_id})
-            if complete is not None:
+            if complete is not None and answer.metadata.reply_to_message_id in wanted:
                 found.append(complete)
         return found
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Remove messages and what has arrived of their answers."""
+        names = set(message_ids)
+        for answer, _ in list(self._arriving.values()):
+            if answer.metadata.reply_to_message_id in names:
+                self.state.object_store.delete(answer.metadata.message_id)
+                del self._arriving[answer.metadata.message_id]
+        self.state.delete_messages(names)
+        for name in names:
+            self.state.object_store.delete(name)
 
     def _inflated(self, answer: Message) -> Message | None:
         """Return an answer with its content; None if a part has not arrived."""

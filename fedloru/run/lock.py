@@ -61,6 +61,17 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def in_use(folder: Path) -> bool:
+    """Return whether a process is writing to ``folder``."""
+    try:
+        with FileLock(folder / LOCK, thread_local=False).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # the folder does not exist, or belongs to another user
+        return False
+
+
 def _writer(folder: Path) -> str:
     try:
         writer = read_json(folder / WRITER, dict)
