@@ -93,15 +93,17 @@ class SuperLinkGrid(Grid):
         return message.metadata.message_id if stored else ""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers that have arrived completely to messages, and remove both.
+        """Return the answers to ``message_ids`` that have arrived completely, and remove both.
 
-        The answers to one call are those to the messages of earlier calls, too: their parts arrive one by one.
+        Flower hands each answer over once, before its parts have arrived. It is kept until it is complete and asked
+        for.
         """
-        for answer in self.state.get_message_res(message_ids=set(message_ids), run_id=self._run_id):
+        wanted = set(message_ids)
+        for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):
             self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
         found = []
         for name, (answer, end) in list(self._arriving.items()):
-            complete = answer if answer.has_error() else self._inflated(answer)
+            complete = self._complete(answer) if answer.metadata.reply_to_message_id in wanted else None
             if complete is None and time.monotonic() < end:
                 continue
             del self._arriving[name]
@@ -110,8 +112,11 @@ class SuperLinkGrid(Grid):
                 found.append(complete)
         return found
 
-    def _inflated(self, answer: Message) -> Message | None:
+    def _complete(self, answer: Message) -> Message | None:
         """Return an answer with its content; None if a part has not arrived."""
+        return answer if answer.has_error() else self._inflated(answer)
+
+    def _inflated(self, answer: Message) -> Message | None:
         store, name = self.state.object_store, answer.metadata.message_id
         names = [tree.object_id for tree in iterate_object_tree(store.get_object_tree(name))]
         contents = {each: self.state.get_object(self._run_id, each) for each in names}
