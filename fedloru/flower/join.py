@@ -46,6 +46,7 @@ def join(
         RunFolderError: another client uses the state directory.
     """
     with folder.alone():
+        say(f"Connecting to {place.address}.")
         delay, refused_since = FIRST, None
         while True:
             try:

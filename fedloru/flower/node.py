@@ -226,7 +226,7 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
         )
     if response.status_code in (404, 405):
         return FedloruError(f"{where} is not a fedloru server, or runs another version of Flower ({reason})")
-    if response.status_code >= 500:
+    if response.status_code >= 500 or (problem is not None and problem.code == NOT_RUNNING):
         return UnreachableError(f"{where} cannot answer now ({reason})")
     return FedloruError(f"{where} refuses this client: {reason}")
 
@@ -235,5 +235,5 @@ class NotActivatedError(CredentialError):
     """The server does not know the key, or has a connection with it already."""
 
 
-NOT_ACTIVATED = 2004
-"""Flower's code for a node that is not activated."""
+NOT_ACTIVATED, NOT_RUNNING = 2004, 2007
+"""Flower's codes for a node that is not activated, and for a run that has ended, because the server has stopped."""
