@@ -1,4 +1,4 @@
-"""The commands of a server: serve, enroll and clients."""
+"""The commands of a server: serve, reverse-proxy, enroll and clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from fedloru import api, config
 from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.cli.train import Quiet, train, with_out
-from fedloru.errors import ConfigError, optional
+from fedloru.errors import ConfigError, optional, quoted
+from fedloru.settings import one_of
 
 Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
 HOME = Path("federation")
@@ -58,6 +59,37 @@ def serve(
             run = api.resume(resume, federation=server.federation)
         train(run, quiet)
         finish(run)
+
+
+@app.command()
+def reverse_proxy(
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
+    host: Annotated[str, typer.Option(metavar="HOST", help="The host name of the server, as clients write it.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="The port that clients connect to.")] = (
+        8443
+    ),
+    upstream_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="The port of `fedloru serve --behind-proxy`.")
+    ] = 8000,
+    home: Home = HOME,
+) -> None:
+    """Print a configuration of nginx or Caddy, for a server that is started with --behind-proxy.
+
+    NAME is nginx or caddy. The configuration forwards only the calls of clients. It names the server certificate in
+    the federation directory; use another one if clients trust its CA. Example: fedloru reverse-proxy nginx --host
+    fl.example.org, together with fedloru serve my.toml --behind-proxy --port 8000.
+    """
+    optional("cryptography", extra="flower", purpose="fedloru reverse-proxy")
+    from fedloru.flower.provision import Folder
+    from fedloru.flower.reverse_proxies import REVERSE_PROXIES
+
+    if name not in REVERSE_PROXIES:
+        raise ConfigError([f"NAME is {quoted(name)}; expected {one_of(REVERSE_PROXIES)}"], "the command line")
+    certificate, key = Folder(home).server
+    if not certificate.is_file():
+        raise ConfigError([f"there is no {certificate}: create it with `fedloru certs --host {host}`"], "--dir")
+    made = REVERSE_PROXIES[name](host, port, upstream_port=upstream_port, certificate=certificate, key=key)
+    typer.echo(made, nl=False)
 
 
 @app.command()
