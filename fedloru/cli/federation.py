@@ -25,6 +25,10 @@ def serve(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, instead of starting one.")
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Resume with the threads, device and library versions of this machine."),
+    ] = False,
     home: Home = HOME,
     host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on.")] = 8443,
@@ -45,8 +49,10 @@ def serve(
 
     if resume is not None and (source or overrides or out):
         raise ConfigError(
-            ["with --resume, the configuration is that of the run: remove all others"], "the command line"
+            ["with --resume, the configuration is that of the run: remove CONFIG, --set and --out"], "the command line"
         )
+    if accept_changes and resume is None:
+        raise ConfigError(["--accept-changes is only for --resume"], "the command line")
     chosen = config.load(source, with_out(overrides, out)) if resume is None else None
     upstream = port if behind_proxy else 0
     with serving(home, Address(host, port, upstream, tls=not behind_proxy)) as server:
@@ -56,7 +62,7 @@ def serve(
             run = api.start(chosen, server.federation)
         else:
             assert resume is not None
-            run = api.resume(resume, federation=server.federation)
+            run = api.resume(resume, accept_changes=accept_changes, federation=server.federation)
         train(run, quiet)
         finish(run)
 

@@ -39,7 +39,7 @@ CHUNK = 5 * 2**20
 """The size of the pieces in which Flower sends an array, in bytes."""
 START_SECONDS = STOP_SECONDS = 15.0
 
-logging.getLogger("flwr").setLevel(logging.WARNING)
+logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it logs as errors what clients do when they connect again
 for name, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}.items():
     os.environ.setdefault(name, value)
 
