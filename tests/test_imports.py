@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
     "engine": TO_ENGINE,
     "run": TO_ENGINE | {"engine"},
-    "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config"},
+    "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api"},
     "analysis": TO_ENGINE | {"run", "report"},
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},

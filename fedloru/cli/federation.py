@@ -67,7 +67,7 @@ def serve(
         finish(run)
 
 
-@app.command()
+@app.command("reverse-proxy")
 def reverse_proxy(
     name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
     host: Annotated[str, typer.Option(metavar="HOST", help="The host name of the server, as clients write it.")],
@@ -100,7 +100,7 @@ def reverse_proxy(
 
 @app.command()
 def enroll(
-    key: Annotated[Path, typer.Argument(metavar="KEY.pub", help="The public key of the client.")],
+    key: Annotated[Path, typer.Argument(metavar="KEY.pub", hidden=True)],
     name: Annotated[str, typer.Option(metavar="NAME", help="The name of the client, on pages and in messages.")],
     max_examples: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The most training examples that the client may state.")
@@ -128,16 +128,27 @@ def enroll(
 
 @app.command()
 def clients(home: Home = HOME) -> None:
-    """List the clients of a federation: who is connected, and what the server last saw of each."""
+    """List the clients of a federation: who is connected, and what the server last saw of each.
+
+    Times are in UTC. The table has the version of the base that a client holds, the last round in which its reply was
+    used, the bytes of its messages in all runs, and, as its score, the accuracy on its own test examples. Below it is
+    why a client does not take part, or why its last reply was not used.
+    """
     optional("flwr", extra="flower", purpose="fedloru clients")
     from rich.console import Console
 
-    from fedloru.flower.listing import listing
+    from fedloru.flower.listing import listing, problems
     from fedloru.flower.roster import Roster
+    from fedloru.flower.serve import running
 
     roster = Roster(home)
     if not roster.clients:
         raise ConfigError(
             [f"no client is enrolled in {home}: use `fedloru enroll KEY.pub --name NAME`"], "the federation"
         )
-    Console().print(listing(roster.clients, roster.seen()))
+    seen, console, online = roster.seen(), Console(), running(home)
+    if not online:
+        say("The server is not running. This is what it last saw:")
+    console.print(listing(roster.clients, seen, online))
+    for problem in problems(roster.clients, seen):
+        console.print(problem)

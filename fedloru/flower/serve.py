@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedloru import api
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, RunFolderError
 from fedloru.flower.carrier import FlowerCarrier
 from fedloru.flower.certificates import check_server
 from fedloru.flower.federate import carrier
@@ -78,6 +78,17 @@ def serving(home: Path, address: Address, check: Callable[[], None] = lambda: No
             len(roster.clients), lambda config: carrier(config, roster, grid, link.who, check=check)
         )
         yield Server(proxy.port if proxy else link.port, roster, federation, proxy)
+
+
+def running(home: Path) -> bool:
+    """Return whether a server uses the federation directory ``home``, or may use it: another user cannot tell."""
+    if not (home / SERVER).is_dir():
+        return False
+    try:
+        with alone(home / SERVER):
+            return False
+    except (RunFolderError, OSError):
+        return True
 
 
 def finish(run: api.ReportedRun) -> None:
