@@ -39,10 +39,10 @@ def serve(
 ) -> None:
     """Run the server of a federation: real clients train on their own data.
 
-    CONFIG is a TOML file, or the name of a preset. Its data is that of the server: the model is built for it, and
-    tested on its test examples. Clients are enrolled with `fedloru enroll`, also while the server runs, and connect
-    with `fedloru join`. Ctrl-C saves a checkpoint, then stops; continue with --resume. Example: fedloru serve my.toml
-    --port 8443.
+    CONFIG is a TOML file, or the name of a preset. Its [data] is the server's own: it defines the columns and classes,
+    and the model is tested on its test examples. Clients are enrolled with `fedloru enroll`, also while the server
+    runs, and connect with `fedloru join`. Ctrl-C saves a checkpoint, then stops; continue with --resume. Example:
+    fedloru serve my.toml --port 8443.
     """
     optional("flwr", extra="flower", purpose="fedloru serve")
     from fedloru.flower.serve import Address, finish, serving

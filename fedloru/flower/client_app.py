@@ -52,7 +52,7 @@ def in_process(member: Member) -> Respond:
 
 
 def respond(member: Member, kind: str, request: Enclosed) -> Enclosed:
-    """Answer a request; whatever fails becomes a refusal, so that the server is told."""
+    """Answer a request; any failure becomes a refusal, which tells the server the reason."""
     try:
         return _KINDS[kind](member, request)
     except Exception as error:  # the model, the data and the disk may raise anything

@@ -239,7 +239,7 @@ class Member:
 def _system_reason(error: Exception) -> str:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}. Nothing incomplete is kept; make room, and the client goes on"
+        return f"{place}{error.strerror or error}. No incomplete file is kept. Fix this; the client continues by itself"
     return f"the model or its data failed: {traced(error)}"
 
 

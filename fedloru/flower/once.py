@@ -1,4 +1,4 @@
-"""A request that is answered by a new process: memory and accelerator are free between requests, and a crash is one.
+"""Answers each request in a new process: memory and accelerator are free between requests, and a crash ends only one.
 
 Run as ``python -m fedloru.flower.once STATE``. On standard input, and as the answer on standard output, there are
 blocks of bytes with their lengths: the client's source and terms as JSON, the kind, the text and the tensors.
@@ -36,7 +36,9 @@ def in_new_process(folder: Path, source: Source, terms: Terms) -> Respond:
         done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=False)
         if done.returncode:
             how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else "failed"
-            return Enclosed(protocol.text(Refusal(reason=f"the process that answers requests {how}; see its log")))
+            return Enclosed(
+                protocol.text(Refusal(reason=f"the process that answers requests {how}; see the log of the client"))
+            )
         return Enclosed(*_split(done.stdout))
 
     return answer

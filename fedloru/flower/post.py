@@ -56,7 +56,9 @@ class Post:
         message = Message(record(content), node.id, kind, ttl=TTL, group_id=group)
         ids = list(self.grid.push_messages([message]))
         if not ids or not ids[0]:
-            raise WireError(f"the message to client {node.client} could not be sent: it is too large, or has left")
+            raise WireError(
+                f"the message to client {node.client} could not be sent: it is too large, or the client has left"
+            )
         return ids[0]
 
     def collect(self, requests: Collection[str], names: Callable[[str], str]) -> list[Answer]:

@@ -27,7 +27,7 @@ from fedloru.errors import FedloruError
 from fedloru.flower.superlink import STOP_SECONDS, SuperLink
 
 BEAT = 10.0
-"""The number of seconds between signs of life of the run, which Flower ends after 60 without."""
+"""The number of seconds between heartbeats of the run, which Flower ends after 60 s without one."""
 UPLOAD_SECONDS = 600.0
 """How long the parts of an answer may take to arrive."""
 
