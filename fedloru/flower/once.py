@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedloru.flower import protocol
-from fedloru.flower.client_app import Respond, respond
+from fedloru.flower.client_app import Respond, farewell, respond
 from fedloru.flower.envelope import Enclosed
 from fedloru.flower.member import Member
 from fedloru.flower.protocol import Refusal
@@ -26,11 +26,13 @@ LENGTH = struct.Struct(">Q")
 
 
 def in_new_process(folder: Path, source: Source, terms: Terms) -> Respond:
-    """Return a function that answers each request in a new process."""
+    """Return a function that answers each request in a new process, except for a goodbye."""
     settings = json.dumps([[str(source.data), *source[1:]], terms])
     command = [sys.executable, "-m", "fedloru.flower.once", str(folder)]
 
     def answer(kind: str, request: Enclosed) -> Enclosed:
+        if protocol.is_goodbye(request.text):
+            return farewell(request)  # at once: the server is about to stop
         blocks = [settings.encode(), kind.encode(), *request]
         data = b"".join(LENGTH.pack(len(block)) + block for block in blocks)
         done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=False)

@@ -21,6 +21,8 @@ from fedloru.run.lock import alone
 
 SERVER = "server"
 """The folder of the server's database in the federation directory."""
+GOODBYE_SECONDS = 60.0
+"""How long the server waits at the end for clients that are busy; a client that does not hear of it keeps trying."""
 
 
 class Address(NamedTuple):
@@ -95,4 +97,4 @@ def finish(run: api.ReportedRun) -> None:
     """Tell the clients that the federation has finished."""
     if isinstance(run.carrier, FlowerCarrier):
         done = f"The federation has finished after {run.state.round} rounds."
-        run.carrier.close(done, finished=True)
+        run.carrier.close(done, finished=True, seconds=GOODBYE_SECONDS)
