@@ -15,7 +15,7 @@
     alignment_table  the results of align as a table
     progress         the progress bar of rank and align
     export           export
-    federation       serve, enroll, clients
+    federation       serve, reverse-proxy, enroll, clients
     join             join
     try_out          try, simulate
     certs            certs

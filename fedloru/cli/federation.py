@@ -1,4 +1,4 @@
-"""The commands of a server: serve, enroll and clients."""
+"""The commands of a server: serve, reverse-proxy, enroll and clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from fedloru import api, config
 from fedloru.cli.app import Overrides, Source, app, say
 from fedloru.cli.train import Quiet, train, with_out
-from fedloru.errors import ConfigError, optional
+from fedloru.errors import ConfigError, optional, quoted
+from fedloru.settings import one_of
 
 Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
 HOME = Path("federation")
@@ -24,6 +25,10 @@ def serve(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, instead of starting one.")
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Resume with the threads, device and library versions of this machine."),
+    ] = False,
     home: Home = HOME,
     host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on.")] = 8443,
@@ -34,18 +39,20 @@ def serve(
 ) -> None:
     """Run the server of a federation: real clients train on their own data.
 
-    CONFIG is a TOML file, or the name of a preset. Its data is that of the server: the model is built for it, and
-    tested on its test examples. Clients are enrolled with `fedloru enroll`, also while the server runs, and connect
-    with `fedloru join`. Ctrl-C saves a checkpoint, then stops; continue with --resume. Example: fedloru serve my.toml
-    --port 8443.
+    CONFIG is a TOML file, or the name of a preset. Its [data] is the server's own: it defines the columns and classes,
+    and the model is tested on its test examples. Clients are enrolled with `fedloru enroll`, also while the server
+    runs, and connect with `fedloru join`. Ctrl-C saves a checkpoint, then stops; continue with --resume. Example:
+    fedloru serve my.toml --port 8443.
     """
     optional("flwr", extra="flower", purpose="fedloru serve")
     from fedloru.flower.serve import Address, finish, serving
 
     if resume is not None and (source or overrides or out):
         raise ConfigError(
-            ["with --resume, the configuration is that of the run: remove all others"], "the command line"
+            ["with --resume, the configuration is that of the run: remove CONFIG, --set and --out"], "the command line"
         )
+    if accept_changes and resume is None:
+        raise ConfigError(["--accept-changes is only for --resume"], "the command line")
     chosen = config.load(source, with_out(overrides, out)) if resume is None else None
     upstream = port if behind_proxy else 0
     with serving(home, Address(host, port, upstream, tls=not behind_proxy)) as server:
@@ -55,14 +62,45 @@ def serve(
             run = api.start(chosen, server.federation)
         else:
             assert resume is not None
-            run = api.resume(resume, federation=server.federation)
+            run = api.resume(resume, accept_changes=accept_changes, federation=server.federation)
         train(run, quiet)
         finish(run)
 
 
+@app.command("reverse-proxy")
+def reverse_proxy(
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
+    host: Annotated[str, typer.Option(metavar="HOST", help="The host name of the server, as clients write it.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="The port that clients connect to.")] = (
+        8443
+    ),
+    upstream_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="The port of `fedloru serve --behind-proxy`.")
+    ] = 8000,
+    home: Home = HOME,
+) -> None:
+    """Print a configuration of nginx or Caddy, for a server that is started with --behind-proxy.
+
+    NAME is nginx or caddy. The configuration forwards only the calls of clients. It names the server certificate in
+    the federation directory; use another one if clients trust its CA. Example: fedloru reverse-proxy nginx --host
+    fl.example.org, together with fedloru serve my.toml --behind-proxy --port 8000.
+    """
+    optional("cryptography", extra="flower", purpose="fedloru reverse-proxy")
+    from fedloru.flower.provision import Folder
+    from fedloru.flower.reverse_proxies import REVERSE_PROXIES
+
+    if name not in REVERSE_PROXIES:
+        raise ConfigError([f"NAME is {quoted(name)}; expected {one_of(REVERSE_PROXIES)}"], "the command line")
+    certificate, key = Folder(home).server
+    if not certificate.is_file():
+        raise ConfigError([f"there is no {certificate}: create it with `fedloru certs --host {host}`"], "--dir")
+    made = REVERSE_PROXIES[name](host, port, upstream_port=upstream_port, certificate=certificate, key=key)
+    typer.echo(made, nl=False)
+
+
 @app.command()
 def enroll(
-    key: Annotated[Path, typer.Argument(metavar="KEY.pub", help="The public key of the client.")],
+    key: Annotated[Path, typer.Argument(metavar="KEY.pub", hidden=True)],
     name: Annotated[str, typer.Option(metavar="NAME", help="The name of the client, on pages and in messages.")],
     max_examples: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The most training examples that the client may state.")
@@ -90,18 +128,27 @@ def enroll(
 
 @app.command()
 def clients(home: Home = HOME) -> None:
-    """List the clients of a federation: who is connected, and what the server last saw of each."""
+    """List the clients of a federation: who is connected, and what the server last saw of each.
+
+    Times are in UTC. The table has the version of the base that a client holds, the last round in which its reply was
+    used, the bytes of its messages in all runs, and, as its score, the accuracy on its own test examples. Below it is
+    why a client does not take part, or why its last reply was not used.
+    """
     optional("flwr", extra="flower", purpose="fedloru clients")
     from rich.console import Console
 
-    from fedloru.flower.listing import listing
+    from fedloru.flower.listing import listing, problems
     from fedloru.flower.roster import Roster
-    from fedloru.flower.serve import SERVER
-    from fedloru.run.lock import in_use
+    from fedloru.flower.serve import running
 
     roster = Roster(home)
     if not roster.clients:
         raise ConfigError(
             [f"no client is enrolled in {home}: use `fedloru enroll KEY.pub --name NAME`"], "the federation"
         )
-    Console().print(listing(roster.clients, roster.seen(), running=in_use(home / SERVER)))
+    seen, console, online = roster.seen(), Console(), running(home)
+    if not online:
+        say("The server is not running. This is what it last saw:")
+    console.print(listing(roster.clients, seen, online))
+    for problem in problems(roster.clients, seen):
+        console.print(problem)

@@ -21,7 +21,7 @@ def join(
         Path,
         typer.Option(metavar="PATH", help="The data, read like the server's; or a TOML file with its own [data]."),
     ],
-    state: Annotated[Path, typer.Option(metavar="DIR", help="Where the client keeps its state; only for this client.")],
+    state: Annotated[Path, typer.Option(metavar="DIR", help="The state directory, which only this client uses.")],
     part: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Use only part N of the [partition] in the TOML file, for trials."),
@@ -37,7 +37,7 @@ def join(
         bool, typer.Option("--share-scores", help="Report scores on this client's own test examples.")
     ] = False,
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Refuse more local epochs in a round.")
+        int | None, typer.Option(min=1, metavar="N", help="Refuse rounds with more than N local epochs.")
     ] = None,
     max_rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Train in at most N rounds.")] = None,
     max_bytes: Annotated[
@@ -46,10 +46,12 @@ def join(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(metavar="python:NAME", help="A function of this machine that the server may use; repeatable."),
+        typer.Option(
+            metavar="python:NAME", help="A function of this machine that the server may use; may be repeated."
+        ),
     ] = None,
     remote_code: Annotated[
-        bool, typer.Option("--allow-remote-code", help="Allow a model that runs code that comes with it.")
+        bool, typer.Option("--allow-remote-code", help="Allow a model that runs its own code.")
     ] = False,
 ) -> None:
     """Take part in a federation, with data that stays on this machine.

@@ -52,17 +52,26 @@ def in_process(member: Member) -> Respond:
 
 
 def respond(member: Member, kind: str, request: Enclosed) -> Enclosed:
-    """Answer a request; whatever fails becomes a refusal, so that the server is told."""
+    """Answer a request; any failure becomes a refusal, which tells the server the reason."""
     try:
         return _KINDS[kind](member, request)
     except Exception as error:  # the model, the data and the disk may raise anything
         return Enclosed(protocol.text(member.failure(error)))
 
 
+def farewell(request: Enclosed) -> Enclosed:
+    """Answer a ``Goodbye``, for which neither the model nor the data is needed.
+
+    Raises:
+        WireError: it is not valid.
+    """
+    goodbye = parse(request.text, Goodbye, SERVER)
+    return Enclosed(protocol.text(Refusal(reason=goodbye.reason, leave=True, finished=goodbye.finished)))
+
+
 def _hello(member: Member, request: Enclosed) -> Enclosed:
     if protocol.is_goodbye(request.text):
-        goodbye = parse(request.text, Goodbye, SERVER)
-        return Enclosed(protocol.text(Refusal(reason=goodbye.reason, leave=True, finished=goodbye.finished)))
+        return farewell(request)
     return Enclosed(protocol.text(member.hello(parse(request.text, Hello, SERVER))))
 
 

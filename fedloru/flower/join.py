@@ -20,7 +20,8 @@ from fedloru.flower.state import NODE, StateFolder
 FIRST, LONGEST = 1.0, 60.0
 """The number of seconds before the client connects again, at first and at most; it doubles."""
 OTHER = 40.0
-"""How long a client waits for its key to be free, in seconds: the server notices that a client was killed."""
+"""The number of seconds for which a client tries again if its key is in use: until then, the server notices that an
+earlier process was killed."""
 MAX_MESSAGE = 2**35
 """The largest message that is received, in bytes; there is no smaller bound before the model is known."""
 
@@ -36,7 +37,7 @@ def join(
         place: the server, and the credentials for it.
         folder: the state directory; no other process can use it meanwhile.
         respond: answers the requests of the server.
-        say: is called with each line for the user.
+        say: called with each line for the user.
         sleep: waits for a number of seconds.
 
     Raises:
@@ -46,6 +47,7 @@ def join(
         RunFolderError: another client uses the state directory.
     """
     with folder.alone():
+        say(f"Connecting to {place.address}.")
         delay, refused_since = FIRST, None
         while True:
             try:
@@ -102,7 +104,7 @@ def _serve(connection: Connection, respond: Respond, say: Callable[[str], None])
         if left is not None and left.leave:
             raise ConfigError([left.reason], "the federation")
         say(_described(message, answered[-1] if answered else Enclosed(b""), time.monotonic() - start))
-    say("The server has lost this client; connecting again.")
+    say("The server no longer knows this client; connecting again.")
     return False
 
 
@@ -115,7 +117,7 @@ def _refusal(text: bytes) -> Refusal | None:
 
 
 def _described(message: Message, answer: Enclosed, seconds: float) -> str:
-    """Return the line that tells the user what was done."""
+    """Return a line for the user that says what was done."""
     refusal = _refusal(answer.text)
     received = len(enclosed(message, SERVER).tensors)
     what = message.metadata.message_type

@@ -243,7 +243,7 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}. Nothing incomplete is kept; make room, and the client goes on"
+        return f"{place}{error.strerror or error}. No incomplete file is kept. Fix this; the client continues by itself"
     return f"the model or its data failed: {traced(error)}"
 
 

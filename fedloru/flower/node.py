@@ -1,7 +1,6 @@
 """The connection of a client to the server: Flower's protocol for nodes, without Flower's processes.
 
-A client asks the server for messages, answers them, and shows with signals that it is alive. It opens no port. Code
-that the server offers is never requested.
+A client pulls messages from the server, answers them, and sends heartbeats. It opens no port, and never requests code.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ from fedloru.errors import CredentialError, FedloruError, UnreachableError, Wire
 from fedloru.flower.routes import CHUNK
 
 BEAT = 10.0
-"""The number of seconds between signals; the server counts a client as gone after two that are missing."""
+"""The number of seconds between heartbeats; after two missing ones, the server considers a client gone."""
 STOP_SECONDS = 5.0
-"""How long to wait for the thread that sends signals."""
+"""How long to wait for the thread that sends heartbeats."""
 SESSIONS = 3
 """How often the transfer of a message is tried again before the client connects again."""
 
@@ -74,8 +73,8 @@ class Place(NamedTuple):
 class Connection:
     """A connection to the server at ``place``; a context manager.
 
-    ``earlier`` is the number under which this client was connected before, 0 if it was not: if it was killed, the
-    server may count it as connected still.
+    ``earlier`` is the node id of this client's last connection, 0 if there was none: if the client was killed, the
+    server may still consider it connected.
     """
 
     def __init__(self, place: Place, earlier: int = 0) -> None:
@@ -105,7 +104,7 @@ class Connection:
         except BaseException:
             self._client.close()
             raise
-        self._thread = threading.Thread(target=self._beat, name="signals", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
         self._thread.start()
         return self
 
@@ -141,13 +140,13 @@ class Connection:
         run = message.metadata.run_id
         names = [each.object_id for each in iterate_object_tree(tree)]
         if len(names) > 16 + -(-limit // CHUNK):
-            raise WireError(f"a message of the server has {len(names)} parts, that is, more than {limit:,} bytes")
+            raise WireError(f"a message from the server has {len(names)} parts, which is more than {limit:,} bytes")
         contents = {name: self._pull(run, name) for name in names}
         confirmation = ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=tree.object_id)
         self._call(lambda: self._client.ConfirmMessageReceived(confirmation))
         whole = inflate_object_from_contents(tree.object_id, contents)
         if not isinstance(whole, Message):
-            raise WireError("the server sent something else than a message")
+            raise WireError("the server sent something other than a message")
         whole.metadata.__dict__["_message_id"] = tree.object_id
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, self.id, 1
         return whole
@@ -195,7 +194,7 @@ class Connection:
         raise UnreachableError("a part of a message is not available; the server sends the message again")
 
     def _beat(self) -> None:
-        """Send signals until the connection is closed; if the server does not know the client, it is gone."""
+        """Send heartbeats until the connection is closed; set ``gone`` if the server no longer knows the client."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BEAT)
         while not self._stop.wait(BEAT * 0.8):
             try:
@@ -245,8 +244,8 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
         )
     if response.status_code in (404, 405):
         return FedloruError(f"{where} is not a fedloru server, or runs another version of Flower ({reason})")
-    if response.status_code >= 500:
-        return UnreachableError(f"{where} cannot answer now ({reason})")
+    if response.status_code >= 500 or (problem is not None and problem.code == NOT_RUNNING):
+        return UnreachableError(f"{where} cannot answer at the moment ({reason})")
     return FedloruError(f"{where} refuses this client: {reason}")
 
 
@@ -258,5 +257,5 @@ class NotActivatedError(CredentialError):
     """The server does not know the key, or has a connection with it already."""
 
 
-NOT_ACTIVATED = 2004
-"""Flower's code for a node that is not activated."""
+NOT_ACTIVATED, NOT_RUNNING = 2004, 2007
+"""Flower's codes for a node that is not activated, and for a run that has ended, because the server has stopped."""

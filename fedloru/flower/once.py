@@ -1,4 +1,4 @@
-"""A request that is answered by a new process: memory and accelerator are free between requests, and a crash is one.
+"""Answers each request in a new process: memory and accelerator are free between requests, and a crash ends only one.
 
 Run as ``python -m fedloru.flower.once STATE``. On standard input, and as the answer on standard output, there are
 blocks of bytes with their lengths: the client's source and terms as JSON, the kind, the text and the tensors. Standard
@@ -17,10 +17,10 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from fedloru.flower import protocol
-from fedloru.flower.client_app import Respond, respond
+from fedloru.flower.client_app import Respond, farewell, respond
 from fedloru.flower.envelope import Enclosed
 from fedloru.flower.member import Member
 from fedloru.flower.protocol import Refusal
@@ -34,11 +34,13 @@ BLOCKS = 4
 
 
 def in_new_process(folder: Path, source: Source, terms: Terms) -> Respond:
-    """Return a function that answers each request in a new process."""
+    """Return a function that answers each request in a new process, except for a goodbye."""
     settings = json.dumps([[str(source.data), *source[1:]], terms])
     command = [sys.executable, "-m", "fedloru.flower.once", str(folder)]
 
     def answer(kind: str, request: Enclosed) -> Enclosed:
+        if protocol.is_goodbye(request.text):
+            return farewell(request)  # at once: the server is about to stop
         blocks = [settings.encode(), kind.encode(), *request]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None and process.stdout is not None
@@ -59,14 +61,14 @@ def in_new_process(folder: Path, source: Source, terms: Terms) -> Respond:
     return answer
 
 
-def _write(target: BinaryIO, blocks: Iterable[bytes]) -> None:
+def _write(target: IO[bytes], blocks: Iterable[bytes]) -> None:
     for block in blocks:
         target.write(LENGTH.pack(len(block)))
         target.write(block)
     target.flush()
 
 
-def _read(source: BinaryIO) -> bytes:
+def _read(source: IO[bytes]) -> bytes:
     """Return the next block.
 
     Raises:
@@ -82,13 +84,13 @@ def _read(source: BinaryIO) -> bytes:
     return block
 
 
-def _end_with(source: BinaryIO) -> None:
+def _end_with(source: IO[bytes]) -> None:
     """End this process when ``source`` is closed: the client that waits for the answer was killed."""
     os.read(source.fileno(), 1)  # a buffered read would hold a lock that the end of the process needs
     os._exit(1)
 
 
-def main(folder: str, source: BinaryIO, target: BinaryIO) -> None:
+def main(folder: str, source: IO[bytes], target: IO[bytes]) -> None:
     """Answer the request on ``source``."""
     settings, kind, *request = [_read(source) for _ in range(BLOCKS)]
     threading.Thread(target=_end_with, args=(source,), daemon=True).start()

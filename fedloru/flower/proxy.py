@@ -20,7 +20,6 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedloru.errors import CredentialError, FedloruError
-from fedloru.flower.certificates import trust
 from fedloru.flower.forward import Forwarder, Limits, Traffic
 
 __all__ = ["Limits", "Proxy", "Traffic"]
@@ -33,15 +32,13 @@ class Proxy:
 
     ::
 
-        with Proxy("0.0.0.0", 8443, upstream_port=8000, upstream_ca=ca, certificate=crt, key=key) as proxy:
+        with Proxy("0.0.0.0", 8443, upstream_port=8000, certificate=crt, key=key) as proxy:
             proxy.port, proxy.traffic.received
 
     Args:
         host: the address to listen on; "0.0.0.0" or "::" for all.
         port: the port to listen on; 0: any free one.
-        upstream_port: the port of Flower's server on 127.0.0.1.
-        upstream_ca: PEM file of the CA that signed the certificate of Flower's server, which authenticates clients only
-            over TLS; None: it speaks plain HTTP.
+        upstream_port: the port of Flower's server on 127.0.0.1, which speaks plain HTTP.
         certificate: PEM file of the server's certificate.
         key: PEM file of its private key.
         limits: what a client can use.
@@ -53,15 +50,13 @@ class Proxy:
         port: int,
         *,
         upstream_port: int,
-        upstream_ca: Path | None = None,
         certificate: Path,
         key: Path,
         limits: Limits | None = None,
     ) -> None:
         self.host, self.port = host, port
         self.limits, self.traffic = limits or Limits(), Traffic()
-        self._upstream = f"{'http' if upstream_ca is None else 'https'}://127.0.0.1:{upstream_port}"
-        self._upstream_context = None if upstream_ca is None else trust(upstream_ca)
+        self._upstream = f"http://127.0.0.1:{upstream_port}"
         self._context = _context(certificate, key)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -105,13 +100,7 @@ class Proxy:
         timeout = httpx.Timeout(self.limits.reply_seconds, connect=self.limits.seconds, pool=self.limits.seconds)
         pool = httpx.Limits(max_connections=max(1, self.limits.connections // 4))
         # trust_env: the proxies in the environment are for the outside, not for loopback.
-        async with httpx.AsyncClient(
-            base_url=self._upstream,
-            verify=self._upstream_context or False,
-            timeout=timeout,
-            limits=pool,
-            trust_env=False,
-        ) as client:
+        async with httpx.AsyncClient(base_url=self._upstream, timeout=timeout, limits=pool, trust_env=False) as client:
             config = uvicorn.Config(
                 Forwarder(client, self.limits, self.traffic),
                 http=lambda **arguments: _Protocol(self.limits, **arguments),  # type: ignore[arg-type]

@@ -1,26 +1,26 @@
-"""Configurations of nginx and Caddy that do what ``fedloru.flower.proxy`` does.
+"""Configurations of nginx and Caddy that do what ``fedloru.flower.proxy`` does, for ``fedloru serve --behind-proxy``.
 
-The proxy of this package is the default because it needs nothing else: no other program, no root, no second file that
-names the same certificates and ports, and it starts and stops with the server. A server that has nginx or Caddy anyway,
-for other sites on the same port or for certificates that renew themselves, can use one of these instead.
+The proxy of this package is the default because it needs no other program, no root, and no second file that names the
+same certificates and ports, and it starts and stops with the server. A machine that runs nginx or Caddy anyway, for
+other sites on the same port or for certificates that renew themselves, can use one of these instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fedloru.errors import ConfigError, quoted
 from fedloru.flower.routes import FLEET, MAX_BODY, PREFIX
 
 
-def nginx(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certificate: Path, key: Path) -> str:
+def nginx(host: str, port: int, *, upstream_port: int, certificate: Path, key: Path) -> str:
     """Return a server block for nginx, to be included in its ``http`` block.
 
     Args:
         host: the name of the server, as clients write it.
         port: the port that clients connect to.
-        upstream_port: the port of Flower's server on 127.0.0.1.
-        upstream_ca: PEM file of the CA that signed the certificate of Flower's server for localhost.
+        upstream_port: the port of ``fedloru serve --behind-proxy`` on 127.0.0.1, which speaks plain HTTP.
         certificate: PEM file of the server's certificate.
         key: PEM file of its private key.
 
@@ -37,13 +37,10 @@ def nginx(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certif
     client_header_timeout 30s;
     client_body_timeout 30s;
 
-    # Only the calls of clients: the other routes of Flower's server can start runs, without authentication.
+    # Only the calls of clients.
     location ~ ^{PREFIX}({"|".join(FLEET)})$ {{
         limit_except POST {{ deny all; }}
-        proxy_pass https://127.0.0.1:{upstream_port}{PREFIX}$1;
-        proxy_ssl_trusted_certificate {_quoted(upstream_ca)};
-        proxy_ssl_verify on;
-        proxy_ssl_name localhost;
+        proxy_pass http://127.0.0.1:{upstream_port}{PREFIX}$1;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header X-Forwarded-For $remote_addr;
@@ -56,13 +53,13 @@ def nginx(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certif
 """
 
 
-def caddy(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certificate: Path, key: Path) -> str:
+def caddy(host: str, port: int, *, upstream_port: int, certificate: Path, key: Path) -> str:
     """Return a site block for a Caddyfile; the arguments are those of ``nginx``."""
     paths = " ".join(f"{PREFIX}{name}" for name in FLEET)
     return f"""https://{_plain(host)}:{port} {{
 	tls {_quoted(certificate)} {_quoted(key)}
 
-	# Only the calls of clients: the other routes of Flower's server can start runs, without authentication.
+	# Only the calls of clients.
 	@fleet {{
 		method POST
 		path {paths}
@@ -71,18 +68,17 @@ def caddy(host: str, port: int, *, upstream_port: int, upstream_ca: Path, certif
 		request_body {{
 			max_size {MAX_BODY}
 		}}
-		reverse_proxy https://127.0.0.1:{upstream_port} {{
-			transport http {{
-				tls_trust_pool file {_quoted(upstream_ca)}
-				tls_server_name localhost
-			}}
-		}}
+		reverse_proxy 127.0.0.1:{upstream_port}
 	}}
 	handle {{
 		respond 404
 	}}
 }}
 """
+
+
+REVERSE_PROXIES: dict[str, Callable[..., str]] = {"nginx": nginx, "caddy": caddy}
+"""The functions that return a configuration, by the name of the program."""
 
 
 def _quoted(path: Path) -> str:

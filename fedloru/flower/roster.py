@@ -138,7 +138,7 @@ def _read(path: Path, kind: type) -> Any:
     except FileNotFoundError:
         return kind()
     except UnreadableError as error:
-        raise ConfigError([f"it is damaged ({error}): restore it from a copy"], str(path)) from error
+        raise ConfigError([f"it is damaged ({error}): restore it from a backup"], str(path)) from error
 
 
 def _valid(path: Path, form: type[Any], entry: Any) -> Any:
@@ -146,4 +146,4 @@ def _valid(path: Path, form: type[Any], entry: Any) -> Any:
         return form.model_validate(entry)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ConfigError([f"it is damaged ({where}): restore it from a copy"], str(path)) from error
+        raise ConfigError([f"it is damaged ({where}): restore it from a backup"], str(path)) from error

@@ -17,10 +17,12 @@ from fedloru.flower.proxy import Proxy
 from fedloru.flower.roster import Roster
 from fedloru.flower.superlink import SuperLink
 from fedloru.flower.superlink_grid import SuperLinkGrid
-from fedloru.run.lock import alone
+from fedloru.run.lock import alone, in_use
 
 SERVER = "server"
 """The folder of the server's database in the federation directory."""
+GOODBYE_SECONDS = 60.0
+"""How long the server waits at the end for clients that are busy; a client that does not hear of it keeps trying."""
 
 
 class Address(NamedTuple):
@@ -80,8 +82,13 @@ def serving(home: Path, address: Address, check: Callable[[], None] = lambda: No
         yield Server(proxy.port if proxy else link.port, roster, federation, proxy)
 
 
+def running(home: Path) -> bool:
+    """Return whether a server uses the federation directory ``home``, or may use it: another user cannot tell."""
+    return (home / SERVER).is_dir() and in_use(home / SERVER)
+
+
 def finish(run: api.ReportedRun) -> None:
     """Tell the clients that the federation has finished."""
     if isinstance(run.carrier, FlowerCarrier):
         done = f"The federation has finished after {run.state.round} rounds."
-        run.carrier.close(done, finished=True)
+        run.carrier.close(done, finished=True, seconds=GOODBYE_SECONDS)

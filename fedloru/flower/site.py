@@ -24,7 +24,7 @@ class Source(NamedTuple):
     """Where a client's data and model are.
 
     Args:
-        data: a file or folder that is read like the server's data, or a TOML file with a section [data] of its own.
+        data: a file or folder that is read like the server's data, or a TOML file with its own section [data].
         part: the number of the part of the partition in that TOML file that the client holds; None: all examples.
         model: the folder or the name of the language model; by default that of the server.
         device: the torch device on which the client trains.

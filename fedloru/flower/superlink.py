@@ -38,7 +38,7 @@ from fedloru.flower.routes import CHUNK
 DATABASE = "superlink.db"
 START_SECONDS = STOP_SECONDS = 15.0
 
-logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it logs every request that it refuses
+logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it logs as errors what clients do when they connect again
 for name, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}.items():
     os.environ.setdefault(name, value)
 

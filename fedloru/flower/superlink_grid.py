@@ -27,7 +27,7 @@ from fedloru.flower.post import Exchange
 from fedloru.flower.superlink import STOP_SECONDS, SuperLink
 
 BEAT = 10.0
-"""The number of seconds between signs of life of the run, which Flower ends after 60 without."""
+"""The number of seconds between heartbeats of the run, which Flower ends after 60 s without one."""
 UPLOAD_SECONDS = 600.0
 """How long the parts of an answer may take to arrive."""
 
@@ -93,9 +93,10 @@ class SuperLinkGrid(Exchange):
         return message.metadata.message_id if stored else ""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers that have arrived completely to messages, and remove both.
+        """Return the answers to ``message_ids`` that have arrived completely, and remove both.
 
-        The parts of an answer arrive one by one: an answer that is not complete is returned by a later call.
+        Flower hands each answer over once, before its parts have arrived. It is kept until it is complete and asked
+        for.
         """
         wanted = set(message_ids)
         for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):

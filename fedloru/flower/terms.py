@@ -1,4 +1,4 @@
-"""What a client allows: it refuses everything beyond, and says so to the server and to its user."""
+"""What a client allows: it refuses everything else, and tells the server and its user why."""
 
 from __future__ import annotations
 

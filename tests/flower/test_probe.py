@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -146,20 +145,3 @@ def test_nothing_listens(folder: Folder) -> None:
 def test_addresses_that_are_none(host: str, port: int, folder: Folder) -> None:
     with pytest.raises(FedloruError, match=r"no address|not a port|cannot name the host"):
         check_reachable(host, port, folder.ca[0], timeout=5)
-
-
-def test_flower_behind_tls(folder: Folder, upstream: Any) -> None:
-    """The proxy checks the certificate of the server behind it: here, another proxy takes its place."""
-    certificate, key = folder.server
-    with (
-        Proxy("127.0.0.1", 0, upstream_port=upstream.port, certificate=certificate, key=key) as inner,
-        Proxy(
-            "127.0.0.1", 0, upstream_port=inner.port, upstream_ca=folder.ca[0], certificate=certificate, key=key
-        ) as outer,
-    ):
-        import httpx
-
-        context = certificates.trust(folder.ca[0])
-        with httpx.Client(verify=context, trust_env=False) as client:
-            answer = client.post(f"https://localhost:{outer.port}/v1/fleet/get-run", content=b"x")
-        assert (answer.status_code, answer.content) == (200, b"x")

@@ -8,17 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fedloru.cli import app
 from fedloru.errors import ConfigError
 from fedloru.flower.provision import Folder
-from fedloru.flower.reverse_proxies import caddy, nginx
+from fedloru.flower.reverse_proxies import REVERSE_PROXIES, caddy, nginx
 from fedloru.flower.routes import FLEET
 
 
 def text(make: Callable[..., str], folder: Folder, host: str = "fl.example.org", key: Path | None = None) -> str:
     certificate, own = folder.server
-    files = {"upstream_ca": folder.ca[0], "certificate": certificate, "key": key or own}
-    return make(host, 8443, upstream_port=8000, **files)
+    return make(host, 8443, upstream_port=8000, certificate=certificate, key=key or own)
 
 
 @pytest.mark.parametrize("make", [nginx, caddy])
@@ -27,6 +28,7 @@ def test_name_every_route_and_no_other(make: Callable[..., str], folder: Folder)
     assert all(name in written for name in FLEET)
     assert "control" not in written and "runtime" not in written and "404" in written
     assert str(folder.server[0]) in written and "8443" in written and "127.0.0.1:8000" in written
+    assert "https://127.0.0.1" not in written  # what listens there speaks plain HTTP
 
 
 @pytest.mark.parametrize("make", [nginx, caddy])
@@ -37,6 +39,20 @@ def test_nothing_else_gets_into_a_configuration(make: Callable[..., str], host: 
     assert "/a key" in text(make, folder, key=Path("/a key"))
     with pytest.raises(ConfigError):
         text(make, folder, key=Path('/a"; evil'))
+
+
+@pytest.mark.parametrize("name", REVERSE_PROXIES)
+def test_the_command_prints_it(name: str, folder: Folder) -> None:
+    options = ["--host", "fl.example.org", "--upstream-port", "8000", "--dir", str(folder.path)]
+    shown = CliRunner().invoke(app, ["reverse-proxy", name, *options])
+    assert (shown.exit_code, shown.stdout) == (0, text(REVERSE_PROXIES[name], folder)), shown.output
+
+
+def test_the_command_names_what_is_missing(folder: Folder, tmp_path: Path) -> None:
+    other = CliRunner().invoke(app, ["reverse-proxy", "apache", "--host", "a", "--dir", str(folder.path)])
+    assert other.exit_code == 2 and "'apache'" in other.stderr and "'nginx' or 'caddy'" in other.stderr
+    empty = CliRunner().invoke(app, ["reverse-proxy", "nginx", "--host", "a", "--dir", str(tmp_path)])
+    assert empty.exit_code == 2 and "server.crt" in empty.stderr and "fedloru certs" in empty.stderr
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx")
