@@ -32,8 +32,7 @@ from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan
-from fedloru.run.plan import profile as profile_of
-from fedloru.wire import Channel, Sync
+from fedloru.wire import Channel
 
 NAMES = "clients.json"
 """The file with the names of the clients, in a run folder."""
@@ -146,15 +145,14 @@ class FlowerCarrier:
         self._write_names()
         return Delivery(outcome, clients, done.accounts, {"federation": self._notes(done)})
 
-    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+    def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
         """Ask clients that share scores for those of the model after ``state``."""
         there = self.guests.update() if self.rules.scores else []
         busy = self._busy()
         sharing = [c for c in there if self.guests.known[c].greeting.tests and c not in busy][: self.plan.eval_clients]
         self._bases.hash(state)
-        invited = [Invited(client, profile_of(self.plan, client), owed(client)) for client in sharing]
         seconds = min(self.rules.deadline, SCORE_SECONDS)
-        found, accounts = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
+        found, accounts = scores.ask(state, invite(sharing), self.guests, self._requests, self._last, seconds)
         if not found:
             return Personal(None, accounts)
         for client, each in found.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedloru.errors import WireError
 from fedloru.evaluate import Score
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def ask(
     state: State,
-    invited: list[Invited],
+    invited: Sequence[Invited],
     guests: Guests,
     requests: Requests,
     last: Mapping[int, int],
