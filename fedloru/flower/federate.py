@@ -17,17 +17,12 @@ from fedloru.flower.client_app import client_app, in_process
 from fedloru.flower.local import LocalGrid, client_of, identify_server
 from fedloru.flower.member import Member
 from fedloru.flower.roster import Roster
-from fedloru.flower.site import Source
+from fedloru.flower.site import PLACES, PRIVATE, Source
 from fedloru.flower.state import StateFolder
 from fedloru.flower.terms import Terms
 from fedloru.method import State
 from fedloru.run.federation import Federation
 from fedloru.run.plan import Plan
-
-PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval")
-"""The sections of a configuration that clients do not receive."""
-PLACES = ("path", "test")
-"""The settings of [data] that say where the data is."""
 
 
 def carrier(
