@@ -31,7 +31,7 @@ from fedloru.personal import spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan
+from fedloru.run.plan import Plan, scored
 from fedloru.wire import Channel
 
 NAMES = "clients.json"
@@ -149,10 +149,11 @@ class FlowerCarrier:
         """Ask clients that share scores for those of the model after ``state``."""
         there = self.guests.update() if self.rules.scores else []
         busy = self._busy()
-        sharing = [c for c in there if self.guests.known[c].greeting.tests and c not in busy][: self.plan.eval_clients]
+        sharing = [client for client in there if self.guests.known[client].greeting.tests and client not in busy]
         self._bases.hash(state)
         seconds = min(self.rules.deadline, SCORE_SECONDS)
-        found, accounts = scores.ask(state, invite(sharing), self.guests, self._requests, self._last, seconds)
+        invited = invite(scored(self.plan, sharing))
+        found, accounts = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
         if not found:
             return Personal(None, accounts)
         for client, each in found.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from fedloru.errors import ConfigError, WireError
@@ -60,7 +62,7 @@ class Guests:
         self.stated: set[int] = set()
         self.problems: dict[int, str] = {}
         self._asked: dict[str, _Asked] = {}
-        self._left: dict[int, str] = {}
+        self._left: dict[int, tuple[str, float]] = {}
         self._grace = START
 
     @property
@@ -104,8 +106,9 @@ class Guests:
         self._asked = {request: asked for request, asked in self._asked.items() if asked.node in nodes.values()}
         waiting = {asked.node for asked in self._asked.values()}
         for client, node in nodes.items():
-            new = client not in self.known and node not in waiting and self._left.get(client) != node.connected
-            if new:
+            connected, until = self._left.get(client, ("", 0.0))
+            left = connected == node.connected and time.monotonic() < until
+            if client not in self.known and node not in waiting and not left:
                 self._greet(node)
         for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
             self._read(answer, self._asked.pop(answer.request).node)
@@ -122,13 +125,17 @@ class Guests:
         """Forget a client until it connects again."""
         guest = self.known.pop(client, None)
         if guest is not None:
-            self._left[client] = guest.node.connected
+            self._left[client] = guest.node.connected, math.inf
         self.problems[client] = reason
         log.warning("%s does not take part: %s", self.name(client), reason)
 
     def _greet(self, node: Node) -> None:
         hello = self._hello(node.client, self.name(node.client))
-        request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
+        try:
+            request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
+        except WireError as error:
+            self._put_off(node, str(error), final=False)
+            return
         self._asked[request] = _Asked(node, time.monotonic())
 
     def _read(self, answer: Answer, node: Node) -> None:
@@ -145,23 +152,31 @@ class Guests:
             self.stated.add(node.client)
             self.problems.pop(node.client, None)
         else:
-            self._left[node.client] = node.connected
-            self.problems[node.client] = reason
-            log.warning("%s does not take part: %s", self.name(node.client), reason)
+            final = isinstance(content, Greeting) or (isinstance(content, Refusal) and content.leave)
+            self._put_off(node, reason, final=final)
             if isinstance(content, Greeting):
                 self._goodbye(node, f"the server does not accept this client: {reason}", False)
 
+    def _put_off(self, node: Node, reason: str, *, final: bool) -> None:
+        """Greet a client again after some time, or if ``final``, once it connects again."""
+        again = math.inf if final or not self.patient else time.monotonic() + REMIND
+        self._left[node.client] = node.connected, again
+        self.problems[node.client] = reason
+        log.warning("%s does not take part: %s", self.name(node.client), reason)
+
     def dismiss(self, reason: str, finished: bool, seconds: float) -> None:
         """Say goodbye to all clients, and wait up to ``seconds`` until they have heard it."""
-        open = {self._goodbye(guest.node, reason, finished) for guest in self.known.values()}
+        open = {sent for guest in self.known.values() if (sent := self._goodbye(guest.node, reason, finished))}
         end = time.monotonic() + seconds
         while open and time.monotonic() < end:
             open -= {answer.request for answer in self.post.collect(open, lambda sent: "a client")}
             time.sleep(self.pause if open else 0)
 
-    def _goodbye(self, node: Node, reason: str, finished: bool) -> str:
+    def _goodbye(self, node: Node, reason: str, finished: bool) -> str | None:
         goodbye = protocol.text(Goodbye(reason=reason, finished=finished))
-        return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
+        with suppress(WireError):  # it has left already
+            return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
+        return None
 
     def _unacceptable(self, client: int, greeting: Greeting) -> str:
         """Return why a client is not accepted; "" if it is."""

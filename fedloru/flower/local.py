@@ -22,10 +22,12 @@ class LocalGrid(Grid):
     """A grid whose nodes are ``apps``, by index of the client; a client without an app is not connected.
 
     Messages are serialized and read again, so server and clients share no memory. An app runs when its answer is
-    collected. ``change`` may replace an answer, as a faulty or hostile client would.
+    collected. ``change`` may replace an answer, as a faulty or hostile client would, or lose it (None).
     """
 
-    def __init__(self, apps: Mapping[int, ClientApp], change: Callable[[int, Message], Message] | None = None) -> None:
+    def __init__(
+        self, apps: Mapping[int, ClientApp], change: Callable[[int, Message], Message | None] | None = None
+    ) -> None:
         self.apps = dict(apps)
         self.change = change
         self._waiting: dict[str, Message] = {}
@@ -67,16 +69,17 @@ class LocalGrid(Grid):
             if message is None or client not in self.apps:
                 continue
             del self._waiting[sent]
-            answers.append(self._answer(client, message))
+            if (answer := self._answer(client, message)) is not None:
+                answers.append(answer)
         return answers
 
-    def _answer(self, client: int, message: Message) -> Message:
+    def _answer(self, client: int, message: Message) -> Message | None:
         with _identity(node(client)):
             context = Context(run_id=1, node_id=node(client), node_config={}, state=RecordDict(), run_config={})
-            answer = self.apps[client](message, context)
-            if self.change is not None:
+            answer: Message | None = self.apps[client](message, context)
+            if self.change is not None and answer is not None:
                 answer = self.change(client, answer)
-            return _copied(answer)
+            return None if answer is None else _copied(answer)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages, and return the answers."""

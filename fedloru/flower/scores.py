@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from fedloru.errors import WireError
 from fedloru.evaluate import Score
@@ -34,8 +35,10 @@ def ask(
     for each in invited:
         guest = guests.known[each.client]
         request = requests.make(Question, state, each, last.get(each.client, 0))
-        accounts[each.profile] = accounts.get(each.profile, Traffic()) + request.traffic
-        open[guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")] = guest, request
+        with suppress(WireError):  # it has left
+            sent = guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")
+            accounts[each.profile] = accounts.get(each.profile, Traffic()) + request.traffic
+            open[sent] = guest, request
     found: dict[int, Scores] = {}
     names = {sent: guests.name(guest.node.client) for sent, (guest, _) in open.items()}
     end = time.monotonic() + seconds
@@ -51,7 +54,7 @@ def ask(
                     raise WireError(content.reason)
                 if content.answers != request.answers:
                     raise WireError("it answers another question")
-                if not content.shared.units:
+                if not all(score.units for score in (content.shared, content.personal) if score):
                     raise WireError("it states a score over no example")
             except WireError as error:
                 log.warning("round %d: the scores of %s are not used: %s", state.round, guests.name(client), error)
