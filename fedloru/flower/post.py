@@ -27,11 +27,12 @@ class Node(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to the request ``request``: its content, or why there is none."""
+    """The answer to the request ``request``: its content, or why there is none, or why it is ``invalid``."""
 
     request: str
     content: Enclosed | None
     problem: str = ""
+    invalid: bool = False
 
 
 class Post:
@@ -84,4 +85,4 @@ def _answer(message: Message, names: Callable[[str], str]) -> Answer:
     try:
         return Answer(request, enclosed(message, names(request)))
     except WireError as error:
-        return Answer(request, None, str(error))
+        return Answer(request, None, str(error), invalid=True)

@@ -76,10 +76,10 @@ class Round:
             self._drop_lost()
             if len(self.replies) >= self.size:
                 break
-            self._substitute()
-            if not self.open and len(self.replies) >= quorum:
+            ended = not self._substitute() and not self.open
+            if ended and len(self.replies) >= quorum:
                 break
-            if not self.open and not self.guests.patient:
+            if ended and not self.guests.patient:
                 raise self._hopeless(quorum)
             if time.monotonic() - reminded > REMIND:
                 reminded = time.monotonic()
@@ -127,10 +127,12 @@ class Round:
     def _read(self, answer: Answer, asked: Open) -> None:
         client, round = asked.node.client, self.assignment.round
         guest = self.guests.known.get(client)
+        if answer.content is None and not answer.invalid:
+            self._lose(asked.node, answer.problem)
+            return
         try:
             if answer.content is None:
-                self._lose(asked.node, answer.problem)
-                return
+                raise WireError(answer.problem)
             content = protocol.answer(answer.content.text, Report, self.guests.name(client))
             if isinstance(content, Refusal):
                 self._refused(asked.node, content)
@@ -201,11 +203,11 @@ class Round:
             else:
                 self._lose(asked.node, "it has left")
 
-    def _substitute(self) -> None:
-        """Invite other clients if the replies and the open requests are fewer than the cohort."""
+    def _substitute(self) -> bool:
+        """Invite other clients if the replies and the open requests are fewer than the cohort; return if there are."""
         missing = self.size - len(self.replies) - len(self.open)
         if missing <= 0:
-            return
+            return False
         asked = {each.node.client for each in self.open.values()}
         free = [
             client
@@ -213,14 +215,15 @@ class Round:
             if client not in self.replies and client not in asked and self._tries[guest.node] < TRIES
         ]
         chosen = list(self.assignment.order(free))[:missing]
-        if chosen:
-            self._invite(self.assignment.invite(chosen))
+        self._invite(self.assignment.invite(chosen))
+        return bool(chosen)
 
     def _hopeless(self, quorum: int) -> FedloruError:
         reasons = dict.fromkeys(self.lost, "it did not reply") | dict(self.refused)
         each = [f"{self.guests.name(client)}: {reason}" for client, reason in sorted(reasons.items())]
         every = "; ".join(each) or "no other client is connected"
-        return FedloruError(f"{len(self.replies)} clients have replied, but the quorum is {quorum}: {every}")
+        count = f"round {self.assignment.round}: {len(self.replies)} clients have replied"
+        return FedloruError(f"{count}, but the quorum is {quorum} (federation.quorum): {every}")
 
     def _count(self, client: int, profile: Profile, traffic: Traffic) -> None:
         self.accounts[profile] = self.accounts.get(profile, Traffic()) + traffic
