@@ -44,6 +44,11 @@ def _not_here(task: Task) -> Outcome:
     raise ConfigError(["the clients of a federation train on their own machines, not in an engine"])
 
 
+ELSEWHERE = Chosen(_not_here, "flower", "clients train on their own machines")
+HERE = Chosen(_not_here, "sequential", "clients of a federation in this process train one after another")
+"""What trains clients in this process: the code of the sequential engine, so such a run resumes as a simulation."""
+
+
 class FlowerCarrier:
     """Brings the rounds of ``plan``, which starts at ``first``, to the clients that are connected to ``grid``.
 
@@ -60,8 +65,6 @@ class FlowerCarrier:
         check: is called while the server waits, and may raise an error.
     """
 
-    engine = Chosen(_not_here, "flower", "clients train on their own machines")
-
     def __init__(
         self,
         plan: Plan,
@@ -77,6 +80,7 @@ class FlowerCarrier:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan, self.roster, self.rules = plan, roster, rules
+        self.engine = ELSEWHERE if pause else HERE
         self._folder: RunFolder | None = None
         self._bases = Bases(plan.net.sites, first)
         self._requests = Requests(plan, tree.digest(plan.net.params), self._bases, self._oldest)

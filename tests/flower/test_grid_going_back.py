@@ -9,6 +9,7 @@ import pytest
 
 from fedloru import api
 from fedloru.config import Config
+from fedloru.flower.federate import local
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from tests.flower.grids import Grids, configuration, same, simulated
@@ -99,8 +100,6 @@ def _with_the_same_absences(folder: Path) -> Run:
 
 
 def test_a_federation_in_one_process_is_resumed_as_a_simulation(tmp_path: Path) -> None:
-    from fedloru.flower.federate import local
-
     config, file = configuration(
         tmp_path, rounds=5, method={"name": "pfedloru", "tau": 2}, output={"checkpoint_every": 2}
     )
