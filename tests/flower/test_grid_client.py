@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch
 
 from fedloru import files
 from fedloru.errors import RunFolderError
@@ -21,7 +22,7 @@ from fedloru.flower.envelope import HELLO, TRAIN, Enclosed
 from fedloru.flower.member import Member
 from fedloru.flower.once import in_new_process
 from fedloru.flower.protocol import Hello, Report
-from fedloru.flower.site import Source
+from fedloru.flower.site import Source, build
 from fedloru.flower.state import StateFolder
 from fedloru.flower.terms import Terms
 from fedloru.run import client_state
@@ -206,15 +207,16 @@ def _greeted(hello: Hello, source: Source, folder: Path) -> protocol.Greeting | 
 def _data(folder: Path, **arrays: Any) -> Source:
     x = np.random.default_rng(0).normal(size=(30, FEATURES)).astype(np.float32)
     np.savez(
-        folder / "own.npz", **({"x": x, "y": np.arange(30) % CLASSES, "x_test": x, "y_test": x[:, 0] > 0} | arrays)
+        folder / "own.npz",
+        **({"x": x, "y": np.arange(30) % CLASSES, "x_test": x, "y_test": np.arange(30) % CLASSES} | arrays),
     )
     return Source(folder / "own.npz")
 
 
 BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
-    "features": ({"x": np.zeros((30, 5)), "x_test": np.zeros((3, 5))}, "of shape"),
+    "features": ({"x": np.ones((30, 5)), "x_test": np.ones((30, 5))}, "of shape"),
     "classes": ({"y": np.array(["a", "b", "c"] * 10), "y_test": np.array(["a"] * 30)}, "does not have"),
-    "rows": ({"y": np.arange(7)}, "y"),
+    "rows": ({"y": np.arange(7)}, "7 labels"),
 }
 
 
@@ -224,6 +226,16 @@ def test_other_data_than_the_servers_is_refused(case: str, hello: Hello, tmp_pat
     answer = _greeted(hello, _data(tmp_path, **arrays), tmp_path / "own")
     assert isinstance(answer, protocol.Refusal) and answer.leave
     assert reason in answer.reason and "Traceback" not in answer.reason
+
+
+def test_classes_are_mapped_and_values_rescaled_to_those_of_the_server(hello: Hello, tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    x, y = draw.normal(5, 3, size=(30, FEATURES)).astype(np.float32), np.array(["c", "a"] * 15)
+    names = hello.model_copy(update={"classes": ["c", "b", "a"]})
+    site = build(_data(tmp_path, x=x, y=y, x_test=x, y_test=y), names)
+    assert site.plan.dataset.train["y"].tolist() == [0, 2] * 15
+    expected = (torch.from_numpy(x) - torch.tensor(hello.mean)) / torch.tensor(hello.std)
+    torch.testing.assert_close(site.plan.dataset.train["x"], expected)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
