@@ -76,6 +76,7 @@ def simulate(
     optional("flwr", extra="flower", purpose="fedloru simulate --federation")
     from fedloru.flower.federate import local
 
+    chosen = chosen._replace(engine=chosen.engine.model_copy(update={"name": "sequential"}))  # as which it is resumed
     with tempfile.TemporaryDirectory(prefix="fedloru-") as temporary:
         file = Path(temporary, "config.toml")
         file.write_text(config.text(chosen), "utf-8")

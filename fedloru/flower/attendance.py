@@ -39,7 +39,9 @@ def attendance(done: Round, name: Callable[[int], str]) -> dict[str, Any]:
     }
 
 
-def scored(found: Mapping[int, Scores], spent: Mapping[int, Traffic], name: Callable[[int], str]) -> dict[str, Any]:
+def score_table(
+    found: Mapping[int, Scores], spent: Mapping[int, Traffic], name: Callable[[int], str]
+) -> dict[str, Any]:
     """Return the accuracies of clients on their own test examples, and the bytes exchanged for them."""
     return {
         name(client): {

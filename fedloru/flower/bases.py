@@ -18,6 +18,8 @@ from fedloru.method import State
 from fedloru.reading import UnreadableError, read_json
 
 FILE = "bases.json"
+UNKNOWN = 2**62
+"""The version of a base that the server does not know: one that it never reaches."""
 
 
 class Bases:
@@ -56,9 +58,8 @@ class Bases:
     def recognized(self, held: int | None, hash: str) -> int | None:
         """Return the version that the ledger records for a client that says it holds ``held`` with ``hash``.
 
-        If the server does not know that base, this is a version that it has not reached: the ledger then sends the
-        dense weights.
+        If the server does not know that base, this is ``UNKNOWN``: the ledger then sends the dense weights.
         """
         if held is None or self._hashes.get(held) == hash:
             return held
-        return max(self._hashes) + 1
+        return UNKNOWN

@@ -17,7 +17,7 @@ from fedloru.engine.task import Collector
 from fedloru.errors import ConfigError
 from fedloru.files import write_atomic
 from fedloru.flower import scores
-from fedloru.flower.attendance import attendance, scored
+from fedloru.flower.attendance import attendance, score_table
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
 from fedloru.flower.post import Exchange, Post
@@ -31,9 +31,8 @@ from fedloru.personal import spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan
-from fedloru.run.plan import profile as profile_of
-from fedloru.wire import Channel, Sync
+from fedloru.run.plan import Plan, scored
+from fedloru.wire import Channel
 from fedloru.wire.traffic import joined
 
 NAMES = "clients.json"
@@ -46,6 +45,13 @@ SCORE_SECONDS = 600.0
 
 def _not_here(task: Task) -> Outcome:
     raise ConfigError(["the clients of a federation train on their own machines, not in an engine"])
+
+
+ELSEWHERE = Chosen(
+    _not_here, "flower", "each client of the federation trains by itself, and Flower carries the messages"
+)
+HERE = Chosen(_not_here, "sequential", "clients of a federation in this process train one after another")
+"""What trains clients in this process: the code of the sequential engine, so such a run resumes as a simulation."""
 
 
 class FlowerCarrier:
@@ -64,10 +70,6 @@ class FlowerCarrier:
         check: is called while the server waits, and may raise an error.
     """
 
-    engine = Chosen(
-        _not_here, "flower", "each client of the federation trains by itself, and Flower carries the messages"
-    )
-
     def __init__(
         self,
         plan: Plan,
@@ -83,6 +85,7 @@ class FlowerCarrier:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan, self.roster, self.rules = plan, roster, rules
+        self.engine = ELSEWHERE if pause else HERE
         self._folder: RunFolder | None = None
         self._bases = Bases(plan.net.sites, first)
         self._requests = Requests(plan, tree.digest(plan.net.params), self._bases, self._oldest)
@@ -161,14 +164,14 @@ class FlowerCarrier:
         self._write_names()
         return Delivery(outcome, clients, done.accounts, {"federation": attendance(done, self.guests.name)})
 
-    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+    def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
         """Ask clients that share scores for those of the model after ``state``."""
         there = self.guests.update() if self.rules.scores else []
         busy = self._busy()
-        sharing = [c for c in there if self.guests.known[c].greeting.tests and c not in busy][: self.plan.eval_clients]
+        sharing = [client for client in there if self.guests.known[client].greeting.tests and client not in busy]
         self._bases.hash(state)
-        invited = [Invited(client, profile_of(self.plan, client), owed(client)) for client in sharing]
         seconds = min(self.rules.deadline, SCORE_SECONDS)
+        invited = invite(scored(self.plan, sharing))
         found, spent = scores.ask(state, invited, self.guests, self._requests, self._last, seconds)
         accounts = joined(*({each.profile: spent[each.client]} for each in invited if each.client in spent))
         if not found:
@@ -177,7 +180,7 @@ class FlowerCarrier:
             best = each.personal or each.shared
             self._update(client, loss=best.loss, accuracy=best.accuracy)
         self.roster.see(self._seen)
-        notes = {"client_scores": scored(found, spent, self.guests.name)}
+        notes = {"client_scores": score_table(found, spent, self.guests.name)}
         return Personal(spreads(scores.table(found)), accounts, notes)
 
     def close(self, reason: str, finished: bool, seconds: float = 10.0) -> None:

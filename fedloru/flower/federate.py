@@ -17,17 +17,12 @@ from fedloru.flower.local import LocalGrid, client_of, identify_server
 from fedloru.flower.member import Member
 from fedloru.flower.post import Exchange
 from fedloru.flower.roster import Roster
-from fedloru.flower.site import Source
+from fedloru.flower.site import PLACES, PRIVATE, Source
 from fedloru.flower.state import StateFolder
-from fedloru.flower.terms import Terms
+from fedloru.flower.terms import Terms, references
 from fedloru.method import State
 from fedloru.run.federation import Federation
 from fedloru.run.plan import Plan
-
-PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval", "aggregation")
-"""The sections of a configuration that clients do not receive."""
-PLACES = ("path", "test")
-"""The settings of [data] that say where the data is."""
 
 
 def carrier(
@@ -64,8 +59,9 @@ def local(config: Config, config_file: Path, folder: Path) -> api.Federation:
     roster = Roster(folder / "federation")
     for client in range(clients):
         roster.enroll(f"client-{client}", f"in this process: {client}")
+    terms = Terms(python=tuple(references(dump(config))), remote_code=True, scores=True)
     members = [
-        Member(StateFolder(folder / f"{client:06d}", private), Source(config_file, part=client), Terms(scores=True))
+        Member(StateFolder(folder / f"{client:06d}", private), Source(config_file, part=client), terms)
         for client in range(clients)
     ]
     return api.Federation(None, lambda made: carrier(made, roster, local_grid(members), client_of, pause=0.0))

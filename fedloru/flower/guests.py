@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from fedloru.errors import ConfigError, WireError, listed
@@ -62,7 +64,7 @@ class Guests:
         self.problems: dict[int, str] = {}
         self.status = ""
         self._asked: dict[str, _Asked] = {}
-        self._left: dict[int, str] = {}
+        self._left: dict[int, tuple[str, float]] = {}
         self._grace = START
 
     @property
@@ -114,8 +116,9 @@ class Guests:
             del self._asked[request]
         waiting = {asked.node for asked in self._asked.values()}
         for client, node in nodes.items():
-            new = client not in self.known and node not in waiting and self._left.get(client) != node.connected
-            if new:
+            connected, until = self._left.get(client, ("", 0.0))
+            left = connected == node.connected and time.monotonic() < until
+            if client not in self.known and node not in waiting and not left:
                 self._greet(node)
         return sorted(self.known)
 
@@ -130,7 +133,7 @@ class Guests:
         """Forget a client until it connects again."""
         guest = self.known.pop(client, None)
         if guest is not None:
-            self._left[client] = guest.node.connected
+            self._left[client] = guest.node.connected, math.inf
         self.problems[client] = reason
         log.warning("%s does not take part: %s", self.name(client), reason)
 
@@ -139,7 +142,7 @@ class Guests:
         try:
             request = self.post.send(node, HELLO, Enclosed(protocol.text(hello)), "hello")
         except WireError as error:
-            self._turn_away(node, str(error))
+            self._put_off(node, str(error), final=False)
             return
         self._asked[request] = _Asked(node, time.monotonic())
 
@@ -157,12 +160,15 @@ class Guests:
             self.stated.add(node.client)
             self.problems.pop(node.client, None)
         else:
-            self._turn_away(node, reason)
+            final = isinstance(content, Greeting) or (isinstance(content, Refusal) and content.leave)
+            self._put_off(node, reason, final=final)
             if isinstance(content, Greeting):
                 self._goodbye(node, f"the server does not accept this client: {reason}", False)
 
-    def _turn_away(self, node: Node, reason: str) -> None:
-        self._left[node.client] = node.connected
+    def _put_off(self, node: Node, reason: str, *, final: bool) -> None:
+        """Greet a client again after some time, or if ``final``, once it connects again."""
+        again = math.inf if final or not self.patient else time.monotonic() + REMIND
+        self._left[node.client] = node.connected, again
         self.problems[node.client] = reason
         log.warning("%s does not take part: %s", self.name(node.client), reason)
 
@@ -174,12 +180,11 @@ class Guests:
             open -= {answer.request for answer in self.post.collect(open, lambda sent: "a client")}
             time.sleep(self.pause if open else 0)
 
-    def _goodbye(self, node: Node, reason: str, finished: bool) -> str:
+    def _goodbye(self, node: Node, reason: str, finished: bool) -> str | None:
         goodbye = protocol.text(Goodbye(reason=reason, finished=finished))
-        try:
+        with suppress(WireError):  # it has left already
             return self.post.send(node, HELLO, Enclosed(goodbye), "goodbye")
-        except WireError:  # it has left already
-            return ""
+        return None
 
     def _unacceptable(self, client: int, greeting: Greeting) -> str:
         """Return why a client is not accepted; "" if it is."""

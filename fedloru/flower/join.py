@@ -52,7 +52,7 @@ def join(
         while True:
             try:
                 check_reachable(place.host, place.port, place.ca)
-                with Connection(place, int(folder.read(NODE).get("id", 0))) as connection:
+                with Connection(place, folder.node) as connection:
                     folder.write(NODE, {"id": connection.id})
                     say(f"Connected to {place.address}.")
                     delay, refused_since = FIRST, None

@@ -23,10 +23,12 @@ class LocalGrid(Exchange):
     """A grid whose nodes are ``apps``, by index of the client; a client without an app is not connected.
 
     Messages are serialized and read again, so server and clients share no memory. An app runs when its answer is
-    collected. ``change`` may replace an answer, as a faulty or hostile client would.
+    collected. ``change`` may replace an answer, as a faulty or hostile client would, or lose it (None).
     """
 
-    def __init__(self, apps: Mapping[int, ClientApp], change: Callable[[int, Message], Message] | None = None) -> None:
+    def __init__(
+        self, apps: Mapping[int, ClientApp], change: Callable[[int, Message], Message | None] | None = None
+    ) -> None:
         self.apps = dict(apps)
         self.change = change
         self._waiting: dict[str, Message] = {}
@@ -68,7 +70,8 @@ class LocalGrid(Exchange):
             if message is None or client not in self.apps:
                 continue
             del self._waiting[sent]
-            answers.append(self._answer(client, message))
+            if (answer := self._answer(client, message)) is not None:
+                answers.append(answer)
         return answers
 
     def cancel(self, message_ids: Iterable[str]) -> None:
@@ -76,13 +79,13 @@ class LocalGrid(Exchange):
         for name in message_ids:
             self._waiting.pop(name, None)
 
-    def _answer(self, client: int, message: Message) -> Message:
+    def _answer(self, client: int, message: Message) -> Message | None:
         with _identity(node(client)):
             context = Context(run_id=1, node_id=node(client), node_config={}, state=RecordDict(), run_config={})
-            answer = self.apps[client](message, context)
-            if self.change is not None:
+            answer: Message | None = self.apps[client](message, context)
+            if self.change is not None and answer is not None:
                 answer = self.change(client, answer)
-            return _copied(answer)
+            return None if answer is None else _copied(answer)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages, and return the answers."""

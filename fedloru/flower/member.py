@@ -6,7 +6,6 @@ The transport is not part of it: ``client_app`` connects it to Flower.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from importlib.metadata import version
@@ -120,6 +119,8 @@ class Member:
         _, site = self._federation()
         if not (self.terms.scores and site.tests):
             return self._refusal("this client does not share scores (--share-scores)")
+        if refused := used_up(self.terms._replace(rounds=None), self.folder.usage(), len(tensors)):
+            return self._refusal(refused)
         base = self._synchronized(question, tensors[: question.sync])
         spec = self._spec(question)
         _, down = wire.decode_down(tensors[question.sync :], spec, round=question.round, version=question.version)
@@ -155,8 +156,7 @@ class Member:
     def _federation(self) -> tuple[Hello, Site]:
         """Return the terms and what the client trains; a new process reads the terms from the state directory."""
         if self._hello is None or self._site is None:
-            hello = Hello.model_validate_json(json.dumps(self.folder.read(TERMS)))
-            accepted = self._accept(hello)
+            accepted = self._accept(self.folder.terms)
             if isinstance(accepted, str):
                 raise WireError(accepted)
         assert self._hello is not None and self._site is not None

@@ -10,11 +10,13 @@ from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from fedloru.errors import WireError
+from fedloru.errors import WireError, plain
 from fedloru.flower.envelope import Enclosed, enclosed, record
 
 TTL = 30 * 24 * 3600.0
 """The seconds for which Flower keeps a message; our own deadlines are shorter."""
+KEPT = 64
+"""How many answers are kept that have arrived before they are asked for."""
 
 
 class Node(NamedTuple):
@@ -26,11 +28,12 @@ class Node(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to the request ``request``: its content, or why there is none."""
+    """The answer to the request ``request``: its content, or why there is none, or why it is ``invalid``."""
 
     request: str
     content: Enclosed | None
     problem: str = ""
+    invalid: bool = False
 
 
 class Exchange(Grid):
@@ -46,6 +49,7 @@ class Post:
 
     def __init__(self, grid: Exchange, who: Callable[[NodeInfo], int | None]) -> None:
         self.grid, self.who = grid, who
+        self._early: dict[str, Message] = {}
 
     def nodes(self) -> dict[int, Node]:
         """Return the connected clients by index."""
@@ -73,17 +77,25 @@ class Post:
         self.grid.cancel(requests)
 
     def collect(self, requests: Collection[str], names: Callable[[str], str]) -> list[Answer]:
-        """Return the answers that have arrived to ``requests``; ``names`` says from whom each is."""
+        """Return the answers that have arrived to ``requests``; ``names`` says from whom each is.
+
+        A grid may also return answers to other requests: they are kept until they are asked for.
+        """
         if not requests:
             return []
-        return [_answer(message, names) for message in self.grid.pull_messages(list(requests))]
+        arrived = {message.metadata.reply_to_message_id: message for message in self.grid.pull_messages(list(requests))}
+        self._early |= arrived
+        found = [_answer(self._early.pop(request), names) for request in list(self._early) if request in requests]
+        self._early = dict(list(self._early.items())[-KEPT:])
+        return found
 
 
 def _answer(message: Message, names: Callable[[str], str]) -> Answer:
     request = message.metadata.reply_to_message_id
     if message.has_error():
-        return Answer(request, None, f"it did not reply (Flower code {message.error.code}: {message.error.reason})")
+        reason = plain(message.error.reason or "", 200)
+        return Answer(request, None, f"it did not reply (Flower code {message.error.code}: {reason})")
     try:
         return Answer(request, enclosed(message, names(request)))
     except WireError as error:
-        return Answer(request, None, str(error))
+        return Answer(request, None, str(error), invalid=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedloru.errors import WireError, plain, quoted
 from fedloru.method import Profile
@@ -25,10 +25,14 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 Short = Annotated[str, Field(max_length=256)]
 Long = Annotated[str, Field(max_length=4096)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Reason = Annotated[str, Field(max_length=4096), AfterValidator(lambda text: plain(" ".join(text.split()), 4096))]
+"""A sentence of the other side, for logs and records: one line of printable characters."""
 
 
 class _Content(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Hello(_Content):
@@ -78,7 +82,7 @@ class Goodbye(_Content):
     """The end of a client's part: the server does not accept it, or the federation has ``finished``."""
 
     kind: Literal["goodbye"] = "goodbye"
-    reason: Long
+    reason: Reason
     finished: bool = False
 
 
@@ -141,16 +145,16 @@ class Report(_Content):
     answers: Hash
     held: Count
     base: Hash
-    seconds: Number
+    seconds: Seconds
 
 
 class Scored(_Content):
     """A score: mean loss in nats, accuracy, and the number of units."""
 
     loss: Number
-    accuracy: Number
+    accuracy: Share
     units: Count
-    f1: Number | None = None
+    f1: Share | None = None
 
 
 class Scores(_Content):
@@ -172,7 +176,7 @@ class Refusal(_Content):
     """
 
     kind: Literal["refusal"] = "refusal"
-    reason: Long
+    reason: Reason
     held: Count | None = None
     base: Hash = ""
     leave: bool = False
@@ -192,7 +196,7 @@ def differing(fedloru: str, flwr: str) -> str | None:
     for name, theirs in (("fedloru", fedloru), ("flwr", flwr)):
         ours = version(name)
         if theirs.split(".")[:2] != ours.split(".")[:2]:
-            return f"{name} {theirs} instead of {ours}"
+            return f"{name} {plain(theirs)} instead of {ours}"
     return None
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fedloru.errors import WireError
+from fedloru.errors import FedloruError, WireError
 from fedloru.flower import protocol
 from fedloru.flower.envelope import TRAIN
 from fedloru.flower.guests import REMIND, Guests
@@ -60,7 +60,7 @@ class Round:
         self.refused: list[tuple[int, str]] = []
         self.lost: list[int] = []
         self.dropped = 0
-        self._tries: Counter[int] = Counter()
+        self._tries: Counter[Node] = Counter()
 
     @property
     def status(self) -> str:
@@ -69,7 +69,11 @@ class Round:
         return f"round {self.assignment.round}: {replies}, {outstanding}"
 
     def carry(self) -> None:
-        """Return when the round is closed."""
+        """Return when the round is closed.
+
+        Raises:
+            FedloruError: the quorum cannot be reached, and no other client will connect.
+        """
         self._invite(self.assignment.cohort)
         quorum = self.rules.quorum_of(self.size)
         reminded = time.monotonic()
@@ -78,11 +82,14 @@ class Round:
             self._drop_lost()
             if len(self.replies) >= self.size:
                 break
-            self._substitute()
-            if not self.open and len(self.replies) >= quorum:
+            ended = not self._substitute() and not self.open
+            if ended and len(self.replies) >= quorum:
                 break
+            if ended and not self.guests.patient:
+                raise self._hopeless(quorum)
             if time.monotonic() - reminded > REMIND:
                 reminded = time.monotonic()
+                self._tries.clear()  # what prevented clients from replying may be mended
                 log.warning("waiting for replies: %s", self.status)
             time.sleep(self.guests.pause)
         self.late |= self.open
@@ -92,12 +99,12 @@ class Round:
             guest = self.guests.known.get(invited.client)
             if guest is None:  # it has left since
                 continue
-            self._tries[invited.client] += 1
+            self._tries[guest.node] += 1
             request = self.requests.make(Order, self.assignment.state, invited, self.last.get(invited.client, 0))
             try:
                 sent = self.guests.post.send(guest.node, TRAIN, request.content, str(self.assignment.round))
             except WireError as error:
-                self._refuse(invited.client, str(error))
+                self._lose(guest.node, str(error))
                 continue
             until = time.monotonic() + self.rules.deadline
             self.open[sent] = Open(guest.node, request, invited.profile, until)
@@ -111,22 +118,24 @@ class Round:
             if answer.request in self.late:
                 del self.late[answer.request]
                 self.dropped += 1
-            elif answer.request in self.open:
-                self._read(answer, self.open.pop(answer.request))
-            else:
+            elif len(self.replies) >= self.size:
+                del self.open[answer.request]
                 self.dropped += 1
+            else:
+                self._read(answer, self.open.pop(answer.request))
 
     def _read(self, answer: Answer, asked: Open) -> None:
         client, round = asked.node.client, self.assignment.round
         guest = self.guests.known.get(client)
+        if answer.content is None and not answer.invalid:
+            self._lose(asked.node, answer.problem)
+            return
         try:
             if answer.content is None:
-                self.lost.append(client)
-                log.warning("round %d: %s: %s", round, self.guests.name(client), answer.problem)
-                return
+                raise WireError(answer.problem)
             content = protocol.answer(answer.content.text, Report, self.guests.name(client))
             if isinstance(content, Refusal):
-                self._refused(client, content)
+                self._refused(asked.node, content)
                 return
             if guest is None or client in self.replies:
                 raise WireError("it is a second reply, or its client has left")
@@ -143,14 +152,16 @@ class Round:
             )
         except WireError as error:
             self._refuse(client, str(error))
+            self._tries[asked.node] = TRIES  # it would send the same again
             return
         self.replies[client], self.seconds[client] = reply, content.seconds
         plan = self.requests.plan
         parts = kinds(plan.net, reply.up.shared, reply.up.aux)
         self._count(client, asked.profile, Traffic().message("up", parts, plan.codec, length=reply.nbytes))
 
-    def _refused(self, client: int, refusal: Refusal) -> None:
+    def _refused(self, node: Node, refusal: Refusal) -> None:
         """Note what a client holds if it could not follow an order, so that it is asked again with what it lacks."""
+        client = node.client
         if refusal.leave:
             self.guests.leave(client, refusal.reason)
             self.refused.append((client, refusal.reason))
@@ -162,7 +173,7 @@ class Round:
         if behind:
             self.guests.hold(client, refusal.held, refusal.base)
         else:
-            self._tries[client] = TRIES
+            self._tries[node] = TRIES
         self._refuse(client, refusal.reason)
 
     def _refuse(self, client: int, reason: str) -> None:
@@ -171,6 +182,10 @@ class Round:
         log.warning(
             "round %d: the reply of %s is not used: %s", self.assignment.round, self.guests.name(client), reason
         )
+
+    def _lose(self, node: Node, problem: str) -> None:
+        self.lost.append(node.client)
+        log.warning("round %d: %s: %s", self.assignment.round, self.guests.name(node.client), problem)
 
     def _drop_lost(self) -> None:
         """Stop waiting for clients that have left, have connected again, or have missed the deadline."""
@@ -183,33 +198,35 @@ class Round:
             if there and now < asked.until:
                 continue
             del self.open[sent]
-            self.lost.append(client)
-            if not there:
-                self.guests.post.cancel([sent])
-            else:
+            if there:
                 self.late[sent] = asked
-                self._tries[client] = TRIES
-                log.warning(
-                    "round %d: %s missed the deadline of %g s",
-                    self.assignment.round,
-                    self.guests.name(client),
-                    self.rules.deadline,
-                )
+                self._tries[asked.node] = TRIES
+                self._lose(asked.node, f"it missed the deadline of {self.rules.deadline:g} s")
+            else:
+                self.guests.post.cancel([sent])
+                self._lose(asked.node, "it has left")
 
-    def _substitute(self) -> None:
-        """Invite other clients if the replies and the open requests are fewer than the cohort."""
+    def _substitute(self) -> bool:
+        """Invite other clients if the replies and the open requests are fewer than the cohort; return if there are."""
         missing = self.size - len(self.replies) - len(self.open)
         if missing <= 0:
-            return
+            return False
         asked = {each.node.client for each in self.open.values()}
         free = [
             client
-            for client in self.guests.known
-            if client not in self.replies and client not in asked and self._tries[client] < TRIES
+            for client, guest in self.guests.known.items()
+            if client not in self.replies and client not in asked and self._tries[guest.node] < TRIES
         ]
         chosen = list(self.assignment.order(free))[:missing]
-        if chosen:
-            self._invite(self.assignment.invite(chosen))
+        self._invite(self.assignment.invite(chosen))
+        return bool(chosen)
+
+    def _hopeless(self, quorum: int) -> FedloruError:
+        reasons = dict.fromkeys(self.lost, "it did not reply") | dict(self.refused)
+        each = [f"{self.guests.name(client)}: {reason}" for client, reason in sorted(reasons.items())]
+        every = "; ".join(each) or "no other client is connected"
+        count = f"round {self.assignment.round}: {len(self.replies)} clients have replied"
+        return FedloruError(f"{count}, but the quorum is {quorum} (federation.quorum): {every}")
 
     def _count(self, client: int, profile: Profile, traffic: Traffic) -> None:
         self.accounts[profile] = self.accounts.get(profile, Traffic()) + traffic

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from fedloru.errors import WireError
 from fedloru.evaluate import Score
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def ask(
     state: State,
-    invited: list[Invited],
+    invited: Sequence[Invited],
     guests: Guests,
     requests: Requests,
     last: Mapping[int, int],
@@ -34,12 +35,9 @@ def ask(
     for each in invited:
         guest = guests.known[each.client]
         request = requests.make(Question, state, each, last.get(each.client, 0))
-        try:
+        with suppress(WireError):  # it has left
             sent = guests.post.send(guest.node, EVALUATE, request.content, f"{state.round} scores")
-        except WireError as error:
-            log.warning("round %d: the scores of %s: %s", state.round, guests.name(each.client), error)
-            continue
-        spent[each.client], open[sent] = request.traffic, (guest, request)
+            spent[each.client], open[sent] = request.traffic, (guest, request)
     found: dict[int, Scores] = {}
     names = {sent: guests.name(guest.node.client) for sent, (guest, _) in open.items()}
     end = time.monotonic() + seconds
@@ -55,7 +53,7 @@ def ask(
                     raise WireError(content.reason)
                 if content.answers != request.answers:
                     raise WireError("it answers another question")
-                if not content.shared.units:
+                if not all(score.units for score in (content.shared, content.personal) if score):
                     raise WireError("it states a score over no example")
             except WireError as error:
                 log.warning("round %d: the scores of %s are not used: %s", state.round, guests.name(client), error)

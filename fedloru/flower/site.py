@@ -19,6 +19,11 @@ from fedloru.reading import UnreadableError, read_toml
 from fedloru.recipe import Recipe
 from fedloru.run.plan import Plan, on_device
 
+PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval", "aggregation")
+"""The sections of a configuration that clients do not receive."""
+PLACES = ("path", "test")
+"""The settings of [data] that say where the data is."""
+
 
 class Source(NamedTuple):
     """Where a client's data and model are.
@@ -90,14 +95,15 @@ def configured(source: Source, hello: Hello) -> Config:
     Raises:
         ConfigError: the file of the client cannot be read, or the configuration has problems.
     """
-    table = {**hello.config, "cohort": {"size": 1}}
+    table = {name: value for name, value in hello.config.items() if name not in PRIVATE} | {"cohort": {"size": 1}}
     if source.model is not None:
         table["model"] = {**table.get("model", {}), "name": f"hf:{source.model}", "revision": None}
         table["model"].pop("revision")
     if source.data.suffix == ".toml":
         table |= _own_sections(source)
     else:
-        table["data"] = {**hello.reading, "path": str(source.data)}
+        reading = {name: value for name, value in hello.reading.items() if name not in PLACES}
+        table["data"] = reading | {"path": str(source.data)}
     return parse(table, "the configuration of the federation")
 
 
@@ -115,8 +121,10 @@ def _own_sections(source: Source) -> dict[str, Any]:
 
 
 def _part(dataset: Dataset, partition: Partition, part: int) -> tuple[torch.Tensor, Examples]:
-    if part >= len(partition.train):
+    if not 0 <= part < len(partition.train):
         raise ConfigError([f"--part is {part}, but the partition has {len(partition.train)} parts, from 0"])
+    if not len(partition.train[part]):
+        raise ConfigError([f"part {part} of the partition has no examples to train on: choose another --part"])
     tests = partition.test[part] if partition.test else torch.empty(0, dtype=torch.int64)
     return partition.train[part], {key: value[tests] for key, value in dataset.train.items()}
 

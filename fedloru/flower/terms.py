@@ -42,7 +42,8 @@ def forbidden_code(terms: Terms, hello: Hello) -> str | None:
                 f"the configuration uses {plain(name)}, which this client has not allowed: review that function, and "
                 f"start the client with --allow {plain(name)}"
             )
-    if hello.config.get("model", {}).get("trust_remote_code") and not terms.remote_code:
+    model = hello.config.get("model")
+    if isinstance(model, Mapping) and model.get("trust_remote_code") and not terms.remote_code:
         return "the model runs code that comes with it: review it, and start the client with --allow-remote-code"
     return None
 

@@ -103,8 +103,8 @@ class Carrier(Protocol):
     def carry(self, assignment: Assignment) -> Delivery:
         """Train the cohort."""
 
-    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+    def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
         """Return the scores of clients on their own test examples, if there are any.
 
-        ``owed`` returns what a client needs to reach the version of ``state``.
+        ``invite`` returns clients with what they need to reach the version of ``state``.
         """

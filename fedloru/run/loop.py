@@ -153,7 +153,7 @@ class Run:
         ledger.record(state)
         personal = Personal()
         if is_evaluated(plan, round):
-            personal = self.carrier.personal(state, partial(ledger.owed, state=state))
+            personal = self.carrier.personal(state, partial(self._invite, ledger, state))
         accounts = joined(delivery.accounts, personal.accounts)
         spent = sum(accounts.values(), Traffic())
         after = Snapshot(state, before.traffic + spent, ledger.save())
@@ -166,18 +166,19 @@ class Run:
     def _assignment(self, ledger: Ledger, recipe: Recipe, observe: Observer | None) -> Assignment:
         """Return the next round, with the cohort sampled from the clients that are present."""
         plan, state = self.plan, self.state
-
-        def invite(clients: Sequence[int]) -> list[Invited]:
-            for client, version in self.carrier.held(clients).items():
-                if version is None:
-                    ledger.lost(client)
-                else:
-                    ledger.delivered(client, version)
-            return [Invited(client, profile(plan, client), ledger.owed(client, state)) for client in clients]
-
         order = partial(sampled, plan, state.round + 1)
+        invite = partial(self._invite, ledger, state)
         chosen = order(self.carrier.present())[: self.carrier.invitations(plan.cohort)]
         return Assignment(state, recipe, invite(sorted(chosen)), order, invite, observe)
+
+    def _invite(self, ledger: Ledger, state: State, clients: Sequence[int]) -> list[Invited]:
+        """Return ``clients`` with what they need to reach ``state``, after correcting the ledger by what they hold."""
+        for client, version in self.carrier.held(clients).items():
+            if version is None:
+                ledger.lost(client)
+            else:
+                ledger.delivered(client, version)
+        return [Invited(client, profile(self.plan, client), ledger.owed(client, state)) for client in clients]
 
 
 def _failed(round: int, problem: str) -> FedloruError:

@@ -157,9 +157,19 @@ def _key(annotation: Any) -> str | None:
 def sampled(plan: Plan, round: int, clients: Iterable[int]) -> list[int]:
     """Return ``clients`` in the order in which they are sampled for ``round``, without replacement."""
     seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
+    return _drawn(plan, clients, gen(seed, "cohort", round))
+
+
+def scored(plan: Plan, clients: Iterable[int]) -> list[int]:
+    """Return those of ``clients`` that are evaluated on their own test examples, in order; the same in every round."""
+    return sorted(_drawn(plan, clients, gen(plan.seed, "personal"))[: plan.eval_clients])
+
+
+def _drawn(plan: Plan, clients: Iterable[int], generator: torch.Generator) -> list[int]:
+    """Return ``clients``, some of which may have been enrolled during the run, in a random order."""
     there = set(clients)
     known = max(plan.clients, max(there, default=-1) + 1)
-    drawn: list[int] = torch.randperm(known, generator=gen(seed, "cohort", round)).tolist()
+    drawn: list[int] = torch.randperm(known, generator=generator).tolist()
     return [client for client in drawn if client in there]
 
 
@@ -193,8 +203,8 @@ def references(plan: Plan) -> list[str]:
 
 
 def profile(plan: Plan, client: int) -> Profile:
-    """Return the profile of ``client``; () is the default profile."""
-    return plan.profiles[client] if plan.profiles else ()
+    """Return the profile of ``client``; () is the default profile, which clients have that are enrolled later."""
+    return plan.profiles[client] if client < len(plan.profiles) else ()
 
 
 def on_device(plan: Plan) -> Plan:

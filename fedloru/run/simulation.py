@@ -13,12 +13,11 @@ from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ModelError
 from fedloru.method import State
 from fedloru.personal import personal_scores, spreads
-from fedloru.rng import gen
-from fedloru.run.carrier import Assignment, Delivery, Personal
+from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, profile, tested
-from fedloru.wire import Channel, Sync
+from fedloru.run.plan import Plan, profile, scored, tested
+from fedloru.wire import Channel
 
 
 class Simulation:
@@ -74,13 +73,12 @@ class Simulation:
         self._clients.save(assignment.round, outcome.client_state, self._folder.oldest if self._folder else 0)
         return Delivery(outcome, clients, dict(channel.accounts))
 
-    def personal(self, state: State, owed: Callable[[int], Sync]) -> Personal:
+    def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
         """Score a sample of clients, the same in every round, on their own test examples."""
         plan = self.plan
         if not plan.partition.test:
             return Personal()
-        order = torch.randperm(plan.clients, generator=gen(plan.seed, "personal"))
-        sample = sorted(order[: plan.eval_clients].tolist())
+        sample = scored(plan, range(plan.clients))
         tests = [(client, self._own_tests(client), profile(plan, client)) for client in sample]
         tests = [test for test in tests if len(test[1])]
         if not tests:
