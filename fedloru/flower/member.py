@@ -81,13 +81,14 @@ class Member:
         The reply to the same request is computed once, and sent again if the request is repeated.
         """
         answers = answer_hash(text, tensors)
-        if (earlier := self.folder.answered(answers)) is not None:
-            return earlier
-        if refused := used_up(self.terms, self.folder.usage(), len(tensors)):
+        earlier = self.folder.answered(answers)
+        if earlier is None and (refused := used_up(self.terms, self.folder.usage(), len(tensors))):
             return self._refusal(refused)
         start = time.perf_counter()
         hello, site = self._federation()
         base = self._synchronized(order, tensors[: order.sync])
+        if earlier is not None:
+            return earlier
         spec = self._spec(order)
         header, down = wire.decode_down(tensors[order.sync :], spec, round=order.round, version=order.version)
         plan, store = site.plan, self.folder.private(site.plan.device)

@@ -50,6 +50,8 @@ def ask(
             try:
                 content = protocol.answer(answer.content.text, Scores, guests.name(client))
                 if isinstance(content, Refusal):
+                    if content.base:
+                        guests.hold(client, content.held, content.base)
                     raise WireError(content.reason)
                 if content.answers != request.answers:
                     raise WireError("it answers another question")

@@ -156,6 +156,7 @@ def test_a_repeated_order_is_answered_without_training(tmp_path: Path, monkeypat
     assert StateFolder(tmp_path / "state-1").usage() == usage
 
 
+@pytest.mark.slow
 def test_a_new_process_for_each_request_gives_the_same_bits(tmp_path: Path) -> None:
     federation = start(tmp_path, rounds=2, method={"name": "pfedloru", "tau": 1}, cohort={"size": 4})
     seen = _requests(federation, 1)
