@@ -103,9 +103,7 @@ class Guests:
     def update(self) -> list[int]:
         """Greet the clients that have connected, read their answers, and return those that are present."""
         self._check()
-        # First the answers: a client that refuses the terms leaves as soon as it has said so.
-        for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
-            self._read(answer, self._asked.pop(answer.request).node)
+        self._listen()  # first: a client that refuses the terms leaves as soon as it has said so
         nodes = self.post.nodes()
         for client, guest in list(self.known.items()):
             if nodes.get(client) != guest.node:
@@ -120,7 +118,14 @@ class Guests:
             left = connected == node.connected and time.monotonic() < until
             if client not in self.known and node not in waiting and not left:
                 self._greet(node)
+        if not self.patient:  # clients in this process have answered already
+            self._listen()
         return sorted(self.known)
+
+    def _listen(self) -> None:
+        """Read the answers to greetings that have arrived."""
+        for answer in self.post.collect(list(self._asked), lambda request: self.name(self._asked[request].node.client)):
+            self._read(answer, self._asked.pop(answer.request).node)
 
     def hold(self, client: int, held: int | None, base: str) -> None:
         """Note what a client says it holds now."""

@@ -31,6 +31,10 @@ class Limits(NamedTuple):
     max_norm: float | None
 
 
+PLAUSIBLE = 1e6
+"""By which factor a value may exceed all values that the client received; sums of larger ones would overflow."""
+
+
 def validated(
     report: Report,
     tensors: bytes,
@@ -47,7 +51,7 @@ def validated(
 
     Raises:
         WireError: it answers another request, is too large, contains anything but the expected tensors and numbers, has
-            another number of examples than stated, or its update is too large.
+            another number of examples than stated, or its values or its update are too large.
     """
     if report.answers != answers:
         raise WireError(f"it answers the request {report.answers or 'none'}, but {answers} is expected")
@@ -57,6 +61,8 @@ def validated(
     weight = header.numbers["weight"]
     if weight != limits.examples:
         raise WireError(f"it states {weight:g} examples, but the client stated {limits.examples} when it joined")
+    if (value := magnitude(up)) > (most := PLAUSIBLE * max(1.0, magnitude(down))):
+        raise WireError(f"it has a value of {value:g}; expected at most {most:g}, a million times what it received")
     if limits.max_norm is not None and not (norm := update_norm(spec.net, up, down)) <= limits.max_norm:
         raise WireError(f"its update has the norm {norm:g}; expected at most {limits.max_norm:g} (federation.max_norm)")
     return Reply(client, spec.profile, up, weight, header.numbers["loss"], len(tensors))
@@ -66,6 +72,12 @@ def largest(spec: MessageSpec, round: int, version: int) -> int:
     """Return the largest size in bytes of a reply: its tensors, and ample room for their names and the header."""
     up = spec.up(round, version)
     return sum(_nbytes(part) + sum(256 + 6 * len(key) for key in part) for part in up) + 2**16
+
+
+def magnitude(message: Up | Down) -> float:
+    """Return the largest absolute value in a message."""
+    parts = (t for part in (message.shared, message.aux) for t in part.values() if t.numel() and t.is_floating_point())
+    return max((float(t.abs().max()) for t in parts), default=0.0)
 
 
 def update_norm(net: Net, up: Up, down: Down) -> float:
