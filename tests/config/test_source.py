@@ -154,7 +154,7 @@ def test_a_binary_file_is_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_a_file_that_is_not_there_names_the_nearest_preset() -> None:
     with pytest.raises(
-        ConfigError, match=r"no such preset; did you mean 'demo'\? There are: demo, dolly, paper, small"
+        ConfigError, match=r"no such preset; did you mean 'demo'\? There are: demo, digits, dolly, paper, small"
     ):
         load("dem")
 

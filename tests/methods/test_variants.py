@@ -145,7 +145,8 @@ def test_personal_scores() -> None:
     state = method.init(n, 0)
     kept = {0: trained(method, state, Job(0, torch.arange(12)), n, epochs=20)[2], 1: {}}
     tests = [(client, torch.arange(12 * client, 12 * client + 12), ()) for client in (0, 1)]
-    scores = personal_scores(n, method, state, data(), tests, kept.__getitem__)
+    each = personal_scores(n, method, state, data(), tests, kept.__getitem__)
+    scores = {name: spread(values) for name, values in each.items()}
     for name, models in (("shared", [{}, {}]), ("personal", [kept[0], {}])):
         right, losses = [], []
         for (_, rows, _), own in zip(tests, models, strict=True):

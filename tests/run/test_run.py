@@ -105,7 +105,7 @@ def test_a_plan_that_cannot_run_is_refused_with_all_its_problems() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"engine": "fast"}, "engine is 'fast', expected 'auto', 'sequential' or 'fused'"),
+        ({"engine": "fast"}, "engine is 'fast', expected 'auto', 'sequential', 'fused' or 'ray'"),
         ({"path": "both"}, "path is 'both'"),
         ({"codec": "fp8"}, "codec is 'fp8', expected 'exact', 'fp32'"),
         (
