@@ -21,6 +21,8 @@ FIRST, LONGEST = 1.0, 60.0
 """The number of seconds before the client connects again, at first and at most; it doubles."""
 OTHER = 40.0
 """How long a client waits for its key to be free, in seconds: the server notices that a client was killed."""
+LEAVE = 1.0
+"""How long a client that refuses the terms stays, in seconds: the answers of clients that have left are dropped."""
 MAX_MESSAGE = 2**35
 """The largest message that is received, in bytes; there is no smaller bound before the model is known."""
 
@@ -100,6 +102,7 @@ def _serve(connection: Connection, respond: Respond, say: Callable[[str], None])
             say(left.reason)
             return True
         if left is not None and left.leave:
+            connection.gone.wait(LEAVE)
             raise ConfigError([left.reason], "the federation")
         say(_described(message, answered[-1] if answered else Enclosed(b""), time.monotonic() - start))
     say("The server has lost this client; connecting again.")

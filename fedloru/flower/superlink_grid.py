@@ -98,7 +98,7 @@ class SuperLinkGrid(Exchange):
         The parts of an answer arrive one by one: an answer that is not complete is returned by a later call.
         """
         wanted = set(message_ids)
-        for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):
+        for answer in self.state.get_message_res(message_ids=set(wanted), run_id=self._run_id):
             self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
         found = []
         for name, (answer, end) in list(self._arriving.items()):
