@@ -55,11 +55,12 @@ class SuperLinkGrid(Exchange):
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the run."""
+    def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
+        """End the run, unless there is a problem: Ctrl-C can leave a transaction open, so the next start ends it."""
         self._stop.set()
         self._thread.join(STOP_SECONDS)
-        self.state.finish_task(self._task or 0, SubStatus.COMPLETED, "")
+        if problem is None:
+            self.state.finish_task(self._task or 0, SubStatus.COMPLETED, "")
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
