@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from fedloru.flower import protocol
 from fedloru.flower.client_app import Respond, respond
@@ -59,14 +59,14 @@ def in_new_process(folder: Path, source: Source, terms: Terms) -> Respond:
     return answer
 
 
-def _write(target: BinaryIO, blocks: Iterable[bytes]) -> None:
+def _write(target: IO[bytes], blocks: Iterable[bytes]) -> None:
     for block in blocks:
         target.write(LENGTH.pack(len(block)))
         target.write(block)
     target.flush()
 
 
-def _read(source: BinaryIO) -> bytes:
+def _read(source: IO[bytes]) -> bytes:
     """Return the next block.
 
     Raises:
@@ -82,13 +82,13 @@ def _read(source: BinaryIO) -> bytes:
     return block
 
 
-def _end_with(source: BinaryIO) -> None:
+def _end_with(source: IO[bytes]) -> None:
     """End this process when ``source`` is closed: the client that waits for the answer was killed."""
     os.read(source.fileno(), 1)  # a buffered read would hold a lock that the end of the process needs
     os._exit(1)
 
 
-def main(folder: str, source: BinaryIO, target: BinaryIO) -> None:
+def main(folder: str, source: IO[bytes], target: IO[bytes]) -> None:
     """Answer the request on ``source``."""
     settings, kind, *request = [_read(source) for _ in range(BLOCKS)]
     threading.Thread(target=_end_with, args=(source,), daemon=True).start()
