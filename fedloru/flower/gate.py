@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import suppress
+from http.client import OK
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest
@@ -20,6 +21,8 @@ from fedloru.flower.routes import FLEET, PREFIX
 
 LONG_POLL, POLL = 15.0, 0.05
 """How long a request for messages is kept, and how often it is looked at, in seconds."""
+STRANGER = 1.0
+"""How long the request of a node is kept that has had no message yet, in seconds."""
 SMALL = 2**16
 """The largest request for messages, in bytes."""
 
@@ -35,11 +38,18 @@ class Mailboxes:
         self._waiting[node] += 1
 
     async def wait(self, node: int) -> None:
-        """Return when a message waits for a node, or after ``LONG_POLL`` seconds."""
-        end = time.monotonic() + LONG_POLL
+        """Return when a message waits for a node, or after ``LONG_POLL`` seconds.
+
+        A node that has never had a message may be anybody's invention, so nothing is kept for it.
+        """
+        end = time.monotonic() + (LONG_POLL if node in self._waiting else STRANGER)
         while not self._waiting[node] and time.monotonic() < end:
             await asyncio.sleep(POLL)
-        self._waiting[node] = max(0, self._waiting[node] - 1)
+
+    def take(self, node: int) -> None:
+        """Note that a node has received a message."""
+        if self._waiting[node] > 0:
+            self._waiting[node] -= 1
 
 
 class Gate:
@@ -58,9 +68,17 @@ class Gate:
             await send({"type": "http.response.body", "body": b""})
         elif scope["path"] == PREFIX + "pull-messages":
             body = await _body(receive)
+            node = 0
             with suppress(DecodeError):
-                await self.mailboxes.wait(PullMessagesRequest.FromString(body).node.node_id)
-            await self.app(scope, _replayed(body, receive), send)
+                node = PullMessagesRequest.FromString(body).node.node_id
+                await self.mailboxes.wait(node)
+
+            async def noted(event: Any) -> None:
+                if event.get("status") == OK:  # it was signed by the node
+                    self.mailboxes.take(node)
+                await send(event)
+
+            await self.app(scope, _replayed(body, receive), noted)
         else:
             await self.app(scope, receive, send)
 

@@ -22,6 +22,8 @@ FIRST, LONGEST = 1.0, 60.0
 OTHER = 40.0
 """The number of seconds for which a client tries again if its key is in use: until then, the server notices that an
 earlier process was killed."""
+LEAVE = 1.0
+"""How long a client that refuses the terms stays, in seconds: the answers of clients that have left are dropped."""
 MAX_MESSAGE = 2**35
 """The largest message that is received, in bytes; there is no smaller bound before the model is known."""
 
@@ -102,6 +104,7 @@ def _serve(connection: Connection, respond: Respond, say: Callable[[str], None])
             say(left.reason)
             return True
         if left is not None and left.leave:
+            connection.gone.wait(LEAVE)
             raise ConfigError([left.reason], "the federation")
         say(_described(message, answered[-1] if answered else Enclosed(b""), time.monotonic() - start))
     say("The server no longer knows this client; connecting again.")

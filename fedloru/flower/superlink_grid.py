@@ -55,11 +55,12 @@ class SuperLinkGrid(Exchange):
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the run."""
+    def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
+        """End the run, unless there is a problem: Ctrl-C can leave a transaction open, so the next start ends it."""
         self._stop.set()
         self._thread.join(STOP_SECONDS)
-        self.state.finish_task(self._task or 0, SubStatus.COMPLETED, "")
+        if problem is None:
+            self.state.finish_task(self._task or 0, SubStatus.COMPLETED, "")
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -99,7 +100,7 @@ class SuperLinkGrid(Exchange):
         for.
         """
         wanted = set(message_ids)
-        for answer in self.state.get_message_res(message_ids=wanted, run_id=self._run_id):
+        for answer in self.state.get_message_res(message_ids=set(wanted), run_id=self._run_id):
             self._arriving[answer.metadata.message_id] = answer, time.monotonic() + UPLOAD_SECONDS
         found = []
         for name, (answer, end) in list(self._arriving.items()):
