@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def test_a_language_model(place: Ground, tmp_path: Path) -> None:
 
     place.cli("export", place.run, "--format", "peft", "--out", tmp_path / "adapter")
     trained = safetensors.torch.load_file(place.run / "model.safetensors")
-    with quiet():
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
         plain = transformers.AutoModelForCausalLM.from_pretrained(bases["rome"])
         loaded = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload().state_dict()
     changed = 0
