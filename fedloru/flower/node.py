@@ -133,7 +133,8 @@ class Connection:
             return None
 
     def _receive(self, limit: int) -> Message | None:
-        pulled = self._call(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)))
+        # Not again: Flower hands a message out once, so one that was lost arrives only after a new connection.
+        pulled = self._call(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)), tries=0)
         if not pulled.messages_list:
             return None
         message, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
@@ -206,17 +207,17 @@ class Connection:
             except (httpx.HTTPError, ValueError):
                 continue
 
-    def _call(self, request: Callable[[], _Answer]) -> _Answer:
-        """Return the answer of the server, trying again for a few seconds if it is not reachable."""
-        for attempt in range(SESSIONS + 1):
+    def _call(self, request: Callable[[], _Answer], tries: int = SESSIONS) -> _Answer:
+        """Return the answer of the server; if it is not reachable, try ``tries`` times again, for a few seconds."""
+        for attempt in range(tries + 1):
             try:
                 return request()
             except httpx.HTTPStatusError as error:
                 status = error.response.status_code
-                if status not in (502, 503, 504) or attempt == SESSIONS:
+                if status not in (502, 503, 504) or attempt == tries:
                     raise _refused(error.response, self.place) from error
             except (httpx.TransportError, ValueError) as error:
-                if attempt == SESSIONS:
+                if attempt == tries:
                     raise UnreachableError(
                         f"the connection to {self.place.address} is lost ({str(error) or type(error).__name__})"
                     ) from error
