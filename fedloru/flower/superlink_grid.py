@@ -107,7 +107,7 @@ class SuperLinkGrid(Exchange):
             late = time.monotonic() >= end
             if answer.metadata.reply_to_message_id not in wanted and not late:
                 continue
-            complete = answer if answer.has_error() else self._inflated(answer)
+            complete = self._complete(answer)
             if complete is None and not late:
                 continue
             del self._arriving[name]
@@ -127,8 +127,11 @@ class SuperLinkGrid(Exchange):
         for name in names:
             self.state.object_store.delete(name)
 
-    def _inflated(self, answer: Message) -> Message | None:
+    def _complete(self, answer: Message) -> Message | None:
         """Return an answer with its content; None if a part has not arrived."""
+        return answer if answer.has_error() else self._inflated(answer)
+
+    def _inflated(self, answer: Message) -> Message | None:
         store, name = self.state.object_store, answer.metadata.message_id
         names = [tree.object_id for tree in iterate_object_tree(store.get_object_tree(name))]
         contents = {each: self.state.get_object(self._run_id, each) for each in names}
