@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
@@ -14,7 +16,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from fedloru import tree
 from fedloru.engine import Chosen, Outcome, Task
 from fedloru.engine.task import Collector
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, RunFolderError, quoted
 from fedloru.files import write_atomic
 from fedloru.flower import scores
 from fedloru.flower.attendance import attendance, score_table
@@ -28,6 +30,7 @@ from fedloru.flower.round import Open, Round
 from fedloru.flower.site import shapes_of
 from fedloru.method import State, Up
 from fedloru.personal import spreads
+from fedloru.reading import UnreadableError, read_json
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
@@ -112,10 +115,15 @@ class FlowerCarrier:
         return self.guests.status if round is None else round.status
 
     def open(self, folder: RunFolder | None) -> None:
-        """Continue from the rounds in ``folder``, if there is one."""
+        """Continue from the rounds in ``folder``, if there is one.
+
+        Raises:
+            RunFolderError: the run has other clients than the federation, or a file of the folder is damaged.
+        """
         self._folder = folder
         if folder is None:
             return
+        self._check_names(folder.path / NAMES)
         rows = folder.all_rows()
         self._bases.open(folder.path, rows[-1]["version"] if rows else 0)
         for row in rows:
@@ -266,6 +274,22 @@ class FlowerCarrier:
     def _update(self, client: int, **changes: Any) -> None:
         name = self.guests.name(client)
         self._seen[name] = self._seen.get(name, Seen()).model_copy(update=changes)
+
+    def _check_names(self, path: Path) -> None:
+        """Check that the clients of the rounds in the folder have the same index here: others may have followed."""
+        try:
+            before = read_json(path, list)
+        except FileNotFoundError:
+            return
+        except UnreadableError as error:
+            raise RunFolderError(f"{path} is damaged ({error}): remove it; it is written again") from error
+        names = [client.name for client in self.roster.clients]
+        for client, (name, here) in enumerate(zip_longest(before, names[: len(before)])):
+            if name != here:
+                raise RunFolderError(
+                    f"the run in {path.parent} is that of another federation: its client {client} is {quoted(name)}, "
+                    f"but here {quoted(here) if here else 'not enrolled'}; name the directory of its federation (--dir)"
+                )
 
     def _write_names(self) -> None:
         """Write the names of the clients to the run folder, by index."""

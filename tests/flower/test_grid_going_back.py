@@ -9,7 +9,9 @@ import pytest
 
 from fedloru import api
 from fedloru.config import Config
+from fedloru.errors import RunFolderError
 from fedloru.flower.federate import local
+from fedloru.flower.roster import Roster
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from tests.flower.grids import Grids, configuration, same, simulated
@@ -97,6 +99,21 @@ def _with_the_same_absences(folder: Path) -> Run:
         if row["round"] == 5:
             federation.restart(1)
     return run
+
+
+def test_a_run_is_not_resumed_with_the_clients_of_another_federation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, file = configuration(tmp_path, federation={"scores": False}, output={"dir": str(tmp_path / "run")})
+    federation = Grids(config, file, tmp_path)
+    killed(federation, create(config, tmp_path / "run"), 1, monkeypatch)
+    before = (tmp_path / "run" / "clients.json").read_bytes()
+    federation.roster = Roster(tmp_path / "another")
+    for client in range(4):
+        federation.roster.enroll(f"other{client}", f"key {client}")
+    with pytest.raises(RunFolderError, match="another federation: its client 0 is 'c0', but here 'other0'"):
+        list(federation.run(RunFolder.open(tmp_path / "run")))
+    assert (tmp_path / "run" / "clients.json").read_bytes() == before
 
 
 def test_a_federation_in_one_process_is_resumed_as_a_simulation(tmp_path: Path) -> None:
