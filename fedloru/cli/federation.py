@@ -59,12 +59,21 @@ def serve(
         where = f"127.0.0.1:{server.port}, behind a proxy" if behind_proxy else f"{host}:{server.port}"
         say(f"Listening on {where}; {len(server.roster.clients)} clients are enrolled. Waiting for them to connect.")
         if chosen is not None:
+            _note_cohort(chosen.cohort.size, server.federation.clients or 0)
             run = api.start(chosen, server.federation)
         else:
             assert resume is not None
             run = api.resume(resume, accept_changes=accept_changes, federation=server.federation)
         train(run, quiet)
         finish(run)
+
+
+def _note_cohort(size: int, enrolled: int) -> None:
+    if size > enrolled:
+        say(
+            f"Note: a round has {enrolled} clients instead of {size} (cohort.size), because no more are enrolled; this "
+            "stays so if others are enrolled later"
+        )
 
 
 @app.command("reverse-proxy")
