@@ -23,7 +23,8 @@ from fedloru.flower.attendance import attendance, score_table
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
 from fedloru.flower.post import Exchange, Post
-from fedloru.flower.protocol import PROTOCOL, Hello
+from fedloru.flower.protocol import MAX_TEXT, PROTOCOL, Hello
+from fedloru.flower.replies import largest
 from fedloru.flower.requests import Requests
 from fedloru.flower.roster import Roster, Seen
 from fedloru.flower.round import Open, Round
@@ -93,6 +94,8 @@ class FlowerCarrier:
         self._bases = Bases(plan.net.sites, first)
         self._requests = Requests(plan, tree.digest(plan.net.params), self._bases, self._oldest)
         self._terms = self._hello(first, config, reading)
+        # Messages of other rounds or profiles may be larger than those of the first round of the default profile.
+        grid.bound(4 * largest(self._requests.spec(()), 1, 0) + MAX_TEXT)
         self.guests = Guests(
             Post(grid, who),
             roster,

@@ -18,6 +18,8 @@ from fedloru.flower.roster import Client, Roster
 
 GRACE, START = 15.0, 30.0
 """The number of seconds for which a round waits for clients that have just connected, and the first one for all."""
+ANSWER = 1800.0
+"""The number of seconds for which the server waits for the answer to a greeting: a client loads its data and model."""
 REMIND = 60.0
 """The number of seconds between messages that the server is still waiting."""
 
@@ -108,6 +110,7 @@ class Guests:
         for client, guest in list(self.known.items()):
             if nodes.get(client) != guest.node:
                 del self.known[client]
+        self._give_up()
         gone = [request for request, asked in self._asked.items() if asked.node not in nodes.values()]
         self.post.cancel(gone)
         for request in gone:
@@ -121,6 +124,15 @@ class Guests:
         if not self.patient:  # clients in this process have answered already
             self._listen()
         return sorted(self.known)
+
+    def _give_up(self) -> None:
+        """Stop waiting for the answers to greetings that are overdue."""
+        now = time.monotonic()
+        for request, asked in list(self._asked.items()):
+            if now - asked.at > ANSWER:
+                self.post.cancel([request])
+                del self._asked[request]
+                self._put_off(asked.node, f"it has not answered in {ANSWER:g} s", final=False)
 
     def _listen(self) -> None:
         """Read the answers to greetings that have arrived."""

@@ -37,7 +37,11 @@ class Answer(NamedTuple):
 
 
 class Exchange(Grid):
-    """A Grid that can withdraw messages."""
+    """A Grid that can withdraw messages, and bound the answers."""
+
+    @abstractmethod
+    def bound(self, nbytes: int) -> None:
+        """Refuse answers of more than ``nbytes`` bytes before their content is received."""
 
     @abstractmethod
     def cancel(self, message_ids: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedloru.errors import RunFolderError
+from fedloru.errors import ConfigError, RunFolderError
 from fedloru.files import private_folder, write_atomic
 from fedloru.flower.protocol import Count, Hello, Report
 from fedloru.reading import UnreadableError, parse_tensors, read_bytes, read_json
@@ -86,12 +86,16 @@ class StateFolder:
     ``private`` is where the tensors are that a method keeps on the client; by default in ``path``.
 
     Raises:
+        ConfigError: ``path`` is a file.
         OSError: it cannot be created.
     """
 
     def __init__(self, path: Path, private: Path | None = None) -> None:
         self.path, self._private = path, private or path / "private"
-        private_folder(path)
+        if path.exists() and not path.is_dir():
+            raise ConfigError([f"{path} is a file: name a folder for the state of this client"], "--state")
+        if not path.exists():  # the permissions of a folder of the user stay; all files in it are private
+            private_folder(path)
 
     def alone(self) -> AbstractContextManager[None]:
         """Prevent other clients from using the directory inside the context.

@@ -36,6 +36,8 @@ from fedloru.flower.roster import Client, Roster
 from fedloru.flower.routes import CHUNK
 
 DATABASE = "superlink.db"
+SMALL, OBJECTS = 2**20, 16
+"""The largest message before a run starts, in bytes, and the number of objects that a small message has at most."""
 START_SECONDS = STOP_SECONDS = 15.0
 
 logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it logs as errors what clients do when they connect again
@@ -50,15 +52,16 @@ class SuperLink:
         roster: the enrolled clients.
         folder: where the database is.
         port: the port to listen on; 0: any free one.
-        max_message: the largest message from a client that is accepted, in bytes.
     """
 
-    def __init__(self, roster: Roster, folder: Path, port: int = 0, max_message: int = 2**32) -> None:
-        self.roster, self.port, self.max_message = roster, port, max_message
+    def __init__(self, roster: Roster, folder: Path, port: int = 0) -> None:
+        self.roster, self.port = roster, port
+        self.max_message = SMALL
+        """The largest message from a client that is accepted, in bytes; a run sets it to what its model needs."""
         self._app = create_app(_config(folder / DATABASE), cast(Any, _Lifespan))
         self.state: LinkState = self._app.state.linkstate_factory.state()
         self._app.state.linkstate_factory.state = lambda: self.state
-        _bound(self.state, max_message)
+        self._bound()
         self.mailboxes = Mailboxes()
         self._nodes: dict[bytes, int] = {}
         self._enrolled: list[Client] = []
@@ -119,6 +122,19 @@ class SuperLink:
                 self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
             self._nodes[key] = index
 
+    def _bound(self) -> None:
+        """Refuse messages with more objects than ``max_message`` bytes need, before their content is received."""
+        store = self.state.store_message_and_object_tree
+
+        def bounded(message: Message, object_tree: ObjectTree, session_id: str) -> tuple[bool, list[str]]:
+            most = OBJECTS + -(-self.max_message // CHUNK)
+            for count, _ in enumerate(iterate_object_tree(object_tree)):
+                if count > most:
+                    raise ValueError(f"a message has more than {most} objects, for {self.max_message:,} bytes")
+            return store(message, object_tree, session_id)
+
+        self.state.store_message_and_object_tree = bounded  # type: ignore[method-assign]
+
     def who(self, node: NodeInfo) -> int | None:
         """Return the index of the client of a node; None if it is not enrolled."""
         return self._nodes.get(node.public_key)
@@ -135,19 +151,6 @@ class _Lifespan:
 
     def shutdown(self) -> None:
         """Stop nothing."""
-
-
-def _bound(state: LinkState, limit: int) -> None:
-    """Refuse messages with more objects than ``limit`` bytes need, before their content is received."""
-    store, objects = state.store_message_and_object_tree, 16 + -(-limit // CHUNK)
-
-    def bounded(message: Message, object_tree: ObjectTree, session_id: str) -> tuple[bool, list[str]]:
-        for count, _ in enumerate(iterate_object_tree(object_tree)):
-            if count > objects:
-                raise ValueError(f"a message has more than {objects} objects, that is, more than {limit:,} bytes")
-        return store(message, object_tree, session_id)
-
-    state.store_message_and_object_tree = bounded  # type: ignore[method-assign]
 
 
 def _config(database: Path) -> SuperLinkLifespanConfig:

@@ -116,6 +116,10 @@ class SuperLinkGrid(Exchange):
                 found.append(complete)
         return found
 
+    def bound(self, nbytes: int) -> None:
+        """Refuse answers of more than ``nbytes`` bytes before their content is received."""
+        self.link.max_message = nbytes
+
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Remove messages and what has arrived of their answers."""
         names = set(message_ids)

@@ -73,7 +73,7 @@ def test_clients_with_fewer_examples_than_classes_are_counted(cli: Cli) -> None:
         (("small", "--ranks", "1,x"), "--ranks contains 'x', expected positive integers"),
         (("small", "--ranks", "0"), "--ranks contains '0', expected positive integers"),
         (("small", "--clients", "11"), "11 clients requested, but the configuration has 10"),
-        (("small", "--clients", "1"), "should be greater than or equal to 2"),
+        (("small", "--clients", "1"), "is not in the range x>=2"),
         (("small", "-s", "partition.clients=1", "-s", "cohort.size=1"), "agreement needs two or more clients"),
         (("small", "--top", "310", "-s", "model.hidden=[4]"), "310 eigenvectors requested"),
         (("small", "--round", "2"), "--round applies only to a run folder, but small is a configuration"),
