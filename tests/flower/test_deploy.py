@@ -107,7 +107,7 @@ def test_the_walk_through_runs(tmp_path: Path) -> None:
         logs = "\n".join((site / "log").read_text() for site in (server, *sites))
         assert [process.poll() for process in running] == [0] * 4, logs
 
-    rows = RunFolder(server / "runs" / "scans").all_rows()
+    rows = RunFolder.open(server / "runs" / "scans").all_rows()
     assert [row["round"] for row in rows] == [1]
     assert all(row["federation"]["clients"].keys() == set(names) for row in rows)
     shown = run("fedloru clients", server)
