@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 from flwr.app import Context, Message, RecordDict
@@ -10,7 +11,6 @@ from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedloru.flower.post import Exchange
@@ -47,10 +47,6 @@ class LocalGrid(Exchange):
             NodeInfo(node_id=node(client), status="online", last_activated_at=str(self._connected[client]))
             for client in sorted(self.apps)
         ]
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the numbers of the connected nodes."""
-        return [node(client) for client in sorted(self.apps)]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Keep messages until their answers are collected."""
@@ -90,24 +86,6 @@ class LocalGrid(Exchange):
                 answer = self.change(client, answer)
             return None if answer is None else _copied(answer)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages, and return the answers."""
-        return self.pull_messages(list(self.push_messages(messages)))
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return a message."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def set_run(self, run: Run) -> None:
-        """Do nothing: the run has no number."""
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        raise NotImplementedError
-
 
 def node(client: int) -> int:
     """Return the number of the node of a client."""
@@ -119,18 +97,15 @@ def client_of(info: NodeInfo) -> int:
     return int(info.node_id) - node(0)
 
 
-class _identity:  # noqa: N801  # used like a function
-    """The number of the node that runs in this process, which Flower writes into messages."""
-
-    def __init__(self, node_id: int) -> None:
-        self.node_id = node_id
-
-    def __enter__(self) -> None:
-        self._before = TaskIdentity._node_id
-        TaskIdentity.node_id = self.node_id
-
-    def __exit__(self, *problem: object) -> None:
-        TaskIdentity._node_id = self._before
+@contextmanager
+def _identity(node_id: int) -> Iterator[None]:
+    """Set the number of the node that runs in this process, which Flower writes into messages."""
+    before = TaskIdentity._node_id
+    TaskIdentity.node_id = node_id
+    try:
+        yield
+    finally:
+        TaskIdentity._node_id = before
 
 
 def identify_server() -> None:

@@ -238,14 +238,14 @@ def _refused(response: httpx.Response, place: Place) -> FedloruError:
         )
     if problem is not None and problem.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED:
         return OutdatedError(f"{where} has started again since it sent a message, which it will send again")
-    if problem is not None and problem.code == NOT_ACTIVATED:
+    if problem is not None and problem.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
         return NotActivatedError(
             f"{where} does not accept this client: its key is not enrolled (`fedloru enroll KEY.pub --name NAME` on "
             "the server), or another client with the same key is connected"
         )
     if response.status_code in (404, 405):
         return FedloruError(f"{where} is not a fedloru server, or runs another version of Flower ({reason})")
-    if response.status_code >= 500 or (problem is not None and problem.code == NOT_RUNNING):
+    if response.status_code >= 500:
         return UnreachableError(f"{where} cannot answer at the moment ({reason})")
     return FedloruError(f"{where} refuses this client: {reason}")
 
@@ -256,7 +256,3 @@ class OutdatedError(FedloruError):
 
 class NotActivatedError(CredentialError):
     """The server does not know the key, or has a connection with it already."""
-
-
-NOT_ACTIVATED, NOT_RUNNING = 2004, 2007
-"""Flower's codes for a node that is not activated, and for a run that has ended, because the server has stopped."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
 from fedloru.errors import WireError, plain
 from fedloru.flower.envelope import Enclosed, enclosed, record
 
 TTL = 30 * 24 * 3600.0
 """The seconds for which Flower keeps a message; our own deadlines are shorter."""
-KEPT = 64
-"""How many answers are kept that have arrived before they are asked for."""
+PAUSE = 0.1
+"""The number of seconds between looks at what has arrived."""
 
 
 class Node(NamedTuple):
@@ -39,6 +42,8 @@ class Answer(NamedTuple):
 class Exchange(Grid):
     """A Grid that can withdraw messages, and bound the answers."""
 
+    _run = Run.create_empty(0)
+
     @abstractmethod
     def bound(self, nbytes: int) -> None:
         """Refuse answers of more than ``nbytes`` bytes before their content is received."""
@@ -47,13 +52,42 @@ class Exchange(Grid):
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Remove messages, whether they have been delivered or not; answers to them are dropped."""
 
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that messages belong to."""
+        self._run = run
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the numbers of the connected nodes."""
+        return [node.node_id for node in self.get_nodes()]
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages, and return the answers that arrive within ``timeout`` seconds; None: all of them."""
+        open, answers = set(self.push_messages(messages)), list[Message]()
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while open and time.monotonic() < end:
+            arrived = list(self.pull_messages(open))
+            answers += arrived
+            open -= {answer.metadata.reply_to_message_id for answer in arrived}
+            time.sleep(PAUSE if open else 0)
+        return answers
+
 
 class Post:
     """Exchanges messages with clients over ``grid``; ``who`` returns the index of the client of a node, if enrolled."""
 
     def __init__(self, grid: Exchange, who: Callable[[NodeInfo], int | None]) -> None:
         self.grid, self.who = grid, who
-        self._early: dict[str, Message] = {}
 
     def nodes(self) -> dict[int, Node]:
         """Return the connected clients by index."""
@@ -83,15 +117,12 @@ class Post:
     def collect(self, requests: Collection[str], names: Callable[[str], str]) -> list[Answer]:
         """Return the answers that have arrived to ``requests``; ``names`` says from whom each is.
 
-        A grid may also return answers to other requests: they are kept until they are asked for.
+        Answers to other requests, and second answers, are dropped.
         """
         if not requests:
             return []
         arrived = {message.metadata.reply_to_message_id: message for message in self.grid.pull_messages(list(requests))}
-        self._early |= arrived
-        found = [_answer(self._early.pop(request), names) for request in list(self._early) if request in requests]
-        self._early = dict(list(self._early.items())[-KEPT:])
-        return found
+        return [_answer(message, names) for request, message in arrived.items() if request in requests]
 
 
 def _answer(message: Message, names: Callable[[str], str]) -> Answer:

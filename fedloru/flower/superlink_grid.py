@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Self, cast
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
 from flwr.proto.node_pb2 import NodeInfo
@@ -19,7 +19,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedloru.errors import FedloruError
@@ -47,7 +46,9 @@ class SuperLinkGrid(Exchange):
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
         runs = state.get_run_info(run_ids=[self._run_id])
-        self._task = runs[0].primary_task_id if runs else None
+        if runs:
+            self.set_run(runs[0])
+        self._task = self.run.primary_task_id
         if self._task is None or state.claim_task(self._task) is None or not state.activate_task(self._task):
             raise FedloruError("Flower's server did not accept a run: remove its database, then try again")
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run_id, SUPERLINK_NODE_ID, self._task
@@ -70,10 +71,6 @@ class SuperLinkGrid(Exchange):
         """Return the connected clients, also those that have been enrolled since the last call."""
         self.link.enroll()
         return self.state.get_node_info(node_ids=list(self.state.get_nodes(self._run_id)))
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the numbers of the connected nodes."""
-        return [node.node_id for node in self.get_nodes()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand messages over; returns their ids, "" for a message that is not accepted."""
@@ -146,22 +143,3 @@ class SuperLinkGrid(Exchange):
         store.delete(name)
         message.metadata.__dict__["_message_id"] = name
         return message
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Not needed: the server has its own deadlines."""
-        raise NotImplementedError
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return a message."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def set_run(self, run: Run) -> None:
-        """Not needed: the run starts with the context."""
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self.state.get_run_info(run_ids=[self._run_id])[0]
