@@ -2,7 +2,7 @@
 
     python benchmarks/federation.py --rounds 200 --clients 5
 
-Starts a server and clients in processes of their own, with TLS, and a small model on the digits, and prints a line
+Trains a small model on the digits with a server and clients in separate processes, over TLS, and prints a line
 every ``--every`` rounds. The processes are read from /proc, so this needs Linux.
 """
 

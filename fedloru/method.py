@@ -157,7 +157,7 @@ class Traits(NamedTuple):
     """Whether clients may send less than ``values`` counts."""
 
     sends_aux: bool = False
-    """Whether clients send tensors of their own in ``Up.aux``, which cannot be aggregated like trained ones."""
+    """Whether clients send additional tensors in ``Up.aux``, which cannot be aggregated like trained ones."""
 
     keeps_replies: bool = False
     """Whether ``reduce`` fills ``Total.replies``, because the server needs the replies of all clients at once, in place

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from flwr.proto.node_pb2 import NodeInfo
@@ -16,22 +12,22 @@ from flwr.proto.node_pb2 import NodeInfo
 from fedloru import tree
 from fedloru.engine import Chosen, Outcome, Task
 from fedloru.engine.task import Collector
-from fedloru.errors import ConfigError, RunFolderError, quoted
-from fedloru.files import write_atomic
+from fedloru.errors import ConfigError
 from fedloru.flower import scores
 from fedloru.flower.attendance import attendance, score_table
 from fedloru.flower.bases import Bases
 from fedloru.flower.guests import Guests
+from fedloru.flower.names import check_names, write_names
 from fedloru.flower.post import Exchange, Post
 from fedloru.flower.protocol import MAX_TEXT, PROTOCOL, Hello
 from fedloru.flower.replies import largest
 from fedloru.flower.requests import Requests
-from fedloru.flower.roster import Roster, Seen
+from fedloru.flower.roster import Roster
 from fedloru.flower.round import Open, Round
+from fedloru.flower.sightings import Sightings
 from fedloru.flower.site import shapes_of
 from fedloru.method import State, Up
 from fedloru.personal import spreads
-from fedloru.reading import UnreadableError, read_json
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
@@ -39,10 +35,6 @@ from fedloru.run.plan import Plan, scored
 from fedloru.wire import Channel
 from fedloru.wire.traffic import joined
 
-NAMES = "clients.json"
-"""The file with the names of the clients, in a run folder."""
-LOOK = 30.0
-"""The number of seconds after which what the server sees is written again."""
 SCORE_SECONDS = 600.0
 """The maximum number of seconds that the server waits for scores."""
 
@@ -96,6 +88,12 @@ class FlowerCarrier:
         self._terms = self._hello(first, config, reading)
         # Messages of other rounds or profiles may be larger than those of the first round of the default profile.
         grid.bound(4 * largest(self._requests.spec(()), 1, 0) + MAX_TEXT)
+
+        def check_and_look() -> None:
+            check()
+            self._sightings.look(self.guests)
+
+        self._sightings = Sightings(roster)
         self.guests = Guests(
             Post(grid, who),
             roster,
@@ -103,13 +101,11 @@ class FlowerCarrier:
             max_examples=rules.max_examples,
             pause=pause,
             patient=pause > 0,
-            check=lambda: self._look(check),
+            check=check_and_look,
         )
         self._last: dict[int, int] = {}
         self._round: Round | None = None
         self._late: dict[str, Open] = {}
-        self._seen: dict[str, Seen] = roster.seen()
-        self._looked: tuple[float, Any] = 0.0, None
 
     @property
     def status(self) -> str:
@@ -126,12 +122,12 @@ class FlowerCarrier:
         self._folder = folder
         if folder is None:
             return
-        self._check_names(folder.path / NAMES)
+        check_names(folder.path, self.roster)
         rows = folder.all_rows()
         self._bases.open(folder.path, rows[-1]["version"] if rows else 0)
         for row in rows:
             self._last |= dict.fromkeys(row["cohort"], row["round"])
-        self._write_names()
+        write_names(folder.path, self.roster)
 
     def present(self) -> Sequence[int]:
         """Return the clients that are connected and not busy; wait until there are as many as a round needs."""
@@ -163,7 +159,6 @@ class FlowerCarrier:
         """Train the cohort, or as many clients as the quorum requires."""
         self._bases.hash(assignment.state)
         done = Round(assignment, self.guests, self._requests, self.rules, self._size, self._last, self._late)
-        self._see(None)
         self._round = done
         done.carry()
         self._round = None
@@ -171,8 +166,9 @@ class FlowerCarrier:
         clients = sorted(done.replies)
         self._last |= dict.fromkeys(clients, assignment.round)
         self._late = done.late
-        self._see(done)
-        self._write_names()
+        self._sightings.note_round(done)
+        if self._folder is not None:
+            write_names(self._folder.path, self.roster)
         return Delivery(outcome, clients, done.accounts, {"federation": attendance(done, self.guests.name)})
 
     def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
@@ -187,16 +183,9 @@ class FlowerCarrier:
         accounts = joined(*({each.profile: spent[each.client]} for each in invited if each.client in spent))
         if not found:
             return Personal(None, accounts)
-        for client, each in found.items():
-            best = each.personal or each.shared
-            self._update(client, loss=best.loss, accuracy=best.accuracy)
-        self.roster.see(self._seen)
+        self._sightings.note_scores(found, self.guests)
         notes = {"client_scores": score_table(found, spent, self.guests.name)}
         return Personal(spreads(scores.table(found)), accounts, notes)
-
-    def close(self, reason: str, finished: bool, seconds: float = 10.0) -> None:
-        """Say goodbye to the clients that are connected."""
-        self.guests.dismiss(reason, finished, seconds)
 
     def _collected(self, assignment: Assignment, done: Round) -> Outcome:
         """Return the total of all replies, in the order of profiles and clients, as the engines do."""
@@ -245,57 +234,3 @@ class FlowerCarrier:
             sends_base=plan.sends_base,
             scores=self.rules.scores,
         )
-
-    def _look(self, check: Callable[[], None]) -> None:
-        """Write what the server sees whenever it changes, and every ``LOOK`` seconds."""
-        check()
-        at, before = self._looked
-        now = dict(self.guests.known), dict(self.guests.problems)
-        if now != before or time.monotonic() - at > LOOK:
-            self._looked = time.monotonic(), now
-            self._see(None)
-
-    def _see(self, done: Round | None) -> None:
-        """Write what the server sees of all clients, for `fedloru clients`."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        for client in range(len(self.roster.clients)):
-            guest = self.guests.known.get(client)
-            self._update(client, online=guest is not None, problem=self.guests.problems.get(client, ""))
-            if guest is not None:
-                greeting = guest.greeting
-                self._update(client, last_seen=now, fedloru=greeting.fedloru, examples=greeting.examples)
-                self._update(client, version=greeting.held)
-        for client, traffic in (done.by_client if done else {}).items():
-            before = self._seen[self.guests.name(client)]
-            up, down = before.up_bytes + traffic.total("up"), before.down_bytes + traffic.total("down")
-            self._update(client, up_bytes=up, down_bytes=down)
-        if done is not None:
-            for client in done.replies:
-                self._update(client, round=done.assignment.round, version=done.assignment.state.version)
-        self.roster.see(self._seen)
-
-    def _update(self, client: int, **changes: Any) -> None:
-        name = self.guests.name(client)
-        self._seen[name] = self._seen.get(name, Seen()).model_copy(update=changes)
-
-    def _check_names(self, path: Path) -> None:
-        """Check that the clients of the rounds in the folder have the same index here: others may have followed."""
-        try:
-            before = read_json(path, list)
-        except FileNotFoundError:
-            return
-        except UnreadableError as error:
-            raise RunFolderError(f"{path} is damaged ({error}): remove it; it is written again") from error
-        names = [client.name for client in self.roster.clients]
-        for client, (name, here) in enumerate(zip_longest(before, names[: len(before)])):
-            if name != here:
-                raise RunFolderError(
-                    f"the run in {path.parent} is that of another federation: its client {client} is {quoted(name)}, "
-                    f"but here {quoted(here) if here else 'not enrolled'}; name the directory of its federation (--dir)"
-                )
-
-    def _write_names(self) -> None:
-        """Write the names of the clients to the run folder, by index."""
-        if self._folder is not None:
-            names = [client.name for client in self.roster.clients]
-            write_atomic(self._folder.path / NAMES, json.dumps(names).encode())

@@ -30,7 +30,7 @@ from fedloru.flower.protocol import (
 from fedloru.flower.site import Site, Source, build, check_weights
 from fedloru.flower.state import TERMS, Held, StateFolder
 from fedloru.flower.terms import Terms, forbidden_code, too_much, used_up
-from fedloru.method import Down
+from fedloru.method import Down, Profile
 from fedloru.net import constants
 from fedloru.recipe import at_round
 from fedloru.tree import Params
@@ -53,7 +53,8 @@ class Member:
         self.folder, self.source, self.terms = folder, source, terms
         self._hello: Hello | None = None
         self._site: Site | None = None
-        self._base: tuple[int, str, Params] | None = None
+        self._base: Held | None = None
+        self._specs: dict[Profile, wire.MessageSpec] = {}
 
     def hello(self, hello: Hello) -> Greeting | Refusal:
         """Accept the terms of a federation, or refuse them with a reason."""
@@ -69,8 +70,8 @@ class Member:
         return Greeting(
             fedloru=version("fedloru"),
             flwr=version("flwr"),
-            held=None if held is None else held[0],
-            base="" if held is None else held[1],
+            held=None if held is None else held.version,
+            base="" if held is None else held.hash,
             examples=len(site.rows),
             tests=tests,
         )
@@ -149,7 +150,7 @@ class Member:
             check_weights(site, hello)
             if refused := too_much(self.terms, site.epochs):
                 return refused
-            self._hello, self._site, self._base = hello, site, None
+            self._hello, self._site, self._base, self._specs = hello, site, None, {}
         if refused := used_up(self.terms, self.folder.usage(), 0):
             return refused
         return self._site
@@ -163,8 +164,8 @@ class Member:
         assert self._hello is not None and self._site is not None
         return self._hello, self._site
 
-    def _held(self) -> tuple[int, str, Params] | None:
-        """Return the version of the base, its hash, and the base; None if there is none."""
+    def _held(self) -> Held | None:
+        """Return the whole base, with its version and its hash; None if there is none."""
         hello, site = self._federation()
         if self._base is None:
             plan = site.plan
@@ -178,7 +179,7 @@ class Member:
             if wire.base_hash(plan.net.sites, base) != held.hash:
                 log.warning("the weights in %s do not have their hash, so they are requested again", self.folder.path)
                 return None
-            self._base = held.version, held.hash, base
+            self._base = held._replace(weights=base)
         return self._base
 
     def _synchronized(self, order: Order, message: bytes) -> Params:
@@ -208,12 +209,16 @@ class Member:
             whole = site.run != hello.run
             weights = base if whole else tree.select(base, [site_.weight for site_ in sites])
             self.folder.hold(hello.run, Held(order.version, found, weights))
-        self._base = order.version, found, base
+        self._base = Held(order.version, found, base)
         return base
 
     def _spec(self, order: Order) -> wire.MessageSpec:
+        """Return what the messages to a client of the profile of an order contain."""
         hello, site = self._federation()
-        return wire.MessageSpec(site.plan.net, site.plan.method, hello.run, order.profiled)
+        profile = order.profiled
+        if profile not in self._specs:
+            self._specs[profile] = wire.MessageSpec(site.plan.net, site.plan.method, hello.run, profile)
+        return self._specs[profile]
 
     def _score(self, site: Site, base: Params, down: Down, question: Question, own: Params) -> Scored:
         """Return the score of the model with which the client would start the round, given its own tensors."""
@@ -225,7 +230,7 @@ class Member:
 
     def _refusal(self, reason: str) -> Refusal:
         held = self._held()
-        return Refusal(reason=reason, held=held[0] if held else None, base=held[1] if held else "")
+        return Refusal(reason=reason, held=held.version if held else None, base=held.hash if held else "")
 
     def failure(self, error: Exception) -> Refusal:
         """Return the refusal that reports an exception to the server, and log it."""

@@ -221,7 +221,7 @@ def parse(data: bytes, kind: type[Content], sender: str) -> Content:
 
 def is_goodbye(data: bytes) -> bool:
     """Return whether a message is a ``Goodbye``."""
-    return data.startswith(b'{"kind":"goodbye"')
+    return data.startswith(b'{"kind":"goodbye"')  # ``text`` writes the kind first
 
 
 def answer(data: bytes, kind: type[Content], sender: str) -> Content | Refusal:
@@ -230,6 +230,6 @@ def answer(data: bytes, kind: type[Content], sender: str) -> Content | Refusal:
     Raises:
         WireError: it is neither.
     """
-    if b'"kind":"refusal"' in data[:MAX_TEXT]:
+    if data.startswith(b'{"kind":"refusal"'):
         return parse(data, Refusal, sender)
     return parse(data, kind, sender)

@@ -91,4 +91,4 @@ def finish(run: api.ReportedRun) -> None:
     """Tell the clients that the federation has finished."""
     if isinstance(run.carrier, FlowerCarrier):
         done = f"The federation has finished after {run.state.round} rounds."
-        run.carrier.close(done, finished=True, seconds=GOODBYE_SECONDS)
+        run.carrier.guests.dismiss(done, finished=True, seconds=GOODBYE_SECONDS)

@@ -18,7 +18,7 @@ class Terms(NamedTuple):
         epochs: the maximum number of local epochs in a round.
         rounds: the maximum number of rounds in which the client trains, over all its federations.
         bytes_per_day: the maximum number of bytes that it receives and sends in a day, in UTC.
-        python: the `python:` names of its own functions that the server's configuration may use.
+        python: the `python:` names of functions on this machine that the configuration of the server may use.
         remote_code: whether a model may run code that comes with it.
         scores: whether it reports scores on its own test examples.
     """

@@ -1,4 +1,4 @@
-"""Servers and clients in processes of their own, on loopback; every process is stopped by its id."""
+"""Start servers and clients as separate processes on loopback, and stop each by its process id."""
 
 from __future__ import annotations
 
