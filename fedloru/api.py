@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
-from functools import wraps
-from inspect import getdoc, signature
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 
-from fedloru import report, tree
+from fedloru import report
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited, dated, federation_plan
-from fedloru.data import Audit, Dataset, Partition, load_partition, partition_table, size
+from fedloru.data import Audit, Partition, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
 from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
+from fedloru.run.description import PYTHON, echo, partition_record
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
 from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
-from fedloru.run.plan import Plan, on_device, settings_table
+from fedloru.run.plan import Plan, on_device
 from fedloru.run.simulation import Simulation
 from fedloru.schema import FEDERATION
-
-PYTHON = "python"
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from fedloru.settings.parameters import with_parameters_of
 
 
-class Federation(NamedTuple):
+class Participants(NamedTuple):
     """What brings the rounds of a configuration to its clients, and the number of clients that have their own data.
 
     If it is None, the clients have the parts of the configured partition.
@@ -67,28 +62,7 @@ class _Call(Plan):
     accept_changes: bool = False
 
 
-def _with_signature_of(source: Callable[P, object]) -> Callable[[Callable[[_Call], R]], Callable[P, R]]:
-    """Give a function the parameters of ``source``, for type checkers, editors and ``help``."""
-
-    def decorate(function: Callable[[_Call], R]) -> Callable[P, R]:
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(source(*args, **kwargs))  # type: ignore[arg-type]  # the source is _Call
-
-        types = get_type_hints(source)
-        parameters = [p.replace(annotation=types[name]) for name, p in signature(source).parameters.items()]
-        call.__signature__ = signature(source).replace(  # type: ignore[attr-defined]
-            parameters=parameters, return_annotation=get_type_hints(function)["return"]
-        )
-        summary, _, rest = (function.__doc__ or "").partition("    Args:\n")
-        settings = (getdoc(Plan) or "").partition("Args:\n")[2]
-        call.__doc__ = f"{summary}    Args:\n" + "".join(f"    {line}\n" for line in settings.splitlines()) + rest
-        return call
-
-    return decorate
-
-
-@_with_signature_of(_Call)
+@with_parameters_of(_Call, Plan)
 def run(call: _Call) -> ReportedRun:
     """Return a run with ``cohort`` clients per round; iterate over it to train, one row per round.
 
@@ -121,7 +95,7 @@ def run(call: _Call) -> ReportedRun:
     return _begin(plan, call.out, echo(plan), checked)
 
 
-def start(config: Config, federation: Federation | None = None) -> ReportedRun:
+def start(config: Config, federation: Participants | None = None) -> ReportedRun:
     """Return the run that ``config`` describes, and create its folder; if that fails, nothing is written.
 
     With ``federation``, real clients with their own data take part; otherwise, they are simulated.
@@ -142,7 +116,7 @@ def resume(
     from_round: int | None = None,
     *,
     accept_changes: bool = False,
-    federation: Federation | None = None,
+    federation: Participants | None = None,
 ) -> ReportedRun:
     """Return the run of ``folder`` in the state of its last checkpoint, or of the checkpoint of ``from_round``.
 
@@ -200,51 +174,6 @@ def check_unchanged(folder: str | Path) -> None:
         check_config(opened.path, opened.config)
 
 
-def echo(plan: Plan) -> dict[str, Any]:
-    """Return the settings of a run started from Python, in the sections of a configuration and without None."""
-    sites = {site.weight: site.rank for site in plan.net.sites}
-    table = {
-        "made_by": PYTHON,
-        "data": {"source": plan.dataset.name},
-        "partition": {"scheme": plan.partition.scheme, "seed": plan.partition.seed, **plan.partition.settings},
-        "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)},
-        "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
-        "method": {"name": plan.method.name, **plan.method.config},
-        "client": plan.recipe._asdict() | {"lr": plan.recipe.rate},
-    }
-    return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
-
-
-def partition_record(dataset: Dataset, partition: Partition, checked: Audit | None) -> dict[str, Any]:
-    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit.
-
-    There is no audit of clients with their own data.
-    """
-    if checked is None:
-        tested = {"clients": len(partition.train), "test_examples": size(dataset.test)}
-        return {**partition_table(partition), "classes": list(dataset.classes), "audit": tested | dataset.notes}
-    smallest, median, largest = checked.sizes
-    return {
-        **partition_table(partition),
-        "classes": list(dataset.classes),
-        "counts": checked.counts.tolist(),
-        "remarks": list(dataset.remarks),
-        "audit": {
-            "clients": checked.clients,
-            "examples": checked.examples,
-            "unused": checked.unused,
-            "test_examples": size(dataset.test) if dataset.test else 0,
-            "min": smallest,
-            "median": median,
-            "max": largest,
-            "skew": checked.skew,
-            "mean_classes": checked.classes,
-            **dict(zip(("min_tokens", "median_tokens", "max_tokens"), checked.tokens or (), strict=False)),
-            **dataset.notes,
-        },
-    }
-
-
 def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
     opened = RunFolder.open(folder)
     if opened.config.get("made_by") == PYTHON:
@@ -258,28 +187,28 @@ def _open(folder: str | Path, hint: str) -> tuple[RunFolder, Config]:
     return opened, dated(config, created)  # runs of earlier versions did not record the date
 
 
-def _plan(config: Config, federation: Federation | None = None) -> Plan:
+def _plan(config: Config, federation: Participants | None = None) -> Plan:
     _set_threads(config.engine.threads)
     if federation is None or federation.clients is None:
         return make_plan(config)
     return federation_plan(config, federation.clients)
 
 
-def _carrier(config: Config, federation: Federation | None) -> Callable[[Plan, State], Carrier]:
+def _carrier(config: Config, federation: Participants | None) -> Callable[[Plan, State], Carrier]:
     return Simulation if federation is None else federation.carrier(config)
 
 
-def _recorded_clients(folder: Path) -> Federation | None:
+def _recorded_clients(folder: Path) -> Participants | None:
     """Return the federation of a run with real clients, without what brings rounds to them; None for a simulation."""
     partition = load_partition(folder / PARTITION)
-    return Federation(len(partition.train), _no_carrier) if partition.scheme == FEDERATION else None
+    return Participants(len(partition.train), _no_carrier) if partition.scheme == FEDERATION else None
 
 
 def _no_carrier(config: Config) -> Callable[[Plan, State], Carrier]:
     raise RunFolderError("the run has real clients: continue it with `fedloru serve --resume`")
 
 
-def _same_clients(folder: Path, federation: Federation | None) -> Federation | None:
+def _same_clients(folder: Path, federation: Participants | None) -> Participants | None:
     """Return ``federation`` with as many clients as the run had when it started.
 
     Raises:
@@ -351,9 +280,3 @@ def _check_start(plan: Plan, folder: Path) -> None:
 
 def _rows(partition: Partition) -> list[list[list[int]]]:
     return [[rows.tolist() for rows in side] for side in (partition.train, partition.test)]
-
-
-def _without_none(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {key: _without_none(inner) for key, inner in value.items() if inner is not None}

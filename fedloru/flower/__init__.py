@@ -13,6 +13,7 @@
     scores          the scores of clients                 post           messages over a Grid
     attendance      what the record says about clients
     roster          the enrolled clients                  listing        ... as a table
+    sightings       what the server sees of them          names          ... in a run folder
     superlink       Flower's server, for clients only     superlink_grid its Grid
     gate            what it serves                        routes         ... by name
     proxy, forward  TLS in front of it                    reverse_proxies  nginx and Caddy instead

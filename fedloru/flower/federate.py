@@ -47,7 +47,7 @@ def carrier(
     return make
 
 
-def local(config: Config, config_file: Path, folder: Path) -> api.Federation:
+def local(config: Config, config_file: Path, folder: Path) -> api.Participants:
     """Return the federation of the configured partition, with all clients in this process.
 
     The state directories are in ``folder``; what methods keep on clients is where a simulation keeps it, so that the
@@ -64,7 +64,7 @@ def local(config: Config, config_file: Path, folder: Path) -> api.Federation:
         Member(StateFolder(folder / f"{client:06d}", private), Source(config_file, part=client), terms)
         for client in range(clients)
     ]
-    return api.Federation(None, lambda made: carrier(made, roster, local_grid(members), client_of, pause=0.0))
+    return api.Participants(None, lambda made: carrier(made, roster, local_grid(members), client_of, pause=0.0))
 
 
 def local_grid(members: Sequence[Member]) -> LocalGrid:

@@ -42,7 +42,7 @@ class Server(NamedTuple):
 
     port: int
     roster: Roster
-    federation: api.Federation
+    federation: api.Participants
     proxy: Proxy | None
 
 
@@ -76,7 +76,7 @@ def serving(home: Path, address: Address, check: Callable[[], None] = lambda: No
             made = Proxy(address.host, address.port, upstream_port=link.port, certificate=certificate, key=key)
             proxy = stack.enter_context(made)
         grid = stack.enter_context(SuperLinkGrid(link))
-        federation = api.Federation(
+        federation = api.Participants(
             len(roster.clients), lambda config: carrier(config, roster, grid, link.who, check=check)
         )
         yield Server(proxy.port if proxy else link.port, roster, federation, proxy)

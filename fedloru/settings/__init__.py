@@ -4,6 +4,7 @@
 
     types        the types of settings          declaration   the settings of a function or record
     table        entries by name, and references to your own functions
+    parameters   functions with the parameters of a record
 """
 
 from fedloru.settings.declaration import REQUIRED, Setting, check, help_of, problems_of, settings_of, summary_of

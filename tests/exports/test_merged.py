@@ -68,8 +68,8 @@ def test_a_wrong_weight_is_an_error_and_nothing_is_written(tmp_path: Path, monke
 
 
 def test_a_run_started_from_python_is_exported_from_the_run_itself(tmp_path: Path) -> None:
-    from fedloru.api import echo
     from fedloru.errors import RunFolderError
+    from fedloru.run.description import echo
 
     run = Run(plan(), RunFolder.create(tmp_path / "run", echo(plan()), {}))
     list(run)

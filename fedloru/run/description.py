@@ -1,0 +1,64 @@
+"""How a run and its partition are described in the run folder: ``config.toml`` and ``partition.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedloru import tree
+from fedloru.data import Audit, Dataset, Partition, partition_table, size
+from fedloru.run.plan import Plan, settings_table
+
+PYTHON = "python"
+"""The value of ``made_by`` in the configuration of a run from Python."""
+
+
+def echo(plan: Plan) -> dict[str, Any]:
+    """Return the settings of a run started from Python, in the sections of a configuration and without None."""
+    sites = {site.weight: site.rank for site in plan.net.sites}
+    table = {
+        "made_by": PYTHON,
+        "data": {"source": plan.dataset.name},
+        "partition": {"scheme": plan.partition.scheme, "seed": plan.partition.seed, **plan.partition.settings},
+        "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)},
+        "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
+        "method": {"name": plan.method.name, **plan.method.config},
+        "client": plan.recipe._asdict() | {"lr": plan.recipe.rate},
+    }
+    return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
+
+
+def partition_record(dataset: Dataset, partition: Partition, checked: Audit | None) -> dict[str, Any]:
+    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit.
+
+    There is no audit of clients with their own data.
+    """
+    if checked is None:
+        tested = {"clients": len(partition.train), "test_examples": size(dataset.test)}
+        return {**partition_table(partition), "classes": list(dataset.classes), "audit": tested | dataset.notes}
+    smallest, median, largest = checked.sizes
+    return {
+        **partition_table(partition),
+        "classes": list(dataset.classes),
+        "counts": checked.counts.tolist(),
+        "remarks": list(dataset.remarks),
+        "audit": {
+            "clients": checked.clients,
+            "examples": checked.examples,
+            "unused": checked.unused,
+            "test_examples": size(dataset.test) if dataset.test else 0,
+            "min": smallest,
+            "median": median,
+            "max": largest,
+            "skew": checked.skew,
+            "mean_classes": checked.classes,
+            **dict(zip(("min_tokens", "median_tokens", "max_tokens"), checked.tokens or (), strict=False)),
+            **dataset.notes,
+        },
+    }
+
+
+def _without_none(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
