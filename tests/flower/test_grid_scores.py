@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedloru.flower.envelope import EVALUATE, Enclosed
+from tests.flower.corruptions import BAD, Corrupt, corrupting, table
 from tests.flower.grids import Grids, configuration, same, simulated
-from tests.flower.test_grid_faults import BAD, Corrupt, corrupting, table
 
 
 def scored(**values: Any) -> Corrupt:
