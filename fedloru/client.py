@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fedloru import tree
 from fedloru.data import Examples, Schedule, fetch, schedule
-from fedloru.dropout import ClientDropout, backward, generators
+from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.net import Net, compute_losses, constants, mode, use_tensors
+from fedloru.net import Net, Slots, compute_losses, constants, mode
 from fedloru.recipe import Recipe
-from fedloru.rng import derive, forked
+from fedloru.rng import derive
 from fedloru.tree import Params
 
 
@@ -78,13 +78,14 @@ class Session(NamedTuple):
 
 
 class _Local(NamedTuple):
-    """One client in training: ``state`` is trained and sent, ``frozen`` is not; ``generators`` draw dropout masks."""
+    """One client in training: ``state`` is trained and sent, ``frozen`` is not; ``slots`` are those of the module."""
 
     session: Session
     job: Job
     state: Params
     frozen: Params
-    generators: Sequence[torch.Generator]
+    masks: Masks
+    slots: Slots
 
 
 def train(session: Session, job: Job) -> Trained:
@@ -95,13 +96,17 @@ def train(session: Session, job: Job) -> Trained:
             and the round.
         ModelError: the model writes to a frozen weight.
     """
-    device, net = session.device, session.net
-    state, frozen = tree.clone(session.begin(job)), constants(net, session.base)
-    local = _Local(session, job, state, frozen, generators(session.seed, session.round, [job.client]))
+    seed = derive(session.seed, "global", session.round, job.client)
+    return train_with_masks(session.net.model, session.device, seed, lambda drawn: _train(session, job, drawn))
+
+
+def _train(session: Session, job: Job, drawn: bool) -> Trained:
+    net, state = session.net, tree.clone(session.begin(job))
+    masks = Masks(generators(session.seed, session.round, [job.client]), drawn)
     versions = {key: value._version for key, value in session.base.items()}
     histories, counts = [], []
-    with mode(net, True), forked(device):
-        torch.manual_seed(derive(session.seed, "global", session.round, job.client))
+    with mode(net, True), Slots(net.model) as slots:
+        local = _Local(session, job, state, constants(net, session.base), masks, slots)
         for number, phase in enumerate(session.phases(state)):
             recipe = session.recipe_of(phase)
             plan = local_schedule(job, recipe, session.seed, session.round, number, session.lengths)
@@ -125,8 +130,9 @@ def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
     for step in range(steps):
         with naming(local.job.client, session.round, step, steps, len(local.job.rows)):
             batch = local_batch(session.data, plan, step, session.recipe)
-            optimizer.zero_grad(set_to_none=False)
+            optimizer.zero_grad()
             history.append(_add_gradients(local, batch))
+            _complete_gradients(leaves)
             if session.recipe.clip:
                 torch.nn.utils.clip_grad_norm_(leaves, session.recipe.clip)
             optimizer.step()
@@ -139,19 +145,31 @@ def _add_gradients(local: _Local, batch: Examples) -> Tensor:
     """Run the forward and the backward pass on one batch, and return its mean loss, ()."""
     net, method, down = local.session.net, local.session.method, local.session.down
     tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
-    with ClientDropout(local.generators), use_tensors(net, tensors):
+    local.slots.insert(tensors)
+    with local.masks.step(1):
         loss = compute_losses(net, batch).mean()
         total = (
             loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.client_state)
         )
-        backward(total)
-    _update_buffers(local, tensors)
+        local.masks.backward(total)
+    if local.slots.buffers:
+        local.slots.read(tensors)
+        _update_buffers(local, tensors)
     return loss.detach()
+
+
+def _complete_gradients(leaves: Sequence[Tensor]) -> None:
+    """Make the gradient of a leaf that the loss does not depend on 0, and all gradients dense."""
+    for leaf in leaves:
+        if leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
+        elif leaf.grad.is_sparse:
+            leaf.grad = leaf.grad.to_dense()
 
 
 def _update_buffers(local: _Local, tensors: Params) -> None:
     """Store the buffers that the forward pass has replaced in ``tensors``."""
-    for key, _ in local.session.net.model.named_buffers():
+    for key in local.slots.buffers:
         owner = local.state if key in local.state else local.frozen
         before, now = owner[key], tensors[key]
         if now is before:
@@ -213,9 +231,7 @@ def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, fini
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:
-    """Return a new optimizer over ``leaves``, and set their gradients to 0."""
-    for leaf in leaves:
-        leaf.grad = torch.zeros_like(leaf)
+    """Return a new optimizer over ``leaves``."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(leaves, recipe.rate, recipe.momentum, weight_decay=recipe.weight_decay)
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

@@ -8,22 +8,31 @@ does not change the others. The bits come from a hash that combines the position
 A checkpointed layer is computed again in the backward pass, and must get the same masks. Before recomputing it, torch
 restores the state that the CPU's global generator had in the forward pass. Each call therefore draws a number from
 that generator; if the number has occurred before, the call is a repeated one.
+
+Intercepting every operation of a step costs more than a small layer takes, so a model is first trained without a
+``ClientDropout``. If that draws from a global generator, the result is discarded, and the model is trained with one
+from then on; a layer that draws nothing computes the same in both cases.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from fedloru.rng import gen
+from fedloru.rng import forked, gen, reseed, states
 from fedloru.tree import Params
+
+T = TypeVar("T")
 
 _ELEMENTWISE = (F.dropout,)
 _CHANNELWISE = (F.dropout1d, F.dropout2d, F.dropout3d)
@@ -119,20 +128,67 @@ def _signed(number: int) -> int:
     return number % 2**32 - 2**31
 
 
-def backward(loss: Tensor) -> None:
-    """Accumulate the gradients of a 0-d ``loss`` in its leaves, with ``ClientDropout`` active.
+class Masks(NamedTuple):
+    """The dropout masks of clients in training, by their ``generators``; ``drawn`` is whether there are any."""
 
-    torch disables a function mode while it handles a call on tensors, so checkpointed layers that are computed again
-    in ``loss.backward()`` would draw from the global generator. Calls on edges of the graph leave the mode active.
+    generators: Sequence[torch.Generator]
+    drawn: bool = True
+
+    def step(self, clients: int) -> AbstractContextManager[object]:
+        """Return the context of a local step of the first ``clients``."""
+        return ClientDropout(self.generators[:clients]) if self.drawn else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of a 0-d ``loss`` in its leaves, inside the context of the step.
+
+        torch disables a function mode while it handles a call on tensors, so checkpointed layers that are computed
+        again in ``loss.backward()`` would draw from the global generator. Calls on edges of the graph leave the mode
+        active.
+        """
+        torch.autograd.backward(get_gradient_edge(loss) if self.drawn else loss)
+
+    def gradients(self, loss: Tensor, leaves: Params) -> dict[str, Tensor | None]:
+        """Return the gradients of a 0-d ``loss``, inside the context of the step; None where it does not depend."""
+        values = list(leaves.values())
+        if self.drawn:
+            edges = [get_gradient_edge(leaf) for leaf in values]
+            found = torch.autograd.grad(get_gradient_edge(loss), edges, allow_unused=True)
+        else:
+            found = torch.autograd.grad(loss, values, allow_unused=True)
+        return dict(zip(leaves, found, strict=True))
+
+
+def train_with_masks(model: nn.Module, device: torch.device, seed: int, train: Callable[[bool], T]) -> T:
+    """Return the result of ``train``, which is called with whether dropout masks are drawn.
+
+    ``seed`` is that of torch's global generators in ``train``; their states are restored.
     """
-    torch.autograd.backward(get_gradient_edge(loss))
+    with forked(device):
+        if not _is_random(model):
+            before = reseed(device, seed)
+            try:
+                result = train(False)
+            except Exception:
+                if _unchanged(before, device):
+                    raise
+            else:
+                if _unchanged(before, device):
+                    return result
+            _random.add(model)
+        reseed(device, seed)
+        return train(True)
 
 
-def gradients(loss: Tensor, leaves: Params) -> Params:
-    """Return the gradients of a 0-d ``loss`` with ``ClientDropout`` active; 0 for leaves it does not depend on."""
-    edges = [get_gradient_edge(leaf) for leaf in leaves.values()]
-    found: Sequence[Tensor | None] = torch.autograd.grad(get_gradient_edge(loss), edges, allow_unused=True)
-    return {key: torch.zeros_like(leaves[key]) if g is None else g for key, g in zip(leaves, found, strict=True)}
+_random: WeakSet[nn.Module] = WeakSet()
+"""Models that have drawn random numbers in training."""
+
+
+def _is_random(model: nn.Module) -> bool:
+    return model in _random or any(isinstance(layer, _DropoutNd) and layer.p for layer in model.modules())
+
+
+def _unchanged(before: Sequence[Tensor], device: torch.device) -> bool:
+    return all(torch.equal(*pair) for pair in zip(before, states(device), strict=True))
 
 
 def generators(seed: int, round: int, clients: Sequence[int]) -> list[torch.Generator]:

@@ -28,3 +28,27 @@ def gen(seed: int, *path: str | int, device: Device = "cpu") -> torch.Generator:
 def forked(device: torch.device) -> AbstractContextManager[None]:
     """Restore torch's global generators, from which a model may draw, at the end of the context."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def reseed(device: torch.device, seed: int) -> list[torch.Tensor]:
+    """Seed torch's global generators of the CPU and of ``device``, and return their states.
+
+    ``torch.manual_seed`` does so for the accelerators that are absent as well, and formats a stack trace for each.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    return states(device)
+
+
+def states(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of torch's global generators of the CPU and of ``device``."""
+    found = [torch.default_generator.get_state()]
+    if device.type == "cuda":
+        found.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        found.append(torch.mps.get_rng_state())
+    return found

@@ -11,7 +11,6 @@ from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import Job, local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
-from fedloru.dropout import backward
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.net import Net
 from fedloru.recipe import Recipe
@@ -81,7 +80,7 @@ def _train(net: Net, dataset: Dataset, batch: Examples, whose: str, hint: str = 
         with nets.mode(net, True), forked(next(iter(batch.values())).device), nets.use_tensors(net, tensors):
             each = nets.compute_losses(net, batch)
             if each.requires_grad:
-                backward(each.mean())
+                each.mean().backward()
     except Exception as error:  # user code may raise anything
         reason = _reason(error, hint)
         raise ModelError(f"the model cannot be trained on {subject}: {reason}") from error

@@ -57,8 +57,8 @@ def cnn(
         layers[f"conv{number}"] = nn.Conv2d(i, o, kernel_size=5, padding=2)
         if norm != "none":
             layers[f"norm{number}"] = norm_layer(norm, o)
-        layers[f"relu{number}"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
+        layers[f"relu{number}"] = nn.ReLU()  # the same outputs and gradients as before the pooling, of a quarter of it
     layers["flatten"] = nn.Flatten()
     layers["fc1"] = nn.Linear(features, 16 * width)
     layers["relu3"] = nn.ReLU()

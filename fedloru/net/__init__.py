@@ -6,6 +6,7 @@ data, ``making`` creates it from a module, and ``compute`` runs the module.
 
 from fedloru.net.compute import (
     SINGLE,
+    Slots,
     compute_losses,
     compute_outputs,
     constants,
@@ -24,6 +25,7 @@ __all__ = [
     "Batch",
     "Metrics",
     "Net",
+    "Slots",
     "attach",
     "classification_metrics",
     "compute_losses",

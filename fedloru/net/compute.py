@@ -6,9 +6,9 @@ modified.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,33 +42,55 @@ def use_tensors(net: Net, tensors: Params) -> Iterator[None]:
     """Make the module compute with ``tensors`` inside the context, and restore its own tensors on exit.
 
     Unlike ``torch.func.functional_call``, which restores them right after the forward pass, the context can span both
-    passes of a local step, as it must: a checkpointed layer is computed again in the backward pass. A tied weight is
-    looked up by the first of its names. If the module replaces a buffer, ``tensors`` is updated with the new one.
+    passes of a local step, as it must: a checkpointed layer is computed again in the backward pass. If the module
+    replaces a buffer, ``tensors`` is updated with the new one.
     """
-    tables = [
-        (f"{name}." if name else "", table)
-        for name, layer in net.model.named_modules()
-        for table in (layer._parameters, layer._buffers)
-    ]
-    own = [dict(table) for _, table in tables]
-    try:
-        _insert(tables, tensors)
+    with Slots(net.model) as slots:
+        slots.insert(tensors)
         yield
-        current = {prefix + name: tensor for prefix, table in tables for name, tensor in table.items()}
+        slots.read(tensors)
+
+
+class Slots:
+    """The places of a module's tensors: a context that restores the module's own tensors on exit.
+
+    A tied weight has several places, and the first of its names as key.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._slots: list[tuple[str, dict[str, Any], str, Tensor]] = []
+        self.buffers: list[str] = []
+        """The keys of the buffers."""
+        keys: dict[Tensor, str] = {}
+        for prefix, layer in model.named_modules():
+            for table in (layer._parameters, layer._buffers):
+                self._own.append((table, dict(table)))
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        full_name = f"{prefix}.{name}" if prefix else name
+                        key = keys.setdefault(tensor, full_name)
+                        self._slots.append((key, table, name, tensor))
+                        if table is layer._buffers and key == full_name:
+                            self.buffers.append(key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def insert(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the module compute with ``tensors``, and with its own tensors for other keys."""
+        for key, table, name, own in self._slots:
+            table[name] = tensors.get(key, own)
+
+    def read(self, tensors: Params) -> None:
+        """Update ``tensors`` with those that the module has replaced."""
+        current = {key: table.get(name) for key, table, name, _ in reversed(self._slots)}
         tensors.update({key: now for key in tensors if (now := current.get(key)) is not None})
-    finally:
-        for (_, table), before in zip(tables, own, strict=True):
+
+    def __exit__(self, *exception: object) -> None:
+        for table, own in self._own:
             table.clear()
-            table.update(before)
-
-
-def _insert(tables: Sequence[tuple[str, dict[str, Any]]], tensors: Params) -> None:
-    first_names: dict[Tensor, str] = {}
-    for prefix, table in tables:
-        for name, tensor in table.items():
-            if tensor is not None:
-                key = first_names.setdefault(tensor, prefix + name)
-                table[name] = tensors.get(key, tensor)
+            table.update(own)
 
 
 def compute_outputs(net: Net, batch: Batch) -> Any:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru import methods
-from fedloru.dropout import ClientDropout, generators
+from fedloru.dropout import ClientDropout, Masks, generators, train_with_masks
 from tests.engine.cohort import Cohort, built, fedavg, near, vectors
 
 DROPS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
@@ -187,3 +187,44 @@ def test_dropout_of_the_rank_space(path: str) -> None:
     assert not near(
         cohort.rounds("fused").shared, Cohort(built(model, rank=2, alpha=3.0), *cohort[1:]).rounds("fused").shared
     )
+
+
+class Flaky(nn.Module):
+    """A layer that draws random numbers from the third forward pass in training on, which no probe would see."""
+
+    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.draw, self.passes = draw, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += self.training
+        return self.draw(x) if self.passes > 2 else x
+
+
+def test_training_is_repeated_with_masks_once_a_model_draws_random_numbers() -> None:
+    layer = Flaky(lambda x: F.dropout(x, 0.5))
+    tried: list[bool] = []
+
+    def train(drawn: bool) -> Tensor:
+        tried.append(drawn)
+        masks = Masks(generators(1, 2, [0]), drawn)
+        with masks.step(1):
+            return layer(torch.ones(50))
+
+    results = [train_with_masks(layer, torch.device("cpu"), 3, train) for _ in range(4)]
+    assert tried == [False, False, False, True, True]
+    assert torch.equal(results[2], drop_alone(lambda x, p: F.dropout(x, 0.5), 0, torch.ones(50), 1)[0])
+
+
+def test_the_global_generators_are_restored_and_a_failure_is_reported() -> None:
+    layer = nn.Linear(2, 2)
+    before = torch.default_generator.get_state()
+
+    def fail(drawn: bool) -> None:
+        raise ValueError(f"{drawn}")
+
+    with pytest.raises(ValueError, match="False"):
+        train_with_masks(layer, torch.device("cpu"), 3, fail)
+    with pytest.raises(ValueError, match="True"):  # the attempt without masks has failed as well
+        train_with_masks(layer, torch.device("cpu"), 3, lambda drawn: fail(bool(torch.rand(())) and drawn))
+    assert torch.equal(torch.default_generator.get_state(), before)

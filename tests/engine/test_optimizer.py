@@ -12,6 +12,7 @@ from fedloru import tree
 from fedloru.client import Job, build_optimizer, local_schedule
 from fedloru.engine.fused.chunk import batches
 from fedloru.engine.fused.engine import chunks, local_steps
+from fedloru.engine.fused.gradients import Outer
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
 from fedloru.recipe import Recipe
@@ -47,7 +48,7 @@ def test_a_stacked_optimizer_equals_one_per_client(
     steps = sorted(steps, reverse=True)
     starts = [noise(shapes, c) for c in range(len(steps))]
     values = stack(starts)
-    stacked = Optimizer(recipe, values)
+    stacked = Optimizer.create(recipe, values)
     leaves = [{key: value.clone().requires_grad_() for key, value in start.items()} for start in starts]
     separate = [build_optimizer(recipe, list(each.values())) for each in leaves]
     for step in range(1, steps[0] + 1):
@@ -59,17 +60,32 @@ def test_a_stacked_optimizer_equals_one_per_client(
             if bound is not None:
                 nn.utils.clip_grad_norm_(leaves[c].values(), bound)
             separate[c].step()
-        stacked.step(stack(gradients), step)
+        stacked.first(len(active)).step(stack(gradients), step)
     for c, expected in enumerate(leaves):
         for key, value in client(values, c).items():
             torch.testing.assert_close(value, expected[key].detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("bound", [None, 0.5, 100.0])
+def test_gradients_kept_as_products_give_the_same_steps(name: str, bound: float | None) -> None:
+    recipe = RECIPES[name]._replace(clip=bound)
+    values = [stack([noise([(4, 5), (3,)], c) for c in range(3)]) for _ in range(2)]
+    one, other = (Optimizer.create(recipe, each) for each in values)
+    for step in range(1, 4):
+        made = stack([noise([(2, 4), (2, 5), (3,)], 10 * step + c) for c in range(3)])
+        product = Outer(made["0"], made["1"])
+        one.step({"0": product, "1": made["2"]}, step)
+        other.step({"0": product.dense(), "1": made["2"]}, step)
+    for key, value in values[0].items():
+        torch.testing.assert_close(value, values[1][key], rtol=0, atol=1e-12)
 
 
 def test_a_nan_gradient_affects_only_its_client() -> None:
     values = stack([noise([(3,)], c) for c in range(3)])
     gradients = stack([noise([(3,)], 9 + c) for c in range(3)])
     gradients["0"][1, 0] = float("nan")
-    Optimizer(Recipe(clip=0.1), values).step(gradients, 1)
+    Optimizer.create(Recipe(clip=0.1), values).step(gradients, 1)
     assert values["0"][0].isfinite().all() and values["0"][2].isfinite().all() and values["0"][1].isnan().all()
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru.engine.fused import products
+from fedloru.engine.fused.gradients import Outer, Sinks, collected, dense, norms
 
 CLIENTS, EXAMPLES = 3, 4
 
@@ -37,34 +38,74 @@ def same(got: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-@pytest.mark.parametrize("form", [products.conv, products._grouped], ids=["loop", "groups"])
-def test_convolutions_of_clients(case: str, form: Any) -> None:
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_convolutions_of_clients(case: str, last: bool) -> None:
     layer = nn.Conv2d(2, 5, **{"kernel_size": 3, **CONVOLUTIONS[case]}).double()
-    x, w = seeded(CLIENTS * EXAMPLES, 2, 7, 8), seeded(CLIENTS, *layer.weight.shape, seed=1)
+    x, w, bias = seeded(CLIENTS * EXAMPLES, 2, 7, 8), seeded(CLIENTS, *layer.weight.shape, seed=1), seeded(CLIENTS, 5)
     settings = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    parts = [F.conv2d(one, w[c], None, **settings) for c, one in enumerate(x.chunk(CLIENTS))]
-    got = form(layer, x, w, CLIENTS) if form is products._grouped else form(layer, x, w, CLIENTS, stacked=True)
-    same(got, torch.cat(parts), x, w)
+    parts = [F.conv2d(one, w[c], bias[c], **settings) for c, one in enumerate(x.chunk(CLIENTS))]
+    images = products.channels_last(x) if last else x
+    same(products.conv(layer, images, w, bias, CLIENTS, stacked=True), torch.cat(parts), x, w, bias)
+    grouped = products.add_bias(products._grouped(layer, images, w, CLIENTS), bias, CLIENTS, 1, stacked=True)
+    same(grouped, torch.cat(parts), x, w, bias)
 
 
-def test_pointwise_products_of_clients() -> None:
-    h, b = seeded(CLIENTS * EXAMPLES, 2, 3, 5), seeded(CLIENTS, 6, 2, 1, 1, seed=1)
-    same(
-        products.pointwise(h, b, CLIENTS, stacked=True),
-        torch.cat([F.conv2d(one, b[c]) for c, one in enumerate(h.chunk(CLIENTS))]),
-        h,
-        b,
-    )
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_keep_the_channels_last(channels: int) -> None:
+    layer = nn.Conv2d(channels, 5, 3)
+    x, w = torch.randn(CLIENTS * EXAMPLES, channels, 7, 8), torch.randn(CLIENTS, *layer.weight.shape)
+    y = products.conv(layer, products.channels_last(x), w, None, CLIENTS, stacked=True)
+    assert y.stride(1) == 1 and y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, products.conv(layer, x, w, None, CLIENTS, stacked=True), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("stacked", [False, True], ids=["shared", "stacked"])
+def test_adding_pointwise_products_of_clients(stacked: bool, last: bool) -> None:
+    h, y = seeded(CLIENTS * EXAMPLES, 2, 3, 5), seeded(CLIENTS * EXAMPLES, 6, 3, 5, seed=2)
+    b = seeded(*[CLIENTS] * stacked, 6, 2, 1, 1, seed=1)
+    parts = [F.conv2d(one, b[c] if stacked else b) for c, one in enumerate(h.chunk(CLIENTS))]
+    inputs = [products.channels_last(t) if last else t for t in (y, h)]
+    same(products.add_pointwise(*inputs, b, CLIENTS, 1.7, stacked=stacked), y + 1.7 * torch.cat(parts), y, h, b)
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 5)])
-def test_linear_products_of_clients(shape: tuple[int, ...]) -> None:
-    x, w = seeded(CLIENTS * EXAMPLES, *shape, 6), seeded(CLIENTS, 4, 6, seed=1)
-    parts = [F.linear(one, w[c]) for c, one in enumerate(x.chunk(CLIENTS))]
-    y = products.linear(x, w, CLIENTS, stacked=True)
+@pytest.mark.parametrize("clients", [1, CLIENTS])
+def test_linear_products_of_clients(clients: int, shape: tuple[int, ...]) -> None:
+    x, w = seeded(clients * EXAMPLES, *shape, 6), seeded(clients, 4, 6, seed=1)
+    parts = [F.linear(one, w[c]) for c, one in enumerate(x.chunk(clients))]
+    y = products.linear(x, w, clients, stacked=True)
     same(y, torch.cat(parts), x, w)
     (gradient,) = torch.autograd.grad(y.sum(), w)
     assert gradient.is_contiguous()  # in the memory layout of the weight
+
+
+@pytest.mark.parametrize("clients", [1, CLIENTS])
+def test_a_gradient_kept_as_a_product(clients: int) -> None:
+    x, w = seeded(clients * EXAMPLES, 30), seeded(clients, 20, 30, seed=1)
+    pull = seeded(clients * EXAMPLES, 20, seed=2).detach()
+    (expected,) = torch.autograd.grad((products.linear(x, w, clients, stacked=True) * pull).sum(), w)
+    sinks: Sinks = {"w": []}
+    y = products.linear(x, w, clients, stacked=True, sink=sinks["w"])
+    found = torch.autograd.grad((y * pull).sum(), [w], allow_unused=True)[0]
+    (gradient,) = collected({"w": found}, sinks, {"w": w}).values()
+    assert found is None and isinstance(gradient, Outer)
+    torch.testing.assert_close(dense(gradient), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(norms({"w": gradient}), expected.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
+
+
+def test_the_gradient_of_a_weight_that_two_layers_share() -> None:
+    """One of them may keep it as a product, if the other does not."""
+    x, w = seeded(CLIENTS * EXAMPLES, 30), seeded(CLIENTS, 20, 30, seed=1)
+    sinks: Sinks = {"w": []}
+    y = products.linear(x, w, CLIENTS, stacked=True, sink=sinks["w"])
+    loss = y.sum() + products.linear(x.square(), w, CLIENTS, stacked=True).sum() + w.square().sum()
+    gradient = collected({"w": torch.autograd.grad(loss, w)[0]}, sinks, {"w": w})["w"]
+    plain = [
+        F.linear(t, w[c]).sum() for c in range(CLIENTS) for t in (x.chunk(CLIENTS)[c], x.chunk(CLIENTS)[c].square())
+    ]
+    (expected,) = torch.autograd.grad(sum(plain) + w.square().sum(), w)
+    torch.testing.assert_close(dense(gradient), expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("with_bias", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,25 +10,26 @@ from torch import Tensor
 
 from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
 from fedloru.data import Examples, Schedule, fetch
-from fedloru.dropout import ClientDropout, generators, gradients
+from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.engine.fused.fold import Forward
+from fedloru.engine.fused.gradients import Sinks, collected
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
 from fedloru.errors import TrainingError, naming
 from fedloru.method import Phase
 from fedloru.recipe import Recipe
-from fedloru.rng import forked
+from fedloru.rng import derive
 from fedloru.tree import Params
 
 
 class _Chunk(NamedTuple):
-    """A chunk in training: ``state`` (C, …) is trained and sent, ``generators`` draw dropout masks."""
+    """A chunk in training: ``state`` (C, …) is trained and sent."""
 
     session: Session
     forward: Forward
     jobs: Sequence[Job]
     state: Params
-    generators: Sequence[torch.Generator]
+    masks: Masks
 
 
 def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list[Trained]:
@@ -39,16 +39,20 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
         TrainingError: a local step fails, or a loss or a trained tensor is not finite. The message names the client
             and the round.
     """
-    dropout_generators = generators(session.seed, session.round, [job.client for job in jobs])
-    chunk = _Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), dropout_generators)
+    clients = [job.client for job in jobs]
+
+    def attempt(drawn: bool) -> tuple[Params, Tensor, Tensor]:
+        masks = Masks(generators(session.seed, session.round, clients), drawn)
+        return _train(_Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), masks))
+
+    seed = derive(session.seed, "global", session.round, clients[0])
     try:
-        with forked(session.device):
-            history, counts = _train(chunk)
+        state, history, counts = train_with_masks(session.net.model, session.device, seed, attempt)
     except TrainingError as error:
         raise _find_failing_client(session, jobs, error) from error
-    losses, finite = read(history, torch.func.vmap(all_finite)(chunk.state))
+    losses, finite = read(history, torch.func.vmap(all_finite)(state))
     return [
-        finish(session, job, client(chunk.state, c), loss[count > 0], count[count > 0], finite=bool(finite[c]))
+        finish(session, job, client(state, c), loss[count > 0], count[count > 0], finite=bool(finite[c]))
         for c, (job, loss, count) in enumerate(zip(jobs, losses, counts, strict=True))
     ]
 
@@ -69,15 +73,15 @@ def _find_failing_client(session: Session, jobs: Sequence[Job], error: TrainingE
     )
 
 
-def _train(chunk: _Chunk) -> tuple[Tensor, Tensor]:
-    """Train the stacked state in place; return the losses and the numbers of examples of all steps, each (C, S)."""
+def _train(chunk: _Chunk) -> tuple[Params, Tensor, Tensor]:
+    """Train the stacked state in place; return it, and the losses and numbers of examples of all steps, each (C, S)."""
     session, histories, counts = chunk.session, [], []
     for number, phase in enumerate(session.phases(client(chunk.state, 0))):
         recipe = session.recipe_of(phase)
         plan = batches(chunk.jobs, recipe, session.seed, session.round, number, session.lengths)
         histories.append(_train_phase(chunk, phase, on_device(plan, session.data)))
         counts.append(plan.counts)
-    return torch.cat(histories, 1), torch.cat(counts, 1)
+    return chunk.state, torch.cat(histories, 1), torch.cat(counts, 1)
 
 
 def batches(
@@ -106,47 +110,60 @@ def _pad(values: Tensor, shape: Sequence[int], fill: int) -> Tensor:
 def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
     """Train the keys of one phase in place, and return the mean loss of each client's steps, (C, S)."""
     session, steps = chunk.session, plan.counts.shape[1]
-    optimizer = Optimizer(session.recipe, {key: value for key, value in chunk.state.items() if key in phase.keys})
+    values = {key: value for key, value in chunk.state.items() if key in phase.keys}
+    optimizer = Optimizer.create(session.recipe, values)
     wide = torch.float32 if session.device.type == "mps" else torch.float64
     history = torch.zeros(plan.counts.shape, dtype=wide, device=session.device)
     valid = (torch.arange(plan.rows.shape[2]) < plan.counts[..., None]).to(session.device)
-    for step, m in enumerate((plan.counts > 0).sum(0).tolist()):
+    active = None
+    for step, counts in enumerate(plan.counts.T.tolist()):
+        m = sum(count > 0 for count in counts)
         with naming(chunk.jobs[0].client, session.round, step, steps):
-            batch = _batch(session, plan, valid, step, m)
-            history[:m, step] = _step(chunk, optimizer, batch, step + 1)
+            if active is None or active.clients != m:
+                active = _Active.first(chunk, optimizer, m)
+            mask = None if min(counts[:m]) == plan.rows.shape[2] else valid[:m, step]
+            history[:m, step] = _step(chunk, active, _batch(session, plan, step, m), mask, step + 1)
     return history
 
 
-class _Batch(NamedTuple):
-    """The batches of m clients, (m·b, …); ``mask`` (m, b) marks the valid rows (None: there is no padding)."""
+class _Active(NamedTuple):
+    """The first m clients, which are still training: ``leaves`` are the trained ones of the tensors ``state``."""
 
-    examples: Examples
     clients: int
-    mask: Tensor | None
+    optimizer: Optimizer
+    leaves: Params
+    state: Params
+
+    @classmethod
+    def first(cls, chunk: _Chunk, optimizer: Optimizer, m: int) -> _Active:
+        """Return views of the tensors of the first m clients of ``chunk``."""
+        of_clients = optimizer.first(m)
+        leaves = {key: value.detach().requires_grad_() for key, value in of_clients.values.items()}
+        return cls(m, of_clients, leaves, first(chunk.state, m) | leaves)
 
 
-def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -> _Batch:
+def _batch(session: Session, plan: Schedule, step: int, m: int) -> Examples:
+    """Return the batches of m clients, (m·b, …)."""
     shifts = None if plan.shifts is None else plan.shifts[:m, step].flatten(0, 1)
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
     longest = None if plan.longest is None else int(plan.longest[:m, step].max())
-    examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
-    is_full = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
-    return _Batch(examples, m, None if is_full else valid[:m, step])
+    return fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
 
 
-def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:
-    """Run one local step of m clients, and return their mean losses before the update, (m,)."""
-    session, m, mask = chunk.session, batch.clients, batch.mask
-    leaves = {key: value.detach().requires_grad_() for key, value in first(optimizer.values, m).items()}
-    trained = first(chunk.state, m) | leaves
-    with ClientDropout(chunk.generators[:m]):
-        each = chunk.forward(_expanded(session, trained), session.base, batch.examples, m, mask).view(m, -1)
+def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Tensor | None, step: int) -> Tensor:
+    """Run one local step of m clients, and return their mean losses before the update, (m,).
+
+    ``mask`` (m, b) marks the valid rows (None: there is no padding).
+    """
+    session, m, sinks = chunk.session, active.clients, Sinks()
+    with chunk.masks.step(m):
+        each = chunk.forward(_expanded(session, active.state), session.base, batch, m, mask, sinks).view(m, -1)
         mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:
-            total = total + _penalties(session, trained, chunk.jobs[:m]).sum()
-        found = gradients(total, leaves)
-    optimizer.step(_unaliased(found), step)
+            total = total + _penalties(session, active.state, chunk.jobs[:m]).sum()
+        gradients = chunk.masks.gradients(total, active.leaves)
+    active.optimizer.step(collected(gradients, sinks, active.leaves), step)
     return mean.detach()
 
 
@@ -165,11 +182,3 @@ def _penalties(session: Session, train: Params, jobs: Sequence[Job]) -> Tensor:
         return torch.stack([penalty(net, client(train, c), down, job.client_state) for c, job in enumerate(jobs)])
     client_state = stack([job.client_state for job in jobs])
     return torch.func.vmap(lambda one, own_state: penalty(net, one, down, own_state))(train, client_state)
-
-
-def _unaliased(gradients: Params) -> Params:
-    """Return gradients that share no memory, because the optimizer writes to them."""
-    # Autograd may return the same tensor for two parameters, as for u + v, or an expanded one, as for a sum.
-    uses = Counter(g.untyped_storage().data_ptr() for g in gradients.values())
-    unshared = {key: uses[g.untyped_storage().data_ptr()] == 1 and 0 not in g.stride() for key, g in gradients.items()}
-    return {key: g if unshared[key] else g.clone() for key, g in gradients.items()}

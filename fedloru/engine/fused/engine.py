@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import nn
+
 from fedloru import tree
 from fedloru.client import Job
 from fedloru.data import Examples, batches_per_epoch, by_length
@@ -36,6 +38,11 @@ class Fused(NamedTuple):
 def approve(net: Net, method: Method, state: State, data: Examples, path: LayerPath) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
+    if prefers_channels_last(net, data):
+        candidate = fold(net, frozenset(stacked), path, channels_last=True)
+        # Only in the model's own dtypes do convolutions keep the order, which a view of their output may not support.
+        if all(probe(net, candidate, stacked, state.base, data, wide=wide) is None for wide in (False, True)):
+            return Fused(candidate, "fold", "")
     rejections: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
@@ -44,6 +51,12 @@ def approve(net: Net, method: Method, state: State, data: Examples, path: LayerP
             return Fused(candidate, how, "; ".join(rejections))
         rejections.append(f"{how} does not support this model ({problem})")
     return "; ".join(rejections)
+
+
+def prefers_channels_last(net: Net, data: Examples) -> bool:
+    """Return whether a model has convolutions that are faster with the channels of images last in memory."""
+    device = next(iter(data.values())).device
+    return device.type == "cpu" and any(isinstance(layer, nn.Conv2d) for layer in net.model.modules())
 
 
 def forward_keys(net: Net, method: Method, state: State) -> list[str]:

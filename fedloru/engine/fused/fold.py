@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedloru.engine.fused import products
+from fedloru.engine.fused.gradients import Outer, Sinks
 from fedloru.engine.fused.leaves import LEAVES, Leaf
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
@@ -25,8 +27,12 @@ from fedloru.net import Batch, Net, compute_losses, constants, use_tensors
 from fedloru.tree import Params
 
 LayerPath = Literal["auto", "activation", "weight"]
-Forward = Callable[[Params, Params, Batch, int, Tensor | None], Tensor]
-"""(stacked, base, batch, m, mask) → losses (m·b,); ``stacked`` are (m, *shape), ``mask`` (m, b) marks valid rows."""
+Forward = Callable[[Params, Params, Batch, int, Tensor | None, Sinks], Tensor]
+"""(stacked, base, batch, m, mask, sinks) → losses (m·b,).
+
+``stacked`` are (m, *shape), and ``mask`` (m, b) marks valid rows. The backward pass may add gradients of stacked
+tensors that are leaves to ``sinks``.
+"""
 
 
 class _Call:
@@ -37,6 +43,7 @@ class _Call:
     clients: int
     rows: int
     mask: Tensor | None
+    sinks: Sinks
 
 
 class _Tensors:
@@ -60,11 +67,15 @@ class _Tensors:
     def get(self, name: str) -> tuple[Tensor | None, bool]:
         stacked = self.call.stacked.get(self.keys.get(name, ""))
         if stacked is not None:
-            # With one client, a stacked parameter can be used as a shared one, and plain layers are faster than folded.
-            single = self.call.clients == 1 and not isinstance(self.layer, LowRank)
+            # With one client, a stacked parameter can be used as a shared one, and most plain layers are faster.
+            single = self.call.clients == 1 and not isinstance(self.layer, LowRank | nn.Linear)
             return (stacked.squeeze(0), False) if single else (stacked, True)
         tensor: Tensor | None = getattr(self.layer, name, None)  # RMSNorm has no bias
         return tensor, False
+
+    def sink(self, name: str) -> list[Outer] | None:
+        key = self.keys[name]
+        return self.call.sinks.setdefault(key, []) if self.call.stacked[key].is_leaf else None
 
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
         """Compare FLOPs per row, in units of one dense product: 2 + 3r(i+o)/(io) and 3 + 4r/rows."""
@@ -73,8 +84,11 @@ class _Tensors:
         return 3 * r * (i + o) / (i * o) > 1 + 4 * r / rows
 
 
-def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto") -> Forward:
-    """Return the folded forward pass of a model whose tensors ``stacked`` differ between clients."""
+def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channels_last: bool = False) -> Forward:
+    """Return the folded forward pass of a model whose tensors ``stacked`` differ between clients.
+
+    With ``channels_last``, images enter it with their channels last in memory, and convolutions keep that order.
+    """
     call = _Call()
     model = shallow_copy(net.model, trained=False).train()
     keys = _keys(model)
@@ -97,13 +111,15 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto") -> Forward
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None, sinks: Sinks) -> Tensor:
         if call.base is not base:
             call.base = base
             for key, p in shared.items():
                 p.data = base[key]
-        call.stacked, call.clients, call.mask = tensors, m, mask
+        call.stacked, call.clients, call.mask, call.sinks = tensors, m, mask, sinks
         call.rows = len(next(iter(batch.values())))
+        if channels_last:
+            batch = batch | {key: products.channels_last(value) for key, value in batch.items() if value.ndim == 4}
         with _check_unchanged(unstacked):
             return compute_losses(folded, batch)
 
@@ -180,7 +196,7 @@ def _split(value: Any, m: int) -> Any:
 def vmapped(net: Net) -> Forward:
     """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None, sinks: Sinks) -> Tensor:
         if mask is not None and net.statistics:
             raise ModelError("BatchNorm under vmap cannot distinguish padding from examples")
         shared = {key: value for key, value in constants(net, base).items() if key not in tensors}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru.engine.fused import products
+from fedloru.engine.fused.gradients import Outer
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.layers import still_padding
@@ -37,6 +38,9 @@ class Tensors(Protocol):
     def get(self, name: str) -> tuple[Tensor | None, bool]:
         """Return a tensor of this module, and whether it is stacked over clients."""
 
+    def sink(self, name: str) -> list[Outer] | None:
+        """Return where the gradient of a stacked tensor may be added as a product (None: nowhere)."""
+
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
         """Return whether computing W + s·BA once is cheaper than applying W and BA separately."""
 
@@ -58,16 +62,22 @@ def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
     bias, bias_stacked = t.get("bias")
     if not stacked and not bias_stacked:
         return F.linear(x, w, bias)
-    return _bias(t, products.linear(x, w, t.clients, stacked=stacked), -1)
+    sink = t.sink("weight") if stacked else None
+    return _bias(t, products.linear(x, w, t.clients, stacked=stacked, sink=sink), -1)
 
 
 def conv2d(t: Tensors, layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Fold ``nn.Conv2d``, including grouped convolutions."""
     w, stacked = _dense(t, "weight")
+    return _conv(t, layer, x, w, stacked)
+
+
+def _conv(t: Tensors, layer: nn.Conv2d, x: Tensor, w: Tensor, stacked: bool) -> Tensor:
     bias, bias_stacked = t.get("bias")
-    if not stacked and not bias_stacked:
-        return products.convolve(layer, x, w, bias)
-    return _bias(t, products.conv(layer, x, w, t.clients, stacked=stacked), 1)
+    if bias is None or bias_stacked == stacked:
+        return products.conv(layer, x, w, bias, t.clients, stacked=stacked)
+    y = products.conv(layer, x, w, None, t.clients, stacked=stacked)
+    return products.add_bias(y, bias, t.clients, 1, stacked=bias_stacked)
 
 
 def embedding(t: Tensors, layer: nn.Embedding, ids: Tensor) -> Tensor:
@@ -125,10 +135,10 @@ def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
         rows = x.shape[0] // m * x.shape[2] * x.shape[3]
         if t.weight_space(rows, w.shape[0], w[0].numel(), a.shape[1]):
             change = torch.bmm(b.flatten(2), a.flatten(2)).view(m, *w.shape)
-            return _bias(t, products.conv(layer, x, w + layer.scale * change, m, stacked=True), 1)
-    h = F.dropout(products.conv(layer, x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
-    up = products.pointwise(h, b, m, stacked=b_stacked).to(x.dtype)
-    return _bias(t, torch.add(products.conv(layer, x, w, m, stacked=w_stacked), up, alpha=layer.scale), 1)
+            return _conv(t, layer, x, w + layer.scale * change, stacked=True)
+    h = F.dropout(products.conv(layer, x.to(a.dtype), a, None, m, stacked=a_stacked), drop, drop > 0)
+    y = _conv(t, layer, x, w, w_stacked)
+    return products.add_pointwise(y.to(h.dtype), h, b, m, layer.scale, stacked=b_stacked).to(x.dtype)
 
 
 def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tensor:

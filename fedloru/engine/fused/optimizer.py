@@ -6,59 +6,92 @@ Moments are stacked in the same way, so a step over the first m rows updates the
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedloru.engine.fused.stack import first
+from fedloru.engine.fused import stack
+from fedloru.engine.fused.gradients import Gradient, Outer, dense, norms
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
 
-class Optimizer:
+class Optimizer(NamedTuple):
     """SGD with momentum, Adam or AdamW over stacked parameters, with per-client gradient-norm clipping."""
 
-    def __init__(self, recipe: Recipe, values: Params) -> None:
-        self.recipe, self.values = recipe, values
+    recipe: Recipe
+    values: Params
+    moments: list[Params]
+
+    @classmethod
+    def create(cls, recipe: Recipe, values: Params) -> Optimizer:
+        """Return an optimizer of ``values`` before its first step."""
         moments = (1 if recipe.momentum else 0) if recipe.optimizer == "sgd" else 2
-        self.moments = [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)]
+        return cls(recipe, values, [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)])
 
-    def step(self, gradients: Params, step: int) -> None:
-        """Update the first m clients with ``gradients`` (m, *shape), which are overwritten; ``step`` counts from 1."""
-        m = len(next(iter(gradients.values())))
-        if self.recipe.clip:
-            clip_(gradients, self.recipe.clip)
-        values, moments = first(self.values, m), [first(moment, m) for moment in self.moments]
+    def first(self, m: int) -> Optimizer:
+        """Return the optimizer of the first m clients, which shares its values and moments with this one."""
+        return Optimizer(self.recipe, stack.first(self.values, m), [stack.first(each, m) for each in self.moments])
+
+    def step(self, gradients: Mapping[str, Gradient], step: int) -> None:
+        """Update all values with ``gradients``, which are not modified; ``step`` counts from 1."""
+        factors = clip_factors(gradients, self.recipe.clip) if self.recipe.clip else None
         for key, g in gradients.items():
+            moments = [moment[key] for moment in self.moments]
             if self.recipe.optimizer == "sgd":
-                self._sgd(values[key], g, [moment[key] for moment in moments])
+                self._sgd(self.values[key], g, factors, moments)
             else:
-                mean, square = (moment[key] for moment in moments)
-                self._adam(values[key], g, mean, square, step)
+                mean, square = moments
+                self._adam(self.values[key], _scaled(g, factors), mean, square, step)
 
-    def _sgd(self, p: Tensor, g: Tensor, moments: list[Tensor]) -> None:
-        if self.recipe.weight_decay:
-            g.add_(p, alpha=self.recipe.weight_decay)
-        for velocity in moments:
-            g = velocity.mul_(self.recipe.momentum).add_(g)
-        p.add_(g, alpha=-self.recipe.rate)
+    def _sgd(self, p: Tensor, g: Gradient, factors: Tensor | None, moments: list[Tensor]) -> None:
+        r = self.recipe
+        if not moments:
+            _combine_(p, 1 - r.rate * r.weight_decay, g, factors, -r.rate)
+            return
+        (velocity,) = moments
+        _combine_(velocity, r.momentum, g, factors, 1.0)
+        if r.weight_decay:
+            velocity.add_(p, alpha=r.weight_decay)
+        p.add_(velocity, alpha=-r.rate)
 
     def _adam(self, p: Tensor, g: Tensor, mean: Tensor, square: Tensor, step: int) -> None:
         r = self.recipe
         if r.weight_decay and r.optimizer == "adamw":
             p.mul_(1 - r.rate * r.weight_decay)
         elif r.weight_decay:
-            g.add_(p, alpha=r.weight_decay)
+            g = g.add(p, alpha=r.weight_decay)
         mean.lerp_(g, 1 - r.betas[0])
         square.mul_(r.betas[1]).addcmul_(g, g, value=1 - r.betas[1])
         denominator = square.sqrt().div_(math.sqrt(1 - r.betas[1] ** step)).add_(r.eps)
         p.addcdiv_(mean, denominator, value=-r.rate / (1 - r.betas[0] ** step))
 
 
-def clip_(gradients: Params, bound: float) -> None:
-    """Clip each client's gradients (m, *shape), in place, to a norm of at most ``bound`` over all keys."""
-    squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
-    norms = torch.stack(squares).sum(0).sqrt()
-    factors = (bound / (norms + 1e-6)).clamp_(max=1.0)
-    for g in gradients.values():
-        g.mul_(factors.view(-1, *(1 for _ in g.shape[1:])).to(g.dtype))
+def _combine_(t: Tensor, keep: float, g: Gradient, factors: Tensor | None, alpha: float) -> None:
+    """Set t (m, …) to keep·t + alpha·factors·g."""
+    if isinstance(g, Outer):
+        scaled = g if factors is None else g.scaled(factors)
+        t.baddbmm_(scaled.g.mT, scaled.x, beta=keep, alpha=alpha)
+        return
+    if keep != 1:
+        t.mul_(keep)
+    if factors is None:
+        t.add_(g, alpha=alpha)
+    else:
+        t.addcmul_(g, _per_client(factors, g), value=alpha)
+
+
+def _scaled(g: Gradient, factors: Tensor | None) -> Tensor:
+    one = dense(g)
+    return one if factors is None else one * _per_client(factors, one)
+
+
+def _per_client(factors: Tensor, g: Tensor) -> Tensor:
+    return factors.view(-1, *(1 for _ in g.shape[1:])).to(g.dtype)
+
+
+def clip_factors(gradients: Mapping[str, Gradient], bound: float) -> Tensor:
+    """Return the factor of each client, (m,), by which its gradients have a norm of at most ``bound`` over all keys."""
+    return (bound / (norms(gradients) + 1e-6)).clamp_(max=1.0)

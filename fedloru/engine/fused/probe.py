@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedloru import tree
 from fedloru.data import Examples, by_length, fetch, size
-from fedloru.dropout import ClientDropout, backward, gradients
+from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
+from fedloru.engine.fused.gradients import Sinks, collected, dense
 from fedloru.errors import sentence
 from fedloru.net import Batch, Net, compute_losses, constants, mode, use_tensors
 from fedloru.rng import forked, gen
@@ -38,13 +39,20 @@ class _Found(NamedTuple):
     state: Params
 
 
-def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples) -> str | None:
-    """Return why ``forward`` is not equivalent to the plain forward pass, or None if it is."""
+def probe(
+    net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples, *, wide: bool = True
+) -> str | None:
+    """Return why ``forward`` is not equivalent to the plain forward pass, or None if it is.
+
+    They are compared in float64 if ``wide`` is set and the model supports it, and else in the model's own dtypes.
+    """
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
-    if tree.size(base) > LARGE:
+    if not wide:
+        attempts = attempts[1:]
+    elif tree.size(base) > LARGE:
         attempts = [(torch.float32, 1e-3)]
-    for dtype, tolerance in attempts[device.type == "mps" :]:
+    for dtype, tolerance in attempts[wide and device.type == "mps" :]:
         try:
             with forked(device):
                 return _compare(net, forward, stacked, base, data, dtype, tolerance)
@@ -74,9 +82,12 @@ def _compare(
     leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(rows.device)
-    with mode(net, True), _dropout(*range(len(COUNTS))):
-        losses = forward(state, frozen, batch, len(COUNTS), mask).view(len(COUNTS), width)
-        found = _Found(losses, gradients(torch.where(mask, losses, 0).sum(), leaves), state)
+    masks, sinks = _masks(*range(len(COUNTS))), Sinks()
+    with mode(net, True), masks.step(len(COUNTS)):
+        losses = forward(state, frozen, batch, len(COUNTS), mask, sinks).view(len(COUNTS), width)
+        gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves)
+    whole = {key: dense(gradient) for key, gradient in collected(gradients, sinks, leaves).items()}
+    found = _Found(losses, whole, state)
     for c, count in enumerate(COUNTS):
         own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
         problem = _compare_with_plain(net, clients[c], frozen, own_batch, found, c, tolerance)
@@ -100,9 +111,10 @@ def _compare_with_plain(
 ) -> str | None:
     leaves = {key: value.clone().requires_grad_(key in found.gradients) for key, value in client.items()}
     tensors, count = constants(net, frozen) | leaves, size(batch)
-    with mode(net, True), _dropout(c), use_tensors(net, tensors):
+    masks = _masks(c)
+    with mode(net, True), masks.step(1), use_tensors(net, tensors):
         plain = compute_losses(net, batch)
-        backward(plain.sum())
+        masks.backward(plain.sum())
     if not plain.isfinite().any():
         raise ValueError("no loss of the probe is finite, so the fused pass cannot be compared with the plain one")
     if not _close(found.losses[c, :count], plain, tolerance):
@@ -120,8 +132,8 @@ def _compare_with_plain(
     return None
 
 
-def _dropout(*clients: int) -> ClientDropout:
-    return ClientDropout([gen(0, "probe", c) for c in clients])
+def _masks(*clients: int) -> Masks:
+    return Masks([gen(0, "probe", c) for c in clients])
 
 
 def _jitter(value: Tensor, c: int, key: str, dtype: torch.dtype | None) -> Tensor:

@@ -12,36 +12,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedloru.engine.fused.gradients import Outer, is_worthwhile
 
-def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Map (m·b, …, i) to (m·b, …, o) with w (m, o, i), or with a shared w (o, i)."""
+
+def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool, sink: list[Outer] | None = None) -> Tensor:
+    """Map (m·b, …, i) to (m·b, …, o) with w (m, o, i), or with a shared w (o, i).
+
+    With a ``sink``, which a stacked w that is a leaf has, its gradient may be added there as a product.
+    """
     if not stacked:
         return F.linear(x, w)
-    y: Tensor = _Linear.apply(x.reshape(m, -1, x.shape[-1]), w)  # type: ignore[no-untyped-call]
+    rows = x.reshape(m, -1, x.shape[-1])
+    if sink is not None and not is_worthwhile(rows.shape[1], *w.shape[1:]):
+        sink = None
+    if m == 1 and sink is None:
+        return F.linear(x, w[0])
+    y: Tensor = _Linear.apply(rows, w, sink)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], w.shape[1])
 
 
 class _Linear(torch.autograd.Function):
-    """y = x Wᵀ, with ∂W = gᵀx in the memory layout of W.
+    """y = x Wᵀ, with ∂W = gᵀx in the memory layout of W, or as the product itself in the sink.
 
     Autograd's ∂W is the transposed view of xᵀg. An optimizer that reads it, or the backward pass of the product that
     W was computed from, would access W by rows and ∂W by columns.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, sink: list[Outer] | None) -> Tensor:
         """Map x (m, n, i) with w (m, o, i) to (m, n, o)."""
         ctx.save_for_backward(x, w)
+        ctx.sink = sink
         return torch.bmm(x, w.mT)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of x and w."""
         (g,) = gradients
         x, w = ctx.saved_tensors
         dx = torch.bmm(g, w) if ctx.needs_input_grad[0] else None
-        dw = torch.bmm(g.mT, x) if ctx.needs_input_grad[1] else None
-        return dx, dw
+        dw = None
+        if ctx.needs_input_grad[1]:
+            product = Outer(g, x)
+            if ctx.sink is None:
+                dw = product.dense()
+            else:
+                ctx.sink.append(product)
+        return dx, dw, None
 
 
 def add_bias(y: Tensor, bias: Tensor | None, m: int, axis: int, *, stacked: bool) -> Tensor:
@@ -67,19 +84,18 @@ def broadcast(p: Tensor, ndim: int, axis: int) -> Tensor:
     return p.view(shape)
 
 
-def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Convolve (m·b, i, h, w) with w (m, o, i, k, k), or with a shared w, with the settings of ``layer``.
+def conv(layer: nn.Conv2d, x: Tensor, w: Tensor, bias: Tensor | None, m: int, *, stacked: bool) -> Tensor:
+    """Convolve (m·b, i, h, w) with w (m, o, i, k, k), and add the bias (m, o), or with a shared w and bias.
 
     On a CPU, a loop over clients is faster than one convolution with m groups; on a GPU, the loop would leave it idle.
     """
     if not stacked:
-        return convolve(layer, x, w)
-    if m == 1:
-        return convolve(layer, x, w[0])
-    if x.is_cuda and layer.padding_mode == "zeros" and layer.groups == 1:
-        return _grouped(layer, x, w, m)
-    parts = zip(x.unflatten(0, (m, -1)).unbind(0), w.unbind(0), strict=True)
-    return torch.cat([convolve(layer, one, weight) for one, weight in parts])
+        return convolve(layer, x, w, bias)
+    if x.is_cuda and layer.padding_mode == "zeros" and layer.groups == 1 and m > 1:
+        return add_bias(_grouped(layer, x, w, m), bias, m, 1, stacked=True)
+    biases = [None] * m if bias is None else bias.unbind(0)
+    parts = zip(x.split(x.shape[0] // m), w.unbind(0), biases, strict=True)  # a view might change the strides
+    return torch.cat([convolve(layer, *part) for part in parts])
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -96,13 +112,31 @@ def _grouped(layer: nn.Conv2d, x: Tensor, w: Tensor, m: int) -> Tensor:
     return folded
 
 
-def pointwise(h: Tensor, b: Tensor, m: int, *, stacked: bool) -> Tensor:
-    """Map (m·b, r, h, w) to (m·b, o, h, w) with a 1×1 convolution b (m, o, r, 1, 1), or with a shared b."""
+def add_pointwise(y: Tensor, h: Tensor, b: Tensor, m: int, s: float, *, stacked: bool) -> Tensor:
+    """Return y + s·b∗h, for y (m·b, o, h, w), h (m·b, r, h, w) and 1×1 convolutions b (m, o, r, 1, 1), or a shared b.
+
+    With the channels last in memory, the sum is one product over all pixels of each client.
+    """
     if not stacked:
-        return F.conv2d(h, b)
-    rows = h.flatten(2).unflatten(0, (m, -1))
-    y = torch.matmul(b.flatten(2).unsqueeze(1), rows)
-    return y.flatten(0, 1).view(h.shape[0], b.shape[1], *h.shape[2:])
+        return torch.add(y, F.conv2d(h, b), alpha=s)
+    if y.is_contiguous(memory_format=torch.channels_last):
+        rows, hidden = (t.permute(0, 2, 3, 1).reshape(m, -1, t.shape[1]) for t in (y, h))
+        total = torch.baddbmm(rows, hidden, b.flatten(2).mT, alpha=s)
+        return total.view(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
+    up = torch.matmul(b.flatten(2).unsqueeze(1), h.flatten(2).unflatten(0, (m, -1)))
+    return torch.add(y, up.flatten(0, 1).view(y.shape), alpha=s)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images (n, c, h, w) with their channels last in memory, and strides that say so for one channel as well.
+
+    ``Tensor.contiguous`` returns images of one channel unchanged, and the layers that follow would choose the other
+    order.
+    """
+    if x.shape[1] == 1:
+        h, w = x.shape[2:]
+        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
