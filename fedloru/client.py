@@ -7,7 +7,8 @@ message that the client received and to the client's own examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import ClientDropout, backward, generators
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.net import Net, compute_losses, constants, mode, use_tensors
+from fedloru.net import Net, autocast, compute_losses, constants, mode, use_tensors
 from fedloru.recipe import Recipe
 from fedloru.rng import derive, forked
 from fedloru.tree import Params
@@ -56,6 +57,10 @@ class Session(NamedTuple):
     def device(self) -> torch.device:
         """The device of the examples, on which all computation runs."""
         return next(iter(self.data.values())).device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass of a local step."""
+        return autocast(self.recipe.precision, self.device)
 
     @property
     def lengths(self) -> Tensor | None:
@@ -140,7 +145,8 @@ def _add_gradients(local: _Local, batch: Examples) -> Tensor:
     net, method, down = local.session.net, local.session.method, local.session.down
     tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
     with ClientDropout(local.generators), use_tensors(net, tensors):
-        loss = compute_losses(net, batch).mean()
+        with local.session.autocast():
+            loss = compute_losses(net, batch).mean()
         total = (
             loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.client_state)
         )

@@ -140,7 +140,9 @@ def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tens
     leaves = {key: value.detach().requires_grad_() for key, value in first(optimizer.values, m).items()}
     trained = first(chunk.state, m) | leaves
     with ClientDropout(chunk.generators[:m]):
-        each = chunk.forward(_expanded(session, trained), session.base, batch.examples, m, mask).view(m, -1)
+        expanded = _expanded(session, trained)
+        with session.autocast():
+            each = chunk.forward(expanded, session.base, batch.examples, m, mask).view(m, -1)
         mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedloru.engine.fused import products
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
-from fedloru.lowrank.layers import still_padding
+from fedloru.lowrank.layers import promoted, still_padding
 
 
 class Tensors(Protocol):
@@ -102,7 +102,7 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     bias, bias_stacked = t.get("bias")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
+    if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
         rows = x.reshape(m, -1, x.shape[-1])
         if t.weight_space(rows.shape[1], w.shape[0], w.shape[1], a.shape[1]):
             merged = torch.baddbmm(w.unsqueeze(0), b, a, alpha=layer.scale)
@@ -110,10 +110,10 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
         y = products.lowrank_linear(rows, w, a, b, bias if bias_stacked else None, layer.scale)
         y = y.view(*x.shape[:-1], w.shape[0])
         return y if bias_stacked else products.add_bias(y, bias, m, -1, stacked=False)
-    h = F.dropout(products.linear(x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
+    h = F.dropout(products.linear(promoted(x, a), a, m, stacked=a_stacked), drop, drop > 0)
     up = layer.scale * products.linear(h, b, m, stacked=b_stacked)
-    y = products.linear(x, w, m, stacked=w_stacked) + up.to(x.dtype)
-    return products.add_bias(y, bias, m, -1, stacked=bias_stacked)
+    y = products.linear(x, w, m, stacked=w_stacked)
+    return products.add_bias(y + up.to(y.dtype), bias, m, -1, stacked=bias_stacked)
 
 
 def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
@@ -121,14 +121,15 @@ def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
     w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
+    if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
         rows = x.shape[0] // m * x.shape[2] * x.shape[3]
         if t.weight_space(rows, w.shape[0], w[0].numel(), a.shape[1]):
             change = torch.bmm(b.flatten(2), a.flatten(2)).view(m, *w.shape)
             return _bias(t, products.conv(layer, x, w + layer.scale * change, m, stacked=True), 1)
-    h = F.dropout(products.conv(layer, x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
-    up = products.pointwise(h, b, m, stacked=b_stacked).to(x.dtype)
-    return _bias(t, torch.add(products.conv(layer, x, w, m, stacked=w_stacked), up, alpha=layer.scale), 1)
+    h = F.dropout(products.conv(layer, promoted(x, a), a, m, stacked=a_stacked), drop, drop > 0)
+    up = products.pointwise(h, b, m, stacked=b_stacked)
+    y = products.conv(layer, x, w, m, stacked=w_stacked)
+    return _bias(t, torch.add(y, up.to(y.dtype), alpha=layer.scale), 1)
 
 
 def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tensor:
@@ -166,6 +167,7 @@ def _normed(t: Tensors, x: Tensor, axis: int, norm: Callable[[Tensor | None, Ten
 
 
 def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
+    dtype = y.dtype
     for name, op in (("weight", torch.mul), ("bias", torch.add)):
         p, stacked = t.get(name)
         if p is None:
@@ -174,7 +176,7 @@ def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
             y = products.fold_op(op, y, p, t.clients, axis)
         else:
             y = op(y, p if axis == -1 else products.broadcast(p, y.ndim, axis))
-    return y
+    return y.to(dtype)
 
 
 def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
@@ -205,13 +207,13 @@ def _masked_norm(
     x: Tensor, mask: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
 ) -> Tensor:
     m, b = mask.shape
-    each = x.unflatten(0, (m, b))
-    keep = mask.to(x.dtype).view(m, b, *(1 for _ in x.shape[1:]))
+    each = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (m, b))
+    keep = mask.to(each.dtype).view(m, b, *(1 for _ in x.shape[1:]))
     over = [1, *range(3, each.ndim)]
     pixels = each[0, 0, 0].numel()
     if pixels == 1 and bool((mask.sum(1) == 1).any()):
         raise ValueError("Expected more than 1 value per channel when training, got 1 example")
-    n = mask.sum(1).to(x.dtype) * pixels
+    n = mask.sum(1).to(each.dtype) * pixels
     shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
     n_wide = n.view(m, *(1 for _ in each.shape[1:]))
     mean = (each * keep).sum(over, keepdim=True) / n_wide
@@ -221,7 +223,7 @@ def _masked_norm(
         running_mean.view(m, -1).lerp_(mean.detach().view(m, -1), momentum)
         running_var.view(m, -1).lerp_(unbiased, momentum)
     normed: Tensor = ((each - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)).flatten(0, 1)
-    return normed
+    return normed.to(x.dtype)
 
 
 Leaf = Callable[[Tensors, Any, Tensor], Tensor]

@@ -6,18 +6,37 @@ In a folded activation, the m clients are the outer part of axis 0, (m·b, …).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedloru.lowrank.layers import autocast_dtype
+
+
+def rounded(*factors: Tensor) -> Sequence[Tensor]:
+    """Return the factors of a product as autocast would, if it is active; it does not reach into custom functions.
+
+    Rounding is outside of the custom functions, so their backward passes get tensors of one dtype, and the gradients
+    are converted back to that of the parameters.
+    """
+    dtype = autocast_dtype(factors[0].device)
+    return factors if dtype is None else [t.to(dtype) if t.dtype != torch.float64 else t for t in factors]
+
+
+def compatible(w: Tensor, a: Tensor) -> bool:
+    """Return whether W and BA can be added: they have the same dtype, or autocast computes both products in one."""
+    return w.dtype == a.dtype or autocast_dtype(w.device) is not None
+
 
 def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool) -> Tensor:
     """Map (m·b, …, i) to (m·b, …, o) with w (m, o, i), or with a shared w (o, i)."""
     if not stacked:
         return F.linear(x, w)
-    y: Tensor = _Linear.apply(x.reshape(m, -1, x.shape[-1]), w)  # type: ignore[no-untyped-call]
+    rows, w = rounded(x.reshape(m, -1, x.shape[-1]), w)
+    y: Tensor = _Linear.apply(rows, w)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], w.shape[1])
 
 
@@ -48,6 +67,7 @@ def add_bias(y: Tensor, bias: Tensor | None, m: int, axis: int, *, stacked: bool
     """Add a bias (m, o), or a shared one (o,), along ``axis`` of y."""
     if bias is None:
         return y
+    bias = bias.to(y.dtype)
     return y + broadcast(bias, y.ndim, axis) if not stacked else fold_op(torch.add, y, bias, m, axis)
 
 
@@ -111,6 +131,8 @@ def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | No
     W is (o, i), A (m, r, i), B (m, o, r) and the bias (m, o). The product with W is one over all rows, the others are
     batched over clients.
     """
+    x, w, a, b = rounded(x, w, a, b)
+    bias = None if bias is None else bias.to(w.dtype)
     y: Tensor = _LowRankLinear.apply(x, w, a, b, bias, s)  # type: ignore[no-untyped-call]
     return y
 
