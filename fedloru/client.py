@@ -256,9 +256,9 @@ def on_device(plan: Schedule, data: Examples) -> Schedule:
     Counts and the lengths of the batches stay on the CPU, because they are read there at every step.
     """
     device = next(iter(data.values())).device
-    rows = plan.rows.to(device)
-    shifts = None if plan.shifts is None else plan.shifts.to(device)
-    flips = None if plan.flips is None else plan.flips.to(device)
+    rows = tree.upload(plan.rows, device)
+    shifts = None if plan.shifts is None else tree.upload(plan.shifts, device)
+    flips = None if plan.flips is None else tree.upload(plan.flips, device)
     longest = data["length"][rows].amax(-1).cpu() if "length" in data else None
     return Schedule(rows, plan.counts, shifts, flips, longest)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from fedloru import tree
 from fedloru.rng import gen
 from fedloru.tree import Params
 
@@ -96,7 +97,7 @@ class ClientDropout(TorchFunctionMode):
         number = int(torch.randint(2**62, (), device="cpu"))
         call = self.calls.setdefault(number, len(self.calls))
         starts = [_signed(seed + call * _CALL_STRIDE) for seed in self.seeds]
-        bits = _hash(torch.tensor(starts, dtype=torch.int32, device=like.device))
+        bits = _hash(tree.upload(torch.tensor(starts, dtype=torch.int32), like.device))
         for axis, size in enumerate((shape[0] // len(starts), *shape[1:])):
             index = torch.arange(size, dtype=torch.int32, device=like.device)
             bits = bits.unsqueeze(-1) + _hash(index + _AXIS_STRIDE * (axis + 1))

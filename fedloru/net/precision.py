@@ -40,10 +40,7 @@ def lowered(net: Net, base: Params, precision: Precision) -> Params:
         return base
     own = {id(p) for layer in net.model.modules() if type(layer) in _PRODUCTS for p in _weights(layer)}
     others = {
-        id(p)
-        for layer in net.model.modules()
-        if type(layer) not in _PRODUCTS
-        for p in layer.parameters(recurse=False)
+        id(p) for layer in net.model.modules() if type(layer) not in _PRODUCTS for p in layer.parameters(recurse=False)
     }
     keys = {key for key, p in net.model.named_parameters() if id(p) in own - others}
     return {

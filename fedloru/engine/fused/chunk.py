@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedloru import tree
 from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
 from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import ClientDropout, generators, gradients
 from fedloru.engine.fused.fold import Forward
+from fedloru.engine.fused.leaves import Mask
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
 from fedloru.errors import TrainingError, naming
@@ -109,7 +111,7 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
     optimizer = Optimizer(session.recipe, {key: value for key, value in chunk.state.items() if key in phase.keys})
     wide = torch.float32 if session.device.type == "mps" else torch.float64
     history = torch.zeros(plan.counts.shape, dtype=wide, device=session.device)
-    valid = (torch.arange(plan.rows.shape[2]) < plan.counts[..., None]).to(session.device)
+    valid = tree.upload(torch.arange(plan.rows.shape[2]) < plan.counts[..., None], session.device)
     for step, m in enumerate((plan.counts > 0).sum(0).tolist()):
         with naming(chunk.jobs[0].client, session.round, step, steps):
             batch = _batch(session, plan, valid, step, m)
@@ -118,11 +120,11 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
 
 
 class _Batch(NamedTuple):
-    """The batches of m clients, (m·b, …); ``mask`` (m, b) marks the valid rows (None: there is no padding)."""
+    """The batches of m clients, (m·b, …); ``mask`` marks the valid rows (None: there is no padding)."""
 
     examples: Examples
     clients: int
-    mask: Tensor | None
+    mask: Mask | None
 
 
 def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -> _Batch:
@@ -130,8 +132,9 @@ def _batch(session: Session, plan: Schedule, valid: Tensor, step: int, m: int) -
     flips = None if plan.flips is None else plan.flips[:m, step].flatten()
     longest = None if plan.longest is None else int(plan.longest[:m, step].max())
     examples = fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
-    is_full = plan.counts[:m, step].tolist() == [plan.rows.shape[2]] * m
-    return _Batch(examples, m, None if is_full else valid[:m, step])
+    fewest = int(plan.counts[:m, step].min())
+    is_full = fewest == plan.rows.shape[2]
+    return _Batch(examples, m, None if is_full else Mask(valid[:m, step], fewest))
 
 
 def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tensor:
@@ -143,7 +146,7 @@ def _step(chunk: _Chunk, optimizer: Optimizer, batch: _Batch, step: int) -> Tens
         expanded = _expanded(session, trained)
         with session.autocast():
             each = chunk.forward(expanded, session.base, batch.examples, m, mask).view(m, -1)
-        mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
+        mean = each.mean(1) if mask is None else torch.where(mask.valid, each, 0).sum(1) / mask.valid.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:
             total = total + _penalties(session, trained, chunk.jobs[:m]).sum()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedloru.engine.fused.leaves import LEAVES, Leaf
+from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
@@ -25,8 +25,8 @@ from fedloru.net import Batch, Net, compute_losses, constants, use_tensors
 from fedloru.tree import Params
 
 LayerPath = Literal["auto", "activation", "weight"]
-Forward = Callable[[Params, Params, Batch, int, Tensor | None], Tensor]
-"""(stacked, base, batch, m, mask) → losses (m·b,); ``stacked`` are (m, *shape), ``mask`` (m, b) marks valid rows."""
+Forward = Callable[[Params, Params, Batch, int, Mask | None], Tensor]
+"""(stacked, base, batch, m, mask) → losses (m·b,); ``stacked`` are (m, *shape), ``mask`` marks valid rows."""
 
 
 class _Call:
@@ -36,7 +36,7 @@ class _Call:
     base: Params | None = None
     clients: int
     rows: int
-    mask: Tensor | None
+    mask: Mask | None
 
 
 class _Tensors:
@@ -50,7 +50,7 @@ class _Tensors:
         return self.call.clients
 
     @property
-    def mask(self) -> Tensor | None:
+    def mask(self) -> Mask | None:
         return self.call.mask
 
     @property
@@ -97,7 +97,7 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto") -> Forward
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None) -> Tensor:
         if call.base is not base:
             call.base = base
             for key, p in shared.items():
@@ -180,7 +180,7 @@ def _split(value: Any, m: int) -> Any:
 def vmapped(net: Net) -> Forward:
     """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None) -> Tensor:
         if mask is not None and net.statistics:
             raise ModelError("BatchNorm under vmap cannot distinguish padding from examples")
         shared = {key: value for key, value in constants(net, base).items() if key not in tensors}

@@ -7,7 +7,7 @@ because they do not depend on which client an example belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,16 @@ from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.layers import promoted, still_padding
 
 
+class Mask(NamedTuple):
+    """Which rows of a folded batch are examples: ``valid`` (m, b), and the ``fewest`` that a client has.
+
+    The number is known without reading from the device, which would wait for it in every step.
+    """
+
+    valid: Tensor
+    fewest: int
+
+
 class Tensors(Protocol):
     """The interface between a leaf and the fold that it belongs to."""
 
@@ -27,8 +37,8 @@ class Tensors(Protocol):
         """The number of folded clients, m."""
 
     @property
-    def mask(self) -> Tensor | None:
-        """The mask, (m, b), of the batch rows that are examples; None: all are."""
+    def mask(self) -> Mask | None:
+        """Which batch rows are examples; None: all are."""
 
     @property
     def rows(self) -> int:
@@ -204,16 +214,17 @@ def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) ->
 
 
 def _masked_norm(
-    x: Tensor, mask: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
+    x: Tensor, mask: Mask, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
 ) -> Tensor:
-    m, b = mask.shape
+    valid = mask.valid
+    m, b = valid.shape
     each = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (m, b))
-    keep = mask.to(each.dtype).view(m, b, *(1 for _ in x.shape[1:]))
+    keep = valid.to(each.dtype).view(m, b, *(1 for _ in x.shape[1:]))
     over = [1, *range(3, each.ndim)]
     pixels = each[0, 0, 0].numel()
-    if pixels == 1 and bool((mask.sum(1) == 1).any()):
+    if pixels == 1 and mask.fewest == 1:
         raise ValueError("Expected more than 1 value per channel when training, got 1 example")
-    n = mask.sum(1).to(each.dtype) * pixels
+    n = valid.sum(1).to(each.dtype) * pixels
     shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
     n_wide = n.view(m, *(1 for _ in each.shape[1:]))
     mean = (each * keep).sum(over, keepdim=True) / n_wide

@@ -18,6 +18,7 @@ from fedloru import tree
 from fedloru.data import Examples, by_length, fetch, size
 from fedloru.dropout import ClientDropout, backward, gradients
 from fedloru.engine.fused.fold import Forward
+from fedloru.engine.fused.leaves import Mask
 from fedloru.errors import sentence
 from fedloru.net import Batch, Net, compute_losses, constants, mode, use_tensors
 from fedloru.rng import forked, gen
@@ -74,8 +75,9 @@ def _compare(
     leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(rows.device)
+    padding = Mask(mask, min(COUNTS))
     with mode(net, True), _dropout(*range(len(COUNTS))):
-        losses = forward(state, frozen, batch, len(COUNTS), mask).view(len(COUNTS), width)
+        losses = forward(state, frozen, batch, len(COUNTS), padding).view(len(COUNTS), width)
         found = _Found(losses, gradients(torch.where(mask, losses, 0).sum(), leaves), state)
     for c, count in enumerate(COUNTS):
         own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
