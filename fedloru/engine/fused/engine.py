@@ -19,7 +19,7 @@ from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import activation_bytes, naming_examples, room, shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net
-from fedloru.recipe import Recipe
+from fedloru.recipe import Precision, Recipe
 
 CPU_BUDGET = 32 * 2**20
 """Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""
@@ -33,13 +33,15 @@ class Fused(NamedTuple):
     reason: str
 
 
-def approve(net: Net, method: Method, state: State, data: Examples, path: LayerPath) -> Fused | str:
+def approve(
+    net: Net, method: Method, state: State, data: Examples, path: LayerPath, precision: Precision = "full"
+) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
     rejections: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
-        problem = probe(net, candidate, stacked, state.base, data)
+        problem = probe(net, candidate, stacked, state.base, data, precision)
         if problem is None:
             return Fused(candidate, how, "; ".join(rejections))
         rejections.append(f"{how} does not support this model ({problem})")

@@ -8,6 +8,7 @@ float64 if the model supports it. For text, short examples of different lengths 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from fedloru.dropout import ClientDropout, backward, gradients
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.leaves import Mask
 from fedloru.errors import sentence
-from fedloru.net import Batch, Net, compute_losses, constants, mode, use_tensors
+from fedloru.net import Batch, Net, autocast, compute_losses, constants, lowered, mode, use_tensors
+from fedloru.recipe import Precision
 from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
@@ -39,8 +41,13 @@ class _Found(NamedTuple):
     state: Params
 
 
-def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples) -> str | None:
-    """Return why ``forward`` is not equivalent to the plain forward pass, or None if it is."""
+def probe(
+    net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples, precision: Precision = "full"
+) -> str | None:
+    """Return why ``forward`` is not equivalent to the plain forward pass, or does not run in ``precision``; else None.
+
+    In bf16, results depend on the order of roundings, so only failures are detected there.
+    """
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
     if tree.size(base) > LARGE:
@@ -48,9 +55,16 @@ def probe(net: Net, forward: Forward, stacked: Sequence[str], base: Params, data
     for dtype, tolerance in attempts[device.type == "mps" :]:
         try:
             with forked(device):
-                return _compare(net, forward, stacked, base, data, dtype, tolerance)
+                problem = _compare(net, forward, stacked, base, data, dtype, tolerance)
+                break
         except Exception as error:  # user code may raise anything
             problem = sentence(error)
+    if problem is None and precision != "full":
+        try:
+            with forked(device):
+                return _compare(net, forward, stacked, base, data, None, math.inf, precision)
+        except Exception as error:  # user code may raise anything
+            return f"in {precision}: {sentence(error)}"
     return problem
 
 
@@ -62,6 +76,7 @@ def _compare(
     data: Examples,
     dtype: torch.dtype | None,
     tolerance: float,
+    precision: Precision = "full",
 ) -> str | None:
     start = {**net.params, **net.buffers, **base}
     clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
@@ -77,7 +92,9 @@ def _compare(
     mask = mask.to(rows.device)
     padding = Mask(mask, min(COUNTS))
     with mode(net, True), _dropout(*range(len(COUNTS))):
-        losses = forward(state, frozen, batch, len(COUNTS), padding).view(len(COUNTS), width)
+        with autocast(precision, rows.device):
+            losses = forward(state, lowered(net, frozen, precision), batch, len(COUNTS), padding)
+        losses = losses.view(len(COUNTS), width)
         found = _Found(losses, gradients(torch.where(mask, losses, 0).sum(), leaves), state)
     for c, count in enumerate(COUNTS):
         own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
