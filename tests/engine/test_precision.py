@@ -63,12 +63,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {
 }
 """Models, and the bound on the relative error of what a round changes."""
 
-METHODS: dict[str, Callable[[], Method]] = {
-    "fedavg": methods.fedavg,
-    "fedloru": methods.fedloru,
-    "fedpara": methods.fedpara,
-}
-
 
 def net_of(model: nn.Module, method: Method) -> Net:
     return nets.attach(model, rank=4, targets=["*"]) if method.traits.low_rank else nets.make(model)
@@ -88,13 +82,10 @@ def changed(net: Net, start: State, end: State) -> Tensor:
     return torch.cat([(end.shared[key] - start.shared[key]).double().flatten() for key in keys])
 
 
-CASES = [(model, method) for model in MODELS for method in METHODS if method != "fedpara" or model in ("mlp", "cnn")]
-
-
-@pytest.mark.parametrize(("model", "method"), CASES)
+@pytest.mark.parametrize(("model", "method"), [*((model, "fedloru") for model in MODELS), ("cnn", "fedavg")])
 def test_engines_agree_within_the_rounding_of_bf16(model: str, method: str) -> None:
     make, bound = MODELS[model]
-    made, data = METHODS[method](), images()
+    made, data = methods.METHODS[method](), images()
     net = net_of(make(), made)
     start = made.init(net, 3)
     full, rounded, fused = (
