@@ -7,7 +7,8 @@ message that the client received and to the client's own examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
-from fedloru.net import Net, Slots, compute_losses, constants, mode
+from fedloru.net import Net, Slots, autocast, compute_losses, constants, mode
 from fedloru.recipe import Recipe
 from fedloru.rng import derive
 from fedloru.tree import Params
@@ -56,6 +57,10 @@ class Session(NamedTuple):
     def device(self) -> torch.device:
         """The device of the examples, on which all computation runs."""
         return next(iter(self.data.values())).device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass of a local step."""
+        return autocast(self.recipe.precision, self.device)
 
     @property
     def lengths(self) -> Tensor | None:
@@ -147,7 +152,8 @@ def _add_gradients(local: _Local, batch: Examples) -> Tensor:
     tensors = local.frozen | (local.state if method.expand is None else method.expand(net, local.state, down))
     local.slots.insert(tensors)
     with local.masks.step(1):
-        loss = compute_losses(net, batch).mean()
+        with local.session.autocast():
+            loss = compute_losses(net, batch).mean()
         total = (
             loss if method.penalty is None else loss + method.penalty(net, local.state, down, local.job.client_state)
         )
@@ -266,9 +272,9 @@ def on_device(plan: Schedule, data: Examples) -> Schedule:
     Counts and the lengths of the batches stay on the CPU, because they are read there at every step.
     """
     device = next(iter(data.values())).device
-    rows = plan.rows.to(device)
-    shifts = None if plan.shifts is None else plan.shifts.to(device)
-    flips = None if plan.flips is None else plan.flips.to(device)
+    rows = tree.upload(plan.rows, device)
+    shifts = None if plan.shifts is None else tree.upload(plan.shifts, device)
+    flips = None if plan.flips is None else tree.upload(plan.flips, device)
     longest = data["length"][rows].amax(-1).cpu() if "length" in data else None
     return Schedule(rows, plan.counts, shifts, flips, longest)
 

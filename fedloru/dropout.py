@@ -29,6 +29,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from fedloru import tree
 from fedloru.rng import forked, gen, reseed, states
 from fedloru.tree import Params
 
@@ -105,7 +106,7 @@ class ClientDropout(TorchFunctionMode):
         number = int(torch.randint(2**62, (), device="cpu"))
         call = self.calls.setdefault(number, len(self.calls))
         starts = [_signed(seed + call * _CALL_STRIDE) for seed in self.seeds]
-        bits = _hash(torch.tensor(starts, dtype=torch.int32, device=like.device))
+        bits = _hash(tree.upload(torch.tensor(starts, dtype=torch.int32), like.device))
         for axis, size in enumerate((shape[0] // len(starts), *shape[1:])):
             index = torch.arange(size, dtype=torch.int32, device=like.device)
             bits = bits.unsqueeze(-1) + _hash(index + _AXIS_STRIDE * (axis + 1))

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from fedloru.settings.types import Betas, Count, Flag, NotNegative, Per, Positive, Share, When, Whole
 
+Precision = Literal["full", "bf16"]
+
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 """The default learning rate of each optimizer."""
 
@@ -34,6 +36,9 @@ class Recipe(NamedTuple):
         crop: the number of pixels by which images are padded before a random crop to their size.
         flip: whether each image is mirrored with probability 1/2.
         bucket: whether texts of similar length share batches, to reduce padding.
+        precision: the precision of local training: full is that of the model's weights; with bf16, products are
+            computed in bfloat16 by autocast, while trained tensors, optimizer, losses, messages, server and evaluation
+            stay in float32.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -53,6 +58,7 @@ class Recipe(NamedTuple):
     crop: Whole = 0
     flip: Flag = False
     bucket: Flag = False
+    precision: Precision = "full"
 
     @property
     def rate(self) -> float:

@@ -79,6 +79,11 @@ def to(tree: Mapping[str, Tensor], device: str | torch.device) -> Params:
     return map(lambda t: t.to(device), tree)
 
 
+def upload(t: Tensor, device: torch.device) -> Tensor:
+    """Return ``t`` on ``device``; a GPU gets it through pinned memory, so that the CPU need not wait for the copy."""
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+
+
 def size(tree: Mapping[str, Tensor]) -> int:
     """Return the number of values."""
     return sum(t.numel() for t in tree.values())

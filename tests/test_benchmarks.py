@@ -1,4 +1,4 @@
-"""``benchmarks/engines.py`` names the targets that were missed, and fails."""
+"""``benchmarks/engines.py`` and ``benchmarks/gpu.py`` name the targets that were missed, and fail."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from typing import Any
 import pytest
 
 
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return a script as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, f"benchmark_{name}", module)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """Return the script as a module, with two cases and without the scaling part."""
-    path = Path(__file__).parents[1] / "benchmarks" / "engines.py"
-    spec = importlib.util.spec_from_file_location("benchmark_engines", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark_engines", module)
-    spec.loader.exec_module(module)
+    module = script("engines", monkeypatch)
     monkeypatch.setattr(module, "CASES", module.CASES[:2])
     monkeypatch.setattr(module, "every_method", list)
     monkeypatch.setattr(module, "scale", list)
@@ -63,3 +69,31 @@ def test_the_benchmark_passes_if_all_targets_are_reached(
     monkeypatch.setattr(engines, "measure", lambda case, repeats: measured(case, case.least))
     engines.main()
     assert [row["reached"] for row in json.loads((tmp_path / "engines.json").read_text())["cases"]] == [True, True]
+
+
+@pytest.mark.parametrize(("least", "missed"), [(0.0, 0), (1e9, 6)])
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, least: float, missed: int
+) -> None:
+    gpu = script("gpu", monkeypatch)
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "LEAST", dict.fromkeys(gpu.LEAST, least))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--repeats", "1", "--out", str(out)])
+    tiny = gpu.Case("resnet8", width=4, side=8, all=4, clients=2, batch=4, steps=2, rank=2)
+    if missed:
+        with pytest.raises(SystemExit, match="missed targets:") as failed:
+            gpu.main(tiny)
+        assert str(failed.value.code).count("times as fast") == missed
+    else:
+        gpu.main(tiny)
+    saved = json.loads(out.read_text())
+    assert [row["mode"] for row in saved["modes"]] == ["float32", "tf32", "bf16"]
+    assert all(row["seconds"].keys() == {"sequential", "fused", "limit"} for row in saved["modes"])
+
+
+def test_the_benchmark_of_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = script("gpu", monkeypatch)
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main()

@@ -13,7 +13,7 @@ from fedloru.client import Job, local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.net import Net
-from fedloru.recipe import Recipe
+from fedloru.recipe import Precision, Recipe
 from fedloru.rng import forked
 
 FIX = "Fix it, or choose another model"
@@ -34,11 +34,11 @@ def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) ->
     first = by_length(dataset.train)[:1] if "length" in dataset.train else largest[:1]
     _evaluate(net, dataset, _batch(dataset, first, recipe))
     if min(recipe.batch_size, len(largest)) > 1:
-        _train(net, dataset, _batch(dataset, largest[:2], recipe), "")
+        _train(net, dataset, _batch(dataset, largest[:2], recipe), recipe.precision, "")
     for client, rows in enumerate(partition.train):
         if _ends_with_one(len(rows), recipe):
             whose = f", with which client {client} ends an epoch of its {len(rows)}"
-            _train(net, dataset, _batch(dataset, rows[:1], recipe), whose, nets.SINGLE)
+            _train(net, dataset, _batch(dataset, rows[:1], recipe), recipe.precision, whose, nets.SINGLE)
             return
 
 
@@ -71,18 +71,19 @@ def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
         raise ModelError(f"the model returns {got} for {subject}, expected one score per class, {wanted}")
 
 
-def _train(net: Net, dataset: Dataset, batch: Examples, whose: str, hint: str = FIX) -> None:
+def _train(net: Net, dataset: Dataset, batch: Examples, precision: Precision, whose: str, hint: str = FIX) -> None:
     count = size(batch)
     subject = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
     tensors = _copies(net)
     leaves = {key: tensors[key].requires_grad_() for key in sorted(net.trainable)}
     try:
         with nets.mode(net, True), forked(next(iter(batch.values())).device), nets.use_tensors(net, tensors):
-            each = nets.compute_losses(net, batch)
+            with nets.autocast(precision, next(iter(batch.values())).device):
+                each = nets.compute_losses(net, batch)
             if each.requires_grad:
                 each.mean().backward()
     except Exception as error:  # user code may raise anything
-        reason = _reason(error, hint)
+        reason = _reason(error, hint if precision == "full" else f"{hint}; or set client.precision to 'full'")
         raise ModelError(f"the model cannot be trained on {subject}: {reason}") from error
     if not bool(each.isfinite().all()):
         raise ModelError(f"the untrained model has losses of {each.tolist()} on {subject}: fix the model or the data")

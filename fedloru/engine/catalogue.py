@@ -68,7 +68,7 @@ def _clients_at_once(setup: Setup) -> int:
 def _build_fused(setup: Setup) -> Chosen | str:
     net, method, state, data, path = setup.net, setup.method, setup.state, setup.data, setup.path
     size = _clients_at_once(setup)
-    found = approve(net, method, state, data, path)
+    found = approve(net, method, state, data, path, setup.recipe.precision)
     if not isinstance(found, Fused):
         return found
     reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")

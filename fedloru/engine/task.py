@@ -14,7 +14,7 @@ from fedloru import tree
 from fedloru.client import Job, Session, Trained
 from fedloru.data import Examples
 from fedloru.method import NOTHING, Down, Method, State, Total, Up
-from fedloru.net import Net
+from fedloru.net import Net, lowered
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 from fedloru.wire import Channel
@@ -52,10 +52,11 @@ Engine = Callable[[Task], Outcome]
 
 def sessions(net: Net, method: Method, data: Examples, task: Task) -> Iterator[tuple[Session, list[Job]]]:
     """Yield the session and the jobs of each profile, with the message as the channel delivers it."""
+    base = lowered(net, task.state.base, task.recipe.precision)
     for profile, group in groupby(task.jobs, key=lambda job: job.profile):
         jobs = list(group)
         down = task.channel.down(method.down(net, task.state, profile), task.state, len(jobs), profile)
-        yield Session(net, method, task.state.base, down, data, task.recipe, task.seed, task.round), jobs
+        yield Session(net, method, base, down, data, task.recipe, task.seed, task.round), jobs
 
 
 class Collector:

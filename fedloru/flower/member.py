@@ -31,7 +31,7 @@ from fedloru.flower.site import Site, Source, build, check_weights
 from fedloru.flower.state import TERMS, Held, StateFolder
 from fedloru.flower.terms import Terms, forbidden_code, too_much, used_up
 from fedloru.method import Down, Profile
-from fedloru.net import constants
+from fedloru.net import constants, lowered
 from fedloru.recipe import at_round
 from fedloru.tree import Params
 
@@ -96,6 +96,7 @@ class Member:
         job = Job(order.client, site.rows, store.load(order.client, order.last), order.profiled)
         recipe = at_round(site.recipe, order.round, hello.rounds)
         down = _on_device(down, plan.device)
+        base = lowered(plan.net, base, recipe.precision)
         session = Session(plan.net, plan.method, base, down, plan.dataset.train, recipe, header.seed, order.round)
         done = train(session, job)
         if done.client_state:

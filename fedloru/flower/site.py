@@ -15,6 +15,7 @@ from fedloru.data import Dataset, Examples, Partition, size
 from fedloru.data.dataset import Scaling
 from fedloru.errors import ConfigError, DataError, ModelError, listed, quoted
 from fedloru.flower.protocol import Hello
+from fedloru.net import precision_problem
 from fedloru.reading import UnreadableError, read_toml
 from fedloru.recipe import Recipe
 from fedloru.run.plan import Plan, on_device
@@ -85,6 +86,8 @@ def build(source: Source, hello: Hello) -> Site:
     net, method = parts(config, dataset, hello.clients)
     try_out(net, dataset, Partition("own", 0, (rows,), (), {}), recipe_of(config))
     plan = Plan(net, method, dataset, partition, rounds=hello.rounds, recipe=recipe_of(config), device=source.device)
+    if problem := precision_problem(plan.recipe.precision, torch.device(source.device), net.params):
+        raise ConfigError([problem])
     plan = on_device(plan.replace(codec=config.wire.codec))
     return Site(config, plan, rows, tree.to(tests, source.device), tree.digest(plan.net.params))
 

@@ -25,8 +25,9 @@ class LowRankLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, i) to (…, o)."""
-        h = F.dropout(F.linear(input.to(self.a.dtype), self.a), self.drop, self.training and self.drop > 0)
-        return super().forward(input) + (self.scale * F.linear(h, self.b)).to(input.dtype)
+        h = F.dropout(F.linear(promoted(input, self.a), self.a), self.drop, self.training and self.drop > 0)
+        y = super().forward(input)
+        return y + (self.scale * F.linear(h, self.b)).to(y.dtype)
 
 
 class LowRankConv2d(nn.Conv2d):
@@ -39,9 +40,10 @@ class LowRankConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (b, i, h, w) to (b, o, h', w')."""
-        h = self._conv_forward(input.to(self.a.dtype), self.a, None)
+        h = self._conv_forward(promoted(input, self.a), self.a, None)
         h = F.dropout(h, self.drop, self.training and self.drop > 0)
-        return super().forward(input) + (self.scale * F.conv2d(h, self.b)).to(input.dtype)
+        y = super().forward(input)
+        return y + (self.scale * F.conv2d(h, self.b)).to(y.dtype)
 
 
 class LowRankEmbedding(nn.Embedding):
@@ -67,6 +69,18 @@ def still_padding(change: Tensor, ids: Tensor, padding_idx: int | None) -> Tenso
     if padding_idx is None:
         return change
     return torch.where((ids == padding_idx).unsqueeze(-1), change.detach(), change)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of products on ``device`` under autocast, or None if autocast is not active."""
+    kind = device.type
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if active else None
+
+
+def promoted(x: Tensor, factor: Tensor) -> Tensor:
+    """Return ``x`` in the dtype of ``factor``, with which it will be multiplied, unless autocast chooses another."""
+    return x.to(factor.dtype) if autocast_dtype(x.device) is None else x
 
 
 LowRank = LowRankLinear | LowRankConv2d | LowRankEmbedding

@@ -18,6 +18,7 @@ from fedloru.net.compute import (
     use_tensors,
 )
 from fedloru.net.making import attach, make
+from fedloru.net.precision import autocast, emulates_bf16, lowered, precision_problem
 from fedloru.net.record import Batch, Metrics, Net, classification_metrics, cross_entropy, images, metrics
 
 __all__ = [
@@ -27,18 +28,22 @@ __all__ = [
     "Net",
     "Slots",
     "attach",
+    "autocast",
     "classification_metrics",
     "compute_losses",
     "compute_outputs",
     "constants",
     "cross_entropy",
+    "emulates_bf16",
     "forward",
     "images",
     "load",
     "losses",
+    "lowered",
     "make",
     "metrics",
     "mode",
+    "precision_problem",
     "unshared",
     "use_tensors",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
+from fedloru.net.precision import in_float32
 from fedloru.net.record import Batch, Net
 from fedloru.tree import Params
 
@@ -101,13 +102,13 @@ def compute_outputs(net: Net, batch: Batch) -> Any:
 
 
 def compute_losses(net: Net, batch: Batch) -> Tensor:
-    """Return one loss per example, (b,), with the tensors that the model currently has.
+    """Return one loss per example, (b,), with the tensors that the model currently has; under autocast, in float32.
 
     Raises:
         ModelError: the model rejects the batch, as BatchNorm rejects a single example, or the loss is not (b,).
     """
     try:
-        each = net.losses(compute_outputs(net, batch), batch)
+        each = in_float32(net.losses, compute_outputs(net, batch), batch)
     except ValueError as error:
         count = len(next(iter(batch.values())))
         hint = SINGLE if count == 1 else "Change the batch size, or the model"

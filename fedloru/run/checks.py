@@ -111,7 +111,7 @@ def _profile_problems(plan: Plan) -> Iterator[str]:
 
 
 def _resource_problems(plan: Plan) -> Iterator[str]:
-    """Yield why the codec or the device cannot be used."""
+    """Yield why the codec, the device or the precision cannot be used."""
     if str(plan.codec).startswith(PREFIX):
         try:
             find_codec(plan.codec)
@@ -121,6 +121,9 @@ def _resource_problems(plan: Plan) -> Iterator[str]:
         torch.empty(0, device=str(plan.device))
     except (RuntimeError, AssertionError) as error:
         yield f"device {plan.device!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'"
+        return
+    if problem := nets.precision_problem(plan.recipe.precision, torch.device(plan.device), plan.net.params):
+        yield problem
 
 
 def _augmentation_problems(plan: Plan) -> Iterator[str]:

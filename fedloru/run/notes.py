@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
+from fedloru import net as nets
 from fedloru.lowrank.choice import Choice
 from fedloru.method import Method, is_merge_round
 from fedloru.run.plan import Plan
@@ -15,7 +18,15 @@ def notes(plan: Plan, *, choices: bool = True) -> list[str]:
 
     With ``choices``, this includes the layers that stay dense by default.
     """
-    return [*_dense_layers(plan, choices), *merge_notes(plan.method, plan.rounds)]
+    return [*_dense_layers(plan, choices), *merge_notes(plan.method, plan.rounds), *_precision_notes(plan)]
+
+
+def _precision_notes(plan: Plan) -> Iterator[str]:
+    if plan.recipe.precision == "bf16" and nets.emulates_bf16(torch.device(plan.device)):
+        yield (
+            f"precision is 'bf16', but the device {plan.device!r} has no instructions for products in bf16, so "
+            "training may be slower than with 'full'"
+        )
 
 
 def merge_notes(method: Method, rounds: int) -> Iterator[str]:

@@ -52,6 +52,19 @@ def test_in_bfloat16_up_to_rounding() -> None:
     assert max(float(ups[0][key].abs().max()) for key in ups[0]) > 0.05
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_autocast_up_to_rounding(family: str) -> None:
+    sgd = Recipe(lr=0.1, batch_size=4)
+    made = Cohort(net(family, dtype=torch.float32), methods.fedlora(), texts(family), sgd)
+    start = made.method.init(made.net, 3).shared
+    rounded = made._replace(recipe=sgd._replace(precision="bf16"))
+    runs = (made.rounds("sequential", 1), rounded.rounds("sequential", 1), rounded.rounds("fused", 1))
+    full, one, other = (tree.sub(state.shared, start) for state in runs)
+    for x, y in ((one, full), (other, full), (other, one)):
+        assert float(tree.norm(tree.sub(x, y))) < 0.1 * float(tree.norm(full))
+    assert float(tree.norm(tree.sub(one, full))) > 1e-4 * float(tree.norm(full))
+
+
 def test_with_tied_weights_that_are_trained() -> None:
     """FedAvg trains Qwen3's embedding, which is also its output head, under the first of its two names."""
     from fedloru import hf

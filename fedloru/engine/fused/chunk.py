@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedloru import tree
 from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
 from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected
+from fedloru.engine.fused.leaves import Mask
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
 from fedloru.errors import TrainingError, naming
@@ -114,14 +116,15 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
     optimizer = Optimizer.create(session.recipe, values)
     wide = torch.float32 if session.device.type == "mps" else torch.float64
     history = torch.zeros(plan.counts.shape, dtype=wide, device=session.device)
-    valid = (torch.arange(plan.rows.shape[2]) < plan.counts[..., None]).to(session.device)
+    valid = tree.upload(torch.arange(plan.rows.shape[2]) < plan.counts[..., None], session.device)
     active = None
     for step, counts in enumerate(plan.counts.T.tolist()):
         m = sum(count > 0 for count in counts)
         with naming(chunk.jobs[0].client, session.round, step, steps):
             if active is None or active.clients != m:
                 active = _Active.first(chunk, optimizer, m)
-            mask = None if min(counts[:m]) == plan.rows.shape[2] else valid[:m, step]
+            fewest = min(counts[:m])
+            mask = None if fewest == plan.rows.shape[2] else Mask(valid[:m, step], fewest)
             history[:m, step] = _step(chunk, active, _batch(session, plan, step, m), mask, step + 1)
     return history
 
@@ -150,15 +153,17 @@ def _batch(session: Session, plan: Schedule, step: int, m: int) -> Examples:
     return fetch(session.data, plan.rows[:m, step].flatten(), shifts, flips, session.recipe.crop, longest)
 
 
-def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Tensor | None, step: int) -> Tensor:
+def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Mask | None, step: int) -> Tensor:
     """Run one local step of m clients, and return their mean losses before the update, (m,).
 
-    ``mask`` (m, b) marks the valid rows (None: there is no padding).
+    ``mask`` marks the valid rows (None: there is no padding).
     """
     session, m, sinks = chunk.session, active.clients, Sinks()
     with chunk.masks.step(m):
-        each = chunk.forward(_expanded(session, active.state), session.base, batch, m, mask, sinks).view(m, -1)
-        mean = each.mean(1) if mask is None else torch.where(mask, each, 0).sum(1) / mask.sum(1)
+        expanded = _expanded(session, active.state)
+        with session.autocast():
+            each = chunk.forward(expanded, session.base, batch, m, mask, sinks).view(m, -1)
+        mean = each.mean(1) if mask is None else torch.where(mask.valid, each, 0).sum(1) / mask.valid.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:
             total = total + _penalties(session, active.state, chunk.jobs[:m]).sum()

@@ -21,7 +21,7 @@ from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import activation_bytes, naming_examples, room, shared_model
 from fedloru.method import Method, State
 from fedloru.net import Net
-from fedloru.recipe import Recipe
+from fedloru.recipe import Precision, Recipe
 
 CPU_BUDGET = 32 * 2**20
 """Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""
@@ -35,28 +35,36 @@ class Fused(NamedTuple):
     reason: str
 
 
-def approve(net: Net, method: Method, state: State, data: Examples, path: LayerPath) -> Fused | str:
+def approve(
+    net: Net, method: Method, state: State, data: Examples, path: LayerPath, precision: Precision = "full"
+) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
-    if prefers_channels_last(net, data):
+    if prefers_channels_last(net, data, precision):
         candidate = fold(net, frozenset(stacked), path, channels_last=True)
         # Only in the model's own dtypes do convolutions keep the order, which a view of their output may not support.
-        if all(probe(net, candidate, stacked, state.base, data, wide=wide) is None for wide in (False, True)):
+        problems = (probe(net, candidate, stacked, state.base, data, precision, wide=wide) for wide in (False, True))
+        if not any(problems):
             return Fused(candidate, "fold", "")
     rejections: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
-        problem = probe(net, candidate, stacked, state.base, data)
+        problem = probe(net, candidate, stacked, state.base, data, precision)
         if problem is None:
             return Fused(candidate, how, "; ".join(rejections))
         rejections.append(f"{how} does not support this model ({problem})")
     return "; ".join(rejections)
 
 
-def prefers_channels_last(net: Net, data: Examples) -> bool:
-    """Return whether a model has convolutions that are faster with the channels of images last in memory."""
-    device = next(iter(data.values())).device
-    return device.type == "cpu" and any(isinstance(layer, nn.Conv2d) for layer in net.model.modules())
+def prefers_channels_last(net: Net, data: Examples, precision: Precision) -> bool:
+    """Return whether a model is faster with the channels of images last in memory: a CPU's convolutions and pooling.
+
+    In bf16, the backward pass of GroupNorm is ten times as slow in this order.
+    """
+    kinds = {type(layer) for layer in net.model.modules()}
+    slow = precision == "bf16" and nn.GroupNorm in kinds
+    is_on_cpu = next(iter(data.values())).device.type == "cpu"
+    return is_on_cpu and not slow and any(issubclass(kind, nn.Conv2d) for kind in kinds)
 
 
 def forward_keys(net: Net, method: Method, state: State) -> list[str]:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from fedloru.engine.fused import products
 from fedloru.engine.fused.gradients import Outer, Sinks
-from fedloru.engine.fused.leaves import LEAVES, Leaf
+from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
@@ -27,11 +27,11 @@ from fedloru.net import Batch, Net, compute_losses, constants, use_tensors
 from fedloru.tree import Params
 
 LayerPath = Literal["auto", "activation", "weight"]
-Forward = Callable[[Params, Params, Batch, int, Tensor | None, Sinks], Tensor]
+Forward = Callable[[Params, Params, Batch, int, Mask | None, Sinks], Tensor]
 """(stacked, base, batch, m, mask, sinks) → losses (m·b,).
 
-``stacked`` are (m, *shape), and ``mask`` (m, b) marks valid rows. The backward pass may add gradients of stacked
-tensors that are leaves to ``sinks``.
+``stacked`` are (m, *shape), and ``mask`` marks valid rows. The backward pass may add gradients of stacked tensors that
+are leaves to ``sinks``.
 """
 
 
@@ -42,7 +42,7 @@ class _Call:
     base: Params | None = None
     clients: int
     rows: int
-    mask: Tensor | None
+    mask: Mask | None
     sinks: Sinks
 
 
@@ -57,7 +57,7 @@ class _Tensors:
         return self.call.clients
 
     @property
-    def mask(self) -> Tensor | None:
+    def mask(self) -> Mask | None:
         return self.call.mask
 
     @property
@@ -111,7 +111,7 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channel
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None, sinks: Sinks) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
         if call.base is not base:
             call.base = base
             for key, p in shared.items():
@@ -196,7 +196,7 @@ def _split(value: Any, m: int) -> Any:
 def vmapped(net: Net) -> Forward:
     """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Tensor | None, sinks: Sinks) -> Tensor:
+    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
         if mask is not None and net.statistics:
             raise ModelError("BatchNorm under vmap cannot distinguish padding from examples")
         shared = {key: value for key, value in constants(net, base).items() if key not in tensors}

@@ -7,7 +7,7 @@ because they do not depend on which client an example belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,17 @@ from fedloru.engine.fused import products
 from fedloru.engine.fused.gradients import Outer
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
-from fedloru.lowrank.layers import still_padding
+from fedloru.lowrank.layers import promoted, still_padding
+
+
+class Mask(NamedTuple):
+    """Which rows of a folded batch are examples: ``valid`` (m, b), and the ``fewest`` that a client has.
+
+    The number is known without reading from the device, which would wait for it in every step.
+    """
+
+    valid: Tensor
+    fewest: int
 
 
 class Tensors(Protocol):
@@ -28,8 +38,8 @@ class Tensors(Protocol):
         """The number of folded clients, m."""
 
     @property
-    def mask(self) -> Tensor | None:
-        """The mask, (m, b), of the batch rows that are examples; None: all are."""
+    def mask(self) -> Mask | None:
+        """Which batch rows are examples; None: all are."""
 
     @property
     def rows(self) -> int:
@@ -112,7 +122,7 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     bias, bias_stacked = t.get("bias")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
+    if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
         rows = x.reshape(m, -1, x.shape[-1])
         if t.weight_space(rows.shape[1], w.shape[0], w.shape[1], a.shape[1]):
             merged = torch.baddbmm(w.unsqueeze(0), b, a, alpha=layer.scale)
@@ -120,10 +130,10 @@ def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
         y = products.lowrank_linear(rows, w, a, b, bias if bias_stacked else None, layer.scale)
         y = y.view(*x.shape[:-1], w.shape[0])
         return y if bias_stacked else products.add_bias(y, bias, m, -1, stacked=False)
-    h = F.dropout(products.linear(x.to(a.dtype), a, m, stacked=a_stacked), drop, drop > 0)
+    h = F.dropout(products.linear(promoted(x, a), a, m, stacked=a_stacked), drop, drop > 0)
     up = layer.scale * products.linear(h, b, m, stacked=b_stacked)
-    y = products.linear(x, w, m, stacked=w_stacked) + up.to(x.dtype)
-    return products.add_bias(y, bias, m, -1, stacked=bias_stacked)
+    y = products.linear(x, w, m, stacked=w_stacked)
+    return products.add_bias(y + up.to(y.dtype), bias, m, -1, stacked=bias_stacked)
 
 
 def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
@@ -131,14 +141,14 @@ def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
     w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
     m, drop = t.clients, layer.drop if layer.training else 0.0
-    if not w_stacked and a_stacked and b_stacked and not drop and a.dtype == w.dtype:
+    if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
         rows = x.shape[0] // m * x.shape[2] * x.shape[3]
         if t.weight_space(rows, w.shape[0], w[0].numel(), a.shape[1]):
             change = torch.bmm(b.flatten(2), a.flatten(2)).view(m, *w.shape)
             return _conv(t, layer, x, w + layer.scale * change, stacked=True)
-    h = F.dropout(products.conv(layer, x.to(a.dtype), a, None, m, stacked=a_stacked), drop, drop > 0)
+    h = F.dropout(products.conv(layer, promoted(x, a), a, None, m, stacked=a_stacked), drop, drop > 0)
     y = _conv(t, layer, x, w, w_stacked)
-    return products.add_pointwise(y.to(h.dtype), h, b, m, layer.scale, stacked=b_stacked).to(x.dtype)
+    return products.add_pointwise(y, h, b, m, layer.scale, stacked=b_stacked)
 
 
 def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tensor:
@@ -176,6 +186,7 @@ def _normed(t: Tensors, x: Tensor, axis: int, norm: Callable[[Tensor | None, Ten
 
 
 def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
+    dtype = y.dtype
     for name, op in (("weight", torch.mul), ("bias", torch.add)):
         p, stacked = t.get(name)
         if p is None:
@@ -184,7 +195,7 @@ def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
             y = products.fold_op(op, y, p, t.clients, axis)
         else:
             y = op(y, p if axis == -1 else products.broadcast(p, y.ndim, axis))
-    return y
+    return y.to(dtype)
 
 
 def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
@@ -212,16 +223,17 @@ def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) ->
 
 
 def _masked_norm(
-    x: Tensor, mask: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
+    x: Tensor, mask: Mask, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
 ) -> Tensor:
-    m, b = mask.shape
-    each = x.unflatten(0, (m, b))
-    keep = mask.to(x.dtype).view(m, b, *(1 for _ in x.shape[1:]))
+    valid = mask.valid
+    m, b = valid.shape
+    each = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (m, b))
+    keep = valid.to(each.dtype).view(m, b, *(1 for _ in x.shape[1:]))
     over = [1, *range(3, each.ndim)]
     pixels = each[0, 0, 0].numel()
-    if pixels == 1 and bool((mask.sum(1) == 1).any()):
+    if pixels == 1 and mask.fewest == 1:
         raise ValueError("Expected more than 1 value per channel when training, got 1 example")
-    n = mask.sum(1).to(x.dtype) * pixels
+    n = valid.sum(1).to(each.dtype) * pixels
     shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
     n_wide = n.view(m, *(1 for _ in each.shape[1:]))
     mean = (each * keep).sum(over, keepdim=True) / n_wide
@@ -231,7 +243,7 @@ def _masked_norm(
         running_mean.view(m, -1).lerp_(mean.detach().view(m, -1), momentum)
         running_var.view(m, -1).lerp_(unbiased, momentum)
     normed: Tensor = ((each - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)).flatten(0, 1)
-    return normed
+    return normed.to(x.dtype)
 
 
 Leaf = Callable[[Tensors, Any, Tensor], Tensor]

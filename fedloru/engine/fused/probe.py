@@ -8,6 +8,7 @@ float64 if the model supports it. For text, short examples of different lengths 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ from fedloru.data import Examples, by_length, fetch, size
 from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected, dense
+from fedloru.engine.fused.leaves import Mask
 from fedloru.errors import sentence
-from fedloru.net import Batch, Net, compute_losses, constants, mode, use_tensors
+from fedloru.net import Batch, Net, autocast, compute_losses, constants, lowered, mode, use_tensors
+from fedloru.recipe import Precision
 from fedloru.rng import forked, gen
 from fedloru.tree import Params
 
@@ -40,11 +43,19 @@ class _Found(NamedTuple):
 
 
 def probe(
-    net: Net, forward: Forward, stacked: Sequence[str], base: Params, data: Examples, *, wide: bool = True
+    net: Net,
+    forward: Forward,
+    stacked: Sequence[str],
+    base: Params,
+    data: Examples,
+    precision: Precision = "full",
+    *,
+    wide: bool = True,
 ) -> str | None:
-    """Return why ``forward`` is not equivalent to the plain forward pass, or None if it is.
+    """Return why ``forward`` is not equivalent to the plain forward pass, or does not run in ``precision``; else None.
 
-    They are compared in float64 if ``wide`` is set and the model supports it, and else in the model's own dtypes.
+    They are compared in float64 if ``wide`` is set and the model supports it, and else in the model's own dtypes. In
+    bf16, results depend on the order of roundings, so only failures are detected there.
     """
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
@@ -55,9 +66,16 @@ def probe(
     for dtype, tolerance in attempts[wide and device.type == "mps" :]:
         try:
             with forked(device):
-                return _compare(net, forward, stacked, base, data, dtype, tolerance)
+                problem = _compare(net, forward, stacked, base, data, dtype, tolerance)
+                break
         except Exception as error:  # user code may raise anything
             problem = sentence(error)
+    if problem is None and precision != "full":
+        try:
+            with forked(device):
+                return _compare(net, forward, stacked, base, data, None, math.inf, precision)
+        except Exception as error:  # user code may raise anything
+            return f"in {precision}: {sentence(error)}"
     return problem
 
 
@@ -69,6 +87,7 @@ def _compare(
     data: Examples,
     dtype: torch.dtype | None,
     tolerance: float,
+    precision: Precision = "full",
 ) -> str | None:
     start = {**net.params, **net.buffers, **base}
     clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
@@ -82,9 +101,12 @@ def _compare(
     leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(rows.device)
+    padding = Mask(mask, min(COUNTS))
     masks, sinks = _masks(*range(len(COUNTS))), Sinks()
     with mode(net, True), masks.step(len(COUNTS)):
-        losses = forward(state, frozen, batch, len(COUNTS), mask, sinks).view(len(COUNTS), width)
+        with autocast(precision, rows.device):
+            losses = forward(state, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks)
+        losses = losses.view(len(COUNTS), width)
         gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves)
     whole = {key: dense(gradient) for key, gradient in collected(gradients, sinks, leaves).items()}
     found = _Found(losses, whole, state)

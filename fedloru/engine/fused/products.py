@@ -6,6 +6,7 @@ In a folded activation, the m clients are the outer part of axis 0, (m·b, …).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru.engine.fused.gradients import Outer, is_worthwhile
+from fedloru.lowrank.layers import autocast_dtype
+
+
+def rounded(*factors: Tensor) -> Sequence[Tensor]:
+    """Return the factors of a product as autocast would, if it is active; it does not reach into custom functions.
+
+    Rounding is outside of the custom functions, so their backward passes get tensors of one dtype, and the gradients
+    are converted back to that of the parameters.
+    """
+    dtype = autocast_dtype(factors[0].device)
+    return factors if dtype is None else [t.to(dtype) if t.dtype != torch.float64 else t for t in factors]
+
+
+def compatible(w: Tensor, a: Tensor) -> bool:
+    """Return whether W and BA can be added: they have the same dtype, or autocast computes both products in one."""
+    return w.dtype == a.dtype or autocast_dtype(w.device) is not None
 
 
 def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool, sink: list[Outer] | None = None) -> Tensor:
@@ -22,11 +39,12 @@ def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool, sink: list[Outer] | N
     """
     if not stacked:
         return F.linear(x, w)
-    rows = x.reshape(m, -1, x.shape[-1])
-    if sink is not None and not is_worthwhile(rows.shape[1], *w.shape[1:]):
+    worthwhile = is_worthwhile(x.numel() // x.shape[-1] // m, *w.shape[1:])
+    if not worthwhile or autocast_dtype(x.device) is not None:
         sink = None
     if m == 1 and sink is None:
         return F.linear(x, w[0])
+    rows, w = rounded(x.reshape(m, -1, x.shape[-1]), w)
     y: Tensor = _Linear.apply(rows, w, sink)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], w.shape[1])
 
@@ -65,6 +83,7 @@ def add_bias(y: Tensor, bias: Tensor | None, m: int, axis: int, *, stacked: bool
     """Add a bias (m, o), or a shared one (o,), along ``axis`` of y."""
     if bias is None:
         return y
+    bias = bias.to(y.dtype)
     return y + broadcast(bias, y.ndim, axis) if not stacked else fold_op(torch.add, y, bias, m, axis)
 
 
@@ -117,14 +136,16 @@ def add_pointwise(y: Tensor, h: Tensor, b: Tensor, m: int, s: float, *, stacked:
 
     With the channels last in memory, the sum is one product over all pixels of each client.
     """
-    if not stacked:
-        return torch.add(y, F.conv2d(h, b), alpha=s)
-    if y.is_contiguous(memory_format=torch.channels_last):
+    if stacked and y.dtype == h.dtype and y.is_contiguous(memory_format=torch.channels_last):
         rows, hidden = (t.permute(0, 2, 3, 1).reshape(m, -1, t.shape[1]) for t in (y, h))
         total = torch.baddbmm(rows, hidden, b.flatten(2).mT, alpha=s)
         return total.view(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
-    up = torch.matmul(b.flatten(2).unsqueeze(1), h.flatten(2).unflatten(0, (m, -1)))
-    return torch.add(y, up.flatten(0, 1).view(y.shape), alpha=s)
+    if stacked:
+        pixels = h.flatten(2).unflatten(0, (m, -1))
+        up = torch.matmul(b.flatten(2).unsqueeze(1), pixels).flatten(0, 1).view(y.shape)
+    else:
+        up = F.conv2d(h, b)
+    return torch.add(y, up.to(y.dtype), alpha=s)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -145,6 +166,8 @@ def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | No
     W is (o, i), A (m, r, i), B (m, o, r) and the bias (m, o). The product with W is one over all rows, the others are
     batched over clients.
     """
+    x, w, a, b = rounded(x, w, a, b)
+    bias = None if bias is None else bias.to(w.dtype)
     y: Tensor = _LowRankLinear.apply(x, w, a, b, bias, s)  # type: ignore[no-untyped-call]
     return y
 
