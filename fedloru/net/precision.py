@@ -6,7 +6,7 @@ the losses are computed without it, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -84,5 +84,5 @@ def emulates_bf16(device: torch.device) -> bool:
     """Return whether ``device`` is known to have no instructions for products in bf16."""
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.11 has none
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.11 has none
     return bool(found) and not any(found.get(name) for name in _CPU_BF16)
