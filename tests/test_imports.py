@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
-BASE: frozenset[str] = frozenset({"errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
+BASE: frozenset[str] = frozenset({"cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
+    "cache": frozenset({"files", "reading"}),
     "settings": frozenset({"errors"}),
     "reading": frozenset({"errors"}),
     "schema": frozenset({"errors", "reading"}),
