@@ -45,14 +45,13 @@ class _UnknownError(Exception):
 
 def _described(tokenizer: Any) -> Iterator[str]:
     """Yield everything that the tokens follow from, for the tokenizers of transformers that are data."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    kind = type(tokenizer)
-    if not kind.__module__.startswith("transformers.") or not hasattr(fast, "to_str") or prints_date(tokenizer):
+    kind, as_text = type(tokenizer), getattr(getattr(tokenizer, "backend_tokenizer", None), "to_str", None)
+    if as_text is None or not kind.__module__.startswith("transformers.") or prints_date(tokenizer):
         raise _UnknownError
     yield ENCODER
     yield from map(version, LIBRARIES)
     yield f"{kind.__module__}.{kind.__qualname__}"
-    yield fast.to_str()
+    yield as_text()
     for name in ("chat_template", "special_tokens_map", "all_special_ids", "model_max_length", "init_kwargs"):
         yield repr(getattr(tokenizer, name, None))
 

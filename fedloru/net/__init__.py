@@ -17,13 +17,14 @@ from fedloru.net.compute import (
     use_tensors,
 )
 from fedloru.net.making import attach, make
-from fedloru.net.record import Batch, Metrics, Net, classification_metrics, cross_entropy, images, metrics
+from fedloru.net.record import Batch, Metrics, Net, Source, classification_metrics, cross_entropy, images, metrics
 
 __all__ = [
     "SINGLE",
     "Batch",
     "Metrics",
     "Net",
+    "Source",
     "attach",
     "classification_metrics",
     "compute_losses",
