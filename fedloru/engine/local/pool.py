@@ -137,13 +137,13 @@ class Pool:
         return net.source
 
     def open(self, blueprint: Blueprint) -> None:
-        """Start all workers.
+        """Start as many workers as there are CPUs; others start when a round has a part for them.
 
         Raises:
             FedloruError: one cannot make the model or the method, or ends.
         """
         self._blueprint = Process.this(), blueprint
-        self._idle = self._together([self._started] * self.parts)
+        self._idle = self._together([self._started] * min(self.parts, os.cpu_count() or 1))
 
     def train(self, base: str, common: Any, parts: Sequence[Part], round: int) -> list[Result]:
         """Return the results of ``parts``, in order.
@@ -177,7 +177,7 @@ class Pool:
 
     def _trained(self, base: str, common: Any, part: Part, round: int) -> Result:
         for lost in range(1, ATTEMPTS + 1):
-            worker = self._idle.pop() if self._idle else self._started()
+            worker = self._free()
             try:
                 result: Result = worker.call("train", base, common, part.jobs)
             except _LostError as error:
@@ -193,6 +193,11 @@ class Pool:
                 self._idle.append(worker)
                 return result
         raise AssertionError("report_lost raises after the last attempt")
+
+    def _free(self) -> _Handle:
+        with suppress(IndexError):  # none is idle
+            return self._idle.pop()
+        return self._started()
 
     def _started(self) -> _Handle:
         worker = _Handle()
