@@ -16,56 +16,46 @@ method (``fedavg``, ``fedlora``, ``fedloru``, …) is a value that wrappers (``p
 ``clip``, ``robust``) change; ``Recipe`` says how clients train. ``run`` makes a run of these, ``start`` one of a
 configuration, and ``resume`` continues one from its folder. ``export`` writes the trained model. A method of yours is
 composed from ``blocks``, declared with ``methods.method`` and checked with ``check``.
+
+The names are imported on first use, so that ``fedloru --help`` need not import torch.
 """
 
 from fedloru import launch as _launch  # noqa: F401  # before any other import
 
 # isort: split
+import sys
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from fedloru import config, data, hf, methods, models
-from fedloru.api import resume, run, start
-from fedloru.errors import FedloruError
-from fedloru.exports import export
-from fedloru.laws import check
-from fedloru.method import Down, Method, Phase, Profile, State, Total, Traits, Up, Values
-from fedloru.methods import blocks
-from fedloru.methods.catalogue import *  # noqa: F403  # every method
-from fedloru.methods.wrappers.catalogue import *  # noqa: F403  # every wrapper
-from fedloru.net import Net, attach, make
-from fedloru.recipe import Recipe
-from fedloru.run.loop import Run
+if TYPE_CHECKING:
+    from fedloru.public import *  # noqa: F403
 
 __version__ = version("fedloru")
 
-__all__ = [
-    "Down",
-    "FedloruError",
-    "Method",
-    "Net",
-    "Phase",
-    "Profile",
-    "Recipe",
-    "Run",
-    "State",
-    "Total",
-    "Traits",
-    "Up",
-    "Values",
-    "__version__",
-    "attach",
-    "blocks",
-    "check",
-    "config",
-    "data",
-    "export",
-    "hf",
-    "make",
-    "methods",
-    "models",
-    "resume",
-    "run",
-    "start",
-    *methods.METHODS,
-    *methods.WRAPPERS,
-]
+
+class _Package(ModuleType):
+    """The package; ``fedloru.run`` is the function, also after the subpackage of that name has been imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return [*import_module("fedloru.public").__all__, "__version__"]
+        if not name.startswith("__"):
+            if name != "run" and find_spec(f"fedloru.{name}"):
+                return import_module(f"fedloru.{name}")
+            public = import_module("fedloru.public")
+            if name in public.__all__:
+                return getattr(public, name)
+        raise AttributeError(f"module 'fedloru' has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if (name, type(value)) != ("run", ModuleType):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.__all__})
+
+
+sys.modules[__name__].__class__ = _Package

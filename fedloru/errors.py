@@ -23,10 +23,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import torch
 
 
 class FedloruError(Exception):
@@ -181,7 +180,9 @@ def did_you_mean(near: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-_LIBRARY_FOLDERS = (Path(__file__).parent, Path(torch.__file__).parent)
+def _library_folders() -> list[Path]:
+    torch = find_spec("torch")
+    return [Path(__file__).parent, *([Path(torch.origin).parent] if torch and torch.origin else [])]
 
 
 def sentence(error: Exception) -> str:
@@ -192,8 +193,8 @@ def sentence(error: Exception) -> str:
 
 def traced(error: Exception) -> str:
     """Return ``sentence(error)``, with the innermost line of user code in its traceback, if any."""
-    frames = traceback.extract_tb(error.__traceback__)
-    user = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in _LIBRARY_FOLDERS)]
+    frames, libraries = traceback.extract_tb(error.__traceback__), _library_folders()
+    user = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in libraries)]
     return sentence(error) + (f" ({user[-1].filename}, line {user[-1].lineno})" if user else "")
 
 
@@ -206,9 +207,11 @@ def naming(client: int, round: int, step: int, steps: int, examples: int | None 
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise  # the run adds which setting to lower
     except Exception as error:  # user code may raise anything
+        import torch  # which has been imported where something was trained; messages do not need it
+
+        if isinstance(error, torch.OutOfMemoryError):
+            raise  # the run adds which setting to lower
         reason = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; fix the model or these examples"
         whose = "" if examples is None else f" on its {examples} example{'s' if examples > 1 else ''}"
         message = f"local step {step + 1} of {steps}{whose} failed: {reason}"

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
-BASE: frozenset[str] = frozenset({"errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
+BASE: frozenset[str] = frozenset({"cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
+    "cache": frozenset({"files", "reading"}),
     "settings": frozenset({"errors"}),
     "reading": frozenset({"errors"}),
     "schema": frozenset({"errors", "reading"}),
@@ -42,22 +43,28 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},
     "report": frozenset({"errors", "files", "reading", "schema", "settings"}),
-    "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf"},
+    "presets": frozenset(),
+    "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf", "presets"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE
-    | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower"},
-    "__init__": TO_ENGINE
-    | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws", "launch"},
+    | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower", "presets"}
+    | {"__init__"},  # for the version
+    "public": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"},
+    "__init__": frozenset({"launch", "public"}),
     "__main__": frozenset({"cli"}),
     "launch": frozenset(),
 }
 """The packages and modules that each one may import besides itself; new ones must be added here."""
 
-EXCEPTIONS = {("run/summary.py", "methods"), ("engine/ray/engine.py", "methods"), ("engine/ray/worker.py", "methods")}
+EXCEPTIONS = {
+    ("run/summary.py", "methods"),
+    ("engine/parts/engine.py", "methods"),
+    ("engine/parts/worker.py", "methods"),
+}
 """The summary reports what FedAvg would have sent; no other file of ``engine`` or ``run`` refers to a method.
 
-Workers of Ray make a method again from its name.
+Workers make a method again from its name.
 """
 
 ALLOWED_IN = {
@@ -203,11 +210,14 @@ def test_models_depend_on_torch_only() -> None:
             assert outside <= {"torch", "fedloru"}
 
 
+EVERYTHING = "import sys; import fedloru.public, fedloru.cli.training, fedloru.cli.methods_table, fedloru.cli.study; "
+"""Imports what a command may need, without running one."""
+
 LATE = ("rich", "plotly", "datasets", "flwr_datasets", "sklearn", "matplotlib", "mlxtend", "pyarrow", "PIL", "typer")
 
 
 def test_fedloru_imports_without_the_libraries_of_its_extras() -> None:
-    code = f"import sys; import fedloru, fedloru.cli; print(*({set(ALLOWED_IN)!r} & sys.modules.keys()))"
+    code = f"{EVERYTHING} print(*({set(ALLOWED_IN)!r} & sys.modules.keys()))"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert imported == []
 
@@ -219,8 +229,41 @@ def test_the_engines_do_not_import_other_libraries() -> None:
 
 
 def test_libraries_of_the_analysis_are_not_imported_before() -> None:
-    code = (
-        "import sys; import fedloru, fedloru.cli; print(*({'scipy', 'curvlinops', 'matplotlib'} & sys.modules.keys()))"
-    )
+    code = f"{EVERYTHING} print(*({{'scipy', 'curvlinops', 'matplotlib'}} & sys.modules.keys()))"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert imported == []
+
+
+SLOW = ("torch", "numpy", "pydantic", "safetensors", "transformers", "pandas", "plotly", "flwr")
+QUICK = """
+import contextlib, io, sys
+import typer.main
+from fedloru.cli import app
+
+commands = typer.main.get_command(app).commands
+help = [["--help"], *([name, "--help"] for name in commands)]
+shown = {}
+for arguments in (*help, ["--version"], ["presets"]):
+    out = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(out):
+        app(arguments, prog_name="fedloru")
+    assert out.getvalue(), arguments
+print(len(help), *({SLOW!r} & sys.modules.keys()))
+"""
+
+
+def test_help_version_and_presets_are_shown_without_torch() -> None:
+    code = QUICK.replace("{SLOW!r}", repr(set(SLOW)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    commands, *imported = done.stdout.split()
+    assert int(commands) > 15 and imported == []
+
+
+def test_the_public_names_are_imported_on_first_use() -> None:
+    code = (
+        "import sys, fedloru as fl; assert 'torch' not in sys.modules; assert 'fedavg' in dir(fl); "
+        "import fedloru.run.loop; assert fl.run is fl.api.run; from fedloru import *; "
+        "assert all(getattr(fl, name) is globals()[name] for name in fl.__all__); "
+        "assert not hasattr(fl, 'nothing') and 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,39 +3,29 @@
 ::
 
     app              the application: common options, errors, warnings, exit codes
-    train            run, resume
-    view             audit, cost, report, config, presets
-    compare          compare
-    vary             the runs that compare makes
-    methods          methods
-    rank             rank
-    align            align
-    study            what rank and align share
-    spectrum_table   the results of rank as a table
-    alignment_table  the results of align as a table
-    progress         the progress bar of rank and align
+    train            run, resume                    training                     progress and results
+    view             audit, cost, report, config,   audit_table, cost_table
+                     presets
+    compare          compare                        vary, comparison             the runs it makes; the results
+    methods          methods                        methods_table
+    rank             rank                           study, study_options         what rank and align share
+    align            align                          spectrum_table, alignment_table, progress
     export           export
-    federation       serve, reverse-proxy, enroll, clients
+    federation       serve, reverse-proxy, enroll,
+                     clients
     join             join
     try_out          try, simulate
     certs            certs
+
+The files on the left declare the commands, without importing torch; the commands import those on the right.
 """
 
 import signal
 
-from fedloru.cli import (  # each defines its commands
-    align,
-    certs,
-    compare,
-    export,
-    federation,
-    join,
-    methods,
-    rank,
-    train,
-    try_out,
-    view,
-)
+from fedloru.cli import train  # each defines its commands, which are listed in this order
+
+# isort: split
+from fedloru.cli import align, certs, compare, export, federation, join, methods, rank, try_out, view
 from fedloru.cli.app import app
 
 

@@ -9,29 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedloru.cli.alignment_table import shown, table, verdicts
-from fedloru.cli.app import COMMAND_LINE, Overrides, app, say
-from fedloru.cli.progress import Bar
-from fedloru.cli.study import (
-    Batch,
-    Destination,
-    Double,
-    Out,
-    Round,
-    Rounds,
-    Source,
-    Study,
-    check_written,
-    destination,
-    load_study,
-)
-from fedloru.cli.train import Quiet
+from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app, say
+from fedloru.cli.study_options import Batch, Double, Out, Round, Rounds, Source
 from fedloru.errors import ConfigError
-from fedloru.report import units
-from fedloru.report.records import ALIGNMENT
 
 if TYPE_CHECKING:
     from fedloru.analysis.study import Record, Subject
+    from fedloru.cli.study import Destination, Study
 
 DEFAULT_CLIENTS = 20
 """The number of clients to compare by default, if there are as many."""
@@ -82,6 +66,9 @@ def align(
     from fedloru.analysis.cautions import cautions
     from fedloru.analysis.gradients import check, seconds
     from fedloru.analysis.study import subjects
+    from fedloru.cli.study import check_written, destination, load_study
+    from fedloru.report import units
+    from fedloru.report.records import ALIGNMENT
 
     rank_list = _parse_ranks(ranks)
     check_written(out, pictures)
@@ -116,6 +103,7 @@ def _measure(study: Study, server: Subject, clients: Sequence[Subject], to: Dest
     """Compute and compare the gradients, then find the eigenvectors; write the results after each of the two."""
     from fedloru.analysis.gradients import agreement, eigenspace, gradients, products
     from fedloru.analysis.study import held
+    from fedloru.cli.progress import Bar
 
     data, top, examples = study.plan.dataset, study.metadata["top"], len(server.rows)
     total = sum(len(client.rows) for client in clients) + examples * products(study.objective, top)
@@ -158,6 +146,7 @@ def _plot(results: Record, layers: bool, folder: Path) -> list[Path]:
     from fedloru.analysis import pictures
     from fedloru.analysis.alignment import Agreement
     from fedloru.analysis.figures import save
+    from fedloru.cli.alignment_table import shown
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -169,6 +158,8 @@ def _plot(results: Record, layers: bool, folder: Path) -> list[Path]:
 
 def _show(results: Record, layers: bool, written: list[Path]) -> None:
     from rich.console import Console
+
+    from fedloru.cli.alignment_table import shown, table, verdicts
 
     console = Console()
     console.print(table(shown(results, layers)))

@@ -1,5 +1,8 @@
 """The application: what all commands share.
 
+A command imports what it runs when it is called. At the top of its file it imports only what its declaration needs, so
+that the help of every command is shown without torch, whose import takes seconds.
+
 Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C.
 """
 
@@ -18,6 +21,7 @@ import typer
 from click import Context, HelpFormatter
 from typer.core import TyperGroup
 
+from fedloru import __version__
 from fedloru.errors import ConfigError, FedloruError, printable
 
 ERROR, STOPPED = 2, 130
@@ -73,8 +77,21 @@ Overrides = Annotated[
 ]
 
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedloru {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def fedloru() -> None:
+def fedloru(
+    version: Annotated[  # printed by the callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Train one model on many clients that send only low-rank updates."""
 
 

@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedloru import report as reports
-from fedloru.cli import vary as variations
-from fedloru.cli.app import COMMAND_LINE, Overrides, app, check_place, say
-from fedloru.cli.train import Quiet
-from fedloru.errors import ConfigError, RunFolderError
-from fedloru.report import Group
+from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app, check_place
+from fedloru.errors import ConfigError
 
 
 @app.command()
@@ -51,17 +47,21 @@ def compare(
     finished ones reused. Examples: fedloru compare runs/* -o cmp.html; fedloru compare --config small --vary
     method.name=fedavg,fedlora,fedloru --seeds 3 --target 0.9.
     """
+    from fedloru import report as reports
+    from fedloru.cli import vary as variations
+    from fedloru.cli.comparison import check_count, groups, output
+
     run_options = {"--vary": vary, "--seeds": seeds, "-s": overrides, "--out": out}
     _check(runs or [], source, [name for name, given in run_options.items() if given], target)
     for path in filter(None, (page, csv)):
         check_place(path)
     if source is not None:
         planned = variations.planned(source, overrides or [], vary or [], seeds or 1, out)
-        _check_count(len(planned))
+        check_count(len(planned))
         variations.make(planned, quiet)
         runs = [one.folder for one in planned]
     with reports.shown("the comparison"):
-        _output(_groups(runs or []), page, csv, target, quiet)
+        output(groups(runs or []), page, csv, target, quiet)
 
 
 def _check(runs: list[Path], source: str | None, run_options: list[str], target: float | None) -> None:
@@ -74,36 +74,3 @@ def _check(runs: list[Path], source: str | None, run_options: list[str], target:
         problems.append(f"--target is {target:g}, expected an accuracy in (0, 1], such as 0.9")
     if problems:
         raise ConfigError(problems, COMMAND_LINE)
-
-
-def _check_count(runs: int) -> None:
-    if runs < 2:
-        raise ConfigError(
-            ["there is nothing to compare: name at least two run folders, or use --config with --vary or --seeds"],
-            COMMAND_LINE,
-        )
-
-
-def _groups(folders: list[Path]) -> list[Group]:
-    distinct = {folder.resolve(): folder for folder in folders}
-    _check_count(len(distinct))
-    runs = [reports.read(folder) for folder in distinct.values()]
-    if not any(row["test_accuracy"] is not None for run in runs for row in run.rounds):
-        raise RunFolderError("there is nothing to compare: none of the runs has been evaluated yet")
-    return reports.grouped(runs)
-
-
-def _output(groups: list[Group], page: Path | None, csv: Path | None, target: float | None, quiet: bool) -> None:
-    from rich.console import Console
-
-    for caution in reports.cautions(groups):
-        say(f"Note: {caution}")
-    if not quiet:
-        Console().print(reports.comparison_table(groups, target))
-    if csv:
-        reports.write_csv(csv, groups)
-    if page:
-        reports.write_comparison(page, groups, target)
-    for name, path in (("CSV", csv), ("Page", page)):
-        if path and not quiet:
-            typer.echo(f"{name}: {path}")

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fedloru import exports
 from fedloru.cli.app import app
 
 WORST = 5
@@ -43,6 +42,8 @@ def export(
     The export is loaded again and compared with the trained model. Examples: fedloru export runs/chat --format merged
     --out chat; fedloru export runs/chat --format peft --rank 16 --out chat-adapter.
     """
+    from fedloru import exports
+
     summary = exports.export(folder, out, format=format, round=round, rank=rank, base=base)
     for line in _lines(summary):
         typer.echo(line)
@@ -50,6 +51,8 @@ def export(
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
+    from fedloru.exports import TRAINED
+
     check = summary["check"]
     lines = [f"Round {summary['round']}, {summary['merges']} merges."]
     if ranks := summary.get("ranks"):
@@ -64,5 +67,5 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"{check['largest']:.4g} differ from those of {check['against']} by at most {check['difference']:.2g}."
     )
     if check["training"] != check["difference"]:
-        lines.append(f"They differ from those of {exports.TRAINED} by at most {check['training']:.2g}.")
+        lines.append(f"They differ from those of {TRAINED} by at most {check['training']:.2g}.")
     return lines

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedloru import api, config
-from fedloru.cli.app import Overrides, Source, app, say
-from fedloru.cli.train import Quiet, train, with_out
+from fedloru.cli.app import Overrides, Quiet, Source, app, say
 from fedloru.errors import ConfigError, optional, quoted
-from fedloru.settings import one_of
 
 Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
 HOME = Path("federation")
@@ -45,6 +42,8 @@ def serve(
     fedloru serve my.toml --port 8443.
     """
     optional("flwr", extra="flower", purpose="fedloru serve")
+    from fedloru import api, config
+    from fedloru.cli.training import train, with_out
     from fedloru.flower.serve import Address, finish, serving
 
     if resume is not None and (source or overrides or out):
@@ -97,6 +96,7 @@ def reverse_proxy(
     optional("cryptography", extra="flower", purpose="fedloru reverse-proxy")
     from fedloru.flower.provision import Folder
     from fedloru.flower.reverse_proxies import REVERSE_PROXIES
+    from fedloru.settings import one_of
 
     if name not in REVERSE_PROXIES:
         raise ConfigError([f"NAME is {quoted(name)}; expected {one_of(REVERSE_PROXIES)}"], "the command line")

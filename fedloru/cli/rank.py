@@ -7,32 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedloru import tree
-from fedloru.cli.app import COMMAND_LINE, Overrides, app, say
-from fedloru.cli.progress import Bar
-from fedloru.cli.spectrum_table import table, verdicts
-from fedloru.cli.study import (
-    Batch,
-    Destination,
-    Double,
-    Out,
-    Round,
-    Rounds,
-    Source,
-    Study,
-    check_written,
-    destination,
-    load_study,
-)
-from fedloru.cli.train import Quiet
+from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app, say
+from fedloru.cli.study_options import Batch, Double, Out, Round, Rounds, Source
 from fedloru.errors import ConfigError
-from fedloru.report import units
-from fedloru.report.records import RANKS
 
 if TYPE_CHECKING:
     from fedloru.analysis.curvature import Kind
     from fedloru.analysis.spectrum import Effort
     from fedloru.analysis.study import Part, Record
+    from fedloru.cli.study import Destination, Study
 
 DEFAULT_CLIENTS = 5
 """The number of clients to study by default, if there are as many."""
@@ -89,9 +72,13 @@ def rank(
     fedloru rank runs/demo --clients 3; fedloru rank small --rounds 5 --curvature both --sizes 50,200,all --out
     ranks.json.
     """
+    from fedloru import tree
     from fedloru.analysis.cautions import cautions
     from fedloru.analysis.spectrum import LEVEL, Effort
     from fedloru.analysis.study import parts, seconds, subjects
+    from fedloru.cli.study import check_written, destination, load_study
+    from fedloru.report import units
+    from fedloru.report.records import RANKS
 
     kinds, counts = _parse_kinds(curvature), _parse_sizes(sizes)
     check_written(out, pictures)
@@ -135,6 +122,7 @@ def _parse_sizes(text: str) -> list[int | None]:
 def _measure(study: Study, todo: list[Part], effort: Effort, to: Destination, quiet: bool) -> list[Record]:
     """Compute all spectra, and write the records so far after each."""
     from fedloru.analysis.study import study as compute
+    from fedloru.cli.progress import Bar
 
     records: list[Record] = []
     completed, data = 0, study.plan.dataset
@@ -173,6 +161,8 @@ def _plot(records: list[Record], folder: Path) -> list[Path]:
 
 def _show(records: list[Record], written: list[Path]) -> None:
     from rich.console import Console
+
+    from fedloru.cli.spectrum_table import table, verdicts
 
     console = Console()
     console.print(table(records))

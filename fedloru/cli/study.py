@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import typer
 
 from fedloru import api, report, tree
 from fedloru import config as configs
@@ -25,25 +24,6 @@ from fedloru.schema import FEDERATION
 
 if TYPE_CHECKING:
     from fedloru.analysis.objective import Objective
-
-Source = Annotated[str | None, typer.Argument(metavar="RUN|CONFIG", hidden=True)]
-Round = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="For a run: use the checkpoint of round N (default: the last).")
-]
-Rounds = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="For a configuration: train N rounds first (default: 0).")
-]
-Batch = Annotated[int, typer.Option(min=1, metavar="B", help="Number of examples to process at once.")]
-Double = Annotated[bool, typer.Option("--double", help="Compute in float64.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--out",
-        metavar="FILE",
-        help="Write all results to FILE as JSON (default for a run: its folder, shown on its page).",
-    ),
-]
 
 
 class Study(NamedTuple):

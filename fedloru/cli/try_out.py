@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedloru import api, config
-from fedloru.cli.app import Overrides, Source, app, say
-from fedloru.cli.train import Quiet, train, with_out
+from fedloru.cli.app import Overrides, Quiet, Source, app, say
 from fedloru.errors import optional
 
 DIGITS = "digits"
@@ -32,6 +30,8 @@ def try_(
     the logs of the clients, stays. Example: fedloru try digits --clients 3.
     """
     optional("flwr", extra="flower", purpose="fedloru try")
+    from fedloru import api, config
+    from fedloru.cli.training import train, with_out
     from fedloru.flower import trial
     from fedloru.flower.serve import Address, finish, serving
 
@@ -69,6 +69,9 @@ def simulate(
     CONFIG is a TOML file, or the name of a preset. A federation in one process is slower than a simulation, and gives
     the same model. Example: fedloru simulate my.toml --federation.
     """
+    from fedloru import api, config
+    from fedloru.cli.training import train, with_out
+
     chosen = config.load(source, with_out(overrides, out))
     if not federation:
         train(api.start(chosen), quiet)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fedloru import api, config
 from fedloru.cli.app import COMMAND_LINE, say
-from fedloru.cli.train import follow
+from fedloru.cli.training import follow
 from fedloru.config import Config
 from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError, quoted
 from fedloru.run.folder import RunFolder, is_free

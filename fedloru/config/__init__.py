@@ -12,7 +12,8 @@ from fedloru.config.derive import Forms
 from fedloru.config.parse import parse
 from fedloru.config.plan import OPEN, completed, plan
 from fedloru.config.schema import SECTIONS, Config, Top
-from fedloru.config.source import DEMO, dump, load, presets, stored, text
+from fedloru.config.source import DEMO, dump, load, stored, text
+from fedloru.presets import presets
 
 __all__ = [
     "DEMO",

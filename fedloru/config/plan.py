@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,10 +13,12 @@ from fedloru import models
 from fedloru import net as nets
 from fedloru.config.fields import Section
 from fedloru.config.methods import assembled
+from fedloru.config.parse import parse
 from fedloru.config.schema import CAPACITIES, Config
+from fedloru.config.source import dump
 from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, prints_date, texts
 from fedloru.config.trial import try_out
-from fedloru.data import Audit, Dataset, Partition, audit, load, make_partition, size
+from fedloru.data import Audit, Dataset, Examples, Partition, audit, load, make_partition, size
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
@@ -68,7 +70,9 @@ def federation_plan(config: Config, clients: int) -> Plan:
 
 def _assembled(config: Config, dataset: Dataset, partition: Partition, tried: Partition) -> Plan:
     """Return the plan for ``partition``, after a trial of the model on the clients of ``tried``."""
-    net, method = parts(config, dataset, len(partition.train))
+    clients = len(partition.train)
+    net, method = parts(config, dataset, clients)
+    net = net._replace(source=_source(config, dataset, clients))
     recipe = recipe_of(config)
     try_out(net, dataset, tried, recipe)
     made = Plan(
@@ -149,6 +153,27 @@ def parts(config: Config, dataset: Dataset, clients: int) -> tuple[Net, Method]:
     """
     method = planned_method(config, clients)
     return _net(config, method, dataset), method
+
+
+def _source(config: Config, dataset: Dataset, clients: int) -> nets.Source:
+    facts = {"config": dump(config), "name": dataset.name, "classes": dataset.classes, "clients": clients}
+    return nets.Source(f"{__name__}:{remade.__name__}", facts)
+
+
+def remade(train: Examples, *, config: Mapping[str, Any], name: str, classes: Sequence[str], clients: int) -> Net:
+    """Create a configured model again, in another process.
+
+    Args:
+        train: the training examples.
+        config: the configuration, as ``dump`` returns it.
+        name: the name of the data set.
+        classes: the names of its classes.
+        clients: the number of clients.
+
+    Raises:
+        FedloruError: it can no longer be created as configured.
+    """
+    return parts(parse(dict(config)), Dataset(name, train, train, tuple(classes)), clients)[0]
 
 
 def planned_method(config: Config, clients: int) -> Method:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fedloru.config.parse import parse
 from fedloru.config.schema import SECTIONS, Config
 from fedloru.errors import ConfigError, choices, quoted
 from fedloru.lowrank.choice import alphas_of
+from fedloru.presets import presets
 from fedloru.reading import UnreadableError, parse_toml, read_toml
 from fedloru.settings import PREFIX, When
 from fedloru.settings.types import Per
@@ -74,13 +74,6 @@ def dump(config: Config) -> Table:
 def text(config: Config) -> str:
     """Return ``config`` as complete TOML."""
     return tomli_w.dumps(dump(config))
-
-
-def presets() -> dict[str, str]:
-    """Return the presets that come with fedloru: name and TOML text."""
-    entries = (files("fedloru") / "presets").iterdir()
-    toml = sorted((Path(file.name).stem, file.read_text("utf-8")) for file in entries if file.name.endswith(".toml"))
-    return dict(toml)
 
 
 def _read(name: str) -> Table:

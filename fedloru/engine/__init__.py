@@ -4,7 +4,8 @@
 
     task        what an engine is asked, and what it returns      catalogue   engines by name
     sequential  one client after another: the reference           fused/      many clients in one batch
-    ray/        parts of a cohort in several processes            setup       what an engine is built from
+    parts/      parts of a cohort in several processes            setup       what an engine is built from
+    local/      the processes of this machine                     ray/        the processes of a Ray cluster
 """
 
 from fedloru.engine.catalogue import ENGINES, choose

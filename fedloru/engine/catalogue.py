@@ -10,14 +10,19 @@ saves, so ``auto`` selects the sequential engine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
+
+import torch
 
 from fedloru import tree
 from fedloru.data import Examples
 from fedloru.engine.fused import Fused, approve, chunk_size, fused
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.engine.fused.probe import LARGE
-from fedloru.engine.ray import distribute
+from fedloru.engine.local import Pool as LocalPool
+from fedloru.engine.parts import distribute
+from fedloru.engine.ray import Pool as RayPool
 from fedloru.engine.sequential import sequential
 from fedloru.engine.setup import Chosen, Setup
 from fedloru.errors import ConfigError, ModelError
@@ -27,6 +32,9 @@ from fedloru.recipe import Recipe
 from fedloru.settings import Table, calling, short
 
 log = logging.getLogger("fedloru")
+
+
+Build = Callable[[Setup], Chosen]
 
 
 def build_auto(setup: Setup) -> Chosen:
@@ -82,11 +90,37 @@ def build_ray(setup: Setup) -> Chosen:
         MissingExtraError: Ray is not installed.
         FedloruError: Ray cannot be reached, or its workers cannot load the model or the method.
     """
-    return distribute(setup, build_auto, {"sequential": build_sequential, "fused": build_fused})
+    return distribute(setup, "ray", RayPool(setup.workers, _device(setup)), build_auto, _IN_PROCESS)
 
 
+def _device(setup: Setup) -> torch.device:
+    return next(iter(setup.data.values())).device
+
+
+def in_processes(build: Build) -> Build:
+    """Return ``build``, but if it is to have several workers, an engine that trains in as many processes.
+
+    Each process trains with the engine that ``build`` chooses.
+    """
+
+    @wraps(build)
+    def built(setup: Setup) -> Chosen:
+        if setup.workers is None or setup.workers == 1:
+            return build(setup)
+        return distribute(setup, "", LocalPool(setup.workers, _device(setup)), build, _IN_PROCESS)
+
+    return built
+
+
+_IN_PROCESS: Mapping[str, Build] = {"sequential": build_sequential, "fused": build_fused}
 ENGINES: Table[Callable[[Setup], Chosen]] = Table(
-    "engine", {"auto": build_auto, "sequential": build_sequential, "fused": build_fused, "ray": build_ray}
+    "engine",
+    {
+        "auto": in_processes(build_auto),
+        "sequential": in_processes(build_sequential),
+        "fused": in_processes(build_fused),
+        "ray": build_ray,
+    },
 )
 """The engines by name; a ``python:`` name refers to a function from a ``Setup`` to an ``Engine`` or a ``Chosen``."""
 
@@ -108,7 +142,7 @@ def choose(
     Args:
         chunk: the number of clients that are trained at once; by default as many as fit the memory budget.
         path: the path on which low-rank layers are evaluated.
-        workers: the number of processes of an engine that uses several; by default as many as there are CPUs.
+        workers: the number of processes that train; by default this one, or with ``ray`` as many as there are CPUs.
 
     Raises:
         ConfigError: there is no such engine, or a custom one fails or does not return an engine.

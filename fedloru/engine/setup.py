@@ -16,7 +16,7 @@ class Setup(NamedTuple):
     """The arguments of an engine.
 
     ``chunk`` is the number of clients trained at once (None: as many as fit), ``workers`` the number of processes
-    (None: as many as there are CPUs).
+    (None: this one, or with Ray as many as there are CPUs).
     """
 
     net: Net

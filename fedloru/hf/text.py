@@ -22,6 +22,7 @@ from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.counts import Counts, warnings
 from fedloru.hf.encode import Classify, Kind, Plain
+from fedloru.hf.remembered import encoded
 from fedloru.hf.tables import Tables, keys, labels, read
 from fedloru.settings import Expected, When
 from fedloru.settings.types import Flag, Fraction, Text, Texts, Whole
@@ -109,7 +110,7 @@ def _encode_split(
         raise DataError(f"{where} has no rows")
     values = keys(table, columns, where)
     classes = labels(table, kind.label, where) if isinstance(kind, Classify) else None
-    examples, counts = kind.encode(tokenizer, table, where, max_length)
+    examples, counts = encoded(kind, tokenizer, table, where, max_length)
     if not examples:
         raise DataError(f"{where}: no example has a token to predict within {max_length} tokens: raise data.max_length")
     units = [tuple(values[name][row] for name in columns) for row in range(table.num_rows)]

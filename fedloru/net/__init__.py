@@ -19,7 +19,7 @@ from fedloru.net.compute import (
 )
 from fedloru.net.making import attach, make
 from fedloru.net.precision import autocast, emulates_bf16, lowered, precision_problem
-from fedloru.net.record import Batch, Metrics, Net, classification_metrics, cross_entropy, images, metrics
+from fedloru.net.record import Batch, Metrics, Net, Source, classification_metrics, cross_entropy, images, metrics
 
 __all__ = [
     "SINGLE",
@@ -27,6 +27,7 @@ __all__ = [
     "Metrics",
     "Net",
     "Slots",
+    "Source",
     "attach",
     "autocast",
     "classification_metrics",

@@ -37,6 +37,16 @@ class Metrics(NamedTuple):
     confusion: Tensor | None = None
 
 
+class Source(NamedTuple):
+    """How another process makes a net again: a function ``module:name`` of its training examples and ``settings``.
+
+    ``settings`` are values that JSON can hold.
+    """
+
+    function: str
+    settings: Mapping[str, Any]
+
+
 class Net(NamedTuple):
     """A model as data: static, never traced.
 
@@ -45,7 +55,8 @@ class Net(NamedTuple):
     keyword arguments of the model; the empty name stands for the first positional argument. ``score`` maps
     (outputs, batch) to the metrics of the batch, summed over its units (None: the losses, and the accuracy of the
     class with the highest output). If ``local_base`` is set, every client loads the frozen weights itself, and they are
-    never sent. ``imported`` is an increment that is already merged into ``params``, such as an adapter.
+    never sent. ``imported`` is an increment that is already merged into ``params``, such as an adapter. ``source`` is
+    how another process makes the net again (None: it cannot).
     """
 
     model: nn.Module
@@ -60,6 +71,7 @@ class Net(NamedTuple):
     unit: Literal["example", "token"] = "example"
     local_base: bool = False
     imported: Increment | None = None
+    source: Source | None = None
 
     @property
     def factors(self) -> frozenset[str]:

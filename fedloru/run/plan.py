@@ -59,8 +59,9 @@ class Plan:
             (fused if the model supports it), or ray (as auto, in several processes of a Ray cluster).
         chunk: the number of clients trained at once by the fused engine; by default as many as fit.
         path: how the fused engine evaluates low-rank layers.
-        workers: the number of processes that train the clients, with the engine ray; each uses one thread. By default
-            as many as the cluster has CPUs, or GPUs if the device is one.
+        workers: the number of processes that train the clients, each with one thread; by default only this process, or
+            with the engine ray as many as the cluster has CPUs, or GPUs if the device is one. Without ray, the model
+            must come from a configuration, and the device must be the CPU.
         device: the torch device, such as cpu, cuda or cuda:1.
         threads: the number of CPU threads; by default chosen by torch.
         codec: the type to which values are rounded for transport; exact does not round.

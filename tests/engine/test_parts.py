@@ -12,8 +12,9 @@ from torch import nn
 from fedloru import tree
 from fedloru.client import Job
 from fedloru.engine import choose
-from fedloru.engine.ray.engine import split
-from fedloru.engine.ray.packing import pack, unpack, unpack_shared
+from fedloru.engine.parts.engine import split
+from fedloru.engine.parts.worker import shared
+from fedloru.engine.ray.packing import pack, unpack
 from fedloru.errors import ConfigError, MissingExtraError, TrainingError
 from fedloru.methods import fedavg
 from fedloru.recipe import Recipe
@@ -49,7 +50,7 @@ def test_packed_tensors_are_restored_bit_for_bit(dtype: torch.dtype) -> None:
 
 def test_only_tensors_that_differ_are_copied() -> None:
     held = {"same": torch.ones(2), "zero": torch.zeros(2)}
-    found = unpack_shared(pack({"same": torch.ones(2), "zero": -torch.zeros(2)}), held, "cpu")
+    found = shared({"same": torch.ones(2), "zero": -torch.zeros(2)}, held)
     assert found["same"] is held["same"] and found["zero"] is not held["zero"] and found["zero"].signbit().all()
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from fedloru.tree import Params
 
 
 class Packed(NamedTuple):
@@ -33,12 +31,6 @@ def unpack(value: Any, device: str | torch.device, *, copy: bool = True) -> Any:
     Without ``copy``, tensors on the CPU use the shared memory of Ray, which must not be written to.
     """
     return _mapped(value, Packed, lambda packed: _unpack(packed, device, copy), {})
-
-
-def unpack_shared(packed: Mapping[str, Packed], like: Mapping[str, Tensor], device: str | torch.device) -> Params:
-    """Return the tensors of ``packed``; those that equal a tensor in ``like`` bit for bit share its memory."""
-    views: Params = unpack(dict(packed), device, copy=False)
-    return {key: like[key] if key in like and _equal(like[key], view) else view.clone() for key, view in views.items()}
 
 
 def _mapped(value: Any, leaf: type[Any], function: Callable[[Any], Any], memo: dict[int, Any]) -> Any:
@@ -67,9 +59,3 @@ def _unpack(packed: Packed, device: str | torch.device, copy: bool) -> Tensor:
     # An empty array has no stride, with which no view can be taken.
     tensor = flat.view(packed.dtype).view(packed.shape) if len(flat) else torch.empty(packed.shape, dtype=packed.dtype)
     return tensor if packed.cpu else tensor.to(device)
-
-
-def _equal(x: Tensor, y: Tensor) -> bool:
-    if (x.dtype, x.shape, x.device) != (y.dtype, y.shape, y.device):
-        return False
-    return torch.equal(*(t.detach().contiguous().flatten().view(torch.uint8) for t in (x, y)))

@@ -6,35 +6,29 @@ free; the result is the same, because every random draw depends only on the roun
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from fedloru import lowrank
+from fedloru.engine.parts.pool import ATTEMPTS, Part, report_lost
+from fedloru.engine.parts.worker import Blueprint, Process, Result
 from fedloru.engine.ray.cluster import capacity, join, leave, library
-from fedloru.engine.ray.packing import unpack
-from fedloru.engine.ray.worker import Blueprint, Process, Result, Worker
-from fedloru.errors import FedloruError, ModelError, listed, sentence
+from fedloru.engine.ray.packing import pack, unpack
+from fedloru.engine.ray.worker import Worker
+from fedloru.errors import FedloruError, ModelError, sentence
 from fedloru.net import Net
 
-ATTEMPTS = 3
-"""How often a part is given to a worker before the run fails, if each of them is lost."""
 PATIENCE = 300.0
 """Seconds after which a cluster in which no worker starts is regarded as full."""
 
-log = logging.getLogger("fedloru")
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 """The pools of all runs of this process."""
-
-
-class Part(NamedTuple):
-    """A part of a round: the ids of its clients, for messages, and its packed jobs."""
-
-    clients: list[int]
-    jobs: Any
 
 
 class Pool:
@@ -65,23 +59,27 @@ class Pool:
         Raises:
             FedloruError: it cannot load the model or the method.
         """
-        self._blueprint = self.put(blueprint)
+        self._blueprint = self._ray.put(blueprint)
         while not self._idle:
             self._start(1)
             self._wait({})
 
-    def put(self, value: Any) -> Any:
-        """Return a reference to ``value``, which workers fetch when they need it."""
-        return self._ray.put(value)
+    def pack(self, value: Any) -> Any:
+        """Return ``value`` as Ray sends it without pickling its tensors."""
+        return pack(value)
 
-    def put_net(self, net: Net) -> Any:
+    def share(self, tensors: Mapping[str, Tensor]) -> Any:
+        """Return a reference to ``tensors``, which workers fetch when they need them."""
+        return self._ray.put(pack(dict(tensors)))
+
+    def share_net(self, net: Net) -> Any:
         """Return a reference to ``net``.
 
         Raises:
             ModelError: its module cannot be pickled.
         """
         try:
-            return self._ray.put(net)
+            return self._ray.put(_bare(net))
         except Exception as error:  # pickling runs code of the user
             raise ModelError(
                 f"the model cannot be sent to the workers of Ray ({sentence(_cause(error))}): remove what "
@@ -89,12 +87,12 @@ class Pool:
             ) from error
 
     def train(self, base: Any, common: Any, parts: Sequence[Part], round: int) -> list[Result]:
-        """Return the results of ``parts``, in order; ``base`` and ``common`` are references.
+        """Return the results of ``parts``, in order; ``base`` is a reference.
 
         Raises:
             FedloruError: a client failed, the first in order; or the workers of a part were lost repeatedly.
         """
-        self._place = f"round {round}: "
+        self._place, common = f"round {round}: ", self._ray.put(common)
         results: dict[int, Result | BaseException] = {}
         waiting, busy, lost = deque(range(len(parts))), dict[Any, tuple[Any, int]](), Counter[int]()
         try:
@@ -111,7 +109,7 @@ class Pool:
                         results[index] = error.cause
                     except self._ray.exceptions.RayError as error:
                         lost[index] += 1
-                        _report(parts[index], lost[index], round, error)
+                        report_lost(parts[index], lost[index], round, sentence(error))
                         waiting.appendleft(index)
                         continue
                     self._idle.append(worker)
@@ -174,19 +172,11 @@ def _dismiss(idle: list[Any], starting: dict[Any, Any]) -> None:
     starting.clear()
 
 
-def _report(part: Part, lost: int, round: int, error: Exception) -> None:
-    """Log that the worker of a part was lost.
-
-    Raises:
-        FedloruError: it was lost too often.
-    """
-    clients = f"client{'s' * (len(part.clients) > 1)} {listed(part.clients)}"
-    if lost == ATTEMPTS:
-        raise FedloruError(
-            f"round {round}: {lost} workers of Ray were lost while they trained {clients} ({sentence(error)}): if the "
-            "machines are short of memory, lower engine.workers or engine.chunk"
-        ) from error
-    log.warning("round %d: a worker of Ray was lost, so another one trains %s", round, clients)
+def _bare(net: Net) -> Net:
+    """Return ``net`` with its module on the CPU, and without its other tensors."""
+    devices = {tensor.device.type for tensor in chain(net.model.parameters(), net.model.buffers())}
+    model = net.model if devices <= {"cpu"} else lowrank.shallow_copy(net.model, trained=False).to("cpu")
+    return net._replace(model=model, params={}, buffers={})
 
 
 def _cause(error: Exception) -> Exception:

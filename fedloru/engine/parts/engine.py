@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, groupby
 from typing import Any
 
-from fedloru import lowrank
 from fedloru.client import Job
 from fedloru.engine.fused.engine import local_steps
-from fedloru.engine.ray.cluster import NAME
-from fedloru.engine.ray.packing import pack
-from fedloru.engine.ray.pool import Part, Pool
-from fedloru.engine.ray.worker import Blueprint, Round
+from fedloru.engine.parts.pool import Part, Pool
+from fedloru.engine.parts.worker import Blueprint, Round
 from fedloru.engine.setup import Chosen, Setup
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ConfigError
@@ -26,29 +23,31 @@ from fedloru.tree import Params
 Build = Callable[[Setup], Chosen]
 
 
-def distribute(setup: Setup, auto: Build, builds: Mapping[str, Build]) -> Chosen:
+def distribute(setup: Setup, name: str, pool: Pool, auto: Build, builds: Mapping[str, Build]) -> Chosen:
     """Return an engine whose workers train with the engine that ``auto`` chooses in this process.
 
-    ``builds`` has the function that builds an engine, by its name.
+    Args:
+        setup: what the engine is built from.
+        name: the name of the engine; "" is that of the engine of the workers.
+        pool: the workers, which are started.
+        auto: chooses the engine of the workers.
+        builds: the function that builds an engine, by its name.
 
     Raises:
-        MissingExtraError: Ray is not installed.
         ConfigError: the method cannot be made again from its name and settings.
-        ModelError: the model cannot be sent to other processes.
-        FedloruError: Ray cannot be reached, or its workers cannot load the model or the method.
+        FedloruError: the workers cannot be started, or cannot make the model or the method.
     """
     _check_method(setup.method)
-    device = next(iter(setup.data.values())).device
-    pool = Pool(setup.workers, device)
-    net = pool.put_net(_bare(setup.net))
+    net = pool.share_net(setup.net)
     inner = auto(setup)
     chunk = inner.clients if inner.name == "fused" else setup.chunk
-    pool.open(_blueprint(setup._replace(chunk=chunk), net, builds[inner.name], device.type))
-    sent = _SentBase(pool)
+    pool.open(_blueprint(setup._replace(chunk=chunk), net, builds[inner.name], pool))
+    base = _SharedBase(pool)
 
     def run(task: Task) -> Outcome:
-        parts = [Part([job.client for job in jobs], pack(jobs)) for jobs in split(task.jobs, pool.parts, task.recipe)]
-        results = pool.train(sent.reference(task.state.base), pool.put(_common(task)), parts, task.round)
+        split_jobs = split(task.jobs, pool.parts, task.recipe)
+        parts = [Part([job.client for job in jobs], pool.pack(jobs)) for jobs in split_jobs]
+        results = pool.train(base.reference(task.state.base), pool.pack(_common(task)), parts, task.round)
         for result in results:
             for profile, traffic in result.accounts.items():
                 task.channel.accounts[profile] += traffic
@@ -58,7 +57,7 @@ def distribute(setup: Setup, auto: Build, builds: Mapping[str, Build]) -> Chosen
         return _joined([result.outcome for result in results], setup.net)
 
     reason = f"{pool.parts} worker{'s' * (pool.parts > 1)}, each with the engine {inner.name!r} ({inner.reason})"
-    return Chosen(run, "ray", reason, inner.clients, pool.parts)
+    return Chosen(run, name or inner.name, reason, inner.clients, pool.parts)
 
 
 def split(jobs: Sequence[Job], count: int, recipe: Recipe) -> list[list[Job]]:
@@ -69,8 +68,8 @@ def split(jobs: Sequence[Job], count: int, recipe: Recipe) -> list[list[Job]]:
     return [[job for _, job in group] for _, group in groupby(numbered, key=lambda each: each[0])]
 
 
-class _SentBase:
-    """The base in the object store of Ray, which is sent again only after a merge."""
+class _SharedBase:
+    """The base as the pool shares it, again only after a merge."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -79,38 +78,31 @@ class _SentBase:
 
     def reference(self, base: Params) -> Any:
         if self._base is not base:
-            self._base, self._reference = base, self._pool.put(pack(base))
+            self._base, self._reference = base, self._pool.share(base)
         return self._reference
 
 
-def _bare(net: Net) -> Net:
-    """Return ``net`` with its module on the CPU, and without its other tensors."""
-    devices = {tensor.device.type for tensor in chain(net.model.parameters(), net.model.buffers())}
-    model = net.model if devices <= {"cpu"} else lowrank.shallow_copy(net.model, trained=False).to("cpu")
-    return net._replace(model=model, params={}, buffers={})
-
-
-def _blueprint(setup: Setup, net: Any, build: Build, device: str) -> Blueprint:
+def _blueprint(setup: Setup, net: Any, build: Build, pool: Pool) -> Blueprint:
     return Blueprint(
         net,
-        pack(setup.net.params),
-        pack(setup.net.buffers),
+        pool.pack(setup.net.params),
+        pool.pack(setup.net.buffers),
         setup.method.name,
         setup.method.config,
-        pack(setup.state),
-        pack(setup.data),
+        pool.pack(setup.state),
+        pool.share(setup.data),
         setup.recipe,
         setup.chunk,
         setup.path,
         build,
-        device,
+        next(iter(setup.data.values())).device.type,
     )
 
 
 def _common(task: Task) -> Round:
     channel = task.channel
     return Round(
-        pack(task.state._replace(base={})),
+        task.state._replace(base={}),
         task.recipe,
         task.seed,
         channel.run,
@@ -139,7 +131,7 @@ def _check_method(method: Method) -> None:
                 f"a worker makes the method {method.name!r} again from its name and settings, but {', '.join(changed)} "
                 "of this one was replaced: declare it as a method in a module, with @fedloru.methods.method"
             ],
-            NAME,
+            "engine.workers",
         )
 
 

@@ -1,0 +1,92 @@
+"""Training from the command line: progress, results, and how to continue a run that stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import typer
+
+from fedloru import report as reports
+from fedloru.api import ReportedRun
+from fedloru.cli.app import say
+from fedloru.errors import FedloruError, TrainingError
+from fedloru.report import Live, summary_table, units
+from fedloru.report.records import personal
+from fedloru.run import checkpoint
+from fedloru.run.folder import CONFIG, REPORT
+from fedloru.run.notes import notes
+from fedloru.run.plan import test_sizes
+from fedloru.schema import FEDERATION
+from fedloru.settings import short
+
+LINES = 100
+"""The approximate maximum number of lines that a run prints if the output is not a terminal."""
+
+
+def write_missing_page(folder: Path) -> str:
+    """Write the page of a finished run if it is missing, and return the end of the message that reports it."""
+    if (folder / REPORT).is_file():
+        return "nothing is left to train"
+    return f"its report was missing, and has been written to {reports.write(folder)}"
+
+
+def with_out(overrides: Sequence[str] | None, out: str | None) -> list[str]:
+    """Return the overrides of a configuration, with ``out`` as the run folder if it is set."""
+    return [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())]
+
+
+def train(run: ReportedRun, quiet: bool) -> None:
+    """Train the remaining rounds, and print the results unless ``quiet``."""
+    assert run.folder is not None
+    folder = run.folder.path
+    for note in notes(run.plan, choices=not quiet):
+        say(f"Note: {note}")
+    try:
+        follow(run, quiet)
+    except (FedloruError, OSError, KeyboardInterrupt) as error:
+        error.add_note(_next_step(folder, error, run.plan.recipe.rate, run.plan.partition.scheme == FEDERATION))
+        raise
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(summary_table(run.summary() | {"personal": personal(run.rows)}))
+        typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def follow(run: ReportedRun, quiet: bool) -> None:
+    """Train the remaining rounds, and display each unless ``quiet``."""
+    with closing(iter(run)) as rows:
+        if quiet:
+            for _ in rows:
+                pass
+            return
+        plan, summary = run.plan, run.summary()
+        facts = [
+            ("clients", f"{plan.clients:,}, {plan.cohort:,} per round"),
+            ("trained", units.percent(summary["trained_parameters"] / summary["parameters"])),
+            ("engine", run.engine.name),
+            ("tested", f"{units.part(*test_sizes(plan))} examples"),
+        ]
+        title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
+        with Live(title, plan.rounds, run.state.round, facts, every=every, status=lambda: run.carrier.status) as live:
+            for row in rows:
+                live.update(row)
+
+
+def _next_step(folder: Path, error: BaseException, lr: float, real: bool) -> str:
+    """Return the note about a run that stopped: which rounds are saved, and how to continue."""
+    checkpoints = checkpoint.rounds(folder / "checkpoint")
+    saved = f"Rounds 1 to {checkpoints[-1]} are saved" if checkpoints else "No round was saved"
+    if isinstance(error, TrainingError):
+        retry = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}", "--out", f"{folder}-2"]
+        return (
+            f"{saved}, but the same settings would diverge again. Start a new run with other settings, such as "
+            f"`{shlex.join(retry)}`."
+        )
+    resume = "serve --resume" if real else "resume"
+    command = f"`fedloru {resume} {shlex.quote(str(folder))}`"
+    return f"{saved}: {command} {'continues from there' if checkpoints else 'starts again'} with the same settings."
