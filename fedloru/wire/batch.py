@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedloru import tree
 from fedloru.tree import Params
 from fedloru.wire.codec import find, nearest, overflowed, pack, wire_dtype
 from fedloru.wire.header import Header
@@ -32,6 +33,10 @@ class Arrived(NamedTuple):
     tensors: dict[str, Params]
 
 
+ROOM = 4 * 2**20
+"""The bytes of the messages that are encoded at once, so that they are still in the cache when they are decoded."""
+
+
 class Batch:
     """Messages whose tensors have the same keys, shapes and dtypes, as rows of one array of bytes.
 
@@ -39,6 +44,7 @@ class Batch:
         WireError: a header field is invalid, or a value does not fit into the codec.
     """
 
+    @torch.no_grad()
     def __init__(self, headers: Sequence[Header], tensors: Sequence[Params], codec: str) -> None:
         self._tensors, first = tensors, tensors[0]
         self._dtypes = {key: wire_dtype(codec, t.dtype) for key, t in first.items()}
@@ -60,10 +66,15 @@ class Batch:
         payload = self._bytes[index, : self.layout.payload].numpy().tobytes()
         return framed(self.layout.head(self._descriptions[index]) + payload)
 
-    def decoded(self) -> list[Params]:
-        """Return the tensors of each message in their original dtypes, each aligned, on the devices they came from."""
+    def decoded(self) -> list[dict[str, Params]]:
+        """Return the tensors of each message by section, aligned, in their original dtypes and on their devices."""
         columns = {key: self._read(key) for key in self._tensors[0]}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        names = {key: key.partition("/")[::2] for key in columns}
+        messages: list[dict[str, Params]] = [{section: {} for section, _ in names.values()} for _ in self._tensors]
+        for key, (section, name) in names.items():
+            for message, tensor in zip(messages, columns[key], strict=True):
+                message[section][name] = tensor
+        return messages
 
     def _place(self, key: str) -> Tensor:
         """Return the bytes of one tensor of all messages, as (P, n) values."""
@@ -71,10 +82,9 @@ class Batch:
         return self._bytes[:, start:stop].view(self._dtypes[key])
 
     def _write(self, key: str, codec: str) -> None:
-        place, values = self._place(key), [tensors[key].detach() for tensors in self._tensors]
+        place, values = self._place(key), [tensors[key] for tensors in self._tensors]
         if values[0].device.type == "cpu":
-            for row, value in zip(place, values, strict=True):
-                row.view(value.shape).copy_(value)
+            torch.stack(values, out=place.unflatten(1, values[0].shape) if values[0].dim() else place[:, 0])
         else:
             place.copy_(torch.stack(values).flatten(1))  # one transfer
         if place.dtype != values[0].dtype and overflowed(place, values):
@@ -97,22 +107,15 @@ def sent(headers: Sequence[Header], messages: Sequence[Sections], codec: str) ->
     if find(codec).narrow is not nearest:
         yield from map(_alone, headers, messages, [codec] * len(headers))
         return
-    tensors = [flat(sections) for sections in messages]
-    pairs = zip(headers, tensors, strict=True)
+    pairs = zip(headers, [flat(sections) for sections in messages], strict=True)
     for _, alike in groupby(pairs, key=lambda pair: [(key, t.shape, t.dtype, t.device) for key, t in pair[1].items()]):
-        batch = Batch(*zip(*alike, strict=True), codec)
-        for length, received in zip(batch.lengths, batch.decoded(), strict=True):
-            yield Arrived(length, _by_section(received))
+        group = list(alike)
+        size = max(1, ROOM // max(1, tree.nbytes(group[0][1])))
+        for start in range(0, len(group), size):
+            batch = Batch(*zip(*group[start : start + size], strict=True), codec)
+            yield from map(Arrived, batch.lengths, batch.decoded())
 
 
 def _alone(header: Header, sections: Sections, codec: str) -> Arrived:
     data = encode(header, sections, codec)
     return Arrived(len(data), decode(data)[1])
-
-
-def _by_section(tensors: Params) -> dict[str, Params]:
-    sections: dict[str, Params] = {}
-    for name, value in tensors.items():
-        section, _, key = name.partition("/")
-        sections.setdefault(section, {})[key] = value
-    return sections

@@ -25,23 +25,26 @@ class Layout(NamedTuple):
         places: the bytes of each tensor within the payload, from start to stop, in the order in which they are sent.
         entries: the description of the tensors in the JSON header.
         payload: the bytes of all tensors.
+        fixed: the bytes of the JSON header, without the metadata and the padding.
     """
 
     places: Mapping[str, tuple[int, int]]
     entries: str
     payload: int
+    fixed: int
 
     def head(self, description: str) -> bytes:
         """Return everything before the payload; ``description`` is the metadata of the message."""
         # As safetensors writes it: compact JSON in UTF-8, padded with spaces so that the payload is aligned.
         metadata = json.dumps({"fedloru": description}, separators=(",", ":"), ensure_ascii=False)
         text = f'{{"__metadata__":{metadata}{self.entries}}}'.encode()
-        padded = text.ljust(-(-len(text) // 8) * 8)
+        padded = text.ljust(_padded(len(text)))
         return len(padded).to_bytes(8, "little") + padded
 
     def length(self, description: str) -> int:
-        """Return the length in bytes, including the payload."""
-        return len(self.head(description)) + self.payload
+        """Return the length in bytes, including the payload; ``description`` is JSON in ASCII."""
+        escaped = len(description) + description.count('"') + description.count("\\")
+        return 8 + _padded(self.fixed + escaped) + self.payload
 
 
 def layout(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Layout:
@@ -66,7 +69,12 @@ def _layout(shapes: Shapes) -> Layout:
         entry = {"dtype": name, "shape": list(shape), "data_offsets": [start, stop]}
         entries += f",{json.dumps(key, ensure_ascii=False)}:{json.dumps(entry, separators=(',', ':'))}"
         places[key], start = (start, stop), stop
-    return Layout(places, entries, start)
+    fixed = len(f'{{"__metadata__":{{"fedloru":""}}{entries}}}'.encode())
+    return Layout(places, entries, start, fixed)
+
+
+def _padded(length: int) -> int:
+    return -(-length // 8) * 8
 
 
 def _order(dtypes: Mapping[str, torch.dtype]) -> dict[str, str]:

@@ -39,6 +39,7 @@ START = len(MAGIC) + 1 + HASH
 MAX_HEADER = 32 * 2**20
 """The largest length of the JSON header, in bytes: about 100,000 tensors."""
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _ORIGINAL_DTYPES: dict[str, torch.dtype | None] = {"-": None, "s": torch.float32, "d": torch.float64}
 _LETTERS = {dtype: letter for letter, dtype in _ORIGINAL_DTYPES.items()}
 
@@ -89,9 +90,9 @@ def described(header: Header, narrowed: str) -> str:
     Raises:
         WireError: a header field is invalid.
     """
-    header = header._replace(numbers={name: float(value) for name, value in header.numbers.items()})
-    check_fields(header._asdict())
-    return json.dumps({"header": header._asdict(), "narrowed": narrowed}, separators=(",", ":"))
+    fields = header._asdict() | {"numbers": {name: float(value) for name, value in header.numbers.items()}}
+    check_fields(fields)
+    return _COMPACT.encode({"header": fields, "narrowed": narrowed})
 
 
 def framed(content: bytes) -> bytes:

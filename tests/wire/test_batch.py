@@ -68,6 +68,15 @@ def test_a_batch_has_the_bytes_of_each_message(codec: str, clients: int) -> None
             assert same(received, dict(sorted(arrived[client].tensors[section].items())))
 
 
+def test_large_messages_are_encoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers, messages = [header(c) for c in range(5)], [tensors(c) for c in range(5)]
+    whole = list(sent(headers, messages, "bf16"))
+    for room in (1, 2 * tree.nbytes(flat(messages[0])) + 1):
+        monkeypatch.setattr("fedloru.wire.batch.ROOM", room)
+        for one, other in zip(sent(headers, messages, "bf16"), whole, strict=True):
+            assert one.length == other.length and same(flat(one.tensors), flat(other.tensors))
+
+
 @pytest.mark.parametrize("sections", [{}, {"shared": {}}, {"shared": {}, "aux": {"c": torch.ones(2)}}])
 def test_messages_without_tensors(sections: dict[str, Params]) -> None:
     alone = encode(header(0), sections, "fp32")
