@@ -47,7 +47,7 @@ class Partition(_Fields):
         return super().__new__(cls, scheme, seed, Ragged.of(train), Ragged.of(test), settings)
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # ``_replace`` calls it
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # ``_replace`` calls it
         return cls(*iterable)
 
 

@@ -261,8 +261,8 @@ def _hold_out(clients: Ragged, fraction: float, seed: int) -> tuple[Ragged, Ragg
     """Split the rows of every client into training and test rows, at least one each; a single row is for training."""
     held = torch.zeros(len(clients.values), dtype=torch.bool)
     starts, sizes = clients.offsets.tolist(), clients.sizes.tolist()
-    for client, (start, size) in enumerate(zip(starts, sizes, strict=False)):
-        if count := min(max(1, round(fraction * size)), size - 1):
-            drawn = torch.randperm(size, generator=gen(seed, "client-split", client))[:count]
+    for client, (start, own) in enumerate(zip(starts, sizes, strict=False)):
+        if count := min(max(1, round(fraction * own)), own - 1):
+            drawn = torch.randperm(own, generator=gen(seed, "client-split", client))[:count]
             held[start + drawn] = True
     return clients.where(~held), clients.where(held)

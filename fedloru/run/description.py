@@ -1,6 +1,4 @@
-"""How a run and its partition are described in the run folder: ``config.toml``, ``partition.json`` and
-``partition.safetensors``.
-"""
+"""How a run and its partition are described in the run folder."""
 
 from __future__ import annotations
 

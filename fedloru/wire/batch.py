@@ -91,11 +91,13 @@ class Batch:
             for value in values:
                 pack({key: value}, codec)  # raises the error of the first that does not fit
 
-    def _read(self, key: str) -> Sequence[Tensor]:
+    def _read(self, key: str) -> tuple[Tensor, ...]:
         place, like = self._place(key), self._tensors[0][key]
         width = -(-place.shape[1] * like.dtype.itemsize // ALIGNMENT) * ALIGNMENT // like.dtype.itemsize
-        values = torch.empty(len(place), width, dtype=like.dtype)[:, : place.shape[1]].copy_(place)
-        return values.to(like.device).unflatten(1, like.shape) if like.dim() else values.to(like.device)[:, 0]
+        padded = torch.empty(len(place), width, dtype=like.dtype)
+        padded[:, : place.shape[1]].copy_(place)
+        values = padded.to(like.device)[:, : place.shape[1]]
+        return (values.unflatten(1, like.shape) if like.dim() else values[:, 0]).unbind()
 
 
 def sent(headers: Sequence[Header], messages: Sequence[Sections], codec: str) -> Iterator[Arrived]:
@@ -112,7 +114,8 @@ def sent(headers: Sequence[Header], messages: Sequence[Sections], codec: str) ->
         group = list(alike)
         size = max(1, ROOM // max(1, tree.nbytes(group[0][1])))
         for start in range(0, len(group), size):
-            batch = Batch(*zip(*group[start : start + size], strict=True), codec)
+            part = group[start : start + size]
+            batch = Batch([header for header, _ in part], [tensors for _, tensors in part], codec)
             yield from map(Arrived, batch.lengths, batch.decoded())
 
 
