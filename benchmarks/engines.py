@@ -1,6 +1,6 @@
 """Compare the speed of the engines, and measure how a run scales with the numbers of clients and rounds.
 
-    python benchmarks/engines.py [--repeats 5] [--out benchmarks/results/engines.json]
+    python benchmarks/engines.py [--repeats 5] [--scale] [--out benchmarks/results/engines.json]
 
 The engines take turns in every repeat, so that other load on the machine affects all of them. The result is the
 median, over the repeats, of the ratio to the sequential engine. Messages are encoded and decoded, as in any run. A case
@@ -151,39 +151,43 @@ def misses(cases: list[dict[str, Any]]) -> list[str]:
 
 
 SCALE = """
-import json, resource, sys, time
-start = time.perf_counter()
+import json, resource, statistics, sys, tempfile, time
+start = time.process_time()
 import torch
-from fedloru import data, methods, models, net as nets
-from fedloru.run.loop import Run
-from fedloru.run.plan import Plan
-from fedloru.recipe import Recipe
+import fedloru as fl
+from fedloru import data, models
+torch.set_num_threads(1)
 clients, rounds = int(sys.argv[1]), int(sys.argv[2])
-dataset = data.synthetic(125_000, (32,), 10, seed=0)
-partition = data.iid(dataset, clients, seed=0)
-data.audit(dataset, partition)
-model = models.build("mlp", channels=32, size=1, classes=10, seed=0)
-net = nets.attach(model, rank=4, targets=("fc1",))
-recipe = Recipe(lr=0.05, batch_size=10)
-plan = Plan(net, methods.fedloru(tau=5), dataset, partition, rounds=rounds, cohort=100, recipe=recipe, eval_every=10)
-run = Run(plan)
-ready = time.perf_counter() - start
-start = time.perf_counter()
-rss = []
+g, examples = torch.Generator().manual_seed(0), max(20_000, 3 * clients // 2)
+train = {"x": torch.randn(examples, 8, generator=g), "y": torch.randint(10, (examples,), generator=g)}
+test = {key: value[:500].clone() for key, value in train.items()}
+dataset = data.Dataset("random", train, test, [str(label) for label in range(10)])
+imported = time.process_time()
+net = fl.attach(models.build("mlp", channels=8, size=1, classes=10, seed=0), rank=4, targets=("fc1",))
+settings = dict(rounds=rounds, cohort=100, recipe=fl.Recipe(lr=0.05, batch_size=10, steps=5), eval_every=10)
+run = fl.run(net, fl.fedloru(tau=5), dataset, data.iid(dataset, clients), **settings, out=tempfile.mkdtemp() + "/run")
+ready = time.process_time() - imported
+tensors, rest = run.last.ledger  # as if all clients had been in contact before
+run.last = run.last._replace(ledger=(tensors | {"held": torch.zeros(clients, dtype=torch.int64)}, rest))
+rss, seconds, before = [], [], time.process_time()
 for row in run:
     rss.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
-print(json.dumps({"clients": clients, "rounds": rounds, "ready_seconds": ready, "rss_bytes": [rss[1], rss[-1]],
-                  "seconds_a_round": (time.perf_counter() - start) / rounds}))
+    seconds.append(time.process_time() - before)
+    before = time.process_time()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"clients": clients, "rounds": rounds, "ready_seconds": ready, "rss_bytes": [rss[1], rss[-1], peak],
+                  "seconds_a_round": statistics.median(seconds[1:])}))
 """
 
 
 def scale() -> list[dict[str, Any]]:
     """Return start-up time and memory for growing numbers of clients and rounds, each measured in its own process.
 
-    Resident memory is read from /proc after the second and after the last round, so this part requires Linux.
+    Times are CPU seconds of one thread, start-up without imports and the data set. Every run has a folder. Resident
+    memory is read from /proc after the second and after the last round, so this part requires Linux.
     """
     results = []
-    for clients, rounds in ((1_000, 20), (10_000, 20), (10_000, 200)):
+    for clients, rounds in ((1_000, 20), (10_000, 20), (10_000, 200), (100_000, 20), (1_000_000, 20)):
         process = subprocess.run(
             [sys.executable, "-c", SCALE, str(clients), str(rounds)], capture_output=True, text=True, check=True
         )
@@ -201,16 +205,17 @@ def show(cases: list[dict[str, Any]], scaling: list[dict[str, Any]]) -> None:
         verdict = f"{row['engine']} ≥ {row['least']}× {'✓' if row['reached'] else '✗'}"
         cells = [row["case"], row["method"], str(row["clients"]), str(row["batch"]), *engines, verdict]
         table.add_row(*cells, row["auto"].split(":")[0])
-    scale_table = Table(title="100 clients per round, MLP 32-200-10, FedLoRU")
-    for column in ("clients", "rounds", "start-up", "memory, round 2", "memory, last round", "time per round"):
+    scale_table = Table(title="100 clients per round, MLP 8-200-10, FedLoRU, all clients in contact before; CPU time")
+    for column in ("clients", "rounds", "start-up", "memory, round 2", "memory, last round", "peak", "time per round"):
         scale_table.add_column(column, justify="right")
     for row in scaling:
-        first, last = (f"{rss / 1e6:.0f} MB" for rss in row["rss_bytes"])
+        memory = [f"{rss / 1e6:.0f} MB" for rss in row["rss_bytes"]]
         seconds = f"{row['seconds_a_round']:.3f} s"
         start_up = f"{row['ready_seconds']:.1f} s"
-        scale_table.add_row(f"{row['clients']:,}", str(row["rounds"]), start_up, first, last, seconds)
+        scale_table.add_row(f"{row['clients']:,}", str(row["rounds"]), start_up, *memory, seconds)
     console = Console(width=160)
-    console.print(table)
+    if cases:
+        console.print(table)
     console.print(scale_table)
 
 
@@ -223,7 +228,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the speed of the engines.")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds per engine and case (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.json"), help="output JSON file")
+    parser.add_argument("--scale", action="store_true", help="measure only numbers of clients and rounds")
     arguments = parser.parse_args()
+    if arguments.scale:
+        show([], scale())
+        return
     cases = [settled(case, arguments.repeats) for case in CASES]
     cases += [settled(case, min(3, arguments.repeats)) for case in every_method()]
     scaling = scale()

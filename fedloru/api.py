@@ -15,13 +15,13 @@ from fedloru import report
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited, dated, federation_plan
-from fedloru.data import Audit, Partition, load_partition
+from fedloru.data import Audit, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
 from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
-from fedloru.run.description import PYTHON, echo, partition_record
+from fedloru.run.description import PYTHON, echo, partition_record, partition_rows
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
 from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
@@ -239,7 +239,8 @@ def _begin(
     run = ReportedRun(plan, carrier=carrier)  # raises before the folder is created
     record = partition_record(plan.dataset, plan.partition, checked)
     now = environment(plan, run.engine)
-    run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported, now)
+    rows = partition_rows(plan.partition, checked)
+    run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported, now, rows)
     return run
 
 
@@ -271,12 +272,8 @@ def _restore_threads(folder: RunFolder, from_round: int | None, accept_changes: 
 def _check_start(plan: Plan, folder: Path) -> None:
     check_origin(folder, origin(plan))
     before = load_partition(folder / PARTITION)
-    if _rows(before) != _rows(plan.partition):
+    if (before.train, before.test) != (plan.partition.train, plan.partition.test):
         raise RunFolderError(
             f"the data or its partition differs from {folder / PARTITION}: a resumed run must equal an uninterrupted "
             "one, so restore the data, or start a new run"
         )
-
-
-def _rows(partition: Partition) -> list[list[list[int]]]:
-    return [[rows.tolist() for rows in side] for side in (partition.train, partition.test)]

@@ -36,7 +36,7 @@ def show(source: str | None, overrides: Sequence[str]) -> None:
     used = min(examples, chosen.eval.examples or examples)
     tested = ("test examples", units.part(used, examples))
     console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), tested, ("hash", checked.hash)]))
-    if len(dataset.classes) == checked.counts.shape[1]:
+    if len(dataset.classes) == checked.columns:
         console.print(_labels(dataset.classes, checked))
 
 
@@ -70,6 +70,6 @@ def _labels(classes: tuple[str, ...], checked: Audit) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="examples by class", caption=", ".join(omitted) or None)
     for name in ("client", "all", *shown):
         table.add_column(name, justify="right")
-    for client, counts in enumerate(checked.counts[:CLIENTS].tolist()):
+    for client, counts in enumerate(checked.first(CLIENTS).tolist()):
         table.add_row(str(client), *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
     return table

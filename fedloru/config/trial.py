@@ -30,16 +30,18 @@ def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) ->
         ModelError: the model fails, its outputs or losses have the wrong shape, or it cannot learn.
         DataError: the examples cannot be augmented as configured.
     """
-    largest = max(partition.train, key=len)
+    sizes = partition.train.sizes
+    largest = partition.train[int(sizes.argmax())]
     first = by_length(dataset.train)[:1] if "length" in dataset.train else largest[:1]
     _evaluate(net, dataset, _batch(dataset, first, recipe))
     if min(recipe.batch_size, len(largest)) > 1:
         _train(net, dataset, _batch(dataset, largest[:2], recipe), recipe.precision, "")
-    for client, rows in enumerate(partition.train):
-        if _ends_with_one(len(rows), recipe):
-            whose = f", with which client {client} ends an epoch of its {len(rows)}"
-            _train(net, dataset, _batch(dataset, rows[:1], recipe), recipe.precision, whose, nets.SINGLE)
-            return
+    alone = [size for size in sizes.unique().tolist() if _ends_with_one(size, recipe)]
+    if alone:
+        client = int(torch.isin(sizes, torch.tensor(alone)).nonzero()[0])
+        rows = partition.train[client]
+        whose = f", with which client {client} ends an epoch of its {len(rows)}"
+        _train(net, dataset, _batch(dataset, rows[:1], recipe), recipe.precision, whose, nets.SINGLE)
 
 
 def _batch(dataset: Dataset, rows: Tensor, recipe: Recipe) -> Examples:

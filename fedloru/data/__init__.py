@@ -10,9 +10,11 @@ from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
 from fedloru.data.examples import described
 from fedloru.data.make import make as make_partition
-from fedloru.data.partition import Partition
+from fedloru.data.partition import Partition, arrays_file
+from fedloru.data.partition import arrays as partition_arrays
 from fedloru.data.partition import load as load_partition
 from fedloru.data.partition import table as partition_table
+from fedloru.data.ragged import Ragged
 from fedloru.data.raw import Raw, Rows
 from fedloru.data.schemes import dirichlet, iid, natural, shards
 from fedloru.data.sources import load, synthetic
@@ -24,9 +26,11 @@ __all__ = [
     "Dataset",
     "Examples",
     "Partition",
+    "Ragged",
     "Raw",
     "Rows",
     "Schedule",
+    "arrays_file",
     "audit",
     "batches_per_epoch",
     "by_length",
@@ -38,6 +42,7 @@ __all__ = [
     "load_partition",
     "make_partition",
     "natural",
+    "partition_arrays",
     "partition_table",
     "schedule",
     "shards",

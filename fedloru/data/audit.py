@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fedloru.data.dataset import Dataset, labels, size
 from fedloru.data.partition import Partition, digest
+from fedloru.data.ragged import Ragged
 from fedloru.errors import PartitionError, listed
 
 
@@ -28,10 +28,22 @@ class Audit(NamedTuple):
     classes: float
     """Mean number of classes per client."""
     hash: str
-    counts: Tensor
-    """(K, classes) int64: examples per client and class; a single column if examples have no class."""
+    labels: Ragged
+    """The class of every example of each client; 0 if examples have no class."""
+    columns: int
+    """The number of classes; 1 if examples have no class."""
     tokens: tuple[int, float, int] | None = None
     """Tokens per client, for texts: minimum, median, maximum."""
+
+    @property
+    def counts(self) -> Tensor:
+        """The examples per client and class, (K, classes) int64; a single column if examples have no class."""
+        each = self.labels.owners * self.columns + self.labels.values
+        return torch.bincount(each, minlength=self.clients * self.columns).view(-1, self.columns)
+
+    def first(self, clients: int) -> Tensor:
+        """Return the rows of ``counts`` of the first clients."""
+        return self._replace(labels=self.labels[:clients], clients=min(clients, self.clients)).counts
 
 
 def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_unused: bool = False) -> Audit:
@@ -51,24 +63,33 @@ def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_u
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise PartitionError(f"the {partition.scheme} partition of {dataset.name!r} is not valid:\n{lines}")
-    sizes = [len(rows) for rows in partition.train]
-    length = dataset.train.get("length")
-    counts = _counts(dataset, partition.train)
+    train, length = partition.train, dataset.train.get("length")
+    y = labels(dataset)
+    held = Ragged(torch.zeros_like(train.values) if y is None else y.cpu()[train.values], train.offsets)
+    columns = 1 if y is None else len(dataset.classes)
+    skew, classes = _skew(held, y, columns)
     return Audit(
-        clients=len(sizes),
-        examples=sum(sizes),
-        unused=total - sum(len(rows) for rows in partition.train + partition.test),
-        sizes=_spread(sizes),
-        skew=_skew(dataset, counts),
-        classes=float((counts > 0).sum(1).double().mean()),
+        clients=len(train),
+        examples=len(train.values),
+        unused=total - len(train.values) - len(partition.test.values),
+        sizes=_spread(train.sizes),
+        skew=skew,
+        classes=classes,
         hash=digest(partition),
-        counts=counts,
-        tokens=None if length is None else _spread([int(length[rows].sum()) for rows in partition.train]),
+        labels=held,
+        columns=columns,
+        tokens=None if length is None else _spread(_sums(length.cpu()[train.values], train)),
     )
 
 
-def _spread(sizes: list[int]) -> tuple[int, float, int]:
-    return min(sizes), float(median(sizes)), max(sizes)
+def _spread(sizes: Tensor) -> tuple[int, float, int]:
+    ordered, middle = sizes.sort().values, (len(sizes) - 1) // 2
+    return int(ordered[0]), float(ordered[[middle, len(sizes) // 2]].double().mean()), int(ordered[-1])
+
+
+def _sums(values: Tensor, like: Ragged) -> Tensor:
+    """Return the sum of the values of each client, (K,); ``values`` (N,) are cut as those of ``like``."""
+    return torch.zeros(len(like), dtype=torch.int64).index_add_(0, like.owners, values.to(torch.int64))
 
 
 def _problems(partition: Partition, total: int, min_examples: int, allow_unused: bool) -> Iterator[str]:
@@ -110,7 +131,7 @@ def _duplicates(rows: Tensor, owners: Tensor, uses: Tensor) -> Iterator[str]:
 
 
 def _too_small(partition: Partition, sizes: Tensor, min_examples: int) -> Iterator[str]:
-    if empty := [client for client, rows in enumerate(partition.train) if not len(rows)]:
+    if empty := _where(partition.train.sizes == 0):
         yield f"clients {listed(empty)} have no training examples; remove them, or use fewer clients"
     if small := _where(sizes < min_examples):
         yield f"clients {listed(small)} have fewer than {min_examples} examples; lower min_examples, or merge clients"
@@ -122,25 +143,19 @@ def _where(mask: Tensor) -> list[int]:
 
 def _assignments(partition: Partition) -> tuple[Tensor, Tensor]:
     """Return all assigned rows, for training and for testing, and the client that each is assigned to."""
-    parts = [*enumerate(partition.train), *enumerate(partition.test)]
-    lengths = torch.tensor([len(rows) for _, rows in parts])
-    owners = torch.tensor([client for client, _ in parts]).repeat_interleave(lengths)
-    return torch.cat([rows for _, rows in parts]), owners
+    train, test = partition.train, partition.test
+    return torch.cat([train.values, test.values]), torch.cat([train.owners, test.owners])
 
 
-def _counts(dataset: Dataset, train: tuple[Tensor, ...]) -> Tensor:
-    y = labels(dataset)
+def _skew(held: Ragged, y: Tensor | None, columns: int) -> tuple[float, float]:
+    """Return the mean distance of the clients' distributions of classes from that of all, and their mean number."""
+    owners, sizes = held.owners, held.sizes
+    pairs, uses = (owners * columns + held.values).unique(return_counts=True)
+    classes = len(pairs) / len(held)
     if y is None:
-        return torch.tensor([[len(rows)] for rows in train])
-    classes = len(dataset.classes)
-    owners = torch.arange(len(train)).repeat_interleave(torch.tensor([len(rows) for rows in train]))
-    return torch.bincount(owners * classes + y[torch.cat(train)], minlength=len(train) * classes).view(-1, classes)
-
-
-def _skew(dataset: Dataset, counts: Tensor) -> float:
-    y = labels(dataset)
-    if y is None:
-        return 0.0
-    overall = torch.bincount(y, minlength=len(dataset.classes)).double() / len(y)
-    per_client = counts.double() / counts.sum(1, keepdim=True)
-    return float((per_client - overall).abs().sum(1).mean() / 2)
+        return 0.0, classes
+    overall = torch.bincount(y.cpu(), minlength=columns).double() / len(y)
+    owner, expected = pairs // columns, overall[pairs % columns]
+    # Σ|p − q| over all classes is 1 plus the sum of |p − q| − q over those that the client has.
+    excess = (uses / sizes[owner].double() - expected).abs() - expected
+    return float((len(held) + excess.sum()) / len(held) / 2), classes

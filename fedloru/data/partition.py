@@ -1,66 +1,100 @@
-"""Partitions: which client holds which training examples, and how a partition is written to and read from JSON."""
+"""Partitions: which client holds which training examples, and how a partition is written to and read from files.
+
+``partition.json`` describes the partition, and ``partition.safetensors`` beside it has the rows as arrays: ``train``
+and ``test`` (N,) int64 are the rows of all clients in sequence, ``train_sizes`` and ``test_sizes`` (K,) the numbers of
+rows of each. Earlier versions wrote the rows to ``partition.json``, one list per client.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from fedloru.data.ragged import Ragged
 from fedloru.errors import PartitionError
-from fedloru.reading import read_json
+from fedloru.reading import UnreadableError, read_json, read_tensors
+
+SIDES = ("train", "test")
 
 
-class Partition(NamedTuple):
-    """Rows of the training examples each client holds, int64 and sorted; ``test`` is () without client test sets."""
-
+class _Fields(NamedTuple):
     scheme: str
     seed: int
-    train: tuple[Tensor, ...]
-    test: tuple[Tensor, ...]
+    train: Ragged
+    test: Ragged
     settings: dict[str, Any]
+
+
+class Partition(_Fields):
+    """Rows of the training examples each client holds, sorted; ``test`` is empty without client test sets.
+
+    ``train`` and ``test`` behave like sequences of int64 tensors, one per client; they are made from any such sequence.
+
+    Raises:
+        PartitionError: the rows of a client are not a vector of integers.
+    """
+
+    __slots__ = ()
+
+    def __new__(  # noqa: D102  # see the class
+        cls, scheme: str, seed: int, train: Iterable[Tensor], test: Iterable[Tensor], settings: dict[str, Any]
+    ) -> Self:
+        return super().__new__(cls, scheme, seed, Ragged.of(train), Ragged.of(test), settings)
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # ``_replace`` calls it
+        return cls(*iterable)
 
 
 def digest(partition: Partition) -> str:
     """Return a hash of the whole assignment: the training rows and the test rows of every client."""
     h = hashlib.blake2b(digest_size=16)
     for part in (partition.train, partition.test):
-        h.update(repr([len(rows) for rows in part]).encode())
-        h.update(torch.cat([*part, torch.empty(0, dtype=torch.int64)]).numpy().astype("<i8").tobytes())
+        h.update(repr(part.sizes.tolist()).encode())
+        h.update(part.values.contiguous().numpy().astype("<i8", copy=False).data)
     return h.hexdigest()
 
 
 def table(partition: Partition) -> dict[str, Any]:
-    """Return ``partition`` as a table for JSON, including its hash; ``load`` reads it and ignores other keys."""
+    """Return the description of ``partition`` for JSON, with its hash; ``load`` ignores other keys."""
     return {
         "scheme": partition.scheme,
         "seed": partition.seed,
         "settings": partition.settings,
-        "train": _lists(partition.train),
-        "test": _lists(partition.test),
         "hash": digest(partition),
     }
 
 
+def arrays(partition: Partition) -> dict[str, Tensor]:
+    """Return the rows of ``partition`` for a file of tensors; ``load`` ignores other keys."""
+    sides = zip(SIDES, (partition.train, partition.test), strict=True)
+    return {key: value for name, part in sides for key, value in _arrays(name, part).items()}
+
+
+def _arrays(name: str, part: Ragged) -> dict[str, Tensor]:
+    return {name: part.values.contiguous(), f"{name}_sizes": part.sizes}
+
+
 def load(path: Path) -> Partition:
-    """Read a ``table`` from a JSON file.
+    """Read the partition that the JSON file ``path`` describes.
 
     Raises:
-        PartitionError: the file is missing or damaged, or its rows do not match its hash.
+        PartitionError: a file is missing or damaged, or the rows do not match their hash.
     """
     try:
         document = read_json(path, dict)
-        train, test = (
-            tuple(torch.tensor(rows, dtype=torch.int64) for rows in document[key]) for key in ("train", "test")
-        )
+        train, test = _listed(document) if SIDES[0] in document else _stored(read_tensors(arrays_file(path))[0])
         partition = Partition(document["scheme"], document["seed"], train, test, document["settings"])
         expected = document["hash"]
     except FileNotFoundError as error:
-        raise PartitionError(f"there is no partition file {path}; create the partition again") from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        missing = path if not path.exists() else f"{arrays_file(path)}, which has the rows of {path.name}"
+        raise PartitionError(f"there is no partition file {missing}; create the partition again") from error
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, PartitionError) as error:
         raise PartitionError(f"{path} is not a partition file, or is damaged ({error}); create it again") from error
     if digest(partition) != expected:
         raise PartitionError(
@@ -69,5 +103,23 @@ def load(path: Path) -> Partition:
     return partition
 
 
-def _lists(part: Sequence[Tensor]) -> list[list[int]]:
-    return [rows.tolist() for rows in part]
+def arrays_file(path: Path) -> Path:
+    """Return the file of the rows of the partition that ``path`` describes."""
+    return path.with_suffix(".safetensors")
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> tuple[Ragged, Ragged]:
+    train, test = (_ragged(tensors[name], tensors[f"{name}_sizes"]) for name in SIDES)
+    return train, test
+
+
+def _ragged(values: Tensor, sizes: Tensor) -> Ragged:
+    fits = values.dtype == sizes.dtype == torch.int64 and values.dim() == sizes.dim() == 1
+    if not fits or bool((sizes < 0).any()) or int(sizes.sum()) != len(values):
+        raise UnreadableError("the sizes of its clients do not fit its rows")
+    return Ragged.sized(values, sizes)
+
+
+def _listed(document: Mapping[str, Any]) -> tuple[Ragged, Ragged]:
+    train, test = (Ragged.of([torch.tensor(rows, dtype=torch.int64) for rows in document[name]]) for name in SIDES)
+    return train, test

@@ -1,4 +1,4 @@
-"""Partition schemes: IID, Dirichlet, shards and natural keys. All but IID use the partitioners of flwr-datasets.
+"""Partition schemes: IID, Dirichlet, shards and natural keys. Dirichlet and shards use partitioners of flwr-datasets.
 
 A scheme raises an error if it cannot make the partition; ``audit`` checks the result.
 
@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition
+from fedloru.data.ragged import Ragged
 from fedloru.data.values import keys
 from fedloru.errors import PartitionError, choices, listed, optional
 from fedloru.rng import derive, gen
@@ -46,7 +48,9 @@ def iid(
     """
     order = _shuffled(dataset, clients, min_examples, seed)
     # The same cuts as flwr-datasets' IidPartitioner, which takes 0.5 ms per client: 5 s for 10,000 clients.
-    return _finish("iid", seed, torch.tensor_split(order, clients), {"clients": clients}, min_examples, test_fraction)
+    least, more = divmod(len(order), clients)
+    made = Ragged.sized(order, least + (torch.arange(clients) < more).long())
+    return _finish("iid", seed, made, {"clients": clients}, min_examples, test_fraction)
 
 
 def dirichlet(
@@ -80,9 +84,10 @@ def dirichlet(
     settings = {"clients": clients, "alpha": alpha, "self_balancing": self_balancing}
     for draw in range(MAX_DRAWS):
         positions = _draw_dirichlet(y, clients, alpha, self_balancing, derive(seed, "partition", "dirichlet", draw))
-        too_few = sum(len(own) < min_examples for own in positions)
+        too_few = int((positions.sizes < min_examples).sum())
         if not too_few:
-            return _finish("dirichlet", seed, [order[own] for own in positions], settings, min_examples, test_fraction)
+            made = Ragged(order[positions.values], positions.offsets)
+            return _finish("dirichlet", seed, made, settings, min_examples, test_fraction)
         if too_few > MAX_TOO_SMALL:
             break
     raise PartitionError(
@@ -91,7 +96,7 @@ def dirichlet(
     )
 
 
-def _draw_dirichlet(y: Sequence[int], clients: int, alpha: float, self_balancing: bool, seed: int) -> list[Tensor]:
+def _draw_dirichlet(y: Sequence[int], clients: int, alpha: float, self_balancing: bool, seed: int) -> Ragged:
     partitioners = _partitioners("dirichlet")
     try:
         partitioner = partitioners.DirichletPartitioner(clients, "value", float(alpha), 0, self_balancing, False, seed)
@@ -142,14 +147,15 @@ def shards(
             f"{clients} clients with {classes_per_client} classes each need more shards than some class has examples "
             f"(the smallest has {min(present)}); lower clients or classes_per_client"
         ) from error
-    unused = len(y) - sum(len(own) for own in positions)
+    unused = len(y) - len(positions.values)
     if unused and not allow_unused:
         raise PartitionError(
             f"{clients} clients with {classes_per_client} classes each leave {unused} examples (whole classes) unused; "
             f"use at least {len(present)} clients, or set allow_unused"
         )
     settings = {"clients": clients, "classes_per_client": classes_per_client, "allow_unused": allow_unused}
-    return _finish("shards", seed, [order[own] for own in positions], settings, min_examples, test_fraction)
+    made = Ragged(order[positions.values], positions.offsets)
+    return _finish("shards", seed, made, settings, min_examples, test_fraction)
 
 
 def natural(
@@ -173,7 +179,6 @@ def natural(
     Raises:
         PartitionError: there is no column ``key``, or a client is too small.
         DataError: a value of the column is missing or not exact, such as a floating-point number.
-        MissingExtraError: flwr-datasets is not installed.
     """
     check_dataset(dataset)
     if key not in dataset.columns:
@@ -182,8 +187,9 @@ def natural(
             "List the column in data.columns to keep it"
         )
     values = keys(dataset.columns[key], key, repr(dataset.name))
-    clients = _assign(_partitioners("natural").NaturalIdPartitioner("value"), values)
-    kept = [rows for rows in clients if len(rows) >= min_examples] if allow_unused else clients
+    owner = {value: client for client, value in enumerate(sorted(set(values)))}
+    clients = Ragged.grouped(torch.tensor([owner[value] for value in values]), len(owner))
+    kept = clients.select(clients.sizes >= min_examples) if allow_unused else clients
     if not kept:
         raise PartitionError(f"no value of {key!r} has {min_examples} examples; lower min_examples")
     return _finish("natural", seed, kept, {"key": key, "allow_unused": allow_unused}, min_examples, test_fraction)
@@ -213,7 +219,7 @@ def _partitioners(scheme: str) -> Any:
     return optional("flwr_datasets.partitioner", extra="data", purpose=f"the partition scheme {scheme!r}")
 
 
-def _assign(partitioner: Any, values: Sequence[Any]) -> list[Tensor]:
+def _assign(partitioner: Any, values: Sequence[Any]) -> Ragged:
     """Partition rows by ``values`` with a partitioner of flwr-datasets; return the positions of each client."""
     datasets = optional("datasets", extra="data", purpose="partitioning with flwr-datasets")
     partitioner.dataset = datasets.Dataset.from_dict({"value": list(values)})
@@ -222,33 +228,28 @@ def _assign(partitioner: Any, values: Sequence[Any]) -> list[Tensor]:
         partitioner.load_partition(0)
     # The first call fills this table for all clients; calling load_partition for each would take about 1 ms per client.
     indices = partitioner._partition_id_to_indices
-    return [torch.from_numpy(np.asarray(indices[client], dtype=np.int64)) for client in range(len(indices))]
+    sizes = torch.tensor([len(indices[client]) for client in range(len(indices))], dtype=torch.int64)
+    positions = chain.from_iterable(indices[client] for client in range(len(indices)))
+    return Ragged.sized(torch.from_numpy(np.fromiter(positions, np.int64, int(sizes.sum()))), sizes)
 
 
 def _finish(
-    scheme: str,
-    seed: int,
-    clients: Sequence[Tensor],
-    settings: dict[str, Any],
-    min_examples: int,
-    test_fraction: float,
+    scheme: str, seed: int, clients: Ragged, settings: dict[str, Any], min_examples: int, test_fraction: float
 ) -> Partition:
     _check(clients, min_examples, test_fraction)
     settings = settings | {"min_examples": min_examples, "test_fraction": test_fraction}
-    ordered = tuple(rows.sort().values for rows in clients)
-    if not test_fraction:
-        return Partition(scheme, seed, ordered, (), settings)
-    pairs = [_hold_out(rows, test_fraction, seed, client) for client, rows in enumerate(ordered)]
-    return Partition(scheme, seed, tuple(train for train, _ in pairs), tuple(test for _, test in pairs), settings)
+    ordered = clients.ordered()
+    train, test = _hold_out(ordered, test_fraction, seed) if test_fraction else (ordered, ())
+    return Partition(scheme, seed, train, test, settings)
 
 
-def _check(clients: Sequence[Tensor], min_examples: int, test_fraction: float) -> None:
+def _check(clients: Ragged, min_examples: int, test_fraction: float) -> None:
     if min_examples < 1 or not 0 <= test_fraction < 1:
         raise PartitionError(
             "min_examples must be at least 1, and test_fraction at least 0 and below 1; "
             f"got min_examples {min_examples} and test_fraction {test_fraction}"
         )
-    small = [client for client, rows in enumerate(clients) if len(rows) < min_examples]
+    small = (clients.sizes < min_examples).nonzero().flatten().tolist()
     if small:
         raise PartitionError(
             f"clients with fewer than {min_examples} examples: {listed(small)}; "
@@ -256,9 +257,12 @@ def _check(clients: Sequence[Tensor], min_examples: int, test_fraction: float) -
         )
 
 
-def _hold_out(rows: Tensor, fraction: float, seed: int, client: int) -> tuple[Tensor, Tensor]:
-    """Split a client's rows into training and test rows, at least one each; a single row is used for training."""
-    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-    held = torch.zeros(len(rows), dtype=torch.bool)
-    held[torch.randperm(len(rows), generator=gen(seed, "client-split", client))[:count]] = True
-    return rows[~held], rows[held]
+def _hold_out(clients: Ragged, fraction: float, seed: int) -> tuple[Ragged, Ragged]:
+    """Split the rows of every client into training and test rows, at least one each; a single row is for training."""
+    held = torch.zeros(len(clients.values), dtype=torch.bool)
+    starts, sizes = clients.offsets.tolist(), clients.sizes.tolist()
+    for client, (start, own) in enumerate(zip(starts, sizes, strict=False)):
+        if count := min(max(1, round(fraction * own)), own - 1):
+            drawn = torch.randperm(own, generator=gen(seed, "client-split", client))[:count]
+            held[start + drawn] = True
+    return clients.where(~held), clients.where(held)

@@ -71,15 +71,13 @@ class Collector:
     def add(self, down: Down, jobs: Sequence[Job], results: Sequence[Trained]) -> None:
         """Send the results of one chunk, in the order of ``jobs``, and add them to the total."""
         weights = [float(len(job.rows)) for job in jobs]
-        ups = []
+        numbers = [{"weight": weight, "loss": result.loss} for weight, result in zip(weights, results, strict=True)]
+        clients, sent = [job.client for job in jobs], [result.up for result in results]
         round, version = self.task.round, self.task.state.version
-        for job, result, weight in zip(jobs, results, weights, strict=True):
-            numbers = {"weight": weight, "loss": result.loss}
-            ups.append(self.task.channel.up(result.up, job.client, round, version, numbers, job.profile))
-            if result.client_state:
-                self.client_state[job.client] = tree.clone(
-                    result.client_state
-                )  # a view would keep the whole chunk alive
+        ups = self.task.channel.replies(sent, clients, round, version, numbers, jobs[0].profile)
+        for job, result in zip(jobs, results, strict=True):
+            if result.client_state:  # a view would keep the whole chunk alive
+                self.client_state[job.client] = tree.clone(result.client_state)
         self.collect(down, ups, weights, [result.loss for result in results])
 
     def collect(self, down: Down, ups: Sequence[Up], weights: Sequence[float], losses: Sequence[float]) -> None:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fedloru.report import style
+from fedloru.report.class_counts import ClassCounts
 from fedloru.report.records import Records
 
 BARS, COLUMNS = 50, 240
@@ -20,7 +21,7 @@ NAME, LABELS = 24, 20
 
 def skew(records: Records) -> go.Figure:
     """Plot the examples of each class on each client: stacked bars, or a heat map for many clients or classes."""
-    counts, classes = records.partition["counts"], _names(records)
+    counts, classes = ClassCounts.of(records.partition["counts"]), _names(records)
     return _bars(counts, classes) if _use_bars(records) else _heat_map(counts, classes)
 
 
@@ -48,7 +49,7 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _bars(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+def _bars(counts: ClassCounts, classes: Sequence[str]) -> go.Figure:
     figure = style.figure("training examples", "client", height=110 + 19 * len(counts))
     for index, name in enumerate(classes):
         bar = go.Bar(x=[row[index] for row in counts], y=list(range(len(counts))), name=_short(name), orientation="h")
@@ -59,7 +60,7 @@ def _bars(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", dtick=1 if len(counts) <= 25 else 5, showgrid=False)
 
 
-def _heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Figure:
+def _heat_map(counts: ClassCounts, classes: Sequence[str]) -> go.Figure:
     clients = _sample(counts)
     totals = [sum(counts[client]) for client in clients]
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.22, 0.78], vertical_spacing=0.03)
@@ -77,7 +78,7 @@ def _heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> go.Fig
     return figure.update_yaxes(title_text="examples", row=1, col=1)
 
 
-def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str], clients: Sequence[int]) -> go.Heatmap:
+def _shares(counts: ClassCounts, classes: Sequence[str], clients: Sequence[int]) -> go.Heatmap:
     selected = [counts[client] for client in clients]
     position = {"orientation": "h", "x": 1, "xanchor": "right", "xpad": 0, "y": 1.01, "yanchor": "bottom", "ypad": 0}
     return go.Heatmap(
@@ -99,14 +100,8 @@ def _shares(counts: Sequence[Sequence[int]], classes: Sequence[str], clients: Se
     )
 
 
-def _sample(counts: Sequence[Sequence[int]]) -> list[int]:
+def _sample(counts: ClassCounts) -> list[int]:
     """Return at most ``COLUMNS`` evenly spaced clients, sorted by their most frequent class and its share."""
-
-    def sort_key(client: int) -> tuple[int, float]:
-        row = counts[client]
-        top = max(row, default=0)
-        return (list(row).index(top) if row else 0, -top / max(sum(row), 1))
-
-    order = sorted(range(len(counts)), key=sort_key)
+    order = counts.by_top_class()
     columns = min(COLUMNS, len(order))
-    return [order[index * len(order) // columns] for index in range(columns)]
+    return [int(order[index * len(order) // columns]) for index in range(columns)]

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel
 
-from fedloru.errors import RunFolderError, quoted
-from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
+from fedloru.errors import RunFolderError, quoted, sentence
+from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_tensors, read_toml
+from fedloru.report.class_counts import ClassCounts
 from fedloru.schema import PartitionRecord, Row, Summary, Table, check, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
@@ -71,7 +73,7 @@ def read(folder: str | Path) -> Records:
         summary = {}
     written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
     ranks, alignment = _studies(folder / STUDIES, RANKS, "records"), _studies(folder / STUDIES, ALIGNMENT, "agreement")
-    config, partition = _toml(folder / CONFIG), _object(folder / PARTITION, PartitionRecord)
+    config, partition = _toml(folder / CONFIG), _partition(folder / PARTITION)
     return Records(folder, config, partition, rows, summary, written, ranks, alignment, _names(folder / NAMES))
 
 
@@ -168,6 +170,21 @@ def _object(path: Path, form: type[BaseModel] = Table) -> dict[str, Any]:
         return check(read_json(path, dict), form)
     except (OSError, UnreadableError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
+def _partition(path: Path) -> dict[str, Any]:
+    """Return the description of the partition, with the examples of each client by class as ``counts``, if known."""
+    partition, rows = _object(path, PartitionRecord), path.with_suffix(".safetensors")
+    if "counts" in partition or not partition or not rows.exists():
+        return partition
+    try:
+        arrays, _ = read_tensors(rows)
+        sizes = arrays["train_sizes"].numpy()
+        labels = arrays["labels"].numpy() if "labels" in arrays else np.zeros(len(arrays["train"]), np.int64)
+        counts = ClassCounts(labels, sizes, max(1, len(partition.get("classes", ()))))
+    except (OSError, UnreadableError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{rows} cannot be read: {sentence(error)}; restore the file") from error
+    return partition | {"counts": counts} if len(labels) else partition
 
 
 def _names(path: Path) -> list[str]:

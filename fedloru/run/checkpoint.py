@@ -16,7 +16,7 @@ import safetensors.torch
 from pydantic import BaseModel, ValidationError
 
 from fedloru import tree
-from fedloru.errors import RunFolderError, listed, quoted
+from fedloru.errors import RunFolderError, WireError, listed, quoted
 from fedloru.files import write_atomic
 from fedloru.lowrank import Site
 from fedloru.method import State
@@ -36,7 +36,8 @@ class _Counts(BaseModel):
 class _Versions(BaseModel):
     version: int
     first_download: bool
-    held: dict[int, int]
+    held: dict[int, int] = {}
+    """In checkpoints of earlier versions, which had it here and not as a tensor."""
 
 
 class _Metadata(BaseModel):
@@ -205,7 +206,12 @@ def _unflatten(tensors: Params, metadata: dict[str, Any]) -> Snapshot:
         trees["increment"],
         metadata["notes"],
     )
-    return Snapshot(state, Traffic(**metadata["traffic"]), (trees["ledger"], metadata["ledger"]))
+    snapshot = Snapshot(state, Traffic(**metadata["traffic"]), (trees["ledger"], metadata["ledger"]))
+    try:
+        snapshot.restore_ledger(())
+    except (ValueError, WireError) as error:
+        raise UnreadableError(str(error)) from error
+    return snapshot
 
 
 def _hash(data: bytes, rest: dict[str, Any]) -> str:

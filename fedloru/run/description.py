@@ -1,13 +1,16 @@
-"""How a run and its partition are described in the run folder: ``config.toml`` and ``partition.json``."""
+"""How a run and its partition are described in the run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from fedloru import tree
-from fedloru.data import Audit, Dataset, Partition, partition_table, size
+from fedloru.data import Audit, Dataset, Partition, partition_arrays, partition_table, size
 from fedloru.run.plan import Plan, settings_table
+from fedloru.tree import Params
 
 PYTHON = "python"
 """The value of ``made_by`` in the configuration of a run from Python."""
@@ -29,7 +32,7 @@ def echo(plan: Plan) -> dict[str, Any]:
 
 
 def partition_record(dataset: Dataset, partition: Partition, checked: Audit | None) -> dict[str, Any]:
-    """Return the content of ``partition.json``: the rows of each client, its examples by class, and the audit.
+    """Return the content of ``partition.json``: the scheme, its settings, the classes and the audit.
 
     There is no audit of clients with their own data.
     """
@@ -40,7 +43,6 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit | No
     return {
         **partition_table(partition),
         "classes": list(dataset.classes),
-        "counts": checked.counts.tolist(),
         "remarks": list(dataset.remarks),
         "audit": {
             "clients": checked.clients,
@@ -56,6 +58,14 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit | No
             **dataset.notes,
         },
     }
+
+
+def partition_rows(partition: Partition, checked: Audit | None) -> Params:
+    """Return the content of ``partition.safetensors``: the rows of each client and, as ``labels``, their classes."""
+    arrays = partition_arrays(partition)
+    if checked is not None and checked.columns > 1:
+        arrays["labels"] = checked.labels.values.to(torch.int32)
+    return arrays
 
 
 def _without_none(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import tomli_w
 
+from fedloru.data import arrays_file
 from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
 from fedloru.lowrank import Increment
@@ -51,10 +52,12 @@ class RunFolder:
         hashes: Mapping[str, str] | None = None,
         imported: Increment | None = None,
         environment: Environment | None = None,
+        rows: Params | None = None,
     ) -> RunFolder:
         """Create the folder, and write everything known before training; if interrupted, it can be called again.
 
-        ``imported`` is an increment that was merged into the model before the run, ``environment`` that of the run.
+        ``imported`` is an increment that was merged into the model before the run, ``environment`` that of the run,
+        and ``rows`` the arrays of the partition.
 
         Raises:
             RunFolderError: the path already exists.
@@ -69,6 +72,8 @@ class RunFolder:
             origin.save(path, config, hashes or {})
             if environment is not None:
                 environments.save(path / "checkpoint", environment)
+            if rows:
+                write_atomic(arrays_file(path / PARTITION), safetensors.torch.save(rows))
             write_atomic(path / PARTITION, json.dumps(partition).encode())
             write_atomic(path / ROUNDS, b"")
             if imported is not None:

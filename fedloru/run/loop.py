@@ -168,7 +168,7 @@ class Run:
         plan, state = self.plan, self.state
         order = partial(sampled, plan, state.round + 1)
         invite = partial(self._invite, ledger, state)
-        chosen = order(self.carrier.present())[: self.carrier.invitations(plan.cohort)]
+        chosen = order(self.carrier.present(), self.carrier.invitations(plan.cohort))
         return Assignment(state, recipe, invite(sorted(chosen)), order, invite, observe)
 
     def _invite(self, ledger: Ledger, state: State, clients: Sequence[int]) -> list[Invited]:

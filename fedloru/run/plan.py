@@ -155,28 +155,36 @@ def _key(annotation: Any) -> str | None:
     return next((item.path for item in get_args(annotation)[1:] if isinstance(item, Key)), None)
 
 
-def sampled(plan: Plan, round: int, clients: Iterable[int]) -> list[int]:
-    """Return ``clients`` in the order in which they are sampled for ``round``, without replacement."""
+def sampled(plan: Plan, round: int, clients: Iterable[int], count: int | None = None) -> list[int]:
+    """Return the first ``count`` of ``clients``, by default all, in the order in which they are sampled for ``round``.
+
+    They are sampled without replacement.
+    """
     seed = plan.seed if plan.cohort_seed is None else plan.cohort_seed
-    return _drawn(plan, clients, gen(seed, "cohort", round))
+    return _drawn(plan, clients, gen(seed, "cohort", round), count)
 
 
 def scored(plan: Plan, clients: Iterable[int]) -> list[int]:
     """Return those of ``clients`` that are evaluated on their own test examples, in order; the same in every round."""
-    return sorted(_drawn(plan, clients, gen(plan.seed, "personal"))[: plan.eval_clients])
+    return sorted(_drawn(plan, clients, gen(plan.seed, "personal"), plan.eval_clients))
 
 
-def _drawn(plan: Plan, clients: Iterable[int], generator: torch.Generator) -> list[int]:
-    """Return ``clients``, some of which may have been enrolled during the run, in a random order."""
-    there = set(clients)
-    known = max(plan.clients, max(there, default=-1) + 1)
-    drawn: list[int] = torch.randperm(known, generator=generator).tolist()
-    return [client for client in drawn if client in there]
+def _drawn(plan: Plan, clients: Iterable[int], generator: torch.Generator, count: int | None) -> list[int]:
+    """Return the first ``count`` of ``clients``, some of which may have been enrolled during the run, in random order.
+
+    All clients of the plan are drawn in any case, so that the order does not depend on which of them are present.
+    """
+    everybody = clients == range(plan.clients)
+    there = frozenset[int]() if everybody else set(clients)
+    drawn = torch.randperm(max(plan.clients, max(there, default=-1) + 1), generator=generator)
+    if everybody:
+        return drawn[:count].tolist()
+    return [client for client in drawn.tolist() if client in there][:count]
 
 
 def cohort(plan: Plan, round: int) -> list[int]:
     """Return the clients sampled for ``round`` if all are present, in order."""
-    return sorted(sampled(plan, round, range(plan.clients))[: plan.cohort])
+    return sorted(sampled(plan, round, range(plan.clients), plan.cohort))
 
 
 def tested(plan: Plan, examples: int, *path: str | int) -> Tensor | None:

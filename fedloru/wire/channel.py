@@ -1,19 +1,24 @@
-"""The in-process wire of the simulation engines: encodes, counts and decodes every message."""
+"""The in-process wire of the simulation engines: encodes, counts and decodes every message.
+
+The messages of a chunk of clients are encoded together, with the bytes that each would have alone.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
-from torch import Tensor
+from torch import Size, Tensor, dtype
 
 from fedloru.method import Down, Profile, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
+from fedloru.wire.batch import sent as encoded
 from fedloru.wire.codec import payload
-from fedloru.wire.exchange import elide, encode_down, encode_sync, encode_up, received, sync_sections
+from fedloru.wire.exchange import down_header, elide, parts, received, sync_length, sync_sections
+from fedloru.wire.header import Header
 from fedloru.wire.ledger import Sync
-from fedloru.wire.message import decode
 from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
@@ -46,36 +51,50 @@ class Channel:
         if not self.measured:
             self._count(profile, "down", elide(self.net, down), None, clients)
             return down
-        data = encode_down(self.net, down, state, method=self.method, run=self.run, codec=self.codec)
-        header, sections = decode(data)
-        self._count(profile, "down", elide(self.net, down), len(data), clients)
-        arrived = received(self.net, header, sections)
+        sent = elide(self.net, down)
+        header = down_header(self.net, down, state, method=self.method, run=self.run)
+        (message,) = encoded([header], [parts(sent)], self.codec)
+        self._count(profile, "down", sent, message.length * clients, clients)
+        arrived = received(self.net, header, message.tensors)
         return arrived._replace(shared=_like(arrived.shared, down.shared), aux=_like(arrived.aux, down.aux))
 
     def up(
         self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float], profile: Profile = ()
     ) -> Up:
-        """Send the reply of one client of a profile, and return it as the server receives it.
+        """Send the reply of one client; see ``replies``."""
+        return self.replies([up], [client], round, version, [numbers], profile)[0]
+
+    def replies(
+        self,
+        ups: Sequence[Up],
+        clients: Sequence[int],
+        round: int,
+        version: int,
+        numbers: Sequence[Mapping[str, float]],
+        profile: Profile = (),
+    ) -> list[Up]:
+        """Send the replies of clients of a profile, and return them as the server receives them.
 
         Raises:
             WireError: a value does not fit into the codec, or a number is not finite.
         """
         if not self.measured:
-            self._count(profile, "up", up, None)
-            return up
-        data = encode_up(
-            up,
-            method=self.method,
-            run=self.run,
-            client=client,
-            round=round,
-            version=version,
-            codec=self.codec,
-            numbers=numbers,
-        )
-        _, sections = decode(data)
-        self._count(profile, "up", up, len(data))
-        return Up(_like(sections.get("shared", {}), up.shared), _like(sections.get("aux", {}), up.aux))
+            for up in ups:
+                self._count(profile, "up", up, None)
+            return list(ups)
+        headers = [
+            Header("up", self.method, self.run, round, version, client, numbers=dict(each))
+            for client, each in zip(clients, numbers, strict=True)
+        ]
+        messages = list(encoded(headers, [parts(up) for up in ups], self.codec))
+        pairs = list(zip(ups, messages, strict=True))
+        for _, alike in groupby(pairs, key=lambda pair: _shapes(pair[0])):
+            group = list(alike)
+            self._count(profile, "up", group[0][0], sum(message.length for _, message in group), len(group))
+        return [
+            Up(_like(m.tensors.get("shared", {}), up.shared), _like(m.tensors.get("aux", {}), up.aux))
+            for up, m in pairs
+        ]
 
     def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:
         """Count the sync message to one client of a profile; an up-to-date client receives none."""
@@ -87,20 +106,26 @@ class Channel:
         self.accounts[profile] += Traffic(down={kind: nbytes, "envelope": envelope})
 
     def _sync_length(self, sync: Sync, state: State) -> int:
-        """Return the length of a sync message, encoded once per round for all clients at the same version."""
+        """Return the length of a sync message, computed once per round for all clients at the same version."""
         if self._sync_round != state.round:
             self._sync_round, self._sync_lengths = state.round, {}
         content = (sync.first, bool(sync.base), len(sync.increments))
         if content not in self._sync_lengths:
-            self._sync_lengths[content] = len(encode_sync(sync, state, method=self.method, run=self.run))
+            self._sync_lengths[content] = sync_length(sync, state, method=self.method, run=self.run)
         return self._sync_lengths[content]
 
     def _count(
         self, profile: Profile, direction: Direction, sent: Down | Up, length: int | None, copies: int = 1
     ) -> None:
-        parts = kinds(self.net, sent.shared, sent.aux)
-        account = self.accounts[profile]
-        self.accounts[profile] = account.message(direction, parts, self.codec, length=length, copies=copies)
+        """Count ``copies`` messages with the tensors of ``sent``, whose lengths add up to ``length``."""
+        split = kinds(self.net, sent.shared, sent.aux)
+        self.accounts[profile] = self.accounts[profile].message(
+            direction, split, self.codec, length=length, copies=copies
+        )
+
+
+def _shapes(up: Up) -> list[tuple[str, Size, dtype]]:
+    return [(key, t.shape, t.dtype) for part in up for key, t in part.items()]
 
 
 def _like(received: Params, sent: Mapping[str, Tensor]) -> Params:

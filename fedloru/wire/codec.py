@@ -6,7 +6,7 @@ ones, integers and booleans unchanged. Increments are always sent ``exact``, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -98,7 +98,7 @@ def _narrow(key: str, t: Tensor, codec: str) -> Tensor:
     if target == t.dtype:
         return t
     packed = find(codec).narrow(t, target)
-    if _overflowed(packed, t):
+    if overflowed(packed, [t]):
         largest = float(t[t.isfinite()].abs().max())
         wider = "bf16, which has the range of float32" if codec == "fp16" else "exact"
         raise WireError(
@@ -108,7 +108,9 @@ def _narrow(key: str, t: Tensor, codec: str) -> Tensor:
     return packed
 
 
-def _overflowed(packed: Tensor, t: Tensor) -> bool:
+def overflowed(packed: Tensor, values: Sequence[Tensor]) -> bool:
+    """Return whether a finite value of ``values`` became infinite in ``packed``, which has all of them in order."""
     if not packed.numel() or bool(torch.stack(torch.aminmax(packed)).isfinite().all()):
         return False
-    return bool((packed.isinf() & t.isfinite()).any())
+    finite = torch.stack([value.isfinite().flatten() for value in values]).cpu()
+    return bool((packed.isinf().cpu().view(finite.shape) & finite).any())

@@ -19,7 +19,7 @@ from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
-from fedloru.wire.message import decode, encode
+from fedloru.wire.message import decode, encode, length
 from fedloru.wire.spec import MessageSpec, Parts, at_ranks, compare
 
 NUMBERS = ("weight", "loss")
@@ -39,10 +39,19 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
     Raises:
         WireError: a value does not fit into the codec.
     """
-    sent = elide(net, down)
+    header = down_header(net, down, state, method=method, run=run)
+    return encode(header, parts(elide(net, down)), codec)
+
+
+def down_header(net: Net, down: Down, state: State, *, method: str, run: str) -> Header:
+    """Return the header of the message that starts a client's round."""
     rank = _cap(net, down.shared) if down.fresh else 0
-    header = Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
-    return encode(header, {"shared": sent.shared, "aux": sent.aux}, codec)
+    return Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
+
+
+def parts(sent: Down | Up) -> dict[str, Params]:
+    """Return the sections of a message down or up."""
+    return {"shared": sent.shared, "aux": sent.aux}
 
 
 def decode_down(
@@ -89,7 +98,7 @@ def encode_up(
         WireError: a value does not fit into the codec, or a number is not finite.
     """
     header = Header("up", method, run, round, version, client, numbers=dict(numbers))
-    return encode(header, {"shared": up.shared, "aux": up.aux}, codec)
+    return encode(header, parts(up), codec)
 
 
 def decode_up(
@@ -134,8 +143,17 @@ def sync_sections(sync: Sync) -> dict[str, Params]:
 
 def encode_sync(sync: Sync, state: State, *, method: str, run: str) -> bytes:
     """Return the message that brings a client's base to the version of ``state``, without loss."""
-    header = Header("sync", method, run, state.round + 1, sync.version, seed=state.seed)
-    return encode(header, sync_sections(sync), "exact")
+    return encode(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+
+
+def sync_length(sync: Sync, state: State, *, method: str, run: str) -> int:
+    """Return the length in bytes of ``encode_sync``, without encoding it."""
+    return length(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+
+
+def sync_header(sync: Sync, state: State, *, method: str, run: str) -> Header:
+    """Return the header of the message that brings a client's base to the version of ``state``."""
+    return Header("sync", method, run, state.round + 1, sync.version, seed=state.seed)
 
 
 def decode_sync(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedloru import lowrank, tree
@@ -33,6 +34,14 @@ class Sync(NamedTuple):
     first: bool = False
 
 
+NONE = -1
+"""The version that the ledger has for clients without a base."""
+MAX_CLIENTS = 10**8
+"""The largest number of clients of a ledger that was saved by an earlier version."""
+HELD = "held"
+"""The key of the versions that clients hold in the tensors of a saved ledger, (K,) int64."""
+
+
 class Ledger:
     """The server's record of the version that each client holds, with the increments that are still worth sending.
 
@@ -45,7 +54,9 @@ class Ledger:
         self.version = state.version
         self._weights = tuple(site.weight for site in sites)
         self._increments: dict[int, Params] = {}
-        self._held: dict[int, int] = {}
+        self._held = torch.empty(0, dtype=torch.int64)
+        self._clients = 0
+        """One more than the highest number of a client that has been in contact; ``_held`` is at least as long."""
 
     def record(self, state: State) -> None:
         """Record the increment of ``state`` if the version has increased. Call this after every server step.
@@ -72,9 +83,10 @@ class Ledger:
 
     def owed(self, client: int, state: State) -> Sync:
         """Return the smallest update that brings the base of ``client`` to the version of ``state``."""
-        held = self._held.get(client, None if self.first_download else 0)
-        if held is None:
+        held = int(self._held[client]) if client < self._clients else NONE
+        if held == NONE and self.first_download:
             return Sync(state.version, (), state.base, first=True)
+        held = max(held, 0)
         missed = range(held + 1, state.version + 1)
         ahead = held > state.version  # the server has returned to a checkpoint older than the client's base
         if ahead or not all(version in self._increments for version in missed):
@@ -83,17 +95,26 @@ class Ledger:
 
     def delivered(self, client: int, version: int) -> None:
         """Record that the base of ``client`` is now at ``version``."""
+        if client >= len(self._held):
+            grown = self._held.new_full((max(client + 1, 2 * len(self._held)),), NONE)
+            grown[: len(self._held)] = self._held
+            self._held = grown
         self._held[client] = version
+        self._clients = max(self._clients, client + 1)
 
     def lost(self, client: int) -> None:
         """Record that ``client`` has lost its base; its next contact counts as the first."""
-        self._held.pop(client, None)
+        if client < self._clients:
+            self._held[client] = NONE
 
     def save(self) -> tuple[Params, dict[str, Any]]:
-        """Return the ledger as tensors with keys ``increment.<version>/<key>``, and a JSON-serializable dictionary."""
+        """Return the ledger as tensors, and a JSON-serializable dictionary.
+
+        The keys of the tensors are ``held`` and ``increment.<version>/<key>``.
+        """
         tensors = {f"increment.{v}/{key}": t for v, factors in self._increments.items() for key, t in factors.items()}
-        held = {str(client): version for client, version in self._held.items()}
-        return tensors, {"version": self.version, "first_download": self.first_download, "held": held}
+        tensors[HELD] = self._held[: self._clients].clone()
+        return tensors, {"version": self.version, "first_download": self.first_download}
 
     @classmethod
     def load(
@@ -101,8 +122,10 @@ class Ledger:
     ) -> Ledger:
         """Return the ledger from the output of ``save``; ``state`` is the state it was saved with.
 
+        Earlier versions saved the versions that clients hold in the dictionary, by client.
+
         Raises:
-            WireError: the ledger and ``state`` are at different versions.
+            WireError: the ledger and ``state`` are at different versions, or the versions of clients are not integers.
         """
         if rest["version"] != state.version:
             raise WireError(
@@ -110,8 +133,15 @@ class Ledger:
                 "load both from the same checkpoint"
             )
         ledger = cls(sites, state, first_download=rest["first_download"])
-        ledger._held = {int(client): version for client, version in rest["held"].items()}
+        listed = {int(client): version for client, version in rest.get(HELD, {}).items()}
+        if not all(0 <= client < MAX_CLIENTS and version >= 0 for client, version in listed.items()):
+            raise WireError("the ledger lists clients or versions that are not possible: load an earlier checkpoint")
+        for client, version in listed.items():
+            ledger.delivered(client, version)
         for key, value in tensors.items():
+            if key == HELD:
+                ledger._held, ledger._clients = _versions(value), len(value)
+                continue
             section, _, name = key.partition("/")
             ledger._increments.setdefault(int(section.removeprefix("increment.")), {})[name] = value
         return ledger
@@ -133,6 +163,12 @@ class Ledger:
                 break
             kept[version] = self._increments[version]
         self._increments = kept
+
+
+def _versions(held: Tensor) -> Tensor:
+    if held.dtype != torch.int64 or held.dim() != 1 or bool((held < NONE).any()):
+        raise WireError("the versions that clients hold are damaged: load an earlier checkpoint")
+    return held.cpu().clone()
 
 
 def catch_up(sites: Sequence[Site], base: Mapping[str, Tensor], sync: Sync) -> Params:

@@ -23,10 +23,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedloru.errors import WireError, quoted
+from fedloru.errors import quoted
 from fedloru.tree import Params
-from fedloru.wire.codec import pack
+from fedloru.wire.codec import pack, wire_dtype
 from fedloru.wire.header import Header, Kind, check, check_fields, reject
+from fedloru.wire.layout import layout, unsupported
 
 FORMAT = 2
 """The number of this layout; ``decode`` rejects all others."""
@@ -38,6 +39,7 @@ START = len(MAGIC) + 1 + HASH
 MAX_HEADER = 32 * 2**20
 """The largest length of the JSON header, in bytes: about 100,000 tensors."""
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _ORIGINAL_DTYPES: dict[str, torch.dtype | None] = {"-": None, "s": torch.float32, "d": torch.float64}
 _LETTERS = {dtype: letter for letter, dtype in _ORIGINAL_DTYPES.items()}
 
@@ -50,20 +52,51 @@ def encode(header: Header, sections: Mapping[str, Mapping[str, Tensor]], codec: 
     Raises:
         WireError: a header field is invalid, or a tensor cannot be encoded with this codec.
     """
-    header = header._replace(numbers={name: float(value) for name, value in header.numbers.items()})
-    check_fields(header._asdict())
-    tensors = {f"{name}/{key}": t for name, section in sections.items() for key, t in section.items()}
+    tensors = flat(sections)
     packed = pack(tensors, codec)
-    narrowed = {key for key, t in tensors.items() if packed[key].dtype != t.dtype}
-    letters = (_LETTERS[tensors[key].dtype] if key in narrowed else "-" for key in sorted(tensors))
-    description = {"header": header._asdict(), "narrowed": "".join(letters).rstrip("-")}
-    metadata = {"fedloru": json.dumps(description, separators=(",", ":"))}
+    description = described(header, letters(tensors, {key: t.dtype for key, t in packed.items()}))
     try:
-        content = safetensors.torch.save(_separate_storage(packed), metadata)
+        content = safetensors.torch.save(_separate_storage(packed), {"fedloru": description})
     except (KeyError, ValueError) as error:
-        raise WireError(
-            f"a tensor cannot be written in the safetensors format ({error}); send dense tensors of a real dtype"
-        ) from error
+        raise unsupported(error) from error
+    return framed(content)
+
+
+def length(header: Header, sections: Mapping[str, Mapping[str, Tensor]], codec: str) -> int:
+    """Return the length of a message in bytes, without encoding it.
+
+    Raises:
+        WireError: a header field is invalid, or the format does not have such tensors.
+    """
+    tensors = flat(sections)
+    dtypes = {key: wire_dtype(codec, t.dtype) for key, t in tensors.items()}
+    return START + layout(tensors, dtypes).length(described(header, letters(tensors, dtypes)))
+
+
+def flat(sections: Mapping[str, Mapping[str, Tensor]]) -> Params:
+    """Return the tensors of all sections by their keys in the message, section/key."""
+    return {f"{name}/{key}": t for name, section in sections.items() for key, t in section.items()}
+
+
+def letters(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> str:
+    """Return the letters of the original dtypes of ``tensors``, if they are sent in ``dtypes``."""
+    narrowed = (_LETTERS[tensors[key].dtype] if dtypes[key] != tensors[key].dtype else "-" for key in sorted(tensors))
+    return "".join(narrowed).rstrip("-")
+
+
+def described(header: Header, narrowed: str) -> str:
+    """Return the metadata of a message.
+
+    Raises:
+        WireError: a header field is invalid.
+    """
+    fields = header._asdict() | {"numbers": {name: float(value) for name, value in header.numbers.items()}}
+    check_fields(fields)
+    return _COMPACT.encode({"header": fields, "narrowed": narrowed})
+
+
+def framed(content: bytes) -> bytes:
+    """Return the part in the safetensors format as a message."""
     return b"".join((MAGIC, bytes([FORMAT]), _hash(content), content))
 
 

@@ -52,12 +52,12 @@ class Traffic:
     ) -> Traffic:
         """Return this traffic plus ``copies`` copies of a message; ``parts`` are its tensors by kind.
 
-        ``length`` is the size of the whole message in bytes; if None, no envelope is counted.
+        ``length`` is the size of all copies in bytes, whose envelopes may differ; if None, no envelope is counted.
         """
-        sizes = {kind: payload({kind: part}, codec) for kind, part in parts.items()}
+        sizes = {kind: payload({kind: part}, codec) * copies for kind, part in parts.items()}
         if length is not None:
             sizes["envelope"] = length - sum(sizes.values())
-        return self + Traffic(**{direction: {kind: size * copies for kind, size in sizes.items()}})
+        return self + Traffic(**{direction: sizes})
 
     def total(self, direction: Direction) -> int:
         """Return the bytes of all kinds in one direction."""

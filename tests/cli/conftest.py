@@ -41,7 +41,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def same(first: Path, second: Path) -> None:
     """Assert that two run folders have the same rows, final model, last checkpoint and partition."""
     assert rows(first) == rows(second)
-    for name in ("model.safetensors", "partition.json"):
+    for name in ("model.safetensors", "partition.json", "partition.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     last = [max((folder / "checkpoint").glob("*.safetensors")) for folder in (first, second)]
     assert last[0].name == last[1].name

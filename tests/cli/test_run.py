@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from fedloru import api
 from fedloru.config import load, parse
@@ -22,7 +23,15 @@ from tests.cli.conftest import QUICK, Cli, rows, same
 def test_a_run_writes_a_complete_folder(cli: Cli) -> None:
     result = cli("run", "small", *QUICK)
     folder = Path("runs/small")
-    left = {"config.toml", "partition.json", "rounds.jsonl", "summary.json", "model.safetensors", "report.html"}
+    left = {
+        "config.toml",
+        "partition.json",
+        "partition.safetensors",
+        "rounds.jsonl",
+        "summary.json",
+        "model.safetensors",
+        "report.html",
+    }
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == left | {"checkpoint"}
     assert "round 6/6" in result.stdout
     assert "Final accuracy" in result.stdout
@@ -32,7 +41,11 @@ def test_a_run_writes_a_complete_folder(cli: Cli) -> None:
     filled += ["lowrank.alpha=8.0", "lowrank.targets=['fc1']"]
     assert echo == load("small", [*QUICK[1::2], *filled])  # defaults that depend on others are filled in
     partition = json.loads((folder / "partition.json").read_text())
-    assert partition["audit"]["examples"] == sum(map(len, partition["train"])) == sum(map(sum, partition["counts"]))
+    arrays = safetensors.torch.load((folder / "partition.safetensors").read_bytes())
+    assert (
+        partition["audit"]["examples"] == len(arrays["train"]) == arrays["train_sizes"].sum() == len(arrays["labels"])
+    )
+    assert (folder / "partition.json").stat().st_size < 2_000
     assert len(partition["classes"]) == 10
 
 
@@ -125,6 +138,7 @@ def test_a_round_without_a_checkpoint_is_refused(cli: Cli) -> None:
 def test_data_that_changed_is_refused(cli: Cli) -> None:
     stopped(cli)
     partition = Path("runs/small/partition.json")
+    shutil.copy("other/partition.safetensors", "runs/small")
     shutil.copy(partition, "before.json")
     cli("run", "small", *QUICK, "-s", "partition.seed=9", "--out", "other", "--quiet")
     shutil.copy("other/partition.json", partition)

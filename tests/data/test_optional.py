@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fedloru.data import dirichlet, load, natural, shards, synthetic
+from fedloru.data import dirichlet, load, shards, synthetic
 from fedloru.errors import MissingExtraError, optional
 
 PACKAGES = ("datasets", "flwr_datasets", "pyarrow", "PIL")
@@ -61,7 +61,6 @@ def test_demo_and_bundled_sources_need_no_extra(tmp_path: Path) -> None:
     [
         ("dirichlet", lambda data: dirichlet(data, 5, 1.0)),
         ("shards", lambda data: shards(data, 5, 2)),
-        ("natural", lambda data: natural(data._replace(columns={"key": ("a",) * len(data.train["y"])}), "key")),
     ],
 )
 def test_schemes_name_the_extra(scheme: str, partition: Callable[..., object], blocked: None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from fedloru.data import (
     load_partition,
     make_partition,
     natural,
+    partition_arrays,
     partition_table,
     shards,
     synthetic,
@@ -228,6 +230,16 @@ def test_ten_thousand_clients() -> None:
 def saved(partition: Partition, folder: Path) -> Path:
     path = folder / "partition.json"
     path.write_text(json.dumps(partition_table(partition) | {"classes": ["more"]}))
+    path.with_suffix(".safetensors").write_bytes(safetensors.torch.save(partition_arrays(partition)))
+    return path
+
+
+def saved_as_lists(partition: Partition, folder: Path) -> Path:
+    """Write a partition as earlier versions did: with the rows in the JSON file."""
+    path = folder / "partition.json"
+    sides = {"train": partition.train, "test": partition.test}
+    lists = {name: [rows.tolist() for rows in side] for name, side in sides.items()}
+    path.write_text(json.dumps(partition_table(partition) | lists))
     return path
 
 
@@ -243,19 +255,47 @@ def test_client_test_sets_are_saved(data: Dataset, tmp_path: Path) -> None:
     assert same(made, load_partition(saved(made, tmp_path)))
 
 
+@pytest.mark.parametrize("scheme", MADE)
+def test_partitions_of_earlier_versions_can_be_read(scheme: str, data: Dataset, tmp_path: Path) -> None:
+    made = MADE[scheme](data)
+    assert same(made, load_partition(saved_as_lists(made, tmp_path)))
+
+
 def test_damaged_files_are_rejected(data: Dataset, tmp_path: Path) -> None:
-    path = saved(iid(data, 10), tmp_path)
+    path = saved_as_lists(iid(data, 10), tmp_path)
     document = json.loads(path.read_bytes())
     document["train"][0][0], document["train"][1][0] = document["train"][1][0], document["train"][0][0]
     path.write_text(json.dumps(document))
     with pytest.raises(PartitionError, match="was changed"):
         load_partition(path)
-    for damage in (b"", b"{", b"[]", b"{}", b'{"train": "x", "test": []}', b"\xff\xfe\x00"):
+    for damage in (b"", b"{", b"[]", b'{"train": "x", "test": []}', b"\xff\xfe\x00"):
         path.write_bytes(damage)
         with pytest.raises(PartitionError, match="damaged"):
             load_partition(path)
     with pytest.raises(PartitionError, match="there is no partition file"):
         load_partition(tmp_path / "none.json")
+
+
+def test_damaged_arrays_are_rejected(data: Dataset, tmp_path: Path) -> None:
+    path = saved(iid(data, 10), tmp_path)
+    arrays, good = path.with_suffix(".safetensors"), partition_arrays(iid(data, 10))
+    arrays.write_bytes(safetensors.torch.save(good | {"train": good["train"].flip(0)}))
+    with pytest.raises(PartitionError, match="was changed"):
+        load_partition(path)
+    broken = [
+        good | {"train_sizes": good["train_sizes"] + 1},
+        good | {"train_sizes": good["train_sizes"].double()},
+        good | {"train_sizes": good["train_sizes"][None]},
+        good | {"test_sizes": torch.tensor([-1, 1])},
+        {"train": good["train"]},
+    ]
+    for damage in (b"", b"{", *map(safetensors.torch.save, broken)):
+        arrays.write_bytes(damage)
+        with pytest.raises(PartitionError, match="damaged"):
+            load_partition(path)
+    arrays.unlink()
+    with pytest.raises(PartitionError, match=r"no partition file .*partition.safetensors, which has the rows"):
+        load_partition(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +344,30 @@ def test_audits_reject_the_wrong_number_of_test_sets(data: Dataset) -> None:
         audit(data, made._replace(test=made.test[:9]))
     with pytest.raises(PartitionError, match="no clients"):
         audit(data, made._replace(train=(), test=()))
+
+
+@pytest.mark.parametrize("rows", [0.5, "x", None, torch.tensor([0.0]), torch.tensor([[1]]), torch.tensor([True])])
+def test_rows_that_are_no_row_numbers_are_rejected(rows: object) -> None:
+    with pytest.raises(PartitionError, match="rows of client 1"):
+        Partition("made", 0, (torch.tensor([0]), rows), (), {})  # type: ignore[arg-type]
+
+
+def test_lists_and_other_integers_become_rows(data: Dataset) -> None:
+    made = Partition("made", 0, ([0, 1], np.array([2, 3], np.int32), []), (), {})  # type: ignore[arg-type]
+    assert [rows.tolist() for rows in made.train] == [[0, 1], [2, 3], []]
+    assert made.train.values.dtype == torch.int64 and not made.test and len(made.train) == 3
+
+
+def test_statistics_equal_those_of_a_table_of_counts(data: Dataset) -> None:
+    for make in MADE.values():
+        made = make(data)
+        found = audit(data, made)
+        table = torch.stack([torch.bincount(data.train["y"][rows], minlength=10) for rows in made.train])
+        shares = table.double() / table.sum(1, keepdim=True)
+        overall = torch.bincount(data.train["y"]).double() / 700
+        assert torch.equal(found.counts, table) and torch.equal(found.first(3), table[:3])
+        assert found.skew == pytest.approx(float((shares - overall).abs().sum(1).mean() / 2), abs=1e-12)
+        assert found.classes == pytest.approx(float((table > 0).sum(1).double().mean()))
 
 
 def test_a_synthetic_data_set_passes() -> None:

@@ -1,9 +1,11 @@
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedloru.report import Records, figures, partition_figure, read
+from fedloru.report.class_counts import ClassCounts
 from fedloru.report.records import evaluations
 
 from .made_up import write_run
@@ -94,6 +96,26 @@ def test_many_clients_or_classes_are_a_heat_map(tmp_path: Path, clients: int, cl
     top_classes = [counts[client].index(max(counts[client])) for client in sizes.customdata]
     assert top_classes == sorted(top_classes)
     assert f"{columns}" in partition_figure.caption(records) and (f"{clients:,}" in partition_figure.caption(records))
+
+
+def test_counts_of_arrays_equal_a_table_of_counts() -> None:
+    rng = np.random.default_rng(0)
+    for clients, classes in ((1, 1), (5, 3), (400, 10)):
+        sizes = rng.integers(0, 6, clients)
+        labels = rng.integers(0, classes, sizes.sum())
+        counts = ClassCounts(labels, sizes, classes)
+        parts = np.split(labels, np.cumsum(sizes)[:-1])
+        table = [np.bincount(part, minlength=classes).tolist() for part in parts]
+        assert list(counts) == list(ClassCounts.of(table)) == table and len(counts) == clients
+        keys = [(row.index(max(row)), -max(row) / max(sum(row), 1)) for row in table]
+        assert counts.by_top_class().tolist() == sorted(range(clients), key=keys.__getitem__)
+    for wrong in (
+        (np.array([0, 1]), np.array([1])),
+        (np.array([3]), np.array([1])),
+        (np.array([0]), np.array([2, -1])),
+    ):
+        with pytest.raises(ValueError, match="labels"):
+            ClassCounts(*wrong, 2)
 
 
 def test_examples_without_classes_are_bars_of_one_color(records: Records) -> None:

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from fedloru.errors import RunFolderError
 from fedloru.report import Records, read
@@ -21,6 +23,23 @@ def test_reads_all_files_of_a_run(run: Path, records: Records) -> None:
     assert [row["round"] for row in records.rounds] == list(range(1, 51))
     assert records.summary == json.loads((run / "summary.json").read_text())
     assert len(records.partition["counts"]) == 20
+
+
+def test_classes_are_counted_from_the_arrays_of_a_partition(run: Path) -> None:
+    document = json.loads((run / "partition.json").read_text())
+    table = torch.tensor(document.pop("counts"))
+    (run / "partition.json").write_text(json.dumps(document))
+    labels = torch.arange(10).repeat(20).repeat_interleave(table.flatten()).to(torch.int32)
+    arrays = {"train": torch.arange(len(labels)), "train_sizes": table.sum(1), "labels": labels}
+    path = run / "partition.safetensors"
+    path.write_bytes(safetensors.torch.save(arrays))
+    assert list(read(run).partition["counts"]) == table.tolist()
+    for damage in (arrays | {"train_sizes": table.sum(1) + 1}, arrays | {"labels": labels + 1}, {"labels": labels}):
+        path.write_bytes(safetensors.torch.save(damage))
+        with pytest.raises(RunFolderError, match=r"partition.safetensors cannot be read: .*restore the file"):
+            read(run)
+    path.unlink()
+    assert "counts" not in read(run).partition
 
 
 def test_partition_and_summary_may_be_missing(run: Path) -> None:

@@ -69,7 +69,7 @@ def test_increments_are_sent_if_the_sizes_are_equal() -> None:
 
 def test_memory_is_bounded_by_the_dense_weights() -> None:
     ledger, state = after([1] * 50)
-    assert tree.nbytes(ledger.save()[0]) <= DENSE
+    assert tree.nbytes(tree.omit(ledger.save()[0], {"held"})) <= DENSE
     ledger.delivered(3, 49)
     assert versions(ledger.owed(3, state)) == [50]
 
@@ -102,13 +102,61 @@ def test_save_and_load_through_json_and_a_message() -> None:
     ledger.delivered(7, 2)
     ledger.delivered(8, 3)
     tensors, rest = ledger.save()
-    assert {key.partition("/")[0] for key in tensors} == {"increment.1", "increment.2", "increment.3"}
+    assert {key.partition("/")[0] for key in tensors} == {"increment.1", "increment.2", "increment.3", "held"}
+    assert tensors["held"].tolist() == [-1] * 7 + [2, 3]
     loaded = Ledger.load(NET.sites, state, tensors, json.loads(json.dumps(rest)))
-    assert loaded.save() == (tensors, rest)
+    assert tree.equal(loaded.save()[0], tensors) and loaded.save()[1] == rest
     for client in (6, 7, 8):
         assert versions(loaded.owed(client, state)) == versions(ledger.owed(client, state))
     with pytest.raises(WireError, match="version 3, but the state is at version 0"):
         Ledger.load(NET.sites, START, tensors, rest)
+
+
+def test_a_ledger_of_an_earlier_version_can_be_loaded() -> None:
+    ledger, state = after([1, 2, 1])
+    for client, version in {7: 2, 8: 3, 0: 0}.items():
+        ledger.delivered(client, version)
+    tensors, rest = ledger.save()
+    del tensors["held"]
+    loaded = Ledger.load(NET.sites, state, tensors, rest | {"held": {"7": 2, "8": 3, "0": 0}})
+    assert tree.equal(loaded.save()[0], ledger.save()[0])
+    for held in ({"-1": 0}, {"0": -1}, {str(10**15): 1}):
+        with pytest.raises(WireError, match="not possible"):
+            Ledger.load(NET.sites, state, tensors, rest | {"held": held})
+
+
+@pytest.mark.parametrize("held", [torch.tensor([0.5]), torch.tensor([[1]]), torch.tensor([-2])])
+def test_damaged_versions_of_clients_are_refused(held: torch.Tensor) -> None:
+    ledger, state = after([1])
+    tensors, rest = ledger.save()
+    with pytest.raises(WireError, match="damaged"):
+        Ledger.load(NET.sites, state, tensors | {"held": held}, rest)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["delivered", "lost", "record", "save"])), max_size=60))
+def test_the_array_of_versions_behaves_like_a_table_of_clients(steps: list[tuple[int, str]]) -> None:
+    for first in (True, False):
+        ledger, state = after([], first_download=first)
+        held: dict[int, int] = {}
+        for client, step in steps:
+            if step == "delivered":
+                ledger.delivered(client, state.version)
+                held[client] = state.version
+            elif step == "lost":
+                ledger.lost(client)
+                held.pop(client, None)
+            elif step == "record":
+                state = merged(NET, state, random_factors(NET, state.version + 1, 1))
+                ledger.record(state)
+            else:
+                ledger = Ledger.load(NET.sites, state, *ledger.save())
+            for each in range(42):
+                version = held.get(each, None if first else 0)
+                owed = ledger.owed(each, state)
+                assert owed.first == (version is None)
+                if version is not None and not owed.base:
+                    assert versions(owed) == list(range(version + 1, state.version + 1))
 
 
 def test_since_drops_merged_increments_and_rejects_gaps() -> None:

@@ -26,7 +26,7 @@ def test_an_unknown_kind_is_rejected() -> None:
 
 def test_a_message_is_counted_by_kind_and_number_of_copies() -> None:
     parts = {"factors": {"w.a": torch.zeros(4)}, "aux": {"c": torch.zeros(1, dtype=torch.float64)}}
-    counted = Traffic().message("up", parts, "bf16", length=30, copies=3).table()["up"]
+    counted = Traffic().message("up", parts, "bf16", length=90, copies=3).table()["up"]
     assert (counted["factors"], counted["aux"], counted["envelope"]) == (3 * 8, 3 * 2, 3 * 20)
     assert Traffic().message("up", parts, "bf16").total("up") == 10
 
