@@ -41,11 +41,13 @@ class Footprint(NamedTuple):
         fitting: number of examples with which the inputs and outputs of every layer fit into the cache, or take no more
             bytes than the layer's own parameters, which pass through the cache once per batch.
         paths: multiplications per rank of the second path of every low-rank layer, by the key of its weight.
+        products: multiplications of all layers with their weights.
     """
 
     activations: int
     fitting: int
     paths: dict[str, int]
+    products: int
 
 
 _footprints: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Footprint]] = WeakKeyDictionary()
@@ -73,6 +75,7 @@ def _measure(net: Net, tensors: Params, example: Examples) -> Footprint:
     outputs: list[int] = []
     fitting: list[int] = []
     paths: dict[str, int] = {}
+    products: list[int] = []
 
     def count(layer: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
@@ -80,6 +83,7 @@ def _measure(net: Net, tensors: Params, example: Examples) -> Footprint:
             own = sum(p.nbytes for p in layer.parameters())
             outputs.append(output.nbytes)
             fitting.append(max(CACHE, own) // max(1, read + output.nbytes))
+            products.append(_products(layer, output))
             if site := weights.get(id(layer)):
                 paths[site.weight] = paths.get(site.weight, 0) + _path(site, layer, output)
 
@@ -91,7 +95,7 @@ def _measure(net: Net, tensors: Params, example: Examples) -> Footprint:
         for hook in hooks:
             hook.remove()
     whole = sum(t.nbytes for t in tree_leaves(found) if isinstance(t, Tensor))
-    return Footprint(max(1, sum(outputs) + 2 * whole), max(1, min(fitting, default=1)), paths)
+    return Footprint(max(1, sum(outputs) + 2 * whole), max(1, min(fitting, default=1)), paths, sum(products))
 
 
 def _layer_name(site: Site) -> str:
@@ -103,6 +107,14 @@ def _path(site: Site, layer: nn.Module, output: Tensor) -> int:
     if isinstance(layer, LowRankEmbedding):
         return output.numel()
     return output.numel() // site.o * (site.o + site.i)
+
+
+def _products(layer: nn.Module, output: Tensor) -> int:
+    """Return the multiplications with the weight (o, …) of a layer; an embedding has none."""
+    weight = layer._parameters.get("weight")
+    if weight is None or weight.ndim < 2 or isinstance(layer, nn.Embedding):
+        return 0
+    return output.numel() // len(weight) * weight.numel()
 
 
 def batch_limit(net: Net, tensors: Params, data: Examples) -> int:
