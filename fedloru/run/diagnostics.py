@@ -139,7 +139,8 @@ def gap(site: Site, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> floa
 def _deviations(factors: Sequence[Tensor], shares: Tensor) -> Tensor:
     """Return the factors of K clients as matrices (K, …) minus their weighted mean, in float64."""
     stacked = torch.stack(list(factors)).double().flatten(2)
-    return stacked - torch.tensordot(shares.to(stacked.device), stacked, 1)
+    mean = torch.tensordot(shares.to(stacked.device), stacked, 1)
+    return torch.sub(stacked, mean)
 
 
 def increment_ranks(sites: Sequence[Site], increment: Mapping[str, Tensor]) -> Ranks:
