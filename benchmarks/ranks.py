@@ -37,7 +37,9 @@ def follow(method: Method, rounds: int) -> list[dict[str, Any]]:
     model = fl.models.build("mlp", channels=1, size=28, classes=10, seed=0)
     net = fl.attach(model, rank=4, alpha=8) if method.traits.low_rank else fl.make(model)
     recipe = fl.Recipe(lr=0.1, momentum=0.9, batch_size=20, clip=1.0)
-    return list(watch(fl.run(net, method, digits, clients, rounds=rounds, cohort=5, recipe=recipe)))
+    return list(
+        watch(fl.run(net, method, digits, clients, rounds=rounds, cohort=5, recipe=recipe, diagnostics_every=1))
+    )
 
 
 def main() -> None:

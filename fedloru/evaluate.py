@@ -1,23 +1,21 @@
-"""Evaluation of the shared model on held-out examples, in batches that fit into memory."""
+"""Evaluation of the shared model on held-out examples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from fedloru.data import Examples, by_length, described, fetch
 from fedloru.errors import ModelError, listed, traced
+from fedloru.inference import batch_limit, channels_last, computing, merged
 from fedloru.method import Method, State
-from fedloru.net import Metrics, Net, compute_outputs, constants, forward, metrics, mode, unshared, use_tensors
+from fedloru.net import Metrics, Net, compute_outputs, constants, metrics
 from fedloru.tree import Params
-
-CPU_ROOM = 2**30
-"""Budget in bytes for the activations, summed over all layers, of the examples that a CPU evaluates at once."""
 
 
 class Score(NamedTuple):
@@ -30,6 +28,10 @@ class Score(NamedTuple):
     accuracy: float
     units: int
     f1: float | None = None
+
+
+_needs_contiguous: WeakSet[nn.Module] = WeakSet()
+"""Models that cannot be evaluated with the channels of images last in memory."""
 
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
@@ -45,18 +47,33 @@ def shared_model(net: Net, method: Method, state: State) -> Params:
 def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, *, rows: Tensor | None = None) -> Score:
     """Score ``tensors`` on ``data``, in evaluation mode, in batches of at most ``batch_size`` examples.
 
+    Factors are merged into the weights where that is cheaper; see ``fedloru.inference``.
+
     ``rows`` are the examples to use, (n,) int64; None means all.
 
     Raises:
         ModelError: the model raises an exception.
     """
-    order, scored = by_length(data), []
+    order = by_length(data)
     if rows is not None:
         order = order[torch.isin(order, rows.to(order.device))]
     with naming_examples("test", data, order[:1]):
-        limit = room(order.device, CPU_ROOM) // activation_bytes(net, tensors, data)
-    with mode(net, False), use_tensors(net, unshared(net, tensors)):
-        for part in order.split(max(1, min(batch_size, limit))):
+        tensors = merged(net, tensors, data, len(order))
+        parts = order.split(min(batch_size, batch_limit(net, tensors, data)))
+    if net.model not in _needs_contiguous and (weights := channels_last(net, tensors)):
+        try:
+            return _score_batches(net, tensors | weights, data, parts)
+        except ModelError:  # such as from a view that needs the channels first
+            score = _score_batches(net, tensors, data, parts)
+            _needs_contiguous.add(net.model)
+            return score
+    return _score_batches(net, tensors, data, parts)
+
+
+def _score_batches(net: Net, tensors: Params, data: Examples, parts: Sequence[Tensor]) -> Score:
+    scored = []
+    with computing(net, tensors):
+        for part in parts:
             with naming_examples("test", data, part):
                 batch = fetch(data, part)
                 scored.append(metrics(net, compute_outputs(net, batch), batch))
@@ -93,31 +110,3 @@ def macro_f1(confusion: Tensor) -> float:
     occurrences = confusion.sum(0) + confusion.sum(1)
     f1 = 2 * confusion.diagonal().double() / occurrences
     return float(f1[occurrences > 0].mean())
-
-
-def room(device: torch.device, on_cpu: int) -> int:
-    """Return the budget in bytes for the working set of a computation: ``on_cpu``, or an eighth of a GPU's memory."""
-    return torch.cuda.mem_get_info(device)[1] // 8 if device.type == "cuda" else on_cpu
-
-
-@torch.no_grad()
-def activation_bytes(net: Net, tensors: Params, data: Examples) -> int:
-    """Return the total size in bytes of the outputs of all layers for one example, the longest.
-
-    The output of the model itself counts three times, for its log-probabilities and its gradient: for a language
-    model, whose output spans the vocabulary, this is the largest part.
-    """
-    sizes: list[int] = []
-
-    def count(layer: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.nbytes)
-
-    hooks = [m.register_forward_hook(count) for m in net.model.modules() if not any(m.children())]
-    try:
-        with mode(net, False):
-            outputs = forward(net, unshared(net, tensors), fetch(data, by_length(data)[:1]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return max(1, sum(sizes) + 2 * sum(t.nbytes for t in tree_leaves(outputs) if isinstance(t, Tensor)))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedloru.data import Examples
-from fedloru.evaluate import Score, evaluate, shared_model
+from fedloru.evaluate import Score, evaluate, naming_examples, shared_model
+from fedloru.inference import merged
 from fedloru.method import Method, Profile, State
 from fedloru.net import Net, constants
 from fedloru.tree import Params
@@ -52,7 +53,9 @@ def personal_scores(
 
     A client without state is scored with the shared model in both. If no client has any state, ``personal`` is omitted.
     """
-    shared = shared_model(net, method, state)
+    examples = sum(len(rows) for _, rows, _ in tests)
+    with naming_examples("training", data, tests[0][1][:1]):
+        shared = merged(net, shared_model(net, method, state), data, examples)
     states = {client: client_state(client) for client, _, _ in tests}
     scores: Scores = {"shared": [], "personal": []}
     for client, rows, profile in tests:

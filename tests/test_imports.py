@@ -15,7 +15,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 
 BASE: frozenset[str] = frozenset({"cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
-TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "personal", "weight_reads", "wire"}
+TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "evaluate", "inference", "personal", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
@@ -34,8 +34,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "weight_reads": TO_METHOD | {"data", "dropout"},
     "models": frozenset({"errors", "rng", "settings"}),
     "client": TO_METHOD | {"data", "dropout"},
-    "evaluate": TO_METHOD | {"data", "dropout", "client"},
-    "personal": TO_METHOD | {"data", "dropout", "client", "evaluate"},
+    "inference": TO_METHOD | {"data"},
+    "evaluate": TO_METHOD | {"data", "dropout", "client", "inference"},
+    "personal": TO_METHOD | {"data", "dropout", "client", "evaluate", "inference"},
     "engine": TO_ENGINE,
     "run": TO_ENGINE | {"engine"},
     "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api"},

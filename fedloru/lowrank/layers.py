@@ -8,6 +8,8 @@ wider even if the weight is narrower: a step in bfloat16 would round away most o
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -130,6 +132,23 @@ def restore(layer: LowRank, weight: Tensor) -> Adaptable:
     del layer.a, layer.b, layer.scale, layer.drop
     layer.weight = nn.Parameter(weight)
     plain: Any = layer
-    plain.__class__ = next(kind for kind, adapted in LOW_RANK.items() if isinstance(layer, adapted))
+    plain.__class__ = _plain_type(layer)
     restored: Adaptable = plain
     return restored
+
+
+@contextmanager
+def without_factors(layers: Iterable[LowRank]) -> Iterator[None]:
+    """Let ``layers`` compute with their weight alone inside the context, as the torch layers that they replaced."""
+    changed: list[tuple[Any, type]] = [(layer, type(layer)) for layer in layers]
+    try:
+        for layer, _ in changed:
+            layer.__class__ = _plain_type(layer)
+        yield
+    finally:
+        for layer, low_rank in changed:
+            layer.__class__ = low_rank
+
+
+def _plain_type(layer: LowRank) -> type[Adaptable]:
+    return next(kind for kind, adapted in LOW_RANK.items() if isinstance(layer, adapted))

@@ -6,12 +6,14 @@
     overlap            of the column and row spaces of an increment with those of the previous one, beyond chance
     merge loss         the test loss just before and just after a merge
 
-No client's product is formed: the gap is computed from concatenated factors, ‖BA‖_F² = tr((AAᵀ)(BᵀB)).
+No client's product is formed: the gap is computed from concatenated factors, and W_t − W₀ has the ranks of the factors
+until the first merge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -24,6 +26,9 @@ from fedloru.tree import Params
 
 LARGEST = 2048
 """The largest size of the smaller side of a matrix for which the spectrum is computed."""
+
+MERGE_SAMPLE = 500
+"""The number of test examples on which the loss before and after a merge is computed."""
 
 Ranks = dict[str, dict[str, float]]
 """The stable and the effective rank of every site, by its weight."""
@@ -45,18 +50,23 @@ class UpdateStatistics:
     def add(self, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> None:
         """Add the messages of one chunk."""
         self.first = self.first or (down.shared, ups[0].shared)
+        for shapes, group in groupby((up.shared for up in ups), _shapes):
+            keys = [k for k in shapes if k not in self.net.buffers and k in down.shared]
+            self._add_directions(down.shared, list(group), [k for k in keys if shapes[k] == down.shared[k].shape])
         for up, weight in zip(ups, weights, strict=True):
-            keys = [key for key in up.shared if key in down.shared and key not in self.net.buffers]
-            keys = [key for key in keys if up.shared[key].shape == down.shared[key].shape]
-            change = tree.sub(tree.select(up.shared, keys), down.shared)
-            size = float(tree.norm(change))
-            if size > 0:
-                unit = tree.scale(change, 1 / size)
-                self.comparable &= not self.direction or _shapes(self.direction) == _shapes(unit)
-                self.direction = tree.add(self.direction, unit) if self.direction and self.comparable else unit
-                self.clients += 1
             if _has_factors(self.net, up.shared):
                 self.parts.append((weight, tree.select(up.shared, sorted(self.net.factors))))
+
+    def _add_directions(self, before: Params, after: Sequence[Params], keys: Sequence[str]) -> None:
+        """Add the unit updates from ``before`` to each of ``after``, which have the same shapes."""
+        changes = {key: _stacked(after, key).sub_(before[key]).flatten(1) for key in keys}
+        sizes = torch.stack([torch.linalg.vector_norm(c, dim=1) for c in changes.values()]).norm(dim=0)
+        scales = torch.where(sizes > 0, 1 / sizes, 0)
+        if count := int(torch.count_nonzero(scales)):
+            units = {key: scales.to(change.dtype) @ change for key, change in changes.items()}
+            self.comparable &= not self.direction or _shapes(self.direction) == _shapes(units)
+            self.direction = tree.add(self.direction, units) if self.direction and self.comparable else units
+            self.clients += count
 
     def cosine(self) -> float | None:
         """Return the mean cosine of two different updates: (‖Σ u_k‖² − P) / (P(P − 1)) for unit updates u_k.
@@ -83,12 +93,18 @@ class UpdateStatistics:
             return {}
         before, after = self.first
         if _has_factors(self.net, before) and _has_factors(self.net, after):
-            return increment_ranks(self.net, lowrank.stack(self.net.sites, [(1.0, after), (-1.0, before)]))
-        changes = _changes(self.net, before, after)
+            return increment_ranks(self.net.sites, lowrank.stack(self.net.sites, [(1.0, after), (-1.0, before)]))
+        changes = _changes(self.net.sites, before, after)
         return {site.weight: spectra.ranks(spectra.singular_values(change)) for site, change in changes}
 
     def _equal_rank_sites(self) -> list[Site]:
         return [site for site in self.net.sites if len({f[site.a].shape for _, f in self.parts}) == 1]
+
+
+def _stacked(trees: Sequence[Params], key: str) -> Tensor:
+    """Return the tensors with a key (K, …), in float32 or wider."""
+    values = torch.stack([tree[key] for tree in trees])
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -106,19 +122,31 @@ def _has_factors(net: Net, shared: Mapping[str, Tensor]) -> bool:
 
 
 def gap(site: Site, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> float:
-    """Return s·‖Σ p_k B_k A_k − B̄Ā‖_F for weights p_k that sum to 1."""
-    wide = [(p, {key: factors[key].double().flatten(1) for key in site.keys}) for p, factors in parts]
-    mean = tree.weighted_sum([factors for _, factors in wide], [p for p, _ in wide])
-    stacked = lowrank.stack([site], [*wide, (-1.0, mean)])
-    a, b = lowrank.matrices(site, stacked)
-    squared = torch.sum((a @ a.T) * (b.T @ b))
+    """Return s·‖Σ p_k B_k A_k − B̄Ā‖_F = s·‖Σ p_k (B_k − B̄)(A_k − Ā)‖_F for weights p_k that sum to 1.
+
+    It is computed from one product of the concatenated factors, or from their Gram matrices if these are smaller.
+    """
+    shares = torch.tensor([p for p, _ in parts], dtype=torch.float64)
+    a, b = (_deviations([f[key] for _, f in parts], shares) for key in site.keys)
+    right = a.flatten(0, 1)
+    left = (shares.to(b.device).view(-1, 1, 1) * b).movedim(0, 1).flatten(1)
+    if len(right) * (site.o + site.i) > site.o * site.i:
+        return site.scale * float(torch.linalg.matrix_norm(left @ right))
+    squared = torch.sum((right @ right.T) * (left.T @ left))
     return site.scale * float(squared.clamp(min=0).sqrt())
 
 
-def increment_ranks(net: Net, increment: Mapping[str, Tensor]) -> Ranks:
+def _deviations(factors: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Return the factors of K clients as matrices (K, …) minus their weighted mean, in float64."""
+    stacked = torch.stack(list(factors)).double().flatten(2)
+    mean = torch.tensordot(shares.to(stacked.device), stacked, 1)
+    return torch.sub(stacked, mean)
+
+
+def increment_ranks(sites: Sequence[Site], increment: Mapping[str, Tensor]) -> Ranks:
     """Return the ranks of the increment at every site, from the spectrum of the cores of two QR factorizations."""
     found = {}
-    for site in net.sites:
+    for site in sites:
         a, b = (factor.double() for factor in lowrank.matrices(site, increment))
         core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
         found[site.weight] = spectra.ranks(torch.linalg.svdvals(core))
@@ -126,18 +154,29 @@ def increment_ranks(net: Net, increment: Mapping[str, Tensor]) -> Ranks:
 
 
 def total_ranks(net: Net, first: State, state: State) -> Ranks:
-    """Return the ranks of W_t − W₀ at every site, including factors that are not merged yet."""
+    """Return the ranks of W_t − W₀ at every site, including factors that are not merged yet.
+
+    As long as nothing has been merged into a frozen weight, they are those of its factors.
+    """
     live = state.shared if net.factors <= state.shared.keys() else {}
-    found = {}
-    for site, change in _changes(net, first.base | first.shared, state.base | state.shared):
+    unchanged = [site for site in net.sites if live and _same(first.base, state.base, site.weight)]
+    found = increment_ranks(unchanged, live)
+    rest = [site for site in net.sites if site not in unchanged]
+    for site, change in _changes(rest, first.base | first.shared, state.base | state.shared):
         total = change + lowrank.delta(site, live).double().reshape(site.o, site.i) if live else change
         found[site.weight] = spectra.ranks(spectra.singular_values(total))
-    return found
+    return {site.weight: found[site.weight] for site in net.sites if site.weight in found}
 
 
-def _changes(net: Net, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Iterator[tuple[Site, Tensor]]:
+def _same(before: Mapping[str, Tensor], after: Mapping[str, Tensor], key: str) -> bool:
+    return key in before.keys() & after.keys() and torch.equal(before[key], after[key])
+
+
+def _changes(
+    sites: Sequence[Site], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> Iterator[tuple[Site, Tensor]]:
     """Yield after − before in float64, (o, i), of sites whose weight is in both and at most ``LARGEST`` wide."""
-    for site in net.sites:
+    for site in sites:
         if site.weight in before.keys() & after.keys() and min(site.o, site.i) <= LARGEST:
             change = after[site.weight].double() - before[site.weight].double()
             yield site, change.reshape(site.o, site.i)

@@ -21,7 +21,7 @@ from fedloru.errors import FedloruError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import Recipe, at_round
-from fedloru.run import increments, profiles
+from fedloru.run import budget, increments, profiles
 from fedloru.run.carrier import Assignment, Carrier, Invited, Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
@@ -65,6 +65,7 @@ class Run:
             plan.method.down(plan.net, first, each)  # a method may refuse a profile
         check_readers(plan.net, plan.dataset.train, forward_keys(plan.net, plan.method, first))
         self._first = first
+        self._interval = budget.interval(plan, first)
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
         self.carrier = carrier(plan, first)
@@ -144,7 +145,7 @@ class Run:
         round = before.state.round + 1
         ledger = before.restore_ledger(plan.net.sites)
         recipe = at_round(plan.recipe, round, plan.rounds)
-        updates = UpdateStatistics(plan.net) if plan.diagnostics else None
+        updates = UpdateStatistics(plan.net) if budget.is_diagnosed(plan, self._interval, round) else None
         assignment = self._assignment(ledger, recipe, updates.add if updates else None)
         delivery = self.carrier.carry(assignment)
         for client in delivery.clients:

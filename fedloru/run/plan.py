@@ -73,7 +73,9 @@ class Plan:
         eval_examples: the maximum number of test examples that are used, the same in every round, drawn from the run's
             seed; it also applies to each client's own test examples. By default all are used.
         eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
-        diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded in every round.
+        diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded.
+        diagnostics_every: the number of rounds from which one is chosen for diagnostics, the last that merges if any
+            does; by default so many that diagnostics take about 1.5% of the estimated work of a run.
         eval_hook: a function called with the shared model at every evaluation; what it returns is added to the row of
             the round, except "generations", which are written to their own file.
         checkpoint_every: the number of rounds between checkpoints.
@@ -104,6 +106,7 @@ class Plan:
     eval_examples: Annotated[Count | None, Key("eval.examples")] = None
     eval_clients: Annotated[Count, Key("eval.clients")] = 100
     diagnostics: Annotated[Flag, Key("eval.diagnostics")] = True
+    diagnostics_every: Annotated[Count | None, Key("eval.diagnostics_every")] = None
     eval_hook: EvalHook | None = None
     profiles: tuple[Profile, ...] = ()
     checkpoint_every: Annotated[Count, Key("output.checkpoint_every")] = 10

@@ -16,19 +16,18 @@ from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import State
 from fedloru.net import Net
 from fedloru.run.checkpoint import Snapshot
-from fedloru.run.diagnostics import Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
+from fedloru.run.diagnostics import MERGE_SAMPLE, Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
 from fedloru.run.plan import Plan, tested
 from fedloru.tree import Params
 
 Row = dict[str, Any]
-MERGE_SAMPLE = 500
-"""The number of test examples on which the loss before and after a merge is computed."""
 
 
 class Round(NamedTuple):
-    """A completed round: the run before and after it, and its cohort; ``updates`` is None without diagnostics.
+    """A completed round: the run before and after it, and its cohort.
 
-    ``personal`` are the scores of clients on their own test examples, if they were asked for.
+    ``updates`` is None in a round without diagnostics. ``personal`` are the scores of clients on their own test
+    examples, if they were asked for.
     """
 
     before: Snapshot
@@ -69,8 +68,7 @@ def record(plan: Plan, first: State, done: Round) -> Row:
         "sites": {},
         "personal": None,
     }
-    evaluated = is_evaluated(plan, state.round)
-    if evaluated:
+    if is_evaluated(plan, state.round):
         model = shared_model(plan.net, plan.method, state)
         test = plan.dataset.test
         score = evaluate(plan.net, model, test, rows=tested(plan, size(test)))
@@ -81,7 +79,7 @@ def record(plan: Plan, first: State, done: Round) -> Row:
         if plan.eval_hook is not None:
             row |= plan.eval_hook(plan.net, model)
     if done.updates is not None:
-        row["sites"] = _sites(plan, first, done, done.updates, ranks=merged or evaluated)
+        row["sites"] = _sites(plan, first, done, done.updates)
         row["diagnostics"] |= _model_diagnostics(plan, done, done.updates, row["sites"])
     return row
 
@@ -129,25 +127,22 @@ def _merge_losses(plan: Plan, before: State, state: State, outcome: Outcome) -> 
     }
 
 
-def _sites(
-    plan: Plan, first: State, done: Round, updates: UpdateStatistics, *, ranks: bool
-) -> dict[str, dict[str, float]]:
-    """Return the diagnostics of every site: its gap and, at merges and evaluations, its ranks and overlaps."""
+def _sites(plan: Plan, first: State, done: Round, updates: UpdateStatistics) -> dict[str, dict[str, float]]:
+    """Return the diagnostics of every site: its gap, its ranks and its overlaps."""
     state = done.after.state
     found: dict[str, dict[str, float]] = {site.weight: {} for site in plan.net.sites}
     for weight, gap in updates.gaps().items():
         found[weight]["aggregation_gap"] = gap
-    if ranks:
-        for name, by_site in _ranks(plan, first, state, updates).items():
-            for weight, values in by_site.items():
-                found[weight] |= {f"{kind}_rank_{name}": value for kind, value in values.items()}
-        for weight, values in _overlaps(plan, done.before, state).items():
-            found[weight] |= values
+    for name, by_site in _ranks(plan, first, state, updates).items():
+        for weight, values in by_site.items():
+            found[weight] |= {f"{kind}_rank_{name}": value for kind, value in values.items()}
+    for weight, values in _overlaps(plan, done.before, state).items():
+        found[weight] |= values
     return {weight: values for weight, values in found.items() if values}
 
 
 def _ranks(plan: Plan, first: State, state: State, updates: UpdateStatistics) -> dict[str, Ranks]:
-    increment = increment_ranks(plan.net, state.increment) if _has_all_factors(plan.net, state.increment) else {}
+    increment = increment_ranks(plan.net.sites, state.increment) if _has_all_factors(plan.net, state.increment) else {}
     return {
         "increment": increment,
         "total": total_ranks(plan.net, first, state),

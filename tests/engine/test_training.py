@@ -18,7 +18,8 @@ from fedloru import methods, tree
 from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
-from fedloru.evaluate import Score, activation_bytes, evaluate, macro_f1, shared_model
+from fedloru.evaluate import Score, evaluate, macro_f1, shared_model
+from fedloru.inference import activation_bytes
 from fedloru.method import Down
 from fedloru.net import classification_metrics
 from fedloru.recipe import Recipe, at_round
@@ -279,13 +280,13 @@ def test_activation_bytes_are_those_of_the_outputs_of_layers() -> None:
     assert not any(layer._forward_hooks for layer in net.model.modules())
 
 
-def test_evaluation_batches_fit_into_the_memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six examples need 6 · 152 bytes of activations; the scores do not depend on the batch size."""
-    net, data = built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))), vectors()
-    whole = evaluate(net, net.params, data)
-    sizes: list[int] = []
+def test_evaluation_batches_fit_into_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear 6 → 5 reads and writes 88 bytes per example; the scores do not depend on the batch size."""
+    data, sizes = vectors(), []
+    net, same = (built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))) for _ in range(2))
+    whole = evaluate(same, net.params, data)
     net.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
-    monkeypatch.setattr("fedloru.evaluate.CPU_ROOM", 6 * 152 + 151)
+    monkeypatch.setattr("fedloru.inference.CACHE", 6 * 88 + 87)
     parts = evaluate(net, net.params, data)
     assert sizes == [1, 6, 6, 6, 6, 6, 2]
     assert parts == Score(pytest.approx(whole.loss), whole.accuracy, 32, whole.f1)

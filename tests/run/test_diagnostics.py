@@ -81,7 +81,7 @@ def test_one_client_has_no_cosine() -> None:
 def test_ranks_of_an_increment_are_those_of_the_dense_product() -> None:
     n = net()
     _, ups = messages(n)
-    for site, ranks in zip(n.sites, increment_ranks(n, ups[0].shared).values(), strict=True):
+    for site, ranks in zip(n.sites, increment_ranks(n.sites, ups[0].shared).values(), strict=True):
         sigma = torch.linalg.svdvals(lowrank.delta(site, ups[0].shared).flatten(1))[: site.rank]
         p = sigma / sigma.sum()
         assert ranks["stable"] == pytest.approx(float(sigma.square().sum() / sigma[0] ** 2))
@@ -157,7 +157,7 @@ def test_increments_of_full_rank_have_no_overlap() -> None:
 @pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-exact", "pfedloru", "mfedloru"])
 def test_a_run_records_diagnostics_and_they_do_not_change_training(method: str) -> None:
     cell = world(method, "cnn-batch", torch.float32)
-    noted, plain = Run(plan(cell)), Run(plan(cell, diagnostics=False))
+    noted, plain = Run(plan(cell, diagnostics_every=1)), Run(plan(cell, diagnostics=False))
     rows, bare = list(noted), list(plain)
     assert tree.equal(noted.state.shared, plain.state.shared)
     assert all(row["sites"] == {} and "update_cosine" not in row["diagnostics"] for row in bare)
@@ -183,3 +183,32 @@ def test_compressed_factors_have_no_gap_and_no_ranks() -> None:
     collected = UpdateStatistics(n)
     collected.add(down, sparse, [1.0] * len(sparse))
     assert collected.gaps() == {} and collected.client_ranks() == {}
+
+
+@pytest.mark.parametrize("clients", [2, 30])
+def test_the_gap_equals_the_dense_distance_from_gram_matrices_and_from_the_product(clients: int) -> None:
+    """With 2 clients of rank 1 the Gram matrices are smaller, with 30 the product."""
+    n = nets.attach(torch.nn.Linear(20, 10).double(), rank=1)
+    site, g = n.sites[0], torch.Generator().manual_seed(2)
+    parts = [(1 / clients, {k: torch.randn(n.params[k].shape, generator=g) for k in site.keys}) for _ in range(clients)]
+    exact = sum(p * lowrank.delta(site, f).double() for p, f in parts)
+    mean = tree.weighted_sum([f for _, f in parts], [p for p, _ in parts])
+    assert gap(site, parts) == pytest.approx(float((exact - lowrank.delta(site, mean).double()).norm()), rel=1e-5)
+
+
+def test_an_unmerged_total_has_the_ranks_of_the_dense_difference() -> None:
+    n = net()
+    _, (up, *_) = messages(n)
+    first = methods.fedlora().init(n, 0)
+    for site, found in zip(n.sites, total_ranks(n, first, first._replace(shared=up.shared)).values(), strict=True):
+        assert found == pytest.approx(ranks_of(lowrank.delta(site, up.shared).flatten(1), site.rank))
+
+
+def test_clients_without_an_update_and_of_other_shapes_are_told_apart() -> None:
+    n = net()
+    down, (one, other, *_) = messages(n)
+    collected = UpdateStatistics(n)
+    collected.add(down, [Up(down.shared), one, Up(down.shared), other], [1.0] * 4)
+    alone = UpdateStatistics(n)
+    alone.add(down, [one, other], [1.0] * 2)
+    assert collected.clients == 2 and collected.cosine() == pytest.approx(alone.cosine())

@@ -18,7 +18,8 @@ from fedloru.engine.fused.chunk import train_chunk
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
-from fedloru.evaluate import activation_bytes, naming_examples, room, shared_model
+from fedloru.evaluate import naming_examples, shared_model
+from fedloru.inference import activation_bytes, room
 from fedloru.method import Method, State
 from fedloru.net import Net
 from fedloru.recipe import Precision, Recipe
