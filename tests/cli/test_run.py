@@ -138,10 +138,10 @@ def test_a_round_without_a_checkpoint_is_refused(cli: Cli) -> None:
 def test_data_that_changed_is_refused(cli: Cli) -> None:
     stopped(cli)
     partition = Path("runs/small/partition.json")
-    shutil.copy("other/partition.safetensors", "runs/small")
     shutil.copy(partition, "before.json")
     cli("run", "small", *QUICK, "-s", "partition.seed=9", "--out", "other", "--quiet")
     shutil.copy("other/partition.json", partition)
+    shutil.copy("other/partition.safetensors", partition.with_suffix(".safetensors"))
     assert "differs from runs/small/partition.json" in cli("resume", "runs/small", code=2).stderr
 
 
