@@ -58,6 +58,7 @@ WRAPPED: dict[str, dict[str, Any]] = {
     "kept factors": {"method": {"name": "fedloru", "tau": 2, "reset": "keep", "init": "both"}},
     "exact": {"method": {"name": "fedloru", "tau": 2, "accumulate": "exact"}},
     "statistics": {"images": True},
+    "training in bf16": {"client": {"precision": "bf16"}},
     "dropped batches": {"client": {"epochs": 2, "drop_last": True, "optimizer": "adam", "lr": 0.01}},
 }
 
