@@ -1,0 +1,146 @@
+"""Compare the CPU time of a round with that of other libraries, and with loops written by hand.
+
+    python benchmarks/peers.py [--short] [--only PATTERN …] [--out benchmarks/results/peers.json] [--readme README.md]
+
+Every library gets the same work: the same examples, clients, cohorts, initial weights, local steps and learning rate,
+and an evaluation on the same test examples after every round. The accuracies next to the ratios show that it is. Each
+runs in an environment that is made from the package index, and one that cannot be installed is named and left out.
+
+What counts is the CPU time of the rounds, with one thread, of the process and of those it starts, without start-up and
+the first rounds. The libraries take turns in every repeat, so that other load on the machine affects all of them; a
+ratio is the median over the repeats. Above 1: the library needs more time than fedloru with the engine ``auto``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from peer import table, workloads
+from peer.processes import Driver, Failed, Process
+
+OURS = "ours"
+DRIVERS = {
+    "hand": Driver("a torch loop by hand", "hand.py"),
+    "sequential": Driver("fedloru, engine sequential", "ours.py", ("sequential",)),
+    OURS: Driver("**fedloru, engine auto**", "ours.py", ("auto",)),
+    "centralised": Driver("limit: centralised training", "centralised.py"),
+}
+
+Times = dict[str, list[dict[str, float]]]
+
+
+def measure(name: str, folder: Path, processes: dict[str, Process], repeats: int, rounds: int) -> dict[str, Any]:
+    """Return the results of one workload; a driver that fails is closed, and left out from then on."""
+    warm = workloads.WORKLOADS[name].warm
+    work = workloads.write(name, rounds, folder / name)
+    found: Times = {driver: [] for driver in processes}
+    for repeat in range(repeats):
+        order = list(processes)
+        for driver in order[repeat % len(order) :] + order[: repeat % len(order)]:
+            try:
+                answer = processes[driver].work(work)
+            except Failed as failure:
+                print(failure, file=sys.stderr)
+                processes.pop(driver).close()
+                found.pop(driver)
+                continue
+            found[driver].append(summary(answer, warm))
+    return {"name": name, "title": workloads.WORKLOADS[name].title, "rounds": rounds, "rows": rows(found)}
+
+
+def summary(answer: dict[str, list[float]], warm: int) -> dict[str, float]:
+    """Return the CPU seconds of a round after the ``warm`` first ones, those of its evaluation, and the accuracy."""
+    seconds, evaluation = answer["seconds"], answer["evaluation"]
+    found = {"seconds": (seconds[-1] - seconds[warm - 1]) / (len(seconds) - warm), "accuracy": answer["accuracy"][-1]}
+    return found | ({"evaluation": statistics.mean(evaluation[warm:])} if evaluation else {})
+
+
+def rows(times: Times) -> dict[str, dict[str, float]]:
+    """Return the medians over the repeats, with the ratio to our time in the same repeat."""
+    found = {}
+    for driver, repeats in times.items():
+        found[driver] = {key: statistics.median(each[key] for each in repeats) for key in repeats[0]}
+        pairs = zip(repeats, times[OURS], strict=True)
+        found[driver]["ratio"] = statistics.median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
+    return found
+
+
+def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Return the ``names`` that match one of ``patterns``; all if no pattern does."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)] or list(names)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the chosen workloads with the chosen drivers."""
+    names = chosen(list(workloads.WORKLOADS), arguments.only)
+    drivers = {name: DRIVERS[name] for name in chosen(list(DRIVERS), arguments.only) if name != OURS}
+    drivers[OURS] = DRIVERS[OURS]
+    processes: dict[str, Process] = {}
+    columns = []
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        logs = arguments.environments / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, driver in drivers.items():
+                try:
+                    processes[name] = Process(name, driver, arguments.environments, logs / f"{name}.txt")
+                except Failed as failure:
+                    print(failure, file=sys.stderr)
+            for name in names:
+                rounds = workloads.WORKLOADS[name].rounds
+                columns.append(measure(name, Path(folder), processes, arguments.repeats, rounds))
+                print(table.markdown(results(columns)), end="\n\n", flush=True)
+        finally:
+            for process in processes.values():
+                process.close()
+    return results(columns)
+
+
+def results(columns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the measured ``columns`` with the titles of their rows, and what they were measured on."""
+    measured = {name for column in columns for name in column["rows"]}
+    machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
+    titles = {name: driver.title for name, driver in DRIVERS.items() if name in measured}
+    return {"machine": machine, "drivers": titles, "workloads": columns}
+
+
+def parse() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description="Compare the CPU time of a round with other libraries.")
+    parser.add_argument("--short", action="store_true", help="one repeat of the workloads mlp-* and cnn-*, in 5 minutes")
+    parser.add_argument("--repeats", type=int, help="runs per library and workload (default: 5; with --short: 1)")
+    parser.add_argument("--only", nargs="+", default=[], help="names or globs of workloads and libraries to measure")
+    parser.add_argument("--environments", type=Path, default=Path("build/peers"), help="folder of the environments")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"), help="output JSON file")
+    parser.add_argument("--readme", type=Path, help="page whose table is replaced")
+    arguments = parser.parse_args()
+    arguments.repeats = arguments.repeats or (1 if arguments.short else 5)
+    if arguments.short and not arguments.only:
+        arguments.only = ["mlp-fedavg", "mlp-fedlora", "mlp-fedlora-50", "cnn-*"]
+    return arguments
+
+
+def main() -> None:
+    """Measure, print the table, and save the results."""
+    arguments = parse()
+    found = run(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(f"saved to {arguments.out}")
+    if arguments.readme:
+        table.put(arguments.readme, table.markdown(found))
+
+
+if __name__ == "__main__":
+    main()
