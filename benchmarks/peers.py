@@ -31,6 +31,13 @@ from peer.processes import Driver, Failed, Process
 
 OURS = "ours"
 DRIVERS = {
+    "pfl": Driver("pfl 0.6.0", "with_pfl.py", requirements=("torch", "numpy", "pfl[pytorch]==0.6.0")),
+    "blazefl": Driver(
+        "blazefl 2.0.1, one process",
+        "with_blazefl.py",
+        requirements=("torch", "numpy", "tqdm==4.67.1"),
+        bare=("blazefl==2.0.1",),  # it asks for Python 3.12, and runs on 3.11
+    ),
     "hand": Driver("a torch loop by hand", "hand.py"),
     "sequential": Driver("fedloru, engine sequential", "ours.py", ("sequential",)),
     OURS: Driver("**fedloru, engine auto**", "ours.py", ("auto",)),

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+QUIET = {"TQDM_DISABLE": "1", "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "WANDB_MODE": "disabled"}
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ENVIRONMENT = QUIET | ONE_THREAD | {"OMP_WAIT_POLICY": "PASSIVE"}
+"""One thread each, and nothing that libraries would do for their makers or for a terminal."""
 
 
 class Driver(NamedTuple):
@@ -80,7 +83,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,
-                env=os.environ | ONE_THREAD,
+                env=os.environ | ENVIRONMENT,
             )
 
     def work(self, folder: Path) -> dict[str, Any]:
