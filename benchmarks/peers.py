@@ -22,27 +22,30 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from peer import table, workloads
+from peer import split, table, workloads
 from peer.processes import Driver, Failed, Process
 
 OURS = "ours"
 DRIVERS = {
-    "pfl": Driver("pfl 0.6.0", "with_pfl.py", requirements=("torch", "numpy", "pfl[pytorch]==0.6.0")),
+    "flower": Driver("Flower 1.42 + Ray", "with_flower.py", requirements=("flwr[simulation]==1.42.0", "psutil==7.2.2")),
+    "pfl": Driver("pfl 0.6.0", "with_pfl.py", requirements=("pfl[pytorch]==0.6.0",)),
+    # blazefl asks for Python 3.12, and runs on 3.11.
     "blazefl": Driver(
-        "blazefl 2.0.1, one process",
-        "with_blazefl.py",
-        requirements=("torch", "numpy", "tqdm==4.67.1"),
-        bare=("blazefl==2.0.1",),  # it asks for Python 3.12, and runs on 3.11
+        "blazefl 2.0.1, one process", "with_blazefl.py", requirements=("tqdm==4.67.1",), bare=("blazefl==2.0.1",)
     ),
+    "fluke": Driver("fluke 0.8.1", "with_fluke.py", requirements=("fluke-fl==0.8.1",)),
     "hand": Driver("a torch loop by hand", "hand.py"),
     "sequential": Driver("fedloru, engine sequential", "ours.py", ("sequential",)),
     OURS: Driver("**fedloru, engine auto**", "ours.py", ("auto",)),
     "centralised": Driver("limit: centralised training", "centralised.py"),
 }
+
+SHORT = ("mlp-fedavg", "mlp-fedlora", "mlp-fedlora-50", "cnn-fedlora")
+"""The workloads of the short form."""
 
 Times = dict[str, list[dict[str, float]]]
 
@@ -117,7 +120,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def results(columns: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the measured ``columns`` with the titles of their rows, and what they were measured on."""
     measured = {name for column in columns for name in column["rows"]}
-    machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
+    machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": version("torch")}
     titles = {name: driver.title for name, driver in DRIVERS.items() if name in measured}
     return {"machine": machine, "drivers": titles, "workloads": columns}
 
@@ -125,22 +128,26 @@ def results(columns: list[dict[str, Any]]) -> dict[str, Any]:
 def parse() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Compare the CPU time of a round with other libraries.")
-    parser.add_argument("--short", action="store_true", help="one repeat of the workloads mlp-* and cnn-*, in 5 minutes")
+    parser.add_argument("--short", action="store_true", help="one repeat of four workloads, in 5 minutes")
     parser.add_argument("--repeats", type=int, help="runs per library and workload (default: 5; with --short: 1)")
     parser.add_argument("--only", nargs="+", default=[], help="names or globs of workloads and libraries to measure")
     parser.add_argument("--environments", type=Path, default=Path("build/peers"), help="folder of the environments")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"), help="output JSON file")
     parser.add_argument("--readme", type=Path, help="page whose table is replaced")
+    parser.add_argument("--profile", action="store_true", help="instead, show where the time of our own rounds goes")
     arguments = parser.parse_args()
     arguments.repeats = arguments.repeats or (1 if arguments.short else 5)
     if arguments.short and not arguments.only:
-        arguments.only = ["mlp-fedavg", "mlp-fedlora", "mlp-fedlora-50", "cnn-*"]
+        arguments.only = list(SHORT)
     return arguments
 
 
 def main() -> None:
     """Measure, print the table, and save the results."""
     arguments = parse()
+    if arguments.profile:
+        print(split.markdown([split.measure(name) for name in chosen(list(workloads.WORKLOADS), arguments.only)]))
+        return
     found = run(arguments)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

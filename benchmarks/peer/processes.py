@@ -24,7 +24,7 @@ class Driver(NamedTuple):
         title: the heading of the row.
         script: the file in this folder that does the work.
         arguments: the command-line arguments of the script.
-        requirements: what to install for it, pinned; () for the environment of the library.
+        requirements: what to install for it, pinned; () for the environment that this program runs in.
         bare: what to install without its dependencies, because they ask for versions or packages that are not needed.
     """
 
@@ -49,17 +49,24 @@ def python(name: str, driver: Driver, folder: Path) -> Path:
         return Path(sys.executable)
     place = folder / name
     interpreter = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    ready, wanted = place / "installed.json", json.dumps([driver.requirements, driver.bare])
+    packages = [*pins("torch", "numpy"), *driver.requirements]
+    ready, wanted = place / "installed.json", json.dumps([packages, driver.bare])
     if ready.is_file() and ready.read_text() == wanted:
         return interpreter
     print(f"installing {driver.title} into {place}", file=sys.stderr)
     _do([sys.executable, "-m", "venv", "--clear", str(place)], driver)
     install = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _do([*install, "-c", str(ROOT / "constraints.txt"), *driver.requirements], driver)
+    _do([*install, *packages], driver)
     if driver.bare:
         _do([*install, "--no-deps", "--ignore-requires-python", *driver.bare], driver)
     ready.write_text(wanted)
     return interpreter
+
+
+def pins(*names: str) -> list[str]:
+    """Return the versions of packages that this repository pins, so that all environments have the same."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.split("==")[0] in names]
 
 
 def _do(command: list[str], driver: Driver) -> None:

@@ -27,6 +27,7 @@ class Work(NamedTuple):
     """A federated training run: every driver starts from these tensors and visits these clients.
 
     Attributes:
+        folder: where the work is stored.
         settings: the settings of the workload: model, rank, scale, lr, batch, eval_batch.
         x: (N, …) training examples, with their classes ``y`` (N,).
         test_x: (n, …) test examples, with their classes ``test_y`` (n,).
@@ -36,6 +37,7 @@ class Work(NamedTuple):
         trained: the names of the weights that clients train and the server averages.
     """
 
+    folder: Path
     settings: dict[str, Any]
     x: Tensor
     y: Tensor
@@ -75,7 +77,7 @@ def load(folder: Path) -> Work:
     initial = {n.removeprefix("initial/"): t for n, t in tensors.items() if n.startswith("initial/")}
     clients = list(tensors["rows"].split(described["sizes"]))
     data = [tensors[name] for name in ("x", "y", "test_x", "test_y")]
-    return Work(described["settings"], *data, clients, described["cohorts"], initial, described["trained"])
+    return Work(folder, described["settings"], *data, clients, described["cohorts"], initial, described["trained"])
 
 
 class Clock:
