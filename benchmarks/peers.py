@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from peer import split, table, workloads
-from peer.processes import Driver, Failed, Process
+from peer.processes import Driver, PeerError, Process
 
 OURS = "ours"
 DRIVERS = {
@@ -60,7 +60,7 @@ def measure(name: str, folder: Path, processes: dict[str, Process], repeats: int
         for driver in order[repeat % len(order) :] + order[: repeat % len(order)]:
             try:
                 answer = processes[driver].work(work)
-            except Failed as failure:
+            except PeerError as failure:
                 print(failure, file=sys.stderr)
                 processes.pop(driver).close()
                 found.pop(driver)
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             for name, driver in drivers.items():
                 try:
                     processes[name] = Process(name, driver, arguments.environments, logs / f"{name}.txt")
-                except Failed as failure:
+                except PeerError as failure:
                     print(failure, file=sys.stderr)
             for name in names:
                 rounds = workloads.WORKLOADS[name].rounds

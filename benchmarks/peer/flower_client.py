@@ -1,4 +1,4 @@
-"""The client of ``with_flower.py``: a module of its own, so that Ray's workers import it and keep what it has loaded."""
+"""The client of ``with_flower.py``, in a module that Ray's workers import, so that they keep what it has loaded."""
 
 from __future__ import annotations
 

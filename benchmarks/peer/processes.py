@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 QUIET = {"TQDM_DISABLE": "1", "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "WANDB_MODE": "disabled"}
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ENVIRONMENT = QUIET | ONE_THREAD | {"OMP_WAIT_POLICY": "PASSIVE"}
 """One thread each, and nothing that libraries would do for their makers or for a terminal."""
 
@@ -35,7 +35,7 @@ class Driver(NamedTuple):
     bare: tuple[str, ...] = ()
 
 
-class Failed(Exception):
+class PeerError(Exception):
     """An environment cannot be made, or a driver cannot do its work; the message says why in one sentence."""
 
 
@@ -43,7 +43,7 @@ def python(name: str, driver: Driver, folder: Path) -> Path:
     """Return the interpreter of the environment of ``driver``, which is made in ``folder`` unless it is there.
 
     Raises:
-        Failed: a package cannot be installed.
+        PeerError: a package cannot be installed.
     """
     if not driver.requirements:
         return Path(sys.executable)
@@ -74,7 +74,7 @@ def _do(command: list[str], driver: Driver) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
-        raise Failed(f"{driver.title} cannot be installed: {errors[-1]}")
+        raise PeerError(f"{driver.title} cannot be installed: {errors[-1]}")
 
 
 class Process:
@@ -97,7 +97,7 @@ class Process:
         """Return the answer of the driver to the work in ``folder``.
 
         Raises:
-            Failed: the driver has failed or ended.
+            PeerError: the driver has failed or ended.
         """
         assert self.process.stdin and self.process.stdout
         try:
@@ -106,7 +106,7 @@ class Process:
         except BrokenPipeError:
             answer = {"error": "it has ended"}
         if "error" in answer:
-            raise Failed(f"{self.driver.title} fails on {folder.name}: {answer['error']} (see {self.log})")
+            raise PeerError(f"{self.driver.title} fails on {folder.name}: {answer['error']} (see {self.log})")
         return answer
 
     def close(self) -> None:
