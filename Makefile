@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo federation test test-marked test-all check lint types docs bench clean
+.PHONY: demo federation test test-marked test-all check lint types docs bench bench-peers clean
 
 # editable_mode=compat writes a .pth file, which type checkers follow; setuptools' default they do not.
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +47,9 @@ check: lint types docs test  ## check lint, format, types, import rules, docs an
 
 bench: $(READY)  ## compare the speed of the engines; under 5 minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/engines.py
+
+bench-peers: $(READY)  ## install other libraries into build/peers, compare their speed, and write the README's table
+	$(BIN)/python benchmarks/peers.py --readme README.md
 
 clean:
 	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -39,9 +39,9 @@ DRIVERS = {
     ),
     "fluke": Driver("fluke 0.8.1", "with_fluke.py", requirements=("fluke-fl==0.8.1",)),
     "hand": Driver("a torch loop by hand", "hand.py"),
-    "sequential": Driver("fedloru, engine sequential", "ours.py", ("sequential",)),
-    OURS: Driver("**fedloru, engine auto**", "ours.py", ("auto",)),
-    "centralised": Driver("limit: centralised training", "centralised.py"),
+    "sequential": Driver("fedloru, one client after another", "ours.py", ("sequential",)),
+    OURS: Driver("**fedloru**", "ours.py", ("auto",)),
+    "centralised": Driver("the limit: centralised training", "centralised.py"),
 }
 
 SHORT = ("mlp-fedavg", "mlp-fedlora", "mlp-fedlora-50", "cnn-fedlora")
@@ -61,6 +61,8 @@ def measure(name: str, folder: Path, processes: dict[str, Process], repeats: int
             try:
                 answer = processes[driver].work(work)
             except PeerError as failure:
+                if driver == OURS:
+                    sys.exit(str(failure))
                 print(failure, file=sys.stderr)
                 processes.pop(driver).close()
                 found.pop(driver)
@@ -132,10 +134,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="runs per library and workload (default: 5; with --short: 1)")
     parser.add_argument("--only", nargs="+", default=[], help="names or globs of workloads and libraries to measure")
     parser.add_argument("--environments", type=Path, default=Path("build/peers"), help="folder of the environments")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"), help="output JSON file")
+    parser.add_argument("--out", type=Path, help="output JSON file (default: benchmarks/results/peers.json)")
     parser.add_argument("--readme", type=Path, help="page whose table is replaced")
     parser.add_argument("--profile", action="store_true", help="instead, show where the time of our own rounds goes")
     arguments = parser.parse_args()
+    known = (*workloads.WORKLOADS, *DRIVERS)
+    for pattern in arguments.only:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            parser.error(f"--only {pattern} matches none of {', '.join(known)}")
+    if arguments.repeats is not None and arguments.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
+    if arguments.readme and (problem := table.problem(arguments.readme)):
+        parser.error(problem)
+    if arguments.out is None:  # a part does not replace the results that the README shows
+        part = arguments.short or arguments.only
+        arguments.out = Path("benchmarks/results") / ("peers-part.json" if part else "peers.json")
     arguments.repeats = arguments.repeats or (1 if arguments.short else 5)
     if arguments.short and not arguments.only:
         arguments.only = list(SHORT)

@@ -27,15 +27,16 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{shown} ({100 * row['accuracy']:.0f} %)"
 
 
-def put(page: Path, table: str) -> None:
-    """Replace what is between the markers in ``page`` by ``table``.
+def problem(page: Path) -> str | None:
+    """Return why the table cannot be put into ``page``, or None if it can."""
+    if not page.is_file():
+        return f"there is no page {page}"
+    if [line for line in page.read_text(encoding="utf-8").splitlines() if line in (BEGIN, END)] != [BEGIN, END]:
+        return f"{page} needs one line {BEGIN} and, after it, one line {END}, between which the table is put"
+    return None
 
-    Raises:
-        ValueError: the page does not have the markers.
-    """
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+def put(page: Path, table: str) -> None:
+    """Replace what is between the markers in ``page`` by ``table``."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
