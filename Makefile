@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo federation test test-marked test-all check lint types docs bench bench-gpu clean
+.PHONY: demo federation test test-marked test-all check lint types docs bench bench-gpu bench-peers clean
 
 # editable_mode=compat writes a .pth file, which type checkers follow; setuptools' default they do not.
 $(READY): pyproject.toml constraints.txt
@@ -50,6 +50,9 @@ bench: $(READY)  ## compare the speed of the engines; under 5 minutes
 
 bench-gpu: $(READY)  ## measure the fused engine on a GPU; fails if it misses its targets
 	$(BIN)/python benchmarks/gpu.py
+
+bench-peers: $(READY)  ## install other libraries into build/peers, compare their speed, and write the README's table
+	$(BIN)/python benchmarks/peers.py --readme README.md
 
 clean:
 	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
