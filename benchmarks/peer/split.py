@@ -25,7 +25,7 @@ PARTS = {
     ),
     "wire": (
         "fedloru.wire.channel:Channel.down",
-        "fedloru.wire.channel:Channel.up",
+        "fedloru.wire.channel:Channel.replies",
         "fedloru.wire.channel:Channel.sync",
     ),
 }
