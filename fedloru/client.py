@@ -6,6 +6,8 @@ message that the client received and to the client's own examples.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -122,8 +124,8 @@ def _train(session: Session, job: Job, drawn: bool) -> Trained:
             f"the forward pass writes to {', '.join(written)}, but all clients share frozen weights: train them "
             "(list them in dense), or do not write to them"
         )
-    history, finite = read(torch.cat(histories), all_finite(state))
-    return finish(session, job, state, history, torch.cat(counts), finite=bool(finite))
+    results = read(torch.cat(histories), all_finite(state))
+    return finish(session, job, state, results, torch.cat(counts).tolist())
 
 
 def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
@@ -195,45 +197,41 @@ def all_finite(trained: Params) -> Tensor:
     return torch.stack([extreme.isfinite() for extreme in extrema]).all()
 
 
-def read(history: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
-    """Copy the losses (…, S), and whether the trained tensors are finite (…), to the CPU in one transfer."""
-    both = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).cpu()
-    return both[..., :-1], both[..., -1] > 0
+def read(history: Tensor, finite: Tensor) -> list[Any]:
+    """Copy the losses (…, S), each followed by whether the trained tensors are finite (…), in one transfer."""
+    copied: list[Any] = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).tolist()
+    return copied
 
 
-def finish(session: Session, job: Job, trained: Params, history: Tensor, counts: Tensor, *, finite: bool) -> Trained:
+def finish(session: Session, job: Job, trained: Params, results: Sequence[float], counts: Sequence[int]) -> Trained:
     """Check the result of one client's training, and build its message with the method's ``up``.
 
-    ``history`` (S,) are the mean losses of its steps, ``counts`` (S,) the numbers of examples in them, and ``finite``
-    is whether all trained tensors are finite.
+    ``results`` are the mean losses of its S steps and a number above 0 if all trained tensors are finite; ``counts``
+    are the numbers of examples in the steps.
 
     Raises:
         TrainingError: a loss or a trained tensor is not finite.
     """
-    loss = _mean_loss(session, job, history, counts, finite)
-    up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(history))
+    loss = _mean_loss(session, job, results, counts)
+    up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(counts))
     return Trained(up, client_state, loss)
 
 
-def _mean_loss(session: Session, job: Job, history: Tensor, counts: Tensor, finite: bool) -> float:
+def _mean_loss(session: Session, job: Job, results: Sequence[float], counts: Sequence[int]) -> float:
     """Return the mean loss per example, or raise ``TrainingError`` if the client has diverged."""
-    hint = f"lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the gradient norm"
-    diverged = (~history.isfinite()).nonzero()
-    if len(diverged):
-        step = int(diverged[0])
-        raise TrainingError(
-            f"the loss became {history[step].item()} at local step {step + 1} of {len(history)}; {hint}",
-            client=job.client,
-            round=session.round,
-        )
-    if not finite:
-        raise TrainingError(
-            f"the trained tensors are not finite after the last local step; {hint}",
-            client=job.client,
-            round=session.round,
-        )
-    weights = counts.to(history)
-    return float((history * weights).sum() / weights.sum())
+    if all(map(math.isfinite, results)) and results[-1]:
+        return sum(map(operator.mul, results, counts)) / sum(counts)
+    *history, _ = results
+    diverged = next((step for step, loss in enumerate(history) if not math.isfinite(loss)), None)
+    problem = "the trained tensors are not finite after the last local step"
+    if diverged is not None:
+        problem = f"the loss became {history[diverged]} at local step {diverged + 1} of {len(history)}"
+    raise TrainingError(
+        f"{problem}; lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the "
+        "gradient norm",
+        client=job.client,
+        round=session.round,
+    )
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:

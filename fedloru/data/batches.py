@@ -84,8 +84,9 @@ def schedule(
     if steps is None:
         steps = epochs * per_epoch
     g = gen(seed, "batches", round, client)
-    # One randperm per epoch takes 3 µs, less than sorting random numbers for all epochs at once.
-    order = torch.stack([torch.randperm(len(rows), generator=g) for _ in range(-(-steps // per_epoch))])
+    order = torch.empty(-(-steps // per_epoch), len(rows), dtype=torch.int64)
+    for epoch in order.unbind():  # faster than sorting random numbers for all epochs at once
+        torch.randperm(len(rows), generator=g, out=epoch)
     if drop_last:
         order = order[:, : per_epoch * b]
     if lengths is not None:
@@ -95,8 +96,10 @@ def schedule(
         starts = range(0, len(counts), per_epoch)
         shuffled = torch.cat([torch.randperm(per_epoch, generator=g) + start for start in starts])
         batches, counts = batches[shuffled], counts[shuffled]
-    shifts, flips = _draw_augmentation((steps, b), crop, flip, gen(seed, "augment", round, client))
-    return Schedule(rows.cpu()[batches[:steps]], counts[:steps], shifts, flips)
+    shifts, flips = None, None
+    if crop or flip:
+        shifts, flips = _draw_augmentation((steps, b), crop, flip, gen(seed, "augment", round, client))
+    return Schedule(rows.cpu().take(batches[:steps]), counts[:steps], shifts, flips)
 
 
 def batches_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
@@ -152,6 +155,8 @@ def _cut(order: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """Cut each epoch of ``order`` (epochs, n) into batches of ``b``; return them and their numbers of valid rows."""
     epochs, n = order.shape
     per_epoch = -(-n // b)
+    if n == per_epoch * b:
+        return order.reshape(-1, b), torch.full((epochs * per_epoch,), b)
     last = (per_epoch - 1) * b
     padding = order[:, last : last + 1].expand(-1, per_epoch * b - n)
     counts = torch.full((epochs, per_epoch), b)

@@ -16,7 +16,7 @@ from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected
 from fedloru.engine.fused.leaves import Mask
 from fedloru.engine.fused.optimizer import Optimizer
-from fedloru.engine.fused.stack import client, first, stack
+from fedloru.engine.fused.stack import client, first, stack, unstack
 from fedloru.errors import TrainingError, naming
 from fedloru.method import Phase
 from fedloru.recipe import Recipe
@@ -44,7 +44,7 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
     clients = [job.client for job in jobs]
 
     def attempt(drawn: bool) -> tuple[Params, Tensor, Tensor]:
-        masks = Masks(generators(session.seed, session.round, clients), drawn)
+        masks = Masks(generators(session.seed, session.round, clients) if drawn else (), drawn)
         return _train(_Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), masks))
 
     seed = derive(session.seed, "global", session.round, clients[0])
@@ -52,11 +52,17 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
         state, history, counts = train_with_masks(session.net.model, session.device, seed, attempt)
     except TrainingError as error:
         raise _find_failing_client(session, jobs, error) from error
-    losses, finite = read(history, torch.func.vmap(all_finite)(state))
+    results = read(history, torch.func.vmap(all_finite)(state))
     return [
-        finish(session, job, client(state, c), loss[count > 0], count[count > 0], finite=bool(finite[c]))
-        for c, (job, loss, count) in enumerate(zip(jobs, losses, counts, strict=True))
+        _finish(session, *client_results)
+        for client_results in zip(jobs, unstack(state), results, counts.tolist(), strict=True)
     ]
+
+
+def _finish(session: Session, job: Job, trained: Params, results: Sequence[float], counts: Sequence[int]) -> Trained:
+    """Build the result of a client; in steps that it has not taken, ``counts`` are 0."""
+    losses = [loss for loss, count in zip(results, counts, strict=False) if count]
+    return finish(session, job, trained, [*losses, results[-1]], [count for count in counts if count])
 
 
 def _find_failing_client(session: Session, jobs: Sequence[Job], error: TrainingError) -> TrainingError:
@@ -96,16 +102,25 @@ def batches(
     """
     plans = [local_schedule(job, recipe, seed, round, phase, lengths) for job in jobs]
     shape = (max(p.rows.shape[0] for p in plans), max(p.rows.shape[1] for p in plans))
-    rows = torch.stack([_pad(plan.rows, shape, int(plan.rows[0, 0])) for plan in plans])
-    counts = torch.stack([_pad(plan.counts, shape[:1], 0) for plan in plans])
-    shifts = [_pad(plan.shifts, (*shape, 2), 0) for plan in plans if plan.shifts is not None]
-    flips = [_pad(plan.flips, shape, 0) for plan in plans if plan.flips is not None]
-    return Schedule(rows, counts, torch.stack(shifts) if shifts else None, torch.stack(flips) if flips else None)
+    first_rows = [int(plan.rows[0, 0]) for plan in plans]
+    return Schedule(
+        _padded([plan.rows for plan in plans], shape, first_rows),
+        _padded([plan.counts for plan in plans], shape[:1]),
+        None if plans[0].shifts is None else _padded([plan.shifts for plan in plans], (*shape, 2)),
+        None if plans[0].flips is None else _padded([plan.flips for plan in plans], shape),
+    )
 
 
-def _pad(values: Tensor, shape: Sequence[int], fill: int) -> Tensor:
-    padded = values.new_full(tuple(shape), fill)
-    padded[tuple(slice(n) for n in values.shape)] = values
+def _padded(values: Sequence[Tensor | None], shape: tuple[int, ...], fill: Sequence[int] | None = None) -> Tensor:
+    """Return the tensors of C clients as one, (C, *shape), padded with each client's ``fill`` or 0."""
+    given = [value for value in values if value is not None]
+    if all(value.shape == shape for value in given):
+        return torch.stack(given)
+    padded = given[0].new_zeros((len(given), *shape))
+    for c, value in enumerate(given):
+        if fill is not None:
+            padded[c] = fill[c]
+        padded[(c, *(slice(n) for n in value.shape))] = value
     return padded
 
 

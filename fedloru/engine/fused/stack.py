@@ -26,3 +26,8 @@ def first(stacked: Params, m: int) -> Params:
 def client(stacked: Params, c: int) -> Params:
     """Return views of the row of client c."""
     return tree.map(lambda t: t[c], stacked)
+
+
+def unstack(stacked: Params) -> list[Params]:
+    """Return views of the rows of all clients."""
+    return [dict(zip(stacked, rows, strict=True)) for rows in zip(*(t.unbind() for t in stacked.values()), strict=True)]
