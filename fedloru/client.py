@@ -220,7 +220,7 @@ def finish(session: Session, job: Job, trained: Params, results: Sequence[float]
 def _mean_loss(session: Session, job: Job, results: Sequence[float], counts: Sequence[int]) -> float:
     """Return the mean loss per example, or raise ``TrainingError`` if the client has diverged."""
     if all(map(math.isfinite, results)) and results[-1]:
-        return sum(map(operator.mul, results, counts)) / sum(counts)
+        return math.fsum(map(operator.mul, results, counts)) / sum(counts)
     *history, _ = results
     diverged = next((step for step, loss in enumerate(history) if not math.isfinite(loss)), None)
     problem = "the trained tensors are not finite after the last local step"

@@ -91,7 +91,7 @@ def test_a_gradient_kept_as_a_product(clients: int) -> None:
     (gradient,) = collected({"w": found}, sinks, {"w": w}).values()
     assert found is None and isinstance(gradient, Outer)
     torch.testing.assert_close(dense(gradient), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(norms({"w": gradient}), expected.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(norms([gradient]), expected.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
 
 
 def test_the_gradient_of_a_weight_that_two_layers_share() -> None:

@@ -13,24 +13,26 @@ from fedloru.client import Job, Session, Trained, all_finite, finish, local_sche
 from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.engine.fused.fold import Forward
-from fedloru.engine.fused.gradients import Sinks, collected
+from fedloru.engine.fused.gradients import Sinks, collected, is_worthwhile
 from fedloru.engine.fused.leaves import Mask
+from fedloru.engine.fused.local_weight import LocalWeight, largest_rank
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack, unstack
 from fedloru.errors import TrainingError, naming
-from fedloru.method import Phase
+from fedloru.method import Method, Phase
 from fedloru.recipe import Recipe
 from fedloru.rng import derive
 from fedloru.tree import Params
 
 
 class _Chunk(NamedTuple):
-    """A chunk in training: ``state`` (C, …) is trained and sent."""
+    """A chunk in training: ``state`` (C, …) and the ``local`` weights are trained and sent."""
 
     session: Session
     forward: Forward
     jobs: Sequence[Job]
     state: Params
+    local: dict[str, LocalWeight]
     masks: Masks
 
 
@@ -45,7 +47,7 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
 
     def attempt(drawn: bool) -> tuple[Params, Tensor, Tensor]:
         masks = Masks(generators(session.seed, session.round, clients) if drawn else (), drawn)
-        return _train(_Chunk(session, forward, jobs, stack([session.begin(job) for job in jobs]), masks))
+        return _train(session, forward, jobs, masks)
 
     seed = derive(session.seed, "global", session.round, clients[0])
     try:
@@ -81,15 +83,44 @@ def _find_failing_client(session: Session, jobs: Sequence[Job], error: TrainingE
     )
 
 
-def _train(chunk: _Chunk) -> tuple[Params, Tensor, Tensor]:
-    """Train the stacked state in place; return it, and the losses and numbers of examples of all steps, each (C, S)."""
-    session, histories, counts = chunk.session, [], []
-    for number, phase in enumerate(session.phases(client(chunk.state, 0))):
-        recipe = session.recipe_of(phase)
-        plan = batches(chunk.jobs, recipe, session.seed, session.round, number, session.lengths)
-        histories.append(_train_phase(chunk, phase, on_device(plan, session.data)))
-        counts.append(plan.counts)
-    return chunk.state, torch.cat(histories, 1), torch.cat(counts, 1)
+def _train(session: Session, forward: Forward, jobs: Sequence[Job], masks: Masks) -> tuple[Params, Tensor, Tensor]:
+    """Return the trained tensors, (C, …), and the losses and numbers of examples of all steps, each (C, S)."""
+    starts = [session.begin(job) for job in jobs]
+    phases = session.phases(starts[0])
+    plans = [
+        batches(jobs, session.recipe_of(phase), session.seed, session.round, number, session.lengths)
+        for number, phase in enumerate(phases)
+    ]
+    local = _local_weights(session, forward, starts, plans[0]) if len(phases) == 1 else {}
+    state = stack([tree.omit(start, local) for start in starts])
+    chunk = _Chunk(session, forward, jobs, state, local, masks)
+    histories = [
+        _train_phase(chunk, phase, on_device(plan, session.data)) for phase, plan in zip(phases, plans, strict=True)
+    ]
+    state |= {key: weight.finish() for key, weight in local.items()}
+    return tree.select(state, starts[0]), torch.cat(histories, 1), torch.cat([plan.counts for plan in plans], 1)
+
+
+def _local_weights(
+    session: Session, forward: Forward, starts: Sequence[Params], plan: Schedule
+) -> dict[str, LocalWeight]:
+    """Return the weights of linear layers whose gradient in a step of SGD is smaller as a product, by key."""
+    recipe = session.recipe
+    if not trains_by_products(session.method, recipe):
+        return {}
+    found = {}
+    for key, rows_per_example in forward.rows.items():
+        start, rows = starts[0].get(key), rows_per_example * plan.rows.shape[2]
+        if start is not None and all(each[key] is start for each in starts) and is_worthwhile(rows, *start.shape):
+            capacity = min(rows * plan.counts.shape[1], largest_rank(*start.shape))
+            found[key] = LocalWeight(start, len(starts), capacity, recipe.rate, recipe.momentum)
+    return found
+
+
+def trains_by_products(method: Method, recipe: Recipe) -> bool:
+    """Return whether a local step only adds multiples of the gradients of its batch to the trained tensors."""
+    is_sgd = recipe.optimizer == "sgd" and not recipe.weight_decay and recipe.precision == "full"
+    return is_sgd and method.expand is None and method.penalty is None
 
 
 def batches(
@@ -120,7 +151,7 @@ def _padded(values: Sequence[Tensor | None], shape: tuple[int, ...], fill: Seque
     for c, value in enumerate(given):
         if fill is not None:
             padded[c] = fill[c]
-        padded[(c, *(slice(n) for n in value.shape))] = value
+        padded[c][tuple(slice(n) for n in value.shape)] = value
     return padded
 
 
@@ -128,7 +159,7 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
     """Train the keys of one phase in place, and return the mean loss of each client's steps, (C, S)."""
     session, steps = chunk.session, plan.counts.shape[1]
     values = {key: value for key, value in chunk.state.items() if key in phase.keys}
-    optimizer = Optimizer.create(session.recipe, values)
+    optimizer = Optimizer.create(session.recipe, values, chunk.local)
     wide = torch.float32 if session.device.type == "mps" else torch.float64
     history = torch.zeros(plan.counts.shape, dtype=wide, device=session.device)
     valid = tree.upload(torch.arange(plan.rows.shape[2]) < plan.counts[..., None], session.device)
@@ -177,13 +208,15 @@ def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Mask | None, st
     with chunk.masks.step(m):
         expanded = _expanded(session, active.state)
         with session.autocast():
-            each = chunk.forward(expanded, session.base, batch, m, mask, sinks).view(m, -1)
+            each = chunk.forward.run({**expanded, **chunk.local}, session.base, batch, m, mask, sinks).view(m, -1)
         mean = each.mean(1) if mask is None else torch.where(mask.valid, each, 0).sum(1) / mask.valid.sum(1)
         total = mean.sum()
         if session.method.penalty is not None:
             total = total + _penalties(session, active.state, chunk.jobs[:m]).sum()
-        gradients = chunk.masks.gradients(total, active.leaves)
-    active.optimizer.step(collected(gradients, sinks, active.leaves), step)
+        anchors = {key: weight.anchor for key, weight in chunk.local.items()}
+        gradients = chunk.masks.gradients(total, active.leaves | anchors)
+    with torch.no_grad():  # the inputs of layers, which are part of gradients, are in the graph
+        active.optimizer.step(collected(gradients, sinks, active.leaves), step)
     return mean.detach()
 
 

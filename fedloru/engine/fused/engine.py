@@ -14,8 +14,9 @@ from torch import nn
 from fedloru import tree
 from fedloru.client import Job
 from fedloru.data import Examples, batches_per_epoch, by_length
-from fedloru.engine.fused.chunk import train_chunk
+from fedloru.engine.fused.chunk import train_chunk, trains_by_products
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
+from fedloru.engine.fused.gradients import is_worthwhile
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import naming_examples, shared_model
@@ -109,16 +110,26 @@ def chunk_size(net: Net, method: Method, state: State, data: Examples, recipe: R
 
     This is a rule and not a timing, so that runs are reproducible. The working set of a client consists of its
     activations, the value, gradient and moments of each trained parameter, and the value and gradient of each tensor
-    that the method expands these to.
+    that the method expands these to. Local weights count an eighth, because steps do not form them.
     """
     budget = room(next(iter(data.values())).device, CPU_BUDGET)
     tensors = shared_model(net, method, state)
     down = method.down(net, state, ())
     start = method.begin(net, down, {}, ())
+    local = {key: start[key] for key in _local_keys(net, method, recipe, data) if key in start}
     copies = 4 if recipe.optimizer != "sgd" else 3 if recipe.momentum else 2
-    tree_bytes = copies * tree.nbytes(start)
+    tree_bytes = copies * tree.nbytes(tree.omit(start, local)) + tree.nbytes(local) // 8
     if method.expand is not None:
         tree_bytes += 2 * tree.nbytes(method.expand(net, start, down))
     with naming_examples("training", data, by_length(data)[:1]):
         activations = activation_bytes(net, tensors, data)
     return max(1, round(budget / (recipe.batch_size * activations + tree_bytes)))
+
+
+def _local_keys(net: Net, method: Method, recipe: Recipe, data: Examples) -> list[str]:
+    """Return the weights that a chunk trains as local weights, if a layer maps one row per token or example."""
+    if not trains_by_products(method, recipe):
+        return []
+    rows = recipe.batch_size * (int(data["length"].max()) if "length" in data else 1)
+    layers = {f"{name}.weight": layer for name, layer in net.model.named_modules() if type(layer) is nn.Linear}
+    return [key for key, layer in layers.items() if is_worthwhile(rows, layer.out_features, layer.in_features)]

@@ -8,10 +8,10 @@ unchanged. ``vmapped`` has the same interface, and vmaps the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from torch.func import functional_call
 
 from fedloru.engine.fused import products
 from fedloru.engine.fused.gradients import Outer, Sinks
-from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask
+from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask, linear
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
 from fedloru.lowrank.layers import LowRank
@@ -27,23 +28,36 @@ from fedloru.net import Batch, Net, compute_losses, constants, use_tensors
 from fedloru.tree import Params
 
 LayerPath = Literal["auto", "activation", "weight"]
-Forward = Callable[[Params, Params, Batch, int, Mask | None, Sinks], Tensor]
-"""(stacked, base, batch, m, mask, sinks) → losses (m·b,).
+Stacked = Mapping[str, Tensor | LocalWeight]
+"""The tensors of m clients, (m, *shape), by key."""
 
-``stacked`` are (m, *shape), and ``mask`` marks valid rows. The backward pass may add gradients of stacked tensors that
-are leaves to ``sinks``.
-"""
+
+class Forward(NamedTuple):
+    """A forward pass of m clients at once.
+
+    Attributes:
+        run: (stacked, base, batch, m, mask, sinks) → losses (m·b,); ``mask`` marks valid rows. The backward pass may
+            add gradients of stacked tensors that are leaves to ``sinks``.
+        rows: the number of rows per example that each linear layer has had as its input, by the key of its weight; only
+            for weights that no other layer uses.
+    """
+
+    run: Callable[[Stacked, Params, Batch, int, Mask | None, Sinks], Tensor]
+    rows: dict[str, int]
 
 
 class _Call:
     """The arguments of the current forward pass, which the leaves read."""
 
-    stacked: Params
+    stacked: Stacked
     base: Params | None = None
     clients: int
     rows: int
     mask: Mask | None
     sinks: Sinks
+
+    def __init__(self) -> None:
+        self.linear_rows: dict[str, int] = {}
 
 
 class _Tensors:
@@ -65,7 +79,7 @@ class _Tensors:
         return self.call.rows
 
     def get(self, name: str) -> tuple[Tensor | None, bool]:
-        stacked = self.call.stacked.get(self.keys.get(name, ""))
+        stacked = self._stacked(name)
         if stacked is not None:
             # With one client, a stacked parameter can be used as a shared one, and most plain layers are faster.
             single = self.call.clients == 1 and not isinstance(self.layer, LowRank | nn.Linear)
@@ -73,9 +87,22 @@ class _Tensors:
         tensor: Tensor | None = getattr(self.layer, name, None)  # RMSNorm has no bias
         return tensor, False
 
-    def sink(self, name: str) -> list[Outer] | None:
+    def local(self, name: str, rows: int) -> LocalWeight | None:
         key = self.keys[name]
-        return self.call.sinks.setdefault(key, []) if self.call.stacked[key].is_leaf else None
+        if key in self.call.linear_rows:
+            self.call.linear_rows[key] = max(self.call.linear_rows[key], -(-rows // self.call.rows))
+        value = self.call.stacked.get(key)
+        return value if isinstance(value, LocalWeight) else None
+
+    def sink(self, name: str) -> list[Outer] | None:
+        stacked = self._stacked(name)
+        is_leaf = stacked is not None and stacked.is_leaf
+        return self.call.sinks.setdefault(self.keys[name], []) if is_leaf else None
+
+    def _stacked(self, name: str) -> Tensor | None:
+        value = self.call.stacked.get(self.keys.get(name, ""))
+        assert not isinstance(value, LocalWeight)
+        return value
 
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
         """Compare FLOPs per row, in units of one dense product: 2 + 3r(i+o)/(io) and 3 + 4r/rows."""
@@ -108,22 +135,24 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channel
             below = {key.removeprefix(prefix): first for key, first in keys.items() if key.startswith(prefix)}
             leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})
         layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, own, path), layer)
+        if leaf is linear and list(keys.values()).count(own["weight"]) == 1:
+            call.linear_rows[own["weight"]] = 0
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
+    def forward(stacked: Stacked, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
         if call.base is not base:
             call.base = base
             for key, p in shared.items():
                 p.data = base[key]
-        call.stacked, call.clients, call.mask, call.sinks = tensors, m, mask, sinks
+        call.stacked, call.clients, call.mask, call.sinks = stacked, m, mask, sinks
         call.rows = len(next(iter(batch.values())))
         if channels_last:
             batch = batch | {key: products.channels_last(value) for key, value in batch.items() if value.ndim == 4}
         with _check_unchanged(unstacked):
             return compute_losses(folded, batch)
 
-    return forward
+    return Forward(forward, call.linear_rows)
 
 
 def _keys(model: nn.Module) -> dict[str, str]:
@@ -171,7 +200,7 @@ def _vmapped_leaf(
 ) -> Any:
     """Run one layer and its submodules under vmap over clients; ``keys`` maps names to keys of stacked tensors."""
     m = t.clients
-    own = {name: t.call.stacked[key] for name, key in keys.items()}
+    own = {name: value for name, key in keys.items() if isinstance(value := t.call.stacked[key], Tensor)}
     shared = {key: p for key, p in layer.named_parameters() if key not in own}
     split = torch.utils._pytree.tree_map(lambda v: _split(v, m), (args, kwargs))
     axes = torch.utils._pytree.tree_map(lambda v: 0 if isinstance(v, Tensor) and v.ndim else None, split)
@@ -196,10 +225,11 @@ def _split(value: Any, m: int) -> Any:
 def vmapped(net: Net) -> Forward:
     """Return the forward pass of the whole model under ``torch.func.vmap`` over clients."""
 
-    def forward(tensors: Params, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
+    def forward(stacked: Stacked, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
         if mask is not None and net.statistics:
             raise ModelError("BatchNorm under vmap cannot distinguish padding from examples")
-        shared = {key: value for key, value in constants(net, base).items() if key not in tensors}
+        own = {key: value for key, value in stacked.items() if isinstance(value, Tensor)}
+        shared = {key: value for key, value in constants(net, base).items() if key not in own}
         versions = {key: value._version for key, value in shared.items()}
 
         def one(params: Params, batch: Batch) -> Tensor:
@@ -211,6 +241,6 @@ def vmapped(net: Net) -> Forward:
             return each
 
         split = {key: value.unflatten(0, (m, -1)) for key, value in batch.items()}
-        return torch.func.vmap(one, randomness="different")(tensors, split).flatten()
+        return torch.func.vmap(one, randomness="different")(own, split).flatten()
 
-    return forward
+    return Forward(forward, {})

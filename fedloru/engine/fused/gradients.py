@@ -7,7 +7,7 @@ saves most of the memory traffic of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,9 @@ class Outer(NamedTuple):
         return torch.bmm(self.g.mT, self.x)
 
     def squares(self) -> Tensor:
-        """Return ‖gᵀx‖² of each client, (m,): the inner product of the Gram matrices ggᵀ and xxᵀ."""
+        """Return ‖gᵀx‖² of each client, (m,), from the Gram matrices ggᵀ and xxᵀ unless these are large."""
+        if not is_worthwhile(self.x.shape[1], self.g.shape[2], self.x.shape[2]):
+            return self.dense().square().sum((1, 2))
         return (torch.bmm(self.g, self.g.mT) * torch.bmm(self.x, self.x.mT)).sum((1, 2)).clamp(min=0)
 
     def scaled(self, factors: Tensor) -> Outer:
@@ -64,10 +66,10 @@ def _total(found: Tensor | None, outers: Sequence[Outer], leaf: Tensor) -> Gradi
     return total
 
 
-def norms(gradients: Mapping[str, Gradient]) -> Tensor:
-    """Return the norm of each client's gradients over all keys, (m,)."""
+def norms(gradients: Iterable[Gradient]) -> Tensor:
+    """Return the norm of all gradients of each client, (m,)."""
     squares = [
         g.squares() if isinstance(g, Outer) else torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1).square()
-        for g in gradients.values()
+        for g in gradients
     ]
     return torch.stack(squares).sum(0).sqrt()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedloru.engine.fused import products
 from fedloru.engine.fused.gradients import Outer
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.layers import promoted, still_padding
@@ -48,6 +49,9 @@ class Tensors(Protocol):
     def get(self, name: str) -> tuple[Tensor | None, bool]:
         """Return a tensor of this module, and whether it is stacked over clients."""
 
+    def local(self, name: str, rows: int) -> LocalWeight | None:
+        """Return a weight if its clients train it from one start; ``rows`` is the number of rows of its input."""
+
     def sink(self, name: str) -> list[Outer] | None:
         """Return where the gradient of a stacked tensor may be added as a product (None: nowhere)."""
 
@@ -68,6 +72,9 @@ def _bias(t: Tensors, y: Tensor, axis: int) -> Tensor:
 
 def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
     """Fold ``nn.Linear``."""
+    if (local := t.local("weight", x.numel() // x.shape[-1])) is not None:
+        y = local.linear(x.reshape(t.clients, -1, x.shape[-1]))
+        return _bias(t, y.view(*x.shape[:-1], y.shape[-1]), -1)
     w, stacked = _dense(t, "weight")
     bias, bias_stacked = t.get("bias")
     if not stacked and not bias_stacked:

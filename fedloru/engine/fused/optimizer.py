@@ -6,7 +6,7 @@ Moments are stacked in the same way, so a step over the first m rows updates the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,30 +14,48 @@ from torch import Tensor
 
 from fedloru.engine.fused import stack
 from fedloru.engine.fused.gradients import Gradient, Outer, dense, norms
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
 
 class Optimizer(NamedTuple):
-    """SGD with momentum, Adam or AdamW over stacked parameters, with per-client gradient-norm clipping."""
+    """SGD with momentum, Adam or AdamW over stacked parameters, with per-client gradient-norm clipping.
+
+    ``local`` are the weights that update themselves, by SGD.
+    """
 
     recipe: Recipe
     values: Params
     moments: list[Params]
+    local: Mapping[str, LocalWeight] = {}
 
     @classmethod
-    def create(cls, recipe: Recipe, values: Params) -> Optimizer:
+    def create(cls, recipe: Recipe, values: Params, local: Mapping[str, LocalWeight] | None = None) -> Optimizer:
         """Return an optimizer of ``values`` before its first step."""
         moments = (1 if recipe.momentum else 0) if recipe.optimizer == "sgd" else 2
-        return cls(recipe, values, [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)])
+        zeros = [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)]
+        return cls(recipe, values, zeros, local or {})
 
     def first(self, m: int) -> Optimizer:
-        """Return the optimizer of the first m clients, which shares its values and moments with this one."""
-        return Optimizer(self.recipe, stack.first(self.values, m), [stack.first(each, m) for each in self.moments])
+        """Return the optimizer of the first m clients, which shares its values and moments with this one.
+
+        The others have finished: their local weights are not trained any more.
+        """
+        for weight in self.local.values():
+            weight.keep(m)
+        return self._replace(
+            values=stack.first(self.values, m), moments=[stack.first(each, m) for each in self.moments]
+        )
 
     def step(self, gradients: Mapping[str, Gradient], step: int) -> None:
         """Update all values with ``gradients``, which are not modified; ``step`` counts from 1."""
-        factors = clip_factors(gradients, self.recipe.clip) if self.recipe.clip else None
+        factors = None
+        if self.recipe.clip:
+            of_local = [gradient for weight in self.local.values() if (gradient := weight.gradient()) is not None]
+            factors = clip_factors([*gradients.values(), *of_local], self.recipe.clip)
+        for weight in self.local.values():
+            weight.step(factors)
         for key, g in gradients.items():
             moments = [moment[key] for moment in self.moments]
             if self.recipe.optimizer == "sgd":
@@ -92,6 +110,6 @@ def _per_client(factors: Tensor, g: Tensor) -> Tensor:
     return factors.view(-1, *(1 for _ in g.shape[1:])).to(g.dtype)
 
 
-def clip_factors(gradients: Mapping[str, Gradient], bound: float) -> Tensor:
-    """Return the factor of each client, (m,), by which its gradients have a norm of at most ``bound`` over all keys."""
+def clip_factors(gradients: Iterable[Gradient], bound: float) -> Tensor:
+    """Return the factor of each client, (m,), by which its gradients together have a norm of at most ``bound``."""
     return (bound / (norms(gradients) + 1e-6)).clamp_(max=1.0)

@@ -105,7 +105,7 @@ def _compare(
     masks, sinks = _masks(*range(len(COUNTS))), Sinks()
     with mode(net, True), masks.step(len(COUNTS)):
         with autocast(precision, rows.device):
-            losses = forward(state, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks)
+            losses = forward.run(state, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks)
         losses = losses.view(len(COUNTS), width)
         gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves)
     whole = {key: dense(gradient) for key, gradient in collected(gradients, sinks, leaves).items()}
