@@ -42,7 +42,7 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
 def test_the_cnn_has_the_size_the_paper_names() -> None:
     assert sum(p.numel() for p in cnn(1, 10).parameters()) == 1_663_370
     assert list(dict(cnn(1, 10, norm="group").named_children())) == (
-        ["conv1", "norm1", "relu1", "pool1", "conv2", "norm2", "relu2", "pool2", "flatten", "fc1", "relu3", "fc2"]
+        ["conv1", "norm1", "pool1", "relu1", "conv2", "norm2", "pool2", "relu2", "flatten", "fc1", "relu3", "fc2"]
     )
 
 

@@ -1,6 +1,6 @@
 """Low-rank layers and the algebra of their factors: sites, attaching, merging, stacking and truncation."""
 
-from fedloru.lowrank.algebra import concatenate, delta, init_factors, matrices, merge, stack, truncate
+from fedloru.lowrank.algebra import concatenate, delta, init_factors, matrices, merge, signs_of, stack, truncate
 from fedloru.lowrank.attach import Attached, attach, detach, sites
 from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.increments import Increment, combine, increment, truncate_increment
@@ -24,6 +24,7 @@ __all__ = [
     "matrices",
     "merge",
     "shallow_copy",
+    "signs_of",
     "sites",
     "stack",
     "truncate",

@@ -96,6 +96,15 @@ def concatenate(sites: Sequence[Site], x: Mapping[str, Tensor], y: Mapping[str, 
     return stack(sites, [(1.0, x), (1.0, y)])
 
 
+def signs_of(b: Tensor) -> Tensor:
+    """Return the signs (r,) that make the largest entry of every column of b (o, r) positive.
+
+    A singular value decomposition leaves the sign of each pair of vectors open, and rounding decides it.
+    """
+    largest = b.gather(0, b.abs().argmax(0, keepdim=True))[0]
+    return torch.where(largest < 0, -1.0, 1.0).to(b)
+
+
 def truncate(site: Site, factors: Mapping[str, Tensor], rank: int) -> tuple[Params, float]:
     """Return the best approximation of BA by factors of ``rank``, and its relative error ‖BA - B'A'‖_F / ‖BA‖_F.
 
@@ -110,7 +119,8 @@ def truncate(site: Site, factors: Mapping[str, Tensor], rank: int) -> tuple[Para
     keep = min(rank, sigma.numel())
     root = sigma[:keep].sqrt()
     low_b = qb @ (u[:, :keep] * root)
-    low_a = (root[:, None] * vt[:keep]) @ qa.T
+    signs = signs_of(low_b)
+    low_b, low_a = low_b * signs, ((signs * root)[:, None] * vt[:keep]) @ qa.T
     total = float(sigma.square().sum())
     error = math.sqrt(float(sigma[keep:].square().sum()) / total) if total > 0 else 0.0
     truncated = {

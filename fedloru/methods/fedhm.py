@@ -65,7 +65,8 @@ def factorised(site: Site, weight: Tensor, rank: int) -> Params:
     wide = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
     u, sigma, vt = torch.linalg.svd(wide / site.scale, full_matrices=False)
     root = sigma[:rank].sqrt()
-    a, b = root[:, None] * vt[:rank], u[:, :rank] * root
+    signs = lowrank.signs_of(u[:, :rank])
+    a, b = (signs * root)[:, None] * vt[:rank], u[:, :rank] * (signs * root)
     return {
         site.a: a.to(weight.dtype).reshape(site.a_shape(rank)),
         site.b: b.to(weight.dtype).reshape(site.b_shape(rank)),

@@ -11,7 +11,7 @@ import torch
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.data import Dataset, Partition, fetch
-from fedloru.dropout import ClientDropout, backward, generators
+from fedloru.dropout import Masks, generators
 from fedloru.engine import choose
 from fedloru.method import Method
 from fedloru.net import Net
@@ -132,9 +132,10 @@ def gradients(made: Net, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Return the loss of each text and all gradients, with nonzero factors."""
     drawn = lowrank.init_factors(made.sites, 3, 1, made.params, "both")
     leaves = {key: (made.params | drawn)[key].clone().requires_grad_() for key in made.trainable}
-    with nets.mode(made, True), ClientDropout(generators(1, 1, [0])):
+    masks = Masks(generators(1, 1, [0]))
+    with nets.mode(made, True), masks.step(1):
         each = nets.losses(made, nets.constants(made, made.params) | leaves, batch)
-        backward(each.sum())
+        masks.backward(each.sum())
     return [each.detach(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
 
 

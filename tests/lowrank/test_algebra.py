@@ -213,6 +213,18 @@ def test_truncate_is_the_best_rank_r_approximation(shape: tuple[int, ...], full:
     assert tree.equal(factors, drawn(target, full))
 
 
+def test_truncate_fixes_the_signs_of_singular_vectors() -> None:
+    """Factors with the same product to rounding, such as (−B)(−A), give the same result."""
+    target = site((6, 5), 3)
+    factors = drawn(target, 3)
+    cut, _ = lowrank.truncate(target, factors, 2)
+    other, _ = lowrank.truncate(target, {key: -value for key, value in factors.items()}, 2)
+    largest = cut[target.b].gather(0, cut[target.b].abs().argmax(0, keepdim=True))
+    assert (largest > 0).all()
+    for key, value in cut.items():
+        torch.testing.assert_close(other[key], value, rtol=0, atol=1e-6)
+
+
 def test_truncate_splits_singular_values_evenly() -> None:
     target = site((6, 5), 2)
     cut, _ = lowrank.truncate(target, drawn(target, 5), 3)

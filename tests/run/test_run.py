@@ -137,6 +137,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "crop": (-1, "an integer >= 0"),
     "flip": ("yes", "true or false"),
     "bucket": (0, "true or false"),
+    "precision": ("fp8", "'full' or 'bf16'"),
 }
 
 
