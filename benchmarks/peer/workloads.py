@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import fedloru as fl
 from fedloru.run.plan import Plan, cohort
+
+try:
+    from peer.networks import Encoder
+except ModuleNotFoundError:  # in a driver, which starts in this folder
+    from networks import Encoder
 
 
 class Workload(NamedTuple):
@@ -28,6 +34,7 @@ class Workload(NamedTuple):
         targets: globs of the layers with factors.
         rounds: the rounds of a run, of which the first ``warm`` are not measured.
         lr: the learning rate of plain SGD.
+        dense: globs of the trained weights without factors.
         eval_batch: the test examples that drivers evaluate at once, the faster of 100 and 1,000.
     """
 
@@ -43,12 +50,14 @@ class Workload(NamedTuple):
     batch: int = 10
     examples: int = 80
     eval_batch: int = 100
+    dense: tuple[str, ...] = ("*",)
 
 
 MLP = Workload("MLP FedAvg", "mlp", 50, 10, rounds=25, warm=5, eval_batch=1000)
 MLP_LORA = MLP._replace(title="MLP FedLoRA", rank=4, targets=("fc1",), lr=0.05)
 MANY = {"clients": 100, "cohort": 50, "examples": 40}
 CNN = Workload("CNN FedAvg", "cnn", 50, 10)
+ENCODER_TARGETS = ("*.query", "*.value")
 RESNET = Workload("ResNet-10 FedAvg", "resnet10", 50, 10, rounds=3, examples=40)
 WORKLOADS = {
     "mlp-fedavg": MLP,
@@ -59,8 +68,21 @@ WORKLOADS = {
     "cnn-fedlora": CNN._replace(title="CNN FedLoRA", rank=4, targets=("conv2", "fc1")),
     "resnet-fedavg": RESNET,
     "resnet-fedlora": RESNET._replace(title="ResNet-10 FedLoRA", rank=16, targets=("layer*",)),
+    "encoder-fedlora": Workload(
+        "MiniLM FedLoRA, batch 4",
+        "encoder",
+        8,
+        4,
+        8,
+        ENCODER_TARGETS,
+        rounds=3,
+        batch=4,
+        examples=16,
+        dense=("head.*",),
+    ),
 }
 SIZES = {"mlp": 28, "cnn": 28, "resnet10": 32}
+TOKENS = 12
 
 
 @cache
@@ -79,14 +101,41 @@ def _padded(data: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     return {"x": x, "y": data["y"]}
 
 
+@cache
+def tokens(workload: Workload) -> fl.data.Dataset:
+    """Return random tokens of the classes of MNIST: what is compared is only whether the accuracies are the same."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        {
+            "x": torch.randint(30522, (count, TOKENS), generator=generator),
+            "y": torch.randint(10, (count,), generator=generator),
+        }
+        for count in (_examples(workload), 100)
+    )
+    return fl.data.Dataset("random tokens", train, test, tuple("0123456789"))
+
+
+def _examples(workload: Workload) -> int:
+    return workload.clients * workload.examples
+
+
+def _model(workload: Workload) -> nn.Module:
+    if workload.model == "encoder":
+        torch.manual_seed(0)
+        return Encoder()
+    size = SIZES[workload.model]
+    width = {"width": 16} if workload.model == "resnet10" else {}
+    return fl.models.build(workload.model, channels=3 if size == 32 else 1, size=size, classes=10, seed=0, **width)
+
+
 def plan(name: str, rounds: int, engine: str = "auto") -> Plan:
     """Return the plan of a workload, with the library's defaults for everything but the local training."""
     workload = WORKLOADS[name]
-    size = SIZES[workload.model]
-    data = digits(size, workload.clients * workload.examples)
-    width = {"width": 16} if workload.model == "resnet10" else {}
-    model = fl.models.build(workload.model, channels=3 if size == 32 else 1, size=size, classes=10, seed=0, **width)
-    net = fl.attach(model, rank=workload.rank, targets=workload.targets) if workload.rank else fl.make(model)
+    data = tokens(workload) if workload.model == "encoder" else digits(SIZES[workload.model], _examples(workload))
+    model = _model(workload)
+    net = fl.make(model)
+    if workload.rank:
+        net = fl.attach(model, rank=workload.rank, targets=workload.targets, dense=workload.dense)
     recipe = fl.Recipe(lr=workload.lr, momentum=0.0, clip=0, schedule="constant", batch_size=workload.batch)
     method = fl.fedlora() if workload.rank else fl.fedavg()
     partition = fl.data.iid(data, workload.clients)
