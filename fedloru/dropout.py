@@ -162,18 +162,21 @@ class Masks(NamedTuple):
 def train_with_masks(model: nn.Module, device: torch.device, seed: int, train: Callable[[bool], T]) -> T:
     """Return the result of ``train``, which is called with whether dropout masks are drawn.
 
-    ``seed`` is that of torch's global generators in ``train``; their states are restored.
+    ``seed`` is that of torch's global generators in ``train``; their states are restored. In a model's first training,
+    dropout is also detected by its calls, because a model may restore the states itself.
     """
     with forked(device):
         if not _is_random(model):
-            before = reseed(device, seed)
+            before, calls = reseed(device, seed), _Calls()
             try:
-                result = train(False)
+                with nullcontext() if model in _calm else calls:
+                    result = train(False)
             except Exception:
-                if _unchanged(before, device):
+                if _unchanged(before, device) and not calls.drops:
                     raise
             else:
-                if _unchanged(before, device):
+                if _unchanged(before, device) and not calls.drops:
+                    _calm.add(model)
                     return result
             _random.add(model)
         reseed(device, seed)
@@ -182,6 +185,25 @@ def train_with_masks(model: nn.Module, device: torch.device, seed: int, train: C
 
 _random: WeakSet[nn.Module] = WeakSet()
 """Models that have drawn random numbers in training."""
+_calm: WeakSet[nn.Module] = WeakSet()
+"""Models that have been trained once without a call of dropout."""
+
+
+class _Calls(TorchFunctionMode):
+    """Detects calls of dropout."""
+
+    drops = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (*_ELEMENTWISE, *_CHANNELWISE):
+            p, training = (*args[1:], *[kwargs.get(name, True) for name in ("p", "training")][len(args[1:3]) :])[:2]
+            self.drops |= bool(training) and p != 0.0
+        elif func is F.scaled_dot_product_attention:
+            self.drops |= (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) != 0.0
+        return func(*args, **kwargs)
 
 
 def _is_random(model: nn.Module) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from fedloru.data import Examples, by_length, described, fetch
 from fedloru.errors import ModelError, listed, traced
-from fedloru.inference import batch_limit, channels_last, computing, merged
+from fedloru.inference import agree, batch_limit, channels_last, computing, merged
 from fedloru.method import Method, State
 from fedloru.net import Metrics, Net, compute_outputs, constants, metrics
 from fedloru.tree import Params
@@ -30,8 +30,8 @@ class Score(NamedTuple):
     f1: float | None = None
 
 
-_needs_contiguous: WeakSet[nn.Module] = WeakSet()
-"""Models that cannot be evaluated with the channels of images last in memory."""
+_orders: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a model computes the same with the channels of images last in memory."""
 
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
@@ -60,14 +60,24 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, 
     with naming_examples("test", data, order[:1]):
         tensors = merged(net, tensors, data, len(order))
         parts = order.split(min(batch_size, batch_limit(net, tensors, data)))
-    if net.model not in _needs_contiguous and (weights := channels_last(net, tensors)):
-        try:
-            return _score_batches(net, tensors | weights, data, parts)
-        except ModelError:  # such as from a view that needs the channels first
-            score = _score_batches(net, tensors, data, parts)
-            _needs_contiguous.add(net.model)
-            return score
+    weights = channels_last(net, tensors)
+    if weights and _any_order(net, tensors, weights, data, parts[0]):
+        tensors = tensors | weights
     return _score_batches(net, tensors, data, parts)
+
+
+def _any_order(net: Net, tensors: Params, weights: Params, data: Examples, rows: Tensor) -> bool:
+    """Return whether the model gives the same outputs with convolutions whose ``weights`` have their channels last."""
+    if net.model not in _orders:
+        results = []
+        for each in (tensors, tensors | weights):
+            with computing(net, each):
+                try:
+                    results.append(compute_outputs(net, fetch(data, rows[:2])))
+                except Exception:  # such as a view that needs the channels first; an error of its own is raised below
+                    return _orders.setdefault(net.model, False)
+        _orders[net.model] = agree(*results)
+    return _orders[net.model]
 
 
 def _score_batches(net: Net, tensors: Params, data: Examples, parts: Sequence[Tensor]) -> Score:

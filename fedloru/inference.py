@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from fedloru.data import Examples, by_length, fetch
 from fedloru.lowrank import Site, matrices
 from fedloru.lowrank.layers import LowRank, LowRankEmbedding, without_factors
-from fedloru.net import Net, forward, mode, unshared, use_tensors
+from fedloru.net import Net, compute_outputs, forward, mode, unshared, use_tensors
+from fedloru.rng import gen
 from fedloru.tree import Params
 
 CACHE = 8 * 2**20
@@ -95,7 +96,45 @@ def _measure(net: Net, tensors: Params, example: Examples) -> Footprint:
         for hook in hooks:
             hook.remove()
     whole = sum(t.nbytes for t in tree_leaves(found) if isinstance(t, Tensor))
-    return Footprint(max(1, sum(outputs) + 2 * whole), max(1, min(fitting, default=1)), paths, sum(products))
+    if not _can_be_merged(net, tensors, example):
+        paths = {}
+    fits = max(1, min(fitting, default=1))
+    return Footprint(max(1, sum(outputs) + 2 * whole), fits, paths, sum(products))
+
+
+def _can_be_merged(net: Net, tensors: Params, example: Examples) -> bool:
+    """Return whether merged weights give the same outputs: not if the model reads a weight outside its layer."""
+    sites, left = [], room(next(iter(example.values())).device, ROOM)
+    for site in net.sites:
+        if _mergeable(site, tensors) and tensors[site.weight].nbytes <= left:
+            sites.append(site)
+            left -= tensors[site.weight].nbytes
+    factors = {key: _noise(tensors[key], key) for site in sites for key in site.keys}
+    separate, whole = tensors | factors, tensors | factors
+    for site in sites:
+        a, b = matrices(site, factors)
+        whole[site.weight] = torch.addmm(whole[site.weight].flatten(1), b, a, alpha=site.scale).view(site.shape)
+        del whole[site.a], whole[site.b]
+    results = []
+    for each in (separate, whole):
+        with computing(net, each):
+            results.append(compute_outputs(net, dict(example)))
+    return agree(*results)
+
+
+def _noise(like: Tensor, key: str) -> Tensor:
+    return 0.1 * torch.randn(like.shape, generator=gen(0, "merged", key)).to(like)
+
+
+def agree(one: Any, other: Any) -> bool:
+    """Return whether the outputs of two forward passes are the same up to rounding."""
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(_close(x, y) for x, y in pairs if isinstance(x, Tensor) and x.is_floating_point())
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    scale = float(x.nan_to_num(0.0, 0.0, 0.0).abs().max()) if x.numel() else 0.0
+    return torch.allclose(x, y, rtol=0.0, atol=max(1e-3 * scale, 1e-6), equal_nan=True)
 
 
 def _layer_name(site: Site) -> str:
@@ -120,7 +159,14 @@ def _products(layer: nn.Module, output: Tensor) -> int:
 def batch_limit(net: Net, tensors: Params, data: Examples) -> int:
     """Return how many examples of ``data`` are evaluated at once: what fits a CPU's cache, or a GPU's memory."""
     needed, device = footprint(net, tensors, data), next(iter(data.values())).device
-    return needed.fitting if device.type == "cpu" else max(1, room(device, ROOM) // needed.activations)
+    if device.type == "cpu" and not any(_normalizes_batches(layer) for layer in net.model.modules()):
+        return needed.fitting
+    return max(1, room(device, ROOM) // needed.activations)
+
+
+def _normalizes_batches(layer: nn.Module) -> bool:
+    """Return whether the outputs of a layer in evaluation depend on the other examples of a batch."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
 
 
 def room(device: torch.device, otherwise: int) -> int:

@@ -63,10 +63,13 @@ class Slots:
         self._slots: list[tuple[str, dict[str, Any], str, Tensor]] = []
         self.buffers: list[str] = []
         """The keys of the buffers."""
+        self._changing: list[tuple[dict[str, Any], dict[str, Any]]] = []
         keys: dict[Tensor, str] = {}
         for prefix, layer in model.named_modules():
             for table in (layer._parameters, layer._buffers):
                 self._own.append((table, dict(table)))
+                if table is layer._buffers and (not table or None in table.values()):
+                    self._changing.append(self._own[-1])
                 for name, tensor in table.items():
                     if tensor is not None:
                         full_name = f"{prefix}.{name}" if prefix else name
@@ -80,6 +83,9 @@ class Slots:
 
     def insert(self, tensors: Mapping[str, Tensor]) -> None:
         """Make the module compute with ``tensors``, and with its own tensors for other keys."""
+        for buffers, initial in self._changing:  # those that are None, or that a forward pass has added
+            buffers.clear()
+            buffers.update(initial)
         for key, table, name, own in self._slots:
             table[name] = tensors.get(key, own)
 

@@ -59,6 +59,8 @@ class UpdateStatistics:
 
     def _add_directions(self, before: Params, after: Sequence[Params], keys: Sequence[str]) -> None:
         """Add the unit updates from ``before`` to each of ``after``, which have the same shapes."""
+        if not keys:
+            return
         changes = {key: _stacked(after, key).sub_(before[key]).flatten(1) for key in keys}
         sizes = torch.stack([torch.linalg.vector_norm(c, dim=1) for c in changes.values()]).norm(dim=0)
         scales = torch.where(sizes > 0, 1 / sizes, 0)

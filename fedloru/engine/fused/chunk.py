@@ -91,7 +91,7 @@ def _train(session: Session, forward: Forward, jobs: Sequence[Job], masks: Masks
         batches(jobs, session.recipe_of(phase), session.seed, session.round, number, session.lengths)
         for number, phase in enumerate(phases)
     ]
-    local = _local_weights(session, forward, starts, plans[0]) if len(phases) == 1 else {}
+    local = _local_weights(session, forward, starts, phases[0], plans[0]) if len(phases) == 1 else {}
     state = stack([tree.omit(start, local) for start in starts])
     chunk = _Chunk(session, forward, jobs, state, local, masks)
     histories = [
@@ -102,7 +102,7 @@ def _train(session: Session, forward: Forward, jobs: Sequence[Job], masks: Masks
 
 
 def _local_weights(
-    session: Session, forward: Forward, starts: Sequence[Params], plan: Schedule
+    session: Session, forward: Forward, starts: Sequence[Params], phase: Phase, plan: Schedule
 ) -> dict[str, LocalWeight]:
     """Return the weights of linear layers whose gradient in a step of SGD is smaller as a product, by key."""
     recipe = session.recipe
@@ -111,7 +111,9 @@ def _local_weights(
     found = {}
     for key, rows_per_example in forward.rows.items():
         start, rows = starts[0].get(key), rows_per_example * plan.rows.shape[2]
-        if start is not None and all(each[key] is start for each in starts) and is_worthwhile(rows, *start.shape):
+        if start is None or key not in phase.keys:
+            continue
+        if all(each[key] is start for each in starts) and is_worthwhile(rows, *start.shape):
             capacity = min(rows * plan.counts.shape[1], largest_rank(*start.shape))
             found[key] = LocalWeight(start, len(starts), capacity, recipe.rate, recipe.momentum)
     return found
@@ -214,6 +216,8 @@ def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Mask | None, st
         if session.method.penalty is not None:
             total = total + _penalties(session, active.state, chunk.jobs[:m]).sum()
         anchors = {key: weight.anchor for key, weight in chunk.local.items()}
+        for outers in (*sinks.values(), *(weight.outers for weight in chunk.local.values())):
+            outers.clear()  # those of a backward pass inside the model
         gradients = chunk.masks.gradients(total, active.leaves | anchors)
     with torch.no_grad():  # the inputs of layers, which are part of gradients, are in the graph
         active.optimizer.step(collected(gradients, sinks, active.leaves), step)

@@ -7,7 +7,7 @@ for W; only the low-rank parts are computed per client. The results equal those 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -42,19 +42,27 @@ def approve(
 ) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
+
+    def problem(candidate: Forward, **settings: Any) -> str | None:
+        return probe(net, candidate, stacked, state.base, data, precision, **settings)
+
+    def approved(candidate: Forward, how: str, reason: str = "") -> Fused:
+        """Keep what the probe has measured, or remove it if the model cannot be trained with local weights."""
+        rows = dict(candidate.rows)
+        usable = bool(rows) and method.expand is None and problem(candidate, local=rows) is None
+        return Fused(candidate._replace(rows=rows if usable else {}), how, reason)
+
     if prefers_channels_last(net, data, precision):
         candidate = fold(net, frozenset(stacked), path, channels_last=True)
         # Only in the model's own dtypes do convolutions keep the order, which a view of their output may not support.
-        problems = (probe(net, candidate, stacked, state.base, data, precision, wide=wide) for wide in (False, True))
-        if not any(problems):
-            return Fused(candidate, "fold", "")
+        if not any(problem(candidate, wide=wide) for wide in (False, True)):
+            return approved(candidate, "fold")
     rejections: list[str] = []
     for how in ("fold", "vmap"):
         candidate = fold(net, frozenset(stacked), path) if how == "fold" else vmapped(net)
-        problem = probe(net, candidate, stacked, state.base, data, precision)
-        if problem is None:
-            return Fused(candidate, how, "; ".join(rejections))
-        rejections.append(f"{how} does not support this model ({problem})")
+        if (found := problem(candidate)) is None:
+            return approved(candidate, how, "; ".join(rejections))
+        rejections.append(f"{how} does not support this model ({found})")
     return "; ".join(rejections)
 
 
@@ -131,5 +139,7 @@ def _local_keys(net: Net, method: Method, recipe: Recipe, data: Examples) -> lis
     if not trains_by_products(method, recipe):
         return []
     rows = recipe.batch_size * (int(data["length"].max()) if "length" in data else 1)
-    layers = {f"{name}.weight": layer for name, layer in net.model.named_modules() if type(layer) is nn.Linear}
+    layers = {
+        f"{name}.weight".lstrip("."): layer for name, layer in net.model.named_modules() if type(layer) is nn.Linear
+    }
     return [key for key, layer in layers.items() if is_worthwhile(rows, layer.out_features, layer.in_features)]

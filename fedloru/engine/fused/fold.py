@@ -135,8 +135,9 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channel
             below = {key.removeprefix(prefix): first for key, first in keys.items() if key.startswith(prefix)}
             leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})
         layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, own, path), layer)
-        if leaf is linear and list(keys.values()).count(own["weight"]) == 1:
-            call.linear_rows[own["weight"]] = 0
+        weight = own.get("weight", "")  # a computed weight, as of weight_norm, is no parameter
+        if leaf is linear and list(keys.values()).count(weight) == 1:
+            call.linear_rows[weight] = 0
     shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
     folded = net._replace(model=model)
 
@@ -200,12 +201,12 @@ def _vmapped_leaf(
 ) -> Any:
     """Run one layer and its submodules under vmap over clients; ``keys`` maps names to keys of stacked tensors."""
     m = t.clients
-    own = {name: value for name, key in keys.items() if isinstance(value := t.call.stacked[key], Tensor)}
+    own = {name: t.call.stacked[key] for name, key in keys.items()}
     shared = {key: p for key, p in layer.named_parameters() if key not in own}
     split = torch.utils._pytree.tree_map(lambda v: _split(v, m), (args, kwargs))
     axes = torch.utils._pytree.tree_map(lambda v: 0 if isinstance(v, Tensor) and v.ndim else None, split)
 
-    def one(params: Params, inputs: Any) -> Any:
+    def one(params: Any, inputs: Any) -> Any:
         return functional_call(template, shared | params, inputs[0], inputs[1])
 
     out = torch.func.vmap(one, in_dims=(0, axes), randomness="different")(own, split)

@@ -27,7 +27,10 @@ class Outer(NamedTuple):
         return torch.bmm(self.g.mT, self.x)
 
     def squares(self) -> Tensor:
-        """Return ‖gᵀx‖² of each client, (m,), from the Gram matrices ggᵀ and xxᵀ unless these are large."""
+        """Return ‖gᵀx‖² of each client, (m,), from the Gram matrices ggᵀ and xxᵀ unless these are large.
+
+        Rounding is relative to the sum of the norms of the examples' gradients, as in the sum itself.
+        """
         if not is_worthwhile(self.x.shape[1], self.g.shape[2], self.x.shape[2]):
             return self.dense().square().sum((1, 2))
         return (torch.bmm(self.g, self.g.mT) * torch.bmm(self.x, self.x.mT)).sum((1, 2)).clamp(min=0)

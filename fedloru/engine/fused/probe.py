@@ -9,7 +9,7 @@ float64 if the model supports it. For text, short examples of different lengths 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected, dense
 from fedloru.engine.fused.leaves import Mask
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import sentence
 from fedloru.net import Batch, Net, autocast, compute_losses, constants, lowered, mode, use_tensors
 from fedloru.recipe import Precision
@@ -51,11 +52,13 @@ def probe(
     precision: Precision = "full",
     *,
     wide: bool = True,
+    local: Collection[str] = (),
 ) -> str | None:
     """Return why ``forward`` is not equivalent to the plain forward pass, or does not run in ``precision``; else None.
 
-    They are compared in float64 if ``wide`` is set and the model supports it, and else in the model's own dtypes. In
-    bf16, results depend on the order of roundings, so only failures are detected there.
+    The tensors ``local`` are passed as local weights. The passes are compared in float64 if ``wide`` is set and the
+    model supports it, and else in the model's own dtypes. In bf16, results depend on the order of roundings, so only
+    failures are detected there.
     """
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
@@ -66,7 +69,7 @@ def probe(
     for dtype, tolerance in attempts[wide and device.type == "mps" :]:
         try:
             with forked(device):
-                problem = _compare(net, forward, stacked, base, data, dtype, tolerance)
+                problem = _compare(net, forward, stacked, base, data, dtype, tolerance, local=local)
                 break
         except Exception as error:  # user code may raise anything
             problem = sentence(error)
@@ -88,27 +91,38 @@ def _compare(
     dtype: torch.dtype | None,
     tolerance: float,
     precision: Precision = "full",
+    local: Collection[str] = (),
 ) -> str | None:
     start = {**net.params, **net.buffers, **base}
-    clients = [{key: _jitter(start[key], c, key, dtype) for key in stacked} for c in range(len(COUNTS))]
+    clients = [
+        {key: _jitter(start[key], c if key not in local else 0, key, dtype) for key in stacked}
+        for c in range(len(COUNTS))
+    ]
     frozen = tree.clone(_cast({key: value for key, value in base.items() if key not in stacked}, dtype))
     width = max(COUNTS)
     rows = _of_many_lengths(data)
     rows = rows[torch.arange(width * len(COUNTS)) % len(rows)]
     longest = int(data["length"][rows].max()) + PADDING if "length" in data else None
     batch = _cast(fetch(data, rows, longest=longest), dtype)
-    state = {key: torch.stack([client[key] for client in clients]) for key in stacked}
-    leaves = {key: state[key].requires_grad_() for key in stacked if key in net.trainable | net.factors}
+    state = {key: torch.stack([client[key] for client in clients]) for key in stacked if key not in local}
+    weights = {key: LocalWeight(clients[0][key], len(COUNTS), 0, 1.0, 0.0) for key in local}
+    leaves = {key: state[key].requires_grad_() for key in state if key in net.trainable | net.factors}
     mask = torch.arange(width) < torch.tensor(COUNTS)[:, None]
     mask = mask.to(rows.device)
     padding = Mask(mask, min(COUNTS))
     masks, sinks = _masks(*range(len(COUNTS))), Sinks()
     with mode(net, True), masks.step(len(COUNTS)):
         with autocast(precision, rows.device):
-            losses = forward.run(state, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks)
+            losses = forward.run(
+                {**state, **weights}, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks
+            )
         losses = losses.view(len(COUNTS), width)
-        gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves)
+        for outers in (*sinks.values(), *(weight.outers for weight in weights.values())):
+            outers.clear()  # those of a backward pass inside the model
+        anchors = {key: weight.anchor for key, weight in weights.items()}
+        gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves | anchors)
     whole = {key: dense(gradient) for key, gradient in collected(gradients, sinks, leaves).items()}
+    whole |= {key: dense(g) for key, weight in weights.items() if (g := weight.gradient()) is not None}
     found = _Found(losses, whole, state)
     for c, count in enumerate(COUNTS):
         own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
