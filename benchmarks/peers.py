@@ -38,7 +38,7 @@ DRIVERS = {
         "blazefl 2.0.1, one process", "with_blazefl.py", requirements=("tqdm==4.67.1",), bare=("blazefl==2.0.1",)
     ),
     "fluke": Driver("fluke 0.8.1", "with_fluke.py", requirements=("fluke-fl==0.8.1",)),
-    "hand": Driver("a torch loop by hand", "hand.py"),
+    "hand": Driver("a hand-written torch loop", "hand.py"),
     "sequential": Driver("fedloru, one client after another", "ours.py", ("sequential",)),
     OURS: Driver("**fedloru**", "ours.py", ("auto",)),
     "centralised": Driver("the limit: centralised training", "centralised.py"),

@@ -56,7 +56,7 @@ class Refused(Table):
 
 
 class Attendance(Table):
-    """What came of a round of a federation, by name of the client.
+    """The results of a round of a federation, by name of the client.
 
     ``asked`` is the number of clients that were invited, ``lost`` are those that left or missed the deadline, ``late``
     is the number of replies to earlier rounds, and ``down_bytes`` were sent to clients without a reply that was used.

@@ -115,7 +115,7 @@ def _stored(tensors: Mapping[str, Tensor]) -> tuple[Ragged, Ragged]:
 
 def _ragged(values: Tensor, sizes: Tensor) -> Ragged:
     fits = values.dtype == sizes.dtype == torch.int64 and values.dim() == sizes.dim() == 1
-    if not fits or bool((sizes < 0).any()) or int(sizes.sum()) != len(values):
+    if not fits or bool(((sizes < 0) | (sizes > len(values))).any()) or int(sizes.sum()) != len(values):
         raise UnreadableError("the sizes of its clients do not fit its rows")
     return Ragged.sized(values, sizes)
 

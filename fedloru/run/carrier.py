@@ -52,7 +52,7 @@ class Assignment(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What came of a round.
+    """The results of a round.
 
     Args:
         outcome: the total of the replies.

@@ -1,4 +1,4 @@
-"""The layout of a message: which bytes are whose, and how long the message is, without encoding it."""
+"""The layout of a message: where each tensor is, and how long the message is, without encoding it."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _error(kind: str, text: str, attributes: dict[str, Any]) -> Exception:
-    made = ERRORS[kind].__new__(ERRORS[kind])
+    known = ERRORS.get(kind, FedloruError)
+    made = known.__new__(known)
     Exception.__init__(made, text)
     vars(made).update(attributes)
     return made

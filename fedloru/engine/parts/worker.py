@@ -74,7 +74,7 @@ class Process(NamedTuple):
 
 
 class Blueprint(NamedTuple):
-    """What a worker is built from; how a pool sends the ``net``, the ``data`` and tensors is its own affair."""
+    """What a worker is built from; each pool sends the ``net``, the ``data`` and tensors in its own way."""
 
     net: Any
     params: Any
@@ -103,7 +103,7 @@ class Round(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of one part; ``messages`` are empty unless the round is observed."""
+    """The results of one part; ``messages`` are empty unless the round is observed."""
 
     outcome: Outcome
     accounts: dict[Profile, Traffic]
