@@ -41,9 +41,14 @@ def test_every_method_trains_the_same_model_as_in_a_simulation(name: str, tmp_pa
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in expected.rows]
     assert not any(row["federation"]["refused"] or row["federation"]["lost"] for row in rows)
     if name not in VIEWED:
-        assert [row["personal"] for row in rows] == [row["personal"] for row in expected.rows]
+        assert [row["personal"] for row in rows] == [to_rounding(row["personal"]) for row in expected.rows]
     if name == "pfedloru":
         assert "personal" in rows[-1]["personal"]
+
+
+def to_rounding(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return what equals ``scores`` to rounding: a client merges factors if that pays for its own examples."""
+    return {name: pytest.approx(score, rel=1e-6) for name, score in scores.items()}
 
 
 WRAPPED: dict[str, dict[str, Any]] = {
@@ -98,7 +103,7 @@ def test_a_client_that_was_not_in_a_cohort_downloads_no_base_for_its_scores(tmp_
 def test_the_same_clients_are_scored_as_in_a_simulation(tmp_path: Path) -> None:
     config, file = configuration(tmp_path, clients=6, eval={"clients": 2})
     rows, expected = list(Grids(config, file, tmp_path).run()), simulated(config).rows
-    assert [row["personal"] for row in rows] == [row["personal"] for row in expected]
+    assert [row["personal"] for row in rows] == [to_rounding(row["personal"]) for row in expected]
 
 
 def test_clients_that_cannot_build_the_model_download_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
