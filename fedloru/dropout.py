@@ -30,6 +30,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from fedloru import tree
+from fedloru.lowrank.layers import LowRank
 from fedloru.rng import forked, gen, reseed, states
 from fedloru.tree import Params
 
@@ -207,7 +208,11 @@ class _Calls(TorchFunctionMode):
 
 
 def _is_random(model: nn.Module) -> bool:
-    return model in _random or any(isinstance(layer, _DropoutNd) and layer.p for layer in model.modules())
+    return model in _random or any(_drops(layer) for layer in model.modules())
+
+
+def _drops(layer: nn.Module) -> bool:
+    return bool(layer.p) if isinstance(layer, _DropoutNd) else isinstance(layer, LowRank) and bool(layer.drop)
 
 
 def _unchanged(before: Sequence[Tensor], device: torch.device) -> bool:

@@ -78,7 +78,7 @@ def _file(file: Path) -> Any:
             if (wanted := _decoded(field.type)) != field.type:
                 table = table.set_column(at, pa.field(field.name, wanted), table.column(at).cast(wanted))
         return table
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # a name of a column may not be UTF-8
         raise DataError(f"{file} is not a readable parquet file: {_first_line(error)}") from error
 
 

@@ -119,6 +119,14 @@ def test_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read(tmp_path, "a.json", "[\n" + " " * 1000 + "]")
 
 
+def test_names_of_parquet_columns_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"é": [1, 2]}), file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace("é".encode(), b"\x80\x81"))
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        files.read(file)
+
+
 def test_parquet_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.table({"a": ["x" * 1000 + str(row) for row in range(9)]}), tmp_path / "a.parquet")
     monkeypatch.setattr(parquet_rows, "MAX_BYTES", 9000)
