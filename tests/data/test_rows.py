@@ -82,7 +82,7 @@ def test_values_of_csv_are_text_as_written(tmp_path: Path) -> None:
         ("a.jsonl", f'{{"a": {"[" * 10**5}{"]" * 10**5}}}', r"row 0 \(line 1\) is nested too deeply"),
         ("a.jsonl", b'{"a": "x"}\n{"a": "\xe9"}', "line 2 is not UTF-8 text"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16 text: save it as UTF-8"),
-        ("a.jsonl", gzip.compress(b"{}"), "compressed .gzip.: decompress it"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "compressed .gzip.: decompress it"),
         ("a.json", json.dumps({"data": [{"a": 1}, {"a": 2}]}), "has one object, with 2 objects in 'data'"),
         ("a.json", '[{"a": 1},\n {"a": 2},\n]', r"row 1 \(line 3\) is not valid JSON: expected a row after ','"),
         ("a.json", '[{"a": 1}\n {"a": 2}]', r"row 0 \(line 2\) is not valid JSON: expected ',' or '\]'"),
