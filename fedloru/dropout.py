@@ -30,7 +30,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from fedloru import tree
-from fedloru.lowrank.layers import LowRank
 from fedloru.rng import forked, gen, reseed, states
 from fedloru.tree import Params
 
@@ -212,7 +211,8 @@ def _is_random(model: nn.Module) -> bool:
 
 
 def _drops(layer: nn.Module) -> bool:
-    return bool(layer.p) if isinstance(layer, _DropoutNd) else isinstance(layer, LowRank) and bool(layer.drop)
+    share = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop", 0.0)  # of a low-rank layer
+    return isinstance(share, float) and share > 0
 
 
 def _unchanged(before: Sequence[Tensor], device: torch.device) -> bool:

@@ -109,6 +109,8 @@ def _can_be_merged(net: Net, tensors: Params, example: Examples) -> bool:
         if _mergeable(site, tensors) and tensors[site.weight].nbytes <= left:
             sites.append(site)
             left -= tensors[site.weight].nbytes
+    if not sites:
+        return True
     factors = {key: _noise(tensors[key], key) for site in sites for key in site.keys}
     separate, whole = tensors | factors, tensors | factors
     for site in sites:
