@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from fedloru import tree
 from fedloru.data import Examples, Schedule, fetch, schedule
-from fedloru.dropout import Masks, generators, train_with_masks
+from fedloru.dropout import Masks, train_with_masks
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Down, Method, Phase, Profile, Up
 from fedloru.net import Net, Slots, autocast, compute_losses, constants, mode
 from fedloru.recipe import Recipe
 from fedloru.rng import derive
 from fedloru.tree import Params
+
+T = TypeVar("T")
 
 
 class Job(NamedTuple):
@@ -64,6 +66,11 @@ class Session(NamedTuple):
         """Return the context of the forward pass of a local step."""
         return autocast(self.recipe.precision, self.device)
 
+    def with_masks(self, jobs: Sequence[Job], train: Callable[[Masks], T]) -> T:
+        """Return the result of ``train`` with the dropout masks of the clients of ``jobs``."""
+        clients = [job.client for job in jobs]
+        return train_with_masks(self.net.model, self.device, train, seed=self.seed, round=self.round, clients=clients)
+
     @property
     def lengths(self) -> Tensor | None:
         """The lengths of all examples, (N,), if batches are grouped by length; else None."""
@@ -103,13 +110,11 @@ def train(session: Session, job: Job) -> Trained:
             and the round.
         ModelError: the model writes to a frozen weight.
     """
-    seed = derive(session.seed, "global", session.round, job.client)
-    return train_with_masks(session.net.model, session.device, seed, lambda drawn: _train(session, job, drawn))
+    return session.with_masks([job], lambda masks: _train(session, job, masks))
 
 
-def _train(session: Session, job: Job, drawn: bool) -> Trained:
+def _train(session: Session, job: Job, masks: Masks) -> Trained:
     net, state = session.net, tree.clone(session.begin(job))
-    masks = Masks(generators(session.seed, session.round, [job.client]), drawn)
     versions = {key: value._version for key, value in session.base.items()}
     histories, counts = [], []
     with mode(net, True), Slots(net.model) as slots:
@@ -124,8 +129,8 @@ def _train(session: Session, job: Job, drawn: bool) -> Trained:
             f"the forward pass writes to {', '.join(written)}, but all clients share frozen weights: train them "
             "(list them in dense), or do not write to them"
         )
-    results = read(torch.cat(histories), all_finite(state))
-    return finish(session, job, state, results, torch.cat(counts).tolist())
+    losses, finite = read(torch.cat(histories), all_finite(state))
+    return finish(session, job, state, losses, torch.cat(counts).tolist(), finite=finite)
 
 
 def _train_phase(local: _Local, phase: Phase, plan: Schedule) -> Tensor:
@@ -197,41 +202,41 @@ def all_finite(trained: Params) -> Tensor:
     return torch.stack([extreme.isfinite() for extreme in extrema]).all()
 
 
-def read(history: Tensor, finite: Tensor) -> list[Any]:
-    """Copy the losses (…, S), each followed by whether the trained tensors are finite (…), in one transfer."""
-    copied: list[Any] = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).tolist()
-    return copied
+def read(history: Tensor, finite: Tensor) -> tuple[Any, Any]:
+    """Return the losses (…, S), and whether the trained tensors are finite (…), as lists, after a single transfer."""
+    both = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).cpu()
+    return both[..., :-1].tolist(), (both[..., -1] > 0).tolist()
 
 
-def finish(session: Session, job: Job, trained: Params, results: Sequence[float], counts: Sequence[int]) -> Trained:
+def finish(
+    session: Session, job: Job, trained: Params, losses: Sequence[float], counts: Sequence[int], *, finite: bool
+) -> Trained:
     """Check the result of one client's training, and build its message with the method's ``up``.
 
-    ``results`` are the mean losses of its S steps and a number above 0 if all trained tensors are finite; ``counts``
-    are the numbers of examples in the steps.
+    ``losses`` are the mean losses of its S steps, ``counts`` the numbers of examples in them, and ``finite`` is whether
+    all trained tensors are finite.
 
     Raises:
         TrainingError: a loss or a trained tensor is not finite.
     """
-    loss = _mean_loss(session, job, results, counts)
+    if problem := _problem(losses, finite):
+        raise TrainingError(
+            f"{problem}; lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the "
+            "gradient norm",
+            client=job.client,
+            round=session.round,
+        )
+    mean = math.fsum(map(operator.mul, losses, counts)) / sum(counts)
     up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(counts))
-    return Trained(up, client_state, loss)
+    return Trained(up, client_state, mean)
 
 
-def _mean_loss(session: Session, job: Job, results: Sequence[float], counts: Sequence[int]) -> float:
-    """Return the mean loss per example, or raise ``TrainingError`` if the client has diverged."""
-    if all(map(math.isfinite, results)) and results[-1]:
-        return math.fsum(map(operator.mul, results, counts)) / sum(counts)
-    *history, _ = results
-    diverged = next((step for step, loss in enumerate(history) if not math.isfinite(loss)), None)
-    problem = "the trained tensors are not finite after the last local step"
-    if diverged is not None:
-        problem = f"the loss became {history[diverged]} at local step {diverged + 1} of {len(history)}"
-    raise TrainingError(
-        f"{problem}; lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the "
-        "gradient norm",
-        client=job.client,
-        round=session.round,
-    )
+def _problem(losses: Sequence[float], finite: bool) -> str | None:
+    """Return how a client has diverged, or None if it has not."""
+    for step, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            return f"the loss became {loss} at local step {step} of {len(losses)}"
+    return None if finite else "the trained tensors are not finite after the last local step"
 
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:

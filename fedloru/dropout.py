@@ -9,28 +9,27 @@ A checkpointed layer is computed again in the backward pass, and must get the sa
 restores the state that the CPU's global generator had in the forward pass. Each call therefore draws a number from
 that generator; if the number has occurred before, the call is a repeated one.
 
-Intercepting every operation of a step costs more than a small layer takes, so a model is first trained without a
-``ClientDropout``. If that draws from a global generator, the result is discarded, and the model is trained with one
-from then on; a layer that draws nothing computes the same in both cases.
+Intercepting every operation of a step costs more than a small layer takes, so a model that has drawn no random numbers
+is trained without a ``ClientDropout`` the next time; a layer that draws nothing computes the same in both cases. If the
+model draws from a global generator after all, the result is discarded, and it is trained again with one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from fedloru import tree
-from fedloru.rng import forked, gen, reseed, states
+from fedloru.rng import derive, forked, gen, reseed, states
 from fedloru.tree import Params
 
 T = TypeVar("T")
@@ -129,15 +128,26 @@ def _signed(number: int) -> int:
     return number % 2**32 - 2**31
 
 
-class Masks(NamedTuple):
-    """The dropout masks of clients in training, by their ``generators``; ``drawn`` is whether there are any."""
+class Masks:
+    """The dropout masks of clients in training, by their ``generators``.
 
-    generators: Sequence[torch.Generator]
-    drawn: bool = True
+    Attributes:
+        drawn: whether masks are drawn; if not, dropout draws from torch's global generators.
+        used: whether any mask has been drawn.
+    """
 
-    def step(self, clients: int) -> AbstractContextManager[object]:
+    def __init__(self, generators: Sequence[torch.Generator], *, drawn: bool = True) -> None:
+        self.generators, self.drawn, self.used = generators, drawn, False
+
+    @contextmanager
+    def step(self, clients: int) -> Iterator[None]:
         """Return the context of a local step of the first ``clients``."""
-        return ClientDropout(self.generators[:clients]) if self.drawn else nullcontext()
+        if not self.drawn:
+            yield
+            return
+        with ClientDropout(self.generators[:clients]) as dropout:
+            yield
+        self.used |= bool(dropout.calls)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a 0-d ``loss`` in its leaves, inside the context of the step.
@@ -159,64 +169,45 @@ class Masks(NamedTuple):
         return dict(zip(leaves, found, strict=True))
 
 
-def train_with_masks(model: nn.Module, device: torch.device, seed: int, train: Callable[[bool], T]) -> T:
-    """Return the result of ``train``, which is called with whether dropout masks are drawn.
+def train_with_masks(
+    model: nn.Module,
+    device: torch.device,
+    train: Callable[[Masks], T],
+    *,
+    seed: int,
+    round: int,
+    clients: Sequence[int],
+) -> T:
+    """Return the result of ``train``, which is called with the dropout masks of ``clients``, at most twice.
 
-    ``seed`` is that of torch's global generators in ``train``; their states are restored. In a model's first training,
-    dropout is also detected by its calls, because a model may restore the states itself.
+    torch's global generators are seeded as well, and their states restored.
     """
+    global_seed = derive(seed, "global", round, clients[0])
     with forked(device):
-        if not _is_random(model):
-            before, calls = reseed(device, seed), _Calls()
+        if model in _deterministic:
+            before = reseed(device, global_seed)
             try:
-                with nullcontext() if model in _calm else calls:
-                    result = train(False)
+                result = train(Masks((), drawn=False))
             except Exception:
-                if _unchanged(before, device) and not calls.drops:
+                if _unchanged(before, device):
                     raise
             else:
-                if _unchanged(before, device) and not calls.drops:
-                    _calm.add(model)
+                if _unchanged(before, device):
                     return result
-            _random.add(model)
-        reseed(device, seed)
-        return train(True)
+            _deterministic.discard(model)
+        before, masks = reseed(device, global_seed), Masks(generators(seed, round, clients))
+        result = train(masks)
+        if not masks.used and _unchanged(before, device):
+            _deterministic.add(model)
+        return result
 
 
-_random: WeakSet[nn.Module] = WeakSet()
-"""Models that have drawn random numbers in training."""
-_calm: WeakSet[nn.Module] = WeakSet()
-"""Models that have been trained once without a call of dropout."""
-
-
-class _Calls(TorchFunctionMode):
-    """Detects calls of dropout."""
-
-    drops = False
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (*_ELEMENTWISE, *_CHANNELWISE):
-            p, training = (*args[1:], *[kwargs.get(name, True) for name in ("p", "training")][len(args[1:3]) :])[:2]
-            self.drops |= bool(training) and p != 0.0
-        elif func is F.scaled_dot_product_attention:
-            self.drops |= (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) != 0.0
-        return func(*args, **kwargs)
-
-
-def _is_random(model: nn.Module) -> bool:
-    return model in _random or any(_drops(layer) for layer in model.modules())
-
-
-def _drops(layer: nn.Module) -> bool:
-    share = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop", 0.0)  # of a low-rank layer
-    return isinstance(share, float) and share > 0
+_deterministic: WeakSet[nn.Module] = WeakSet()
+"""Models whose last training has drawn no random numbers."""
 
 
 def _unchanged(before: Sequence[Tensor], device: torch.device) -> bool:
-    return all(torch.equal(*pair) for pair in zip(before, states(device), strict=True))
+    return all(map(torch.equal, before, states(device)))
 
 
 def generators(seed: int, round: int, clients: Sequence[int]) -> list[torch.Generator]:

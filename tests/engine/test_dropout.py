@@ -192,39 +192,56 @@ def test_dropout_of_the_rank_space(path: str) -> None:
 class Flaky(nn.Module):
     """A layer that draws random numbers from the third forward pass in training on, which no probe would see."""
 
-    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.draw, self.passes = draw, 0
+        self.passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.passes += self.training
-        return self.draw(x) if self.passes > 2 else x
+        return F.dropout(x, 0.5) if self.passes > 2 else x
 
 
-def test_training_is_repeated_with_masks_once_a_model_draws_random_numbers() -> None:
-    layer = Flaky(lambda x: F.dropout(x, 0.5))
+def masked(model: nn.Module, train: Callable[[Masks], Tensor]) -> Tensor:
+    return train_with_masks(model, torch.device("cpu"), train, seed=1, round=2, clients=[0])
+
+
+def test_masks_are_drawn_unless_the_last_training_drew_no_random_numbers() -> None:
+    layer = Flaky()
     tried: list[bool] = []
 
-    def train(drawn: bool) -> Tensor:
-        tried.append(drawn)
-        masks = Masks(generators(1, 2, [0]), drawn)
+    def train(masks: Masks) -> Tensor:
+        tried.append(masks.drawn)
         with masks.step(1):
             return layer(torch.ones(50))
 
-    results = [train_with_masks(layer, torch.device("cpu"), 3, train) for _ in range(4)]
-    assert tried == [False, False, False, True, True]
+    results = [masked(layer, train) for _ in range(4)]
+    assert tried == [True, False, False, True, True]  # the third training was repeated
     assert torch.equal(results[2], drop_alone(lambda x, p: F.dropout(x, 0.5), 0, torch.ones(50), 1)[0])
 
 
+def test_dropout_whose_draws_the_model_undoes_is_found() -> None:
+    model, tried = nn.Linear(1, 1), []
+
+    def train(masks: Masks) -> Tensor:
+        tried.append(masks.drawn)
+        with masks.step(1), torch.random.fork_rng([]):
+            return F.dropout(torch.ones(50), 0.5, training=True)
+
+    assert torch.equal(masked(model, train), masked(model, train))
+    assert tried == [True, True]
+
+
 def test_the_global_generators_are_restored_and_a_failure_is_reported() -> None:
-    layer = nn.Linear(2, 2)
+    layer, tried = nn.Linear(2, 2), []
     before = torch.default_generator.get_state()
+    masked(layer, lambda masks: torch.ones(1))
 
-    def fail(drawn: bool) -> None:
-        raise ValueError(f"{drawn}")
+    def fail(masks: Masks, draw: bool) -> Tensor:
+        tried.append(masks.drawn)
+        raise ValueError(f"{float(torch.rand(())) if draw else ''}")
 
-    with pytest.raises(ValueError, match="False"):
-        train_with_masks(layer, torch.device("cpu"), 3, fail)
-    with pytest.raises(ValueError, match="True"):  # the attempt without masks has failed as well
-        train_with_masks(layer, torch.device("cpu"), 3, lambda drawn: fail(bool(torch.rand(())) and drawn))
+    for draw in (False, True):
+        with pytest.raises(ValueError, match="^0" if draw else "^$"):
+            masked(layer, lambda masks, draw=draw: fail(masks, draw))
+    assert tried == [False, False, True]  # the one that drew a number was repeated
     assert torch.equal(torch.default_generator.get_state(), before)

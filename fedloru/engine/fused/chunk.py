@@ -11,7 +11,7 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
 from fedloru.data import Examples, Schedule, fetch
-from fedloru.dropout import Masks, generators, train_with_masks
+from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected, is_worthwhile
 from fedloru.engine.fused.leaves import Mask
@@ -21,7 +21,6 @@ from fedloru.engine.fused.stack import client, first, stack, unstack
 from fedloru.errors import TrainingError, naming
 from fedloru.method import Method, Phase
 from fedloru.recipe import Recipe
-from fedloru.rng import derive
 from fedloru.tree import Params
 
 
@@ -43,28 +42,22 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
         TrainingError: a local step fails, or a loss or a trained tensor is not finite. The message names the client
             and the round.
     """
-    clients = [job.client for job in jobs]
-
-    def attempt(drawn: bool) -> tuple[Params, Tensor, Tensor]:
-        masks = Masks(generators(session.seed, session.round, clients) if drawn else (), drawn)
-        return _train(session, forward, jobs, masks)
-
-    seed = derive(session.seed, "global", session.round, clients[0])
     try:
-        state, history, counts = train_with_masks(session.net.model, session.device, seed, attempt)
+        state, history, counts = session.with_masks(jobs, lambda masks: _train(session, forward, jobs, masks))
     except TrainingError as error:
         raise _find_failing_client(session, jobs, error) from error
-    results = read(history, torch.func.vmap(all_finite)(state))
-    return [
-        _finish(session, *client_results)
-        for client_results in zip(jobs, unstack(state), results, counts.tolist(), strict=True)
-    ]
+    results = zip(
+        jobs, unstack(state), *read(history, torch.func.vmap(all_finite)(state)), counts.tolist(), strict=True
+    )
+    return [_finish(session, *of_client) for of_client in results]
 
 
-def _finish(session: Session, job: Job, trained: Params, results: Sequence[float], counts: Sequence[int]) -> Trained:
+def _finish(
+    session: Session, job: Job, trained: Params, losses: Sequence[float], finite: bool, counts: Sequence[int]
+) -> Trained:
     """Build the result of a client; in steps that it has not taken, ``counts`` are 0."""
-    losses = [loss for loss, count in zip(results, counts, strict=False) if count]
-    return finish(session, job, trained, [*losses, results[-1]], [count for count in counts if count])
+    taken = [loss for loss, count in zip(losses, counts, strict=True) if count]
+    return finish(session, job, trained, taken, [count for count in counts if count], finite=finite)
 
 
 def _find_failing_client(session: Session, jobs: Sequence[Job], error: TrainingError) -> TrainingError:

@@ -1,4 +1,4 @@
-"""Models with layers of their own making: engines agree, and evaluation computes what training does."""
+"""Models with unusual forward passes: engines agree, and evaluation computes the same function as training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fedloru import methods
 from fedloru import net as nets
 from fedloru.data import Examples
-from fedloru.dropout import Masks, generators, train_with_masks
 from fedloru.evaluate import evaluate
 from fedloru.method import Phase, Up
 from fedloru.net import Net
@@ -78,15 +77,6 @@ def test_a_phase_trains_only_its_keys() -> None:
     fused = cohort.rounds("fused", chunk=3)
     assert close(cohort.rounds("sequential"), fused)
     assert torch.equal(fused.shared["0.weight"], net.params["0.weight"])
-
-
-def test_dropout_whose_draws_the_model_undoes_is_found() -> None:
-    def train(drawn: bool) -> Tensor:
-        with Masks(generators(1, 2, [0]), drawn).step(1), torch.random.fork_rng([]):
-            return F.dropout(torch.ones(50), 0.5, training=True)
-
-    one, other = (train_with_masks(nn.Linear(1, 1), torch.device("cpu"), 3, train) for _ in range(2))
-    assert torch.equal(one, other) and torch.equal(one, train(True))
 
 
 class Reads(nn.Module):
