@@ -74,9 +74,9 @@ def _clients_at_once(setup: Setup) -> int:
 
 
 def _build_fused(setup: Setup) -> Chosen | str:
-    net, method, state, data, path = setup.net, setup.method, setup.state, setup.data, setup.path
+    net, method, data = setup.net, setup.method, setup.data
     size = _clients_at_once(setup)
-    found = approve(net, method, state, data, path, setup.recipe.precision)
+    found = approve(net, method, setup.state, data, setup.recipe, setup.path)
     if not isinstance(found, Fused):
         return found
     reason = f"{size} clients at a time by {found.how}" + (f"; {found.reason}" if found.reason else "")

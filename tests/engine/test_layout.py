@@ -78,5 +78,5 @@ def test_vectors_have_no_order() -> None:
     net = nets.make(nn.Sequential(nn.Linear(6, 3)))
     data = vectors() | {"x": vectors()["x"].float()}
     assert len(data["x"]) == sum(SIZES)
-    found = approve(net, methods.fedavg(), methods.fedavg().init(net, 3), data, "auto")
+    found = approve(net, methods.fedavg(), methods.fedavg().init(net, 3), data, SMOOTH)
     assert isinstance(found, Fused) and found.how == "fold"

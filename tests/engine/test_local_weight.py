@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fedloru import methods, tree
 from fedloru.client import Job
 from fedloru.engine.fused import chunk
-from fedloru.engine.fused.gradients import Outer
-from fedloru.engine.fused.local_weight import LocalWeight, largest_rank
+from fedloru.engine.fused.gradients import Outer, Sinks, collected, largest_rank
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.recipe import Recipe
 from tests.engine.cohort import Cohort, built, close, fedavg, vectors
 
@@ -115,14 +115,14 @@ def test_the_gradient_reaches_layers_below_and_is_the_same_in_both_forms() -> No
         x, pull, factors = draw(3, 2, 5).requires_grad_(), draw(3, 2, 6), draw(3).abs()
         results = []
         for weight in (products, forms):
-            y = weight.linear(x)
+            sinks: Sinks = {"w": []}
+            y = weight.linear(x, sinks["w"])
             dx, anchor = torch.autograd.grad((y * pull).sum(), [x, weight.anchor], allow_unused=True)
-            assert anchor is None
-            gradient = weight.gradient()
+            gradient = collected({"w": anchor}, sinks)["w"]
             assert isinstance(gradient, Outer)
             results.append((y, dx, gradient.dense()))
             with torch.no_grad():
-                weight.step(factors)
+                weight.step(gradient.scaled(factors))
         assert forms._is_formed == (step > 1) and not products._is_formed
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -132,9 +132,9 @@ def test_the_gradient_reaches_layers_below_and_is_the_same_in_both_forms() -> No
 def test_one_step_is_that_of_torch() -> None:
     start, x = torch.randn(6, 5, dtype=torch.float64), torch.randn(1, 2, 5, dtype=torch.float64)
     weight = LocalWeight(start, 1, 10, 0.1, 0.0)
-    torch.autograd.grad(weight.linear(x).square().sum(), [weight.anchor], allow_unused=True)
+    torch.autograd.grad(weight.linear(x, sink := []).square().sum(), [weight.anchor], allow_unused=True)
     with torch.no_grad():
-        weight.step()
+        weight.step(sink[0])
     leaf = start.clone().requires_grad_()
     F.linear(x[0], leaf).square().sum().backward()
     torch.optim.SGD([leaf], lr=0.1).step()

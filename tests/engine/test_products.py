@@ -88,10 +88,21 @@ def test_a_gradient_kept_as_a_product(clients: int) -> None:
     sinks: Sinks = {"w": []}
     y = products.linear(x, w, clients, stacked=True, sink=sinks["w"])
     found = torch.autograd.grad((y * pull).sum(), [w], allow_unused=True)[0]
-    (gradient,) = collected({"w": found}, sinks, {"w": w}).values()
+    (gradient,) = collected({"w": found}, sinks).values()
     assert found is None and isinstance(gradient, Outer)
     torch.testing.assert_close(dense(gradient), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(norms([gradient]), expected.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
+
+
+def test_products_of_several_calls_are_one() -> None:
+    xs, w = [seeded(CLIENTS * EXAMPLES, 30, seed=c) for c in (0, 2, 3)], seeded(CLIENTS, 20, 30, seed=1)
+    sinks: Sinks = {"w": [], "other": []}
+    sum(products.linear(x, w, CLIENTS, stacked=True, sink=sinks["w"]).square().sum() for x in xs).backward()
+    (expected,) = torch.autograd.grad(sum(products.linear(x, w, CLIENTS, stacked=True).square().sum() for x in xs), w)
+    gradients = collected({"w": w.grad, "other": None}, sinks)
+    assert gradients.keys() == {"w"} and isinstance(gradients["w"], Outer)
+    torch.testing.assert_close(dense(gradients["w"]), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(norms(gradients.values()), expected.flatten(1).norm(dim=1), rtol=1e-12, atol=0)
 
 
 def test_the_gradient_of_a_weight_that_two_layers_share() -> None:
@@ -100,7 +111,7 @@ def test_the_gradient_of_a_weight_that_two_layers_share() -> None:
     sinks: Sinks = {"w": []}
     y = products.linear(x, w, CLIENTS, stacked=True, sink=sinks["w"])
     loss = y.sum() + products.linear(x.square(), w, CLIENTS, stacked=True).sum() + w.square().sum()
-    gradient = collected({"w": torch.autograd.grad(loss, w)[0]}, sinks, {"w": w})["w"]
+    gradient = collected({"w": torch.autograd.grad(loss, w)[0]}, sinks)["w"]
     plain = [
         F.linear(t, w[c]).sum() for c in range(CLIENTS) for t in (x.chunk(CLIENTS)[c], x.chunk(CLIENTS)[c].square())
     ]

@@ -13,9 +13,9 @@ from fedloru.client import Job, Session, Trained, all_finite, finish, local_sche
 from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
-from fedloru.engine.fused.gradients import Sinks, collected, is_worthwhile
+from fedloru.engine.fused.gradients import Sinks, collected, largest_rank
 from fedloru.engine.fused.leaves import Mask
-from fedloru.engine.fused.local_weight import LocalWeight, largest_rank
+from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack, unstack
 from fedloru.errors import TrainingError, naming
@@ -106,8 +106,9 @@ def _local_weights(
         start, rows = starts[0].get(key), rows_per_example * plan.rows.shape[2]
         if start is None or key not in phase.keys:
             continue
-        if all(each[key] is start for each in starts) and is_worthwhile(rows, *start.shape):
-            capacity = min(rows * plan.counts.shape[1], largest_rank(*start.shape))
+        limit = largest_rank(*start.shape)
+        if all(each[key] is start for each in starts) and rows <= limit:
+            capacity = min(rows * plan.counts.shape[1], limit)
             found[key] = LocalWeight(start, len(starts), capacity, recipe.rate, recipe.momentum)
     return found
 
@@ -171,7 +172,10 @@ def _train_phase(chunk: _Chunk, phase: Phase, plan: Schedule) -> Tensor:
 
 
 class _Active(NamedTuple):
-    """The first m clients, which are still training: ``leaves`` are the trained ones of the tensors ``state``."""
+    """The first m clients, which are still training, with their tensors ``state``.
+
+    ``leaves`` are the trained ones of these, and the anchors of the local weights.
+    """
 
     clients: int
     optimizer: Optimizer
@@ -183,7 +187,8 @@ class _Active(NamedTuple):
         """Return views of the tensors of the first m clients of ``chunk``."""
         of_clients = optimizer.first(m)
         leaves = {key: value.detach().requires_grad_() for key, value in of_clients.values.items()}
-        return cls(m, of_clients, leaves, first(chunk.state, m) | leaves)
+        anchors = {key: weight.anchor for key, weight in chunk.local.items()}
+        return cls(m, of_clients, leaves | anchors, first(chunk.state, m) | leaves)
 
 
 def _batch(session: Session, plan: Schedule, step: int, m: int) -> Examples:
@@ -208,12 +213,11 @@ def _step(chunk: _Chunk, active: _Active, batch: Examples, mask: Mask | None, st
         total = mean.sum()
         if session.method.penalty is not None:
             total = total + _penalties(session, active.state, chunk.jobs[:m]).sum()
-        anchors = {key: weight.anchor for key, weight in chunk.local.items()}
-        for outers in (*sinks.values(), *(weight.outers for weight in chunk.local.values())):
+        for outers in sinks.values():
             outers.clear()  # those of a backward pass inside the model
-        gradients = chunk.masks.gradients(total, active.leaves | anchors)
+        gradients = chunk.masks.gradients(total, active.leaves)
     with torch.no_grad():  # the inputs of layers, which are part of gradients, are in the graph
-        active.optimizer.step(collected(gradients, sinks, active.leaves), step)
+        active.optimizer.step(collected(gradients, sinks), step)
     return mean.detach()
 
 

@@ -16,7 +16,7 @@ from fedloru.client import Job
 from fedloru.data import Examples, batches_per_epoch, by_length
 from fedloru.engine.fused.chunk import train_chunk, trains_by_products
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
-from fedloru.engine.fused.gradients import is_worthwhile
+from fedloru.engine.fused.gradients import largest_rank
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import naming_examples, shared_model
@@ -38,21 +38,21 @@ class Fused(NamedTuple):
 
 
 def approve(
-    net: Net, method: Method, state: State, data: Examples, path: LayerPath, precision: Precision = "full"
+    net: Net, method: Method, state: State, data: Examples, recipe: Recipe, path: LayerPath = "auto"
 ) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
     stacked = forward_keys(net, method, state)
 
     def problem(candidate: Forward, **settings: Any) -> str | None:
-        return probe(net, candidate, stacked, state.base, data, precision, **settings)
+        return probe(net, candidate, stacked, state.base, data, recipe.precision, **settings)
 
     def approved(candidate: Forward, how: str, reason: str = "") -> Fused:
         """Keep what the probe has measured, or remove it if the model cannot be trained with local weights."""
         rows = dict(candidate.rows)
-        usable = bool(rows) and method.expand is None and problem(candidate, local=rows) is None
-        return Fused(candidate._replace(rows=rows if usable else {}), how, reason)
+        is_local = bool(rows) and trains_by_products(method, recipe) and problem(candidate, local=rows) is None
+        return Fused(candidate._replace(rows=rows if is_local else {}), how, reason)
 
-    if prefers_channels_last(net, data, precision):
+    if prefers_channels_last(net, data, recipe.precision):
         candidate = fold(net, frozenset(stacked), path, channels_last=True)
         # Only in the model's own dtypes do convolutions keep the order, which a view of their output may not support.
         if not any(problem(candidate, wide=wide) for wide in (False, True)):
@@ -142,4 +142,4 @@ def _local_keys(net: Net, method: Method, recipe: Recipe, data: Examples) -> lis
     layers = {
         f"{name}.weight".lstrip("."): layer for name, layer in net.model.named_modules() if type(layer) is nn.Linear
     }
-    return [key for key, layer in layers.items() if is_worthwhile(rows, layer.out_features, layer.in_features)]
+    return [key for key, layer in layers.items() if rows <= largest_rank(layer.out_features, layer.in_features)]

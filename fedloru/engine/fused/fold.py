@@ -36,8 +36,8 @@ class Forward(NamedTuple):
     """A forward pass of m clients at once.
 
     Attributes:
-        run: (stacked, base, batch, m, mask, sinks) → losses (m·b,); ``mask`` marks valid rows. The backward pass may
-            add gradients of stacked tensors that are leaves to ``sinks``.
+        run: (stacked, base, batch, m, mask, sinks) → losses (m·b,); ``mask`` marks valid rows. The backward pass adds
+            gradients of local weights, and of other stacked tensors that are leaves, to ``sinks``.
         rows: the number of rows per example that each linear layer has had as its input, by the key of its weight; only
             for weights that no other layer uses.
     """
@@ -95,9 +95,10 @@ class _Tensors:
         return value if isinstance(value, LocalWeight) else None
 
     def sink(self, name: str) -> list[Outer] | None:
-        stacked = self._stacked(name)
-        is_leaf = stacked is not None and stacked.is_leaf
-        return self.call.sinks.setdefault(self.keys[name], []) if is_leaf else None
+        key = self.keys.get(name, "")
+        value = self.call.stacked.get(key)
+        collects = isinstance(value, LocalWeight) or (value is not None and value.is_leaf)
+        return self.call.sinks.setdefault(key, []) if collects else None
 
     def _stacked(self, name: str) -> Tensor | None:
         value = self.call.stacked.get(self.keys.get(name, ""))

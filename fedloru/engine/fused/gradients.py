@@ -7,13 +7,11 @@ saves most of the memory traffic of a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from fedloru.tree import Params
 
 
 class Outer(NamedTuple):
@@ -31,7 +29,7 @@ class Outer(NamedTuple):
 
         Rounding is relative to the sum of the norms of the examples' gradients, as in the sum itself.
         """
-        if not is_worthwhile(self.x.shape[1], self.g.shape[2], self.x.shape[2]):
+        if self.x.shape[1] > largest_rank(self.g.shape[2], self.x.shape[2]):
             return self.dense().square().sum((1, 2))
         return (torch.bmm(self.g, self.g.mT) * torch.bmm(self.x, self.x.mT)).sum((1, 2)).clamp(min=0)
 
@@ -42,7 +40,7 @@ class Outer(NamedTuple):
 
 Gradient = Tensor | Outer
 Sinks = dict[str, list[Outer]]
-"""The products of a backward pass, by the key of their weight."""
+"""The products that a backward pass has added, one for each call of a layer, by the key of the weight."""
 
 
 def dense(gradient: Gradient) -> Tensor:
@@ -50,23 +48,22 @@ def dense(gradient: Gradient) -> Tensor:
     return gradient.dense() if isinstance(gradient, Outer) else gradient
 
 
-def is_worthwhile(rows: int, o: int, i: int) -> bool:
-    """Return whether ``rows`` examples of g and x are smaller than the gradient of a weight (o, i)."""
-    return rows * (o + i) <= o * i
+def largest_rank(o: int, i: int) -> int:
+    """Return the number of rows up to which g and x are not larger than the gradient of a weight (o, i)."""
+    return o * i // (o + i)
 
 
-def collected(found: Mapping[str, Tensor | None], sinks: Sinks, leaves: Params) -> dict[str, Gradient]:
-    """Return the gradient of every leaf, from what autograd has ``found`` and from the products in ``sinks``."""
-    return {key: _total(found[key], sinks.get(key, ()), leaf) for key, leaf in leaves.items()}
+def collected(found: Mapping[str, Tensor | None], sinks: Sinks) -> dict[str, Gradient]:
+    """Return all gradients, from what autograd has ``found`` and from the products in ``sinks``; those of 0 are absent.
 
-
-def _total(found: Tensor | None, outers: Sequence[Outer], leaf: Tensor) -> Gradient:
-    if found is None and len(outers) == 1:
-        return outers[0]
-    total = torch.zeros_like(leaf) if found is None else found
-    for outer in outers:  # a weight that several layers share
-        total = total + outer.dense()
-    return total
+    The sum of products is the product of their rows in sequence.
+    """
+    gradients: dict[str, Gradient] = {key: g for key, g in found.items() if g is not None}
+    for key, outers in sinks.items():
+        if outers:
+            product = Outer(*(torch.cat(rows, 1) if len(rows) > 1 else rows[0] for rows in zip(*outers, strict=True)))
+            gradients[key] = dense(gradients[key]) + product.dense() if key in gradients else product
+    return gradients
 
 
 def norms(gradients: Iterable[Gradient]) -> Tensor:

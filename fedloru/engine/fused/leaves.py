@@ -53,7 +53,7 @@ class Tensors(Protocol):
         """Return a weight if its clients train it from one start; ``rows`` is the number of rows of its input."""
 
     def sink(self, name: str) -> list[Outer] | None:
-        """Return where the gradient of a stacked tensor may be added as a product (None: nowhere)."""
+        """Return where the gradient of a tensor may be added as a product; None unless it is a leaf of the graph."""
 
     def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
         """Return whether computing W + s·BA once is cheaper than applying W and BA separately."""
@@ -72,14 +72,14 @@ def _bias(t: Tensors, y: Tensor, axis: int) -> Tensor:
 
 def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
     """Fold ``nn.Linear``."""
-    if (local := t.local("weight", x.numel() // x.shape[-1])) is not None:
-        y = local.linear(x.reshape(t.clients, -1, x.shape[-1]))
+    sink = t.sink("weight")
+    if sink is not None and (local := t.local("weight", x.numel() // x.shape[-1])) is not None:
+        y = local.linear(x.reshape(t.clients, -1, x.shape[-1]), sink)
         return _bias(t, y.view(*x.shape[:-1], y.shape[-1]), -1)
     w, stacked = _dense(t, "weight")
     bias, bias_stacked = t.get("bias")
     if not stacked and not bias_stacked:
         return F.linear(x, w, bias)
-    sink = t.sink("weight") if stacked else None
     return _bias(t, products.linear(x, w, t.clients, stacked=stacked, sink=sink), -1)
 
 

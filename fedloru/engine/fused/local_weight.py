@@ -12,19 +12,18 @@ when the examples become so many that products with them cost more than products
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedloru.engine.fused.gradients import Gradient, Outer
+from fedloru.engine.fused.gradients import Outer
 
 
 class LocalWeight:
     """The weights of C clients that start from ``start`` (o, i), in their steps of SGD.
 
-    ``anchor`` is the leaf by which a backward pass reaches the layer; it adds the products to ``outers``.
+    ``anchor`` is the leaf by which a backward pass reaches the layer.
 
     Args:
         capacity: the maximum number of examples of a client before the weights are formed.
@@ -32,7 +31,7 @@ class LocalWeight:
 
     def __init__(self, start: Tensor, clients: int, capacity: int, rate: float, momentum: float) -> None:
         self.start, self.rate, self.momentum = start, rate, momentum
-        self.clients, self.outers = clients, list[Outer]()
+        self.clients = clients
         self.anchor = torch.zeros((), requires_grad=True, device=start.device)
         self._values = start.new_empty(clients, *start.shape)
         self._velocity: Tensor | None = None
@@ -41,30 +40,24 @@ class LocalWeight:
         self._rows = 0
         self._is_formed = False
 
-    def linear(self, x: Tensor) -> Tensor:
-        """Map (m, n, i) to (m, n, o)."""
+    def linear(self, x: Tensor, sink: list[Outer]) -> Tensor:
+        """Map (m, n, i) to (m, n, o); the backward pass adds the gradient of the weights to ``sink``."""
         g, rows, a = self._products()
-        y: Tensor = _Linear.apply(x, self.anchor, self._weights(), g, rows, a, self.outers)  # type: ignore[no-untyped-call]
+        y: Tensor = _Linear.apply(x, self.anchor, self._weights(), g, rows, a, sink)  # type: ignore[no-untyped-call]
         return y
 
-    def gradient(self) -> Gradient | None:
-        """Return the gradient (m, o, i) of the last backward pass; None if it has not reached the layer."""
-        if len(self.outers) > 1:
-            return torch.stack([outer.dense() for outer in self.outers]).sum(0)
-        return self.outers[0] if self.outers else None
-
-    def step(self, factors: Tensor | None = None) -> None:
-        """Update the weights with the gradient of the last backward pass, times the factor of each client, (m,)."""
-        outers = [outer if factors is None else outer.scaled(factors) for outer in self.outers]
-        self.outers.clear()
-        if not self._is_formed and self._rows + sum(outer.x.shape[1] for outer in outers) > self._x.shape[1]:
+    def step(self, gradient: Outer | None) -> None:
+        """Update the weights with a gradient (None: it is 0)."""
+        if gradient is None:
+            gradient = Outer(self._g[: self.clients, :0], self._x[: self.clients, :0])
+        if not self._is_formed and self._rows + gradient.x.shape[1] > self._x.shape[1]:
             self._velocity = self._sum(self._b, slice(self.clients))
             self._form(slice(self.clients))
             self._is_formed = True
         if self._is_formed:
-            self._dense_step(outers)
+            self._dense_step(gradient)
         else:
-            self._append(outers)
+            self._append(gradient)
 
     def keep(self, clients: int) -> None:
         """Keep training the first ``clients``; the others have finished."""
@@ -85,12 +78,12 @@ class LocalWeight:
         rows = 0 if self._is_formed else self._rows
         return self._g[: self.clients, :rows], self._x[: self.clients, :rows], self._a[:rows]
 
-    def _append(self, outers: Sequence[Outer]) -> None:
+    def _append(self, gradient: Outer) -> None:
+        new = slice(self._rows, self._rows + gradient.x.shape[1])
+        self._g[: self.clients, new], self._x[: self.clients, new] = gradient
         self._b[: self._rows] *= self.momentum
-        for outer in outers:
-            new = slice(self._rows, self._rows + outer.x.shape[1])
-            self._g[: self.clients, new], self._x[: self.clients, new], self._b[new] = outer.g, outer.x, 1.0
-            self._rows = new.stop
+        self._b[new] = 1.0
+        self._rows = new.stop
         self._a[: self._rows].sub_(self._b[: self._rows], alpha=self.rate)
 
     def _sum(self, coefficients: Tensor, clients: slice, to: Tensor | None = None) -> Tensor:
@@ -102,22 +95,14 @@ class LocalWeight:
     def _form(self, clients: slice) -> None:
         self._values[clients] = self._sum(self._a, clients, self.start)
 
-    def _dense_step(self, outers: Sequence[Outer]) -> None:
-        values = self._values[: self.clients]
+    def _dense_step(self, gradient: Outer) -> None:
+        values, (g, x) = self._values[: self.clients], gradient
         if not self.momentum:
-            for outer in outers:
-                values.baddbmm_(outer.g.mT, outer.x, alpha=-self.rate)
+            values.baddbmm_(g.mT, x, alpha=-self.rate)
             return
         assert self._velocity is not None
-        velocity = self._velocity[: self.clients].mul_(self.momentum)
-        for outer in outers:
-            velocity.baddbmm_(outer.g.mT, outer.x)
+        velocity = self._velocity[: self.clients].baddbmm_(g.mT, x, beta=self.momentum)
         values.add_(velocity, alpha=-self.rate)
-
-
-def largest_rank(o: int, i: int) -> int:
-    """Return the number of products' examples up to which they cost less than a product with a weight (o, i)."""
-    return o * i // (o + i)
 
 
 class _Linear(torch.autograd.Function):
@@ -125,19 +110,19 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, w: Tensor, g: Tensor, rows: Tensor, a: Tensor, outers: list[Outer]
+        ctx: Any, x: Tensor, anchor: Tensor, w: Tensor, g: Tensor, rows: Tensor, a: Tensor, sink: list[Outer]
     ) -> Tensor:
         """Map x (m, n, i) with w, g (m, R, o), rows (m, R, i) and a (R,) to (m, n, o)."""
         ctx.save_for_backward(x, w, g, rows, a)
-        ctx.outers = outers
+        ctx.sink = sink
         return _product(x, w.mT, rows.mT, g, a)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of x, and add the product of the gradient at y and x to the list."""
+        """Return the gradient of x, and add the product of the gradient at y and x to the sink."""
         (g_y,) = gradients
         x, w, g, rows, a = ctx.saved_tensors
-        ctx.outers.append(Outer(g_y, x))
+        ctx.sink.append(Outer(g_y, x))
         dx = _product(g_y, w, g.mT, rows, a) if ctx.needs_input_grad[0] else None
         return dx, None, None, None, None, None, None
 

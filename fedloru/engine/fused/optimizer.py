@@ -49,20 +49,20 @@ class Optimizer(NamedTuple):
         )
 
     def step(self, gradients: Mapping[str, Gradient], step: int) -> None:
-        """Update all values with ``gradients``, which are not modified; ``step`` counts from 1."""
-        factors = None
-        if self.recipe.clip:
-            of_local = [gradient for weight in self.local.values() if (gradient := weight.gradient()) is not None]
-            factors = clip_factors([*gradients.values(), *of_local], self.recipe.clip)
-        for weight in self.local.values():
-            weight.step(factors)
-        for key, g in gradients.items():
+        """Update all values with ``gradients``, which are not modified and 0 if absent; ``step`` counts from 1."""
+        factors = clip_factors(gradients.values(), self.recipe.clip) if self.recipe.clip else None
+        for key, weight in self.local.items():
+            product = gradients.get(key)
+            assert not isinstance(product, Tensor)
+            weight.step(product if product is None or factors is None else product.scaled(factors))
+        for key, value in self.values.items():
+            g = gradients[key] if key in gradients else torch.zeros_like(value)
             moments = [moment[key] for moment in self.moments]
             if self.recipe.optimizer == "sgd":
-                self._sgd(self.values[key], g, factors, moments)
+                self._sgd(value, g, factors, moments)
             else:
                 mean, square = moments
-                self._adam(self.values[key], _scaled(g, factors), mean, square, step)
+                self._adam(value, _scaled(g, factors), mean, square, step)
 
     def _sgd(self, p: Tensor, g: Gradient, factors: Tensor | None, moments: list[Tensor]) -> None:
         r = self.recipe

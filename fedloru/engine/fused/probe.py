@@ -117,13 +117,13 @@ def _compare(
                 {**state, **weights}, lowered(net, frozen, precision), batch, len(COUNTS), padding, sinks
             )
         losses = losses.view(len(COUNTS), width)
-        for outers in (*sinks.values(), *(weight.outers for weight in weights.values())):
+        for outers in sinks.values():
             outers.clear()  # those of a backward pass inside the model
         anchors = {key: weight.anchor for key, weight in weights.items()}
         gradients = masks.gradients(torch.where(mask, losses, 0).sum(), leaves | anchors)
-    whole = {key: dense(gradient) for key, gradient in collected(gradients, sinks, leaves).items()}
-    whole |= {key: dense(g) for key, weight in weights.items() if (g := weight.gradient()) is not None}
-    found = _Found(losses, whole, state)
+    reached = {key: dense(gradient) for key, gradient in collected(gradients, sinks).items()}
+    zeros = {key: torch.zeros_like(torch.stack([client[key] for client in clients])) for key in leaves | anchors}
+    found = _Found(losses, zeros | reached, state)
     for c, count in enumerate(COUNTS):
         own_batch = _cast(fetch(data, rows[c * width : c * width + count]), dtype)
         problem = _compare_with_plain(net, clients[c], frozen, own_batch, found, c, tolerance)

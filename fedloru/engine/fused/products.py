@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedloru.engine.fused.gradients import Outer, is_worthwhile
+from fedloru.engine.fused.gradients import Outer, largest_rank
 from fedloru.lowrank.layers import autocast_dtype
 
 
@@ -39,8 +39,7 @@ def linear(x: Tensor, w: Tensor, m: int, *, stacked: bool, sink: list[Outer] | N
     """
     if not stacked:
         return F.linear(x, w)
-    worthwhile = is_worthwhile(x.numel() // x.shape[-1] // m, *w.shape[1:])
-    if not worthwhile or autocast_dtype(x.device) is not None:
+    if x.numel() // x.shape[-1] // m > largest_rank(*w.shape[1:]) or autocast_dtype(x.device) is not None:
         sink = None
     if m == 1 and sink is None:
         return F.linear(x, w[0])
