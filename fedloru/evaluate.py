@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedloru.data import Examples, by_length, described, fetch
+from fedloru.data import Examples, by_length, described
 from fedloru.errors import ModelError, listed, traced
-from fedloru.inference import agree, batch_limit, channels_last, computing, merged
+from fedloru.inference import computing, prepare
 from fedloru.method import Method, State
 from fedloru.net import Metrics, Net, compute_outputs, constants, metrics
 from fedloru.tree import Params
@@ -28,10 +27,6 @@ class Score(NamedTuple):
     accuracy: float
     units: int
     f1: float | None = None
-
-
-_orders: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Whether a model computes the same with the channels of images last in memory."""
 
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
@@ -58,34 +53,12 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, 
     if rows is not None:
         order = order[torch.isin(order, rows.to(order.device))]
     with naming_examples("test", data, order[:1]):
-        tensors = merged(net, tensors, data, len(order))
-        parts = order.split(min(batch_size, batch_limit(net, tensors, data)))
-    weights = channels_last(net, tensors)
-    if weights and _any_order(net, tensors, weights, data, parts[0]):
-        tensors = tensors | weights
-    return _score_batches(net, tensors, data, parts)
-
-
-def _any_order(net: Net, tensors: Params, weights: Params, data: Examples, rows: Tensor) -> bool:
-    """Return whether the model gives the same outputs with convolutions whose ``weights`` have their channels last."""
-    if net.model not in _orders:
-        results = []
-        for each in (tensors, tensors | weights):
-            with computing(net, each):
-                try:
-                    results.append(compute_outputs(net, fetch(data, rows[:2])))
-                except Exception:  # such as a view that needs the channels first; an error of its own is raised below
-                    return _orders.setdefault(net.model, False)
-        _orders[net.model] = agree(*results)
-    return _orders[net.model]
-
-
-def _score_batches(net: Net, tensors: Params, data: Examples, parts: Sequence[Tensor]) -> Score:
+        inference = prepare(net, tensors, data, order)
     scored = []
-    with computing(net, tensors):
-        for part in parts:
+    with computing(inference):
+        for part in order.split(min(batch_size, inference.batch_size)):
             with naming_examples("test", data, part):
-                batch = fetch(data, part)
+                batch = inference.fetch(data, part)
                 scored.append(metrics(net, compute_outputs(net, batch), batch))
     return _score(scored)
 

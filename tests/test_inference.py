@@ -11,7 +11,8 @@ from fedloru import net as nets
 from fedloru import tree
 from fedloru.data import Examples
 from fedloru.evaluate import Score, evaluate, shared_model
-from fedloru.inference import CACHE, batch_limit, channels_last, computing, footprint, merged
+from fedloru.footprint import CACHE, footprint
+from fedloru.inference import Inference, computing, merged, prepare
 from fedloru.lowrank.layers import LowRank
 from fedloru.net import Net
 from fedloru.personal import personal_model
@@ -94,7 +95,7 @@ def test_merged_weights_do_not_exceed_their_room(monkeypatch: pytest.MonkeyPatch
 
 def test_layers_are_plain_only_inside_the_context_even_after_an_error() -> None:
     net, tensors, data = linear()
-    with pytest.raises(RuntimeError, match="stop"), computing(net, merged(net, tensors, data, 99)):
+    with pytest.raises(RuntimeError, match="stop"), computing(Inference(net, merged(net, tensors, data, 99), 1, False)):
         assert type(net.model) is nn.Linear
         raise RuntimeError("stop")
     assert isinstance(net.model, LowRank) and net.model.training
@@ -104,9 +105,10 @@ def test_batches_fit_the_cache_or_the_weights_of_the_layer() -> None:
     """A layer of 1,000 × 1,000 moves 8 kB per example; one of 2,000 × 2,000 moves 16 kB, and has weights of 16 MB."""
     one = {"x": torch.zeros(3, 1000)}
     net = nets.make(nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.Tanh()))
-    assert batch_limit(net, net.params, one) == CACHE // 8000
+    assert prepare(net, net.params, one, torch.arange(3)).batch_size == CACHE // 8000
     wide = nets.make(nn.Linear(2000, 2000, bias=False))
-    assert batch_limit(wide, wide.params, {"x": torch.zeros(3, 2000)}) == 4 * 2000**2 // 16000 == 1000
+    found = prepare(wide, wide.params, {"x": torch.zeros(3, 2000)}, torch.arange(3))
+    assert found.batch_size == 4 * 2000**2 // 16000 == 1000
 
 
 def test_a_model_is_measured_once_for_each_shape_of_examples() -> None:
@@ -115,9 +117,10 @@ def test_a_model_is_measured_once_for_each_shape_of_examples() -> None:
     net.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
     for _ in range(3):
         evaluate(net, tensors, data)
-    assert sizes == [1, 1, 1, 40, 40, 40]  # with factors and merged, then the three evaluations
-    footprint(net, tensors, {"x": torch.zeros(2, 7, 30)})
-    assert sizes[6:] == [1, 1, 1]
+    assert sizes == [1, 1, 1, 40, 40, 40]  # measured, with factors and merged, then the three evaluations
+    for _ in range(2):
+        footprint(net, tensors, {"x": torch.zeros(2, 7, 30)})
+    assert sizes[6:] == [1]
 
 
 class Viewed(nn.Module):
@@ -144,8 +147,11 @@ def test_models_that_need_the_channels_first_get_them() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="the processor has no faster convolution")
-def test_convolutions_have_their_channels_last() -> None:
+def test_images_have_their_channels_last_in_models_with_convolutions() -> None:
     net = nets.attach(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 3)), rank=1, targets=["0"])
-    (weight,) = channels_last(net, net.params).values()
-    assert weight.stride() == (9, 1, 3, 1) and torch.equal(weight, net.params["0.weight"])
-    assert channels_last(net, tree.map(lambda t: t.double(), net.params)) == {}
+    data, rows = {"x": torch.randn(6, 1, 5, 5), "y": torch.zeros(6, dtype=torch.int64)}, torch.arange(6)
+    found = prepare(net, net.params, data, rows)
+    batch = found.fetch(data, rows)
+    assert found.channels_last and torch.equal(batch["x"], data["x"]) and batch["x"].stride() == (25, 1, 5, 1)
+    assert not prepare(nets.make(nn.Linear(5, 3)), {}, {"x": torch.zeros(6, 5)}, rows).channels_last
+    assert not nets.prefers_channels_last(nets.make(nn.Conv2d(1, 4, 3).double()), torch.device("cpu"))

@@ -18,6 +18,7 @@ from fedloru.net.compute import (
     use_tensors,
 )
 from fedloru.net.making import attach, make
+from fedloru.net.order import channels_last, prefers_channels_last
 from fedloru.net.precision import autocast, emulates_bf16, lowered, precision_problem
 from fedloru.net.record import Batch, Metrics, Net, Source, classification_metrics, cross_entropy, images, metrics
 
@@ -30,6 +31,7 @@ __all__ = [
     "Source",
     "attach",
     "autocast",
+    "channels_last",
     "classification_metrics",
     "compute_losses",
     "compute_outputs",
@@ -45,6 +47,7 @@ __all__ = [
     "metrics",
     "mode",
     "precision_problem",
+    "prefers_channels_last",
     "unshared",
     "use_tensors",
 ]

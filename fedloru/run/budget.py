@@ -20,7 +20,7 @@ import math
 from fedloru import tree
 from fedloru.data import by_length, size
 from fedloru.evaluate import naming_examples
-from fedloru.inference import footprint
+from fedloru.footprint import footprint
 from fedloru.method import State, is_merge_round
 from fedloru.run.diagnostics import LARGEST, MERGE_SAMPLE
 from fedloru.run.plan import Plan, test_sizes
@@ -59,8 +59,8 @@ def is_diagnosed(plan: Plan, every: int, round: int) -> bool:
 
 def _training(plan: Plan, products: int) -> float:
     """Return the work of training the cohort of a round; the steps of its clients may be taken at once."""
-    recipe, sizes = plan.recipe, [len(rows) for rows in plan.partition.train]
-    examples = recipe.epochs * sum(sizes) / max(1, len(sizes))
+    recipe, held = plan.recipe, plan.partition.train
+    examples = recipe.epochs * len(held.values) / max(1, len(held))
     if recipe.steps is not None:
         examples = recipe.steps * recipe.batch_size
     return plan.cohort * examples * 3 * products + OPERATIONS * (examples / recipe.batch_size + plan.cohort)

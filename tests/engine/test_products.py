@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedloru.engine.fused import products
 from fedloru.engine.fused.gradients import Outer, Sinks, collected, dense, norms
+from fedloru.net import channels_last
 
 CLIENTS, EXAMPLES = 3, 4
 
@@ -26,6 +27,10 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
 def seeded(*shape: int, seed: int = 0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
+
+
+def last_channels(x: Tensor) -> Tensor:
+    return channels_last({"x": x})["x"]
 
 
 def same(got: Tensor, expected: Tensor, *inputs: Tensor) -> None:
@@ -44,7 +49,7 @@ def test_convolutions_of_clients(case: str, last: bool) -> None:
     x, w, bias = seeded(CLIENTS * EXAMPLES, 2, 7, 8), seeded(CLIENTS, *layer.weight.shape, seed=1), seeded(CLIENTS, 5)
     settings = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     parts = [F.conv2d(one, w[c], bias[c], **settings) for c, one in enumerate(x.chunk(CLIENTS))]
-    images = products.channels_last(x) if last else x
+    images = last_channels(x) if last else x
     same(products.conv(layer, images, w, bias, CLIENTS, stacked=True), torch.cat(parts), x, w, bias)
     grouped = products.add_bias(products._grouped(layer, images, w, CLIENTS), bias, CLIENTS, 1, stacked=True)
     same(grouped, torch.cat(parts), x, w, bias)
@@ -54,7 +59,7 @@ def test_convolutions_of_clients(case: str, last: bool) -> None:
 def test_convolutions_keep_the_channels_last(channels: int) -> None:
     layer = nn.Conv2d(channels, 5, 3)
     x, w = torch.randn(CLIENTS * EXAMPLES, channels, 7, 8), torch.randn(CLIENTS, *layer.weight.shape)
-    y = products.conv(layer, products.channels_last(x), w, None, CLIENTS, stacked=True)
+    y = products.conv(layer, last_channels(x), w, None, CLIENTS, stacked=True)
     assert y.stride(1) == 1 and y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, products.conv(layer, x, w, None, CLIENTS, stacked=True), rtol=1e-5, atol=1e-5)
 
@@ -65,7 +70,7 @@ def test_adding_pointwise_products_of_clients(stacked: bool, last: bool) -> None
     h, y = seeded(CLIENTS * EXAMPLES, 2, 3, 5), seeded(CLIENTS * EXAMPLES, 6, 3, 5, seed=2)
     b = seeded(*[CLIENTS] * stacked, 6, 2, 1, 1, seed=1)
     parts = [F.conv2d(one, b[c] if stacked else b) for c, one in enumerate(h.chunk(CLIENTS))]
-    inputs = [products.channels_last(t) if last else t for t in (y, h)]
+    inputs = [last_channels(t) if last else t for t in (y, h)]
     same(products.add_pointwise(*inputs, b, CLIENTS, 1.7, stacked=stacked), y + 1.7 * torch.cat(parts), y, h, b)
 
 

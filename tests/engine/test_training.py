@@ -19,7 +19,7 @@ from fedloru.client import Job, Session, all_finite, local_schedule, train
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import Score, evaluate, macro_f1, shared_model
-from fedloru.inference import activation_bytes
+from fedloru.footprint import activation_bytes
 from fedloru.method import Down
 from fedloru.net import classification_metrics
 from fedloru.recipe import Recipe, at_round
@@ -286,7 +286,7 @@ def test_evaluation_batches_fit_into_the_cache(monkeypatch: pytest.MonkeyPatch) 
     net, same = (built(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))) for _ in range(2))
     whole = evaluate(same, net.params, data)
     net.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
-    monkeypatch.setattr("fedloru.inference.CACHE", 6 * 88 + 87)
+    monkeypatch.setattr("fedloru.footprint.CACHE", 6 * 88 + 87)
     parts = evaluate(net, net.params, data)
     assert sizes == [1, 6, 6, 6, 6, 6, 2]
     assert parts == Score(pytest.approx(whole.loss), whole.accuracy, 32, whole.f1)

@@ -20,10 +20,10 @@ from fedloru.engine.fused.gradients import largest_rank
 from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import naming_examples, shared_model
-from fedloru.inference import activation_bytes, room
+from fedloru.footprint import activation_bytes, room
 from fedloru.method import Method, State
-from fedloru.net import Net
-from fedloru.recipe import Precision, Recipe
+from fedloru.net import Net, prefers_channels_last
+from fedloru.recipe import Recipe
 
 CPU_BUDGET = 32 * 2**20
 """Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""
@@ -52,7 +52,7 @@ def approve(
         is_local = bool(rows) and trains_by_products(method, recipe) and problem(candidate, local=rows) is None
         return Fused(candidate._replace(rows=rows if is_local else {}), how, reason)
 
-    if prefers_channels_last(net, data, recipe.precision):
+    if prefers_channels_last(net, next(iter(data.values())).device, recipe.precision):
         candidate = fold(net, frozenset(stacked), path, channels_last=True)
         # Only in the model's own dtypes do convolutions keep the order, which a view of their output may not support.
         if not any(problem(candidate, wide=wide) for wide in (False, True)):
@@ -64,17 +64,6 @@ def approve(
             return approved(candidate, how, "; ".join(rejections))
         rejections.append(f"{how} does not support this model ({found})")
     return "; ".join(rejections)
-
-
-def prefers_channels_last(net: Net, data: Examples, precision: Precision) -> bool:
-    """Return whether a model is faster with the channels of images last in memory: a CPU's convolutions and pooling.
-
-    In bf16, the backward pass of GroupNorm is ten times as slow in this order.
-    """
-    kinds = {type(layer) for layer in net.model.modules()}
-    slow = precision == "bf16" and nn.GroupNorm in kinds
-    is_on_cpu = next(iter(data.values())).device.type == "cpu"
-    return is_on_cpu and not slow and any(issubclass(kind, nn.Conv2d) for kind in kinds)
 
 
 def forward_keys(net: Net, method: Method, state: State) -> list[str]:

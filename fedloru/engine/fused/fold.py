@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedloru.engine.fused import products
+from fedloru import net as nets
 from fedloru.engine.fused.gradients import Outer, Sinks
 from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask, linear
 from fedloru.engine.fused.local_weight import LocalWeight
@@ -150,7 +150,7 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channel
         call.stacked, call.clients, call.mask, call.sinks = stacked, m, mask, sinks
         call.rows = len(next(iter(batch.values())))
         if channels_last:
-            batch = batch | {key: products.channels_last(value) for key, value in batch.items() if value.ndim == 4}
+            batch = nets.channels_last(batch)
         with _check_unchanged(unstacked):
             return compute_losses(folded, batch)
 

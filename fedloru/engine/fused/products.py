@@ -147,18 +147,6 @@ def add_pointwise(y: Tensor, h: Tensor, b: Tensor, m: int, s: float, *, stacked:
     return torch.add(y, up.to(y.dtype), alpha=s)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """Return images (n, c, h, w) with their channels last in memory, and strides that say so for one channel as well.
-
-    ``Tensor.contiguous`` returns images of one channel unchanged, and the layers that follow would choose the other
-    order.
-    """
-    if x.shape[1] == 1:
-        h, w = x.shape[2:]
-        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def lowrank_linear(x: Tensor, w: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
     """Return x Wᵀ + s·(x Aᵀ)Bᵀ + bias for m clients, (m, n, i) to (m, n, o), without a gradient for the shared W.
 
