@@ -14,7 +14,7 @@ from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected, largest_rank
-from fedloru.engine.fused.leaves import Mask
+from fedloru.engine.fused.leaf import Mask
 from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack, unstack

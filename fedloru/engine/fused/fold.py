@@ -19,7 +19,8 @@ from torch.func import functional_call
 
 from fedloru import net as nets
 from fedloru.engine.fused.gradients import Outer, Sinks
-from fedloru.engine.fused.leaves import LEAVES, Leaf, Mask, linear
+from fedloru.engine.fused.leaf import Leaf, Mask
+from fedloru.engine.fused.leaves import LEAVES, linear
 from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy

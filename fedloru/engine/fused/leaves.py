@@ -1,4 +1,4 @@
-"""Leaves: folded versions of layers with parameters. Each maps (m·b, …) to the outputs that m separate layers have.
+"""Leaves by the type of layer, and those of linear, convolution and embedding layers.
 
 A leaf is looked up by the exact type of its module. Layers without trained parameters need no leaf and run unchanged,
 because they do not depend on which client an example belongs to.
@@ -6,57 +6,15 @@ because they do not depend on which client an example belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedloru.engine.fused import products
-from fedloru.engine.fused.gradients import Outer
-from fedloru.engine.fused.local_weight import LocalWeight
+from fedloru.engine.fused import norms, products
+from fedloru.engine.fused.leaf import Leaf, Tensors
 from fedloru.errors import ModelError
 from fedloru.lowrank import LowRankConv2d, LowRankEmbedding, LowRankLinear
 from fedloru.lowrank.layers import promoted, still_padding
-
-
-class Mask(NamedTuple):
-    """Which rows of a folded batch are examples: ``valid`` (m, b), and the ``fewest`` that a client has.
-
-    The number is known without reading from the device, which would wait for it in every step.
-    """
-
-    valid: Tensor
-    fewest: int
-
-
-class Tensors(Protocol):
-    """The interface between a leaf and the fold that it belongs to."""
-
-    @property
-    def clients(self) -> int:
-        """The number of folded clients, m."""
-
-    @property
-    def mask(self) -> Mask | None:
-        """Which batch rows are examples; None: all are."""
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of the folded batch, m·b."""
-
-    def get(self, name: str) -> tuple[Tensor | None, bool]:
-        """Return a tensor of this module, and whether it is stacked over clients."""
-
-    def local(self, name: str, rows: int) -> LocalWeight | None:
-        """Return a weight if its clients train it from one start; ``rows`` is the number of rows of its input."""
-
-    def sink(self, name: str) -> list[Outer] | None:
-        """Return where the gradient of a tensor may be added as a product; None unless it is a leaf of the graph."""
-
-    def weight_space(self, rows: int, o: int, i: int, r: int) -> bool:
-        """Return whether computing W + s·BA once is cheaper than applying W and BA separately."""
 
 
 def _dense(t: Tensors, name: str) -> tuple[Tensor, bool]:
@@ -169,92 +127,6 @@ def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tenso
     return _lookup(t, layer, ids, w, w_stacked) + still_padding(up, ids, layer.padding_idx).to(w.dtype)
 
 
-def layer_norm(t: Tensors, layer: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Fold ``nn.LayerNorm``: the normalization is per example, the affine map per client."""
-    return _normed(t, x, -1, lambda w, b: F.layer_norm(x, layer.normalized_shape, w, b, layer.eps))
-
-
-def rms_norm(t: Tensors, layer: nn.RMSNorm, x: Tensor) -> Tensor:
-    """Fold ``nn.RMSNorm``."""
-    return _normed(t, x, -1, lambda w, b: F.rms_norm(x, layer.normalized_shape, w, layer.eps))
-
-
-def group_norm(t: Tensors, layer: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Fold ``nn.GroupNorm``."""
-    return _normed(t, x, 1, lambda w, b: F.group_norm(x, layer.num_groups, w, b, layer.eps))
-
-
-def _normed(t: Tensors, x: Tensor, axis: int, norm: Callable[[Tensor | None, Tensor | None], Tensor]) -> Tensor:
-    """Normalize with shared affine parameters in one call, or normalize and then apply those of each client."""
-    (weight, weight_stacked), (bias, bias_stacked) = t.get("weight"), t.get("bias")
-    if not weight_stacked and not bias_stacked:
-        return norm(weight, bias)
-    return _affine(t, norm(None, None), axis)
-
-
-def _affine(t: Tensors, y: Tensor, axis: int) -> Tensor:
-    dtype = y.dtype
-    for name, op in (("weight", torch.mul), ("bias", torch.add)):
-        p, stacked = t.get(name)
-        if p is None:
-            continue
-        if stacked:
-            y = products.fold_op(op, y, p, t.clients, axis)
-        else:
-            y = op(y, p if axis == -1 else products.broadcast(p, y.ndim, axis))
-    return y.to(dtype)
-
-
-def batch_norm(t: Tensors, layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    """Fold BatchNorm: each client has its own batch statistics and running statistics.
-
-    Viewed as (b, m·channels, …), m clients are one BatchNorm with m times the channels. Padding rows would change the
-    statistics, so for a batch with padding they are computed by masked sums.
-    """
-    if layer.momentum is None or not layer.training:
-        raise ModelError("BatchNorm with momentum=None, or kept in evaluation mode, cannot be folded")
-    m = t.clients
-    mean, _ = t.get("running_mean")
-    var, _ = t.get("running_var")
-    if m == 1 and t.mask is None:
-        (w, _), (b, _) = t.get("weight"), t.get("bias")
-        return F.batch_norm(x, mean, var, w, b, training=True, momentum=layer.momentum, eps=layer.eps)
-    if t.mask is None:
-        wide = x.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)
-        flat = [None if s is None else s.view(-1) for s in (mean, var)]
-        y = F.batch_norm(wide, flat[0], flat[1], training=True, momentum=layer.momentum, eps=layer.eps)
-        y = y.unflatten(1, (m, -1)).transpose(0, 1).flatten(0, 1)
-    else:
-        y = _masked_norm(x, t.mask, mean, var, layer.momentum, layer.eps)
-    return _affine(t, y, 1)
-
-
-def _masked_norm(
-    x: Tensor, mask: Mask, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
-) -> Tensor:
-    valid = mask.valid
-    m, b = valid.shape
-    each = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (m, b))
-    keep = valid.to(each.dtype).view(m, b, *(1 for _ in x.shape[1:]))
-    over = [1, *range(3, each.ndim)]
-    pixels = each[0, 0, 0].numel()
-    if pixels == 1 and mask.fewest == 1:
-        raise ValueError("Expected more than 1 value per channel when training, got 1 example")
-    n = valid.sum(1).to(each.dtype) * pixels
-    shape = (m, 1, -1, *(1 for _ in x.shape[2:]))
-    n_wide = n.view(m, *(1 for _ in each.shape[1:]))
-    mean = (each * keep).sum(over, keepdim=True) / n_wide
-    var = ((each - mean).square() * keep).sum(over, keepdim=True) / n_wide
-    if running_mean is not None and running_var is not None:
-        unbiased = var.detach().view(m, -1) * (n / (n - 1)).view(m, 1)
-        running_mean.view(m, -1).lerp_(mean.detach().view(m, -1), momentum)
-        running_var.view(m, -1).lerp_(unbiased, momentum)
-    normed: Tensor = ((each - mean.view(shape)) * torch.rsqrt(var.view(shape) + eps)).flatten(0, 1)
-    return normed.to(x.dtype)
-
-
-Leaf = Callable[[Tensors, Any, Tensor], Tensor]
-
 LEAVES: dict[type[nn.Module], Leaf] = {
     nn.Linear: linear,
     nn.Conv2d: conv2d,
@@ -262,10 +134,10 @@ LEAVES: dict[type[nn.Module], Leaf] = {
     LowRankLinear: lowrank_linear,
     LowRankConv2d: lowrank_conv2d,
     LowRankEmbedding: lowrank_embedding,
-    nn.LayerNorm: layer_norm,
-    nn.RMSNorm: rms_norm,
-    nn.GroupNorm: group_norm,
-    nn.BatchNorm1d: batch_norm,
-    nn.BatchNorm2d: batch_norm,
-    nn.BatchNorm3d: batch_norm,
+    nn.LayerNorm: norms.layer_norm,
+    nn.RMSNorm: norms.rms_norm,
+    nn.GroupNorm: norms.group_norm,
+    nn.BatchNorm1d: norms.batch_norm,
+    nn.BatchNorm2d: norms.batch_norm,
+    nn.BatchNorm3d: norms.batch_norm,
 }

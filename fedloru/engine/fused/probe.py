@@ -20,7 +20,7 @@ from fedloru.data import Examples, by_length, fetch, size
 from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
 from fedloru.engine.fused.gradients import Sinks, collected, dense
-from fedloru.engine.fused.leaves import Mask
+from fedloru.engine.fused.leaf import Mask
 from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import sentence
 from fedloru.net import Batch, Net, autocast, compute_losses, constants, lowered, mode, use_tensors

@@ -23,6 +23,7 @@ from fedloru.engine.task import Outcome
 from fedloru.errors import FedloruError
 from fedloru.method import Down, Reply, State, Total, Up
 from fedloru.net import Source
+from fedloru.reading import parse_json, parse_tensors
 from fedloru.recipe import Recipe
 from fedloru.wire import Traffic
 
@@ -58,11 +59,12 @@ def read(file: IO[bytes]) -> Any:
 
     Raises:
         EOFError: the writer is gone.
+        UnreadableError: the bytes are not those of a value.
     """
     sizes = _read(file, 16)
     text = _read(file, int.from_bytes(sizes[:8], "little"))
-    tensors = safetensors.torch.load(_read(file, int.from_bytes(sizes[8:], "little")))
-    return _decoded(json.loads(text), tensors)
+    tensors, _ = parse_tensors(_read(file, int.from_bytes(sizes[8:], "little")))
+    return _decoded(parse_json(text, object), tensors)
 
 
 def _read(file: IO[bytes], size: int) -> bytes:

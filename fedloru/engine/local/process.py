@@ -18,6 +18,7 @@ from fedloru.engine.local.frames import read, write
 from fedloru.engine.parts.worker import Blueprint, Process, Round, Trainer, shared
 from fedloru.errors import FedloruError, traced
 from fedloru.net import Net, Source
+from fedloru.reading import UnreadableError
 from fedloru.tree import Params
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         try:
             name, *arguments = read(calls)
             write(results, _answer(worker, name, arguments))
-        except (EOFError, OSError):
+        except (EOFError, OSError, UnreadableError):
             os._exit(0)  # the run has ended; there is nothing to clean up
 
 
