@@ -27,12 +27,12 @@ from torch import nn
 
 from fedloru import methods, models
 from fedloru import net as nets
-from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Chosen, Task, choose
 from fedloru.method import Method
 from fedloru.methods.ranks import with_rank
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 ENGINES = ("sequential", "fused", "auto")

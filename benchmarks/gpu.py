@@ -28,11 +28,11 @@ from rich.table import Table
 
 from fedloru import lowrank, methods, models
 from fedloru import net as nets
-from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Task, choose
 from fedloru.net import Net
 from fedloru.recipe import Precision, Recipe
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 LEAST = {"sequential": 10.0, "limit": 0.8}

@@ -27,7 +27,7 @@ import pretrained
 from llm_tasks import TUNING, Contender, Task, held_back, minilm, stories
 
 import fedloru as fl
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.hf import Instruct
 from fedloru.method import Down
@@ -35,6 +35,7 @@ from fedloru.recipe import Recipe
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan
 from fedloru.run.summary import peak_rss
+from fedloru.session import Job, Session
 
 LAST = 3
 """Scores are averaged over this number of last rounds."""

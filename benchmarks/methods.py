@@ -24,7 +24,7 @@ import torch
 
 import fedloru as fl
 from fedloru import methods, models
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.data import Dataset, Partition
 from fedloru.evaluate import evaluate, shared_model
 from fedloru.method import Down, Method
@@ -33,6 +33,7 @@ from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan
+from fedloru.session import Job, Session
 
 CLIENTS, COHORT = 100, 10
 

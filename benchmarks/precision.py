@@ -24,13 +24,13 @@ import torch
 
 import fedloru as fl
 from fedloru import methods, models, tree
-from fedloru.client import Job
 from fedloru.data import Dataset
 from fedloru.engine import Chosen, Task, choose
 from fedloru.method import Method, State
 from fedloru.net import Net
 from fedloru.recipe import Precision, Recipe
 from fedloru.run.plan import Plan
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 METHODS: dict[str, Callable[[], Method]] = {"FedAvg": methods.fedavg, "FedLoRU": lambda: methods.fedloru(tau=5)}

@@ -16,7 +16,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 BASE: frozenset[str] = frozenset({"cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
 TO_METHOD = BASE | {"lowrank", "net", "method"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "footprint", "evaluate", "inference"}
-TO_ENGINE |= {"personal", "weight_reads", "wire"}
+TO_ENGINE |= {"personal", "session", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset()),
@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "dropout": BASE,
     "weight_reads": TO_METHOD | {"data", "dropout"},
     "models": frozenset({"errors", "rng", "settings"}),
-    "client": TO_METHOD | {"data", "dropout"},
+    "session": TO_METHOD | {"data", "dropout"},
+    "client": TO_METHOD | {"data", "dropout", "session"},
     "footprint": TO_METHOD | {"data"},
     "inference": TO_METHOD | {"data", "footprint"},
     "evaluate": TO_METHOD | {"data", "dropout", "client", "inference"},

@@ -24,7 +24,7 @@ from torch import nn
 
 from fedloru import methods, tree, wire
 from fedloru import net as nets
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.data import Dataset, Examples, Partition
 from fedloru.method import NOTHING, Down, Method, State
 from fedloru.net import Net
@@ -32,6 +32,7 @@ from fedloru.recipe import Recipe, at_round
 from fedloru.rng import gen
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
+from fedloru.session import Job, Session
 from fedloru.wire import MessageSpec
 
 CLIENTS, COHORT, ROUNDS, SEED = 5, 2, 6, 6

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fedloru import net as nets
 from fedloru import tree
-from fedloru.client import Job, local_batch, local_schedule
+from fedloru.client import local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.net import Net
 from fedloru.recipe import Precision, Recipe
 from fedloru.rng import forked
+from fedloru.session import Job
 
 FIX = "Fix it, or choose another model"
 

@@ -11,11 +11,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 from fedloru import tree
-from fedloru.client import Job, Session, Trained
 from fedloru.data import Examples
 from fedloru.method import NOTHING, Down, Method, State, Total, Up
 from fedloru.net import Net, lowered
 from fedloru.recipe import Recipe
+from fedloru.session import Job, Session, Trained
 from fedloru.tree import Params
 from fedloru.wire import Channel
 

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import version
 
 from fedloru import tree, wire
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.data import size
 from fedloru.errors import FedloruError, TrainingError, WireError, traced
 from fedloru.evaluate import Score, evaluate
@@ -33,6 +33,7 @@ from fedloru.flower.terms import Terms, forbidden_code, too_much, used_up
 from fedloru.method import Down, Profile
 from fedloru.net import constants, lowered
 from fedloru.recipe import at_round
+from fedloru.session import Job, Session
 from fedloru.tree import Params
 
 log = logging.getLogger(__name__)

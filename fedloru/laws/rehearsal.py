@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 
 from fedloru import tree
-from fedloru.client import Job, Session
 from fedloru.data import Examples
 from fedloru.method import NOTHING, Down, Method, Profile, State, Total, Up
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.session import Job, Session
 from fedloru.tree import Params
 from fedloru.wire import Channel, Ledger
 

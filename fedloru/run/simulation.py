@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from fedloru import tree
-from fedloru.client import Job
 from fedloru.engine import choose
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ModelError
@@ -17,6 +16,7 @@ from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.folder import RunFolder
 from fedloru.run.plan import Plan, profile, scored, tested
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 

@@ -12,12 +12,13 @@ from torch import nn
 
 from fedloru import methods, tree
 from fedloru import net as nets
-from fedloru.client import Job, local_batch, local_schedule
+from fedloru.client import local_batch, local_schedule
 from fedloru.data import Examples
 from fedloru.engine import Outcome, Task, choose
 from fedloru.method import Method, State, Up
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 SIZES = (9, 4, 13, 6)

@@ -19,12 +19,12 @@ import torch
 
 import fedloru as fl
 from fedloru import api, config
-from fedloru.client import Job
 from fedloru.engine.local import frames
 from fedloru.engine.local.pool import Pool
 from fedloru.errors import ConfigError, FedloruError, ModelError, TrainingError
 from fedloru.method import Down, State, Total, Up
 from fedloru.rng import gen
+from fedloru.session import Job
 from fedloru.wire import Traffic
 from tests.engine.cohort import near
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru import methods, tree
-from fedloru.client import Job
 from fedloru.engine.fused import chunk
 from fedloru.engine.fused.gradients import Outer, Sinks, collected, largest_rank
 from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from tests.engine.cohort import Cohort, built, close, fedavg, vectors
 
 WIDTH = 40

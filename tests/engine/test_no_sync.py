@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedloru import client as clients
 from fedloru import tree
-from fedloru.client import Session
 from fedloru.engine.fused import chunk as chunks
 from fedloru.engine.fused.engine import forward_keys
 from fedloru.engine.fused.fold import fold
 from fedloru.method import Down
 from fedloru.recipe import Recipe
+from fedloru.session import Session
 from tests.laws.cases import world
 
 from .cohort import jobs

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedloru import tree
-from fedloru.client import Job, build_optimizer, local_schedule
+from fedloru.client import build_optimizer, local_schedule
 from fedloru.engine.fused.chunk import batches
 from fedloru.engine.fused.engine import chunks, local_steps
 from fedloru.engine.fused.gradients import Outer
 from fedloru.engine.fused.optimizer import Optimizer
 from fedloru.engine.fused.stack import client, first, stack
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 
 quick = settings(max_examples=25, deadline=None)
 SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=4)

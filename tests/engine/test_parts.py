@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fedloru import tree
-from fedloru.client import Job
 from fedloru.engine import choose
 from fedloru.engine.parts.engine import split
 from fedloru.engine.parts.worker import shared
@@ -18,6 +17,7 @@ from fedloru.engine.ray.packing import pack, unpack
 from fedloru.errors import ConfigError, MissingExtraError, TrainingError
 from fedloru.methods import fedavg
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from tests.engine.cohort import RECIPE, built, vectors
 
 

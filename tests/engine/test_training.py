@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedloru import methods, tree
-from fedloru.client import Job, Session, all_finite, local_schedule, train
+from fedloru.client import all_finite, local_schedule, train
 from fedloru.engine import Task, choose
 from fedloru.errors import ModelError, TrainingError
 from fedloru.evaluate import Score, evaluate, macro_f1, shared_model
@@ -23,6 +23,7 @@ from fedloru.footprint import activation_bytes
 from fedloru.method import Down
 from fedloru.net import classification_metrics
 from fedloru.recipe import Recipe, at_round
+from fedloru.session import Job, Session
 from fedloru.wire import Channel
 from tests.engine.cohort import RECIPE, SIZES, Cohort, built, fedavg, jobs, near, vectors
 

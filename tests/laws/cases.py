@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from fedloru import methods
 from fedloru import net as nets
-from fedloru.client import Job
 from fedloru.data import Examples
 from fedloru.engine import Outcome, Task, choose
 from fedloru.method import Method, Profile, State
 from fedloru.methods import declaration, wrapper_declaration
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.wire import Channel
 
 CLASSES = 4

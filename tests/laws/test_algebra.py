@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
-from fedloru.client import Job, Session, local_batch, local_schedule, train
+from fedloru.client import local_batch, local_schedule, train
 from fedloru.evaluate import shared_model
 from fedloru.method import NOTHING, Down, Method, State, Total, Up
 from fedloru.net import Net, mode
+from fedloru.session import Job, Session
 from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 MERGING = [name for name in METHODS if name not in NOT_MERGING]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fedloru import lowrank, methods, tree
-from fedloru.client import Job
 from fedloru.evaluate import shared_model
 from fedloru.method import Down, Profile
 from fedloru.methods.ranks import with_rank
+from fedloru.session import Job
 from fedloru.wire import MessageSpec, cost, decode_down, encode_down
 from tests.laws.cases import world
 from tests.methods.catching_up import sync_kinds

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedloru import methods, tree
-from fedloru.client import Session, train
+from fedloru.client import train
 from fedloru.data import Dataset, Partition
 from fedloru.errors import ConfigError
 from fedloru.method import Down, Profile
@@ -14,6 +14,7 @@ from fedloru.methods.ranks import rank_of, with_rank
 from fedloru.net import Net
 from fedloru.run.checks import check
 from fedloru.run.plan import Plan
+from fedloru.session import Session
 from tests.laws.cases import world
 from tests.methods.ranked import FULL_RANK, MIXED_RANKS, SHARES, allclose, dense, run_rounds, square_net
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedloru import lowrank, methods, tree
-from fedloru.client import Job
 from fedloru.method import Values
+from fedloru.session import Job
 from tests.laws.cases import world
 from tests.methods.cohort import SHARES, close, small_net
 from tests.methods.oracle import run_round

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from fedloru import methods, tree
 from fedloru import net as nets
-from fedloru.client import Job
 from fedloru.engine import Task, choose
 from fedloru.errors import ConfigError
 from fedloru.method import Method, State
@@ -21,6 +20,7 @@ from fedloru.methods.ranks import with_rank
 from fedloru.methods.wrappers.variates import VERSION, C
 from fedloru.net import Batch, Net
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.wire import Channel
 from tests.methods.cohort import close, small_net
 

@@ -9,7 +9,7 @@ import torch
 
 from fedloru import lowrank, methods, tree
 from fedloru import net as nets
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.errors import ConfigError
 from fedloru.evaluate import Score, shared_model
 from fedloru.method import Down, Method, State, Up
@@ -19,6 +19,7 @@ from fedloru.net import Net
 from fedloru.personal import personal_model, personal_scores, spread
 from fedloru.recipe import Recipe
 from fedloru.run.checks import check
+from fedloru.session import Job, Session
 from tests.laws.cases import world
 from tests.laws.test_runs import plan
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloru import methods, tree
-from fedloru.client import Job, Session, train
+from fedloru.client import train
 from fedloru.errors import ConfigError
 from fedloru.method import Down, Method
 from fedloru.methods.wrappers.server_opt import FIRST, SECOND
 from fedloru.net import losses, mode
 from fedloru.recipe import Recipe
+from fedloru.session import Job, Session
 from tests.methods.cohort import close, keeps_dtypes, mean, run_rounds, small_net
 
 Array = np.ndarray[Any, Any]

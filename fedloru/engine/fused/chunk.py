@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.client import Job, Session, Trained, all_finite, finish, local_schedule, on_device, read, train
+from fedloru.client import all_finite, finish, local_schedule, on_device, read, train
 from fedloru.data import Examples, Schedule, fetch
 from fedloru.dropout import Masks
 from fedloru.engine.fused.fold import Forward
@@ -21,6 +21,7 @@ from fedloru.engine.fused.stack import client, first, stack, unstack
 from fedloru.errors import TrainingError, naming
 from fedloru.method import Method, Phase
 from fedloru.recipe import Recipe
+from fedloru.session import Job, Session, Trained
 from fedloru.tree import Params
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fedloru import tree
-from fedloru.client import Job
 from fedloru.data import Examples, batches_per_epoch, by_length
 from fedloru.engine.fused.chunk import train_chunk, trains_by_products
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
@@ -24,6 +23,7 @@ from fedloru.footprint import activation_bytes, room
 from fedloru.method import Method, State
 from fedloru.net import Net, prefers_channels_last
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 
 CPU_BUDGET = 32 * 2**20
 """Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""

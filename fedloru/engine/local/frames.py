@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from fedloru import errors
-from fedloru.client import Job
 from fedloru.engine.parts.worker import Blueprint, Process, Result, Round
 from fedloru.engine.task import Outcome
 from fedloru.errors import FedloruError
@@ -25,6 +24,7 @@ from fedloru.method import Down, Reply, State, Total, Up
 from fedloru.net import Source
 from fedloru.reading import parse_json, parse_tensors
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.wire import Traffic
 
 RECORDS: dict[str, type[Any]] = {

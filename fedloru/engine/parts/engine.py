@@ -7,7 +7,6 @@ from functools import partial, reduce
 from itertools import accumulate, groupby
 from typing import Any
 
-from fedloru.client import Job
 from fedloru.engine.fused.engine import local_steps
 from fedloru.engine.parts.pool import Part, Pool
 from fedloru.engine.parts.worker import Blueprint, Round
@@ -18,6 +17,7 @@ from fedloru.method import NOTHING, Method
 from fedloru.methods import rebuild
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.tree import Params
 
 Build = Callable[[Setup], Chosen]

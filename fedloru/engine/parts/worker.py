@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fedloru import tree
-from fedloru.client import Job
 from fedloru.engine.setup import Chosen, Setup
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import FedloruError, traced
@@ -21,6 +20,7 @@ from fedloru.method import Down, Profile, State, Up
 from fedloru.methods import rebuild
 from fedloru.net import Net
 from fedloru.recipe import Recipe
+from fedloru.session import Job
 from fedloru.tree import Params
 from fedloru.wire import Channel, Traffic
 
