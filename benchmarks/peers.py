@@ -4,7 +4,8 @@
 
 Every library gets the same work: the same examples, clients, cohorts, initial weights, local steps and learning rate,
 and an evaluation on the same test examples after every round. The accuracies next to the ratios show that it is. Each
-runs in an environment that is made from the package index, and one that cannot be installed is named and left out.
+runs in an environment that is made from the package index; a library that cannot be installed is skipped, with a
+message.
 
 What counts is the CPU time of the rounds, with one thread, of the process and of those it starts, without start-up and
 the first rounds. The libraries take turns in every repeat, so that other load on the machine affects all of them; a
@@ -51,7 +52,7 @@ Times = dict[str, list[dict[str, float]]]
 
 
 def measure(name: str, folder: Path, processes: dict[str, Process], repeats: int, rounds: int) -> dict[str, Any]:
-    """Return the results of one workload; a driver that fails is closed, and left out from then on."""
+    """Return the results of one workload; a driver that fails is closed, and skipped from then on."""
     warm = workloads.WORKLOADS[name].warm
     work = workloads.write(name, rounds, folder / name)
     found: Times = {driver: [] for driver in processes}

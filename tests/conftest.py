@@ -1,4 +1,4 @@
-"""The tests use a cache of their own."""
+"""The tests use a separate cache."""
 
 from __future__ import annotations
 

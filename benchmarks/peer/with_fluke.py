@@ -8,7 +8,7 @@ from typing import Any
 
 try:
     import torchvision  # noqa: F401
-except (ImportError, RuntimeError):  # a build for CUDA beside a torch for CPUs; fluke needs it for its own data only
+except (ImportError, RuntimeError):  # built for CUDA, but torch is not; fluke uses it only to load its own data sets
 
     class Absent(ModuleType):
         """A module in which every name is an empty class."""

@@ -1,8 +1,8 @@
 """Partitions: which client holds which training examples, and how a partition is written to and read from files.
 
-``partition.json`` describes the partition, and ``partition.safetensors`` beside it has the rows as arrays: ``train``
-and ``test`` (N,) int64 are the rows of all clients in sequence, ``train_sizes`` and ``test_sizes`` (K,) the numbers of
-rows of each. Earlier versions wrote the rows to ``partition.json``, one list per client.
+``partition.json`` describes the partition, and ``partition.safetensors`` in the same folder has the rows as arrays:
+``train`` and ``test`` (N,) int64 are the rows of all clients in sequence, ``train_sizes`` and ``test_sizes`` (K,) the
+numbers of rows of each. Earlier versions wrote the rows to ``partition.json``, one list per client.
 """
 
 from __future__ import annotations

@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,31 +12,12 @@ from fedloru.data import (
     audit,
     dirichlet,
     iid,
-    load_partition,
     make_partition,
     natural,
-    partition_arrays,
-    partition_table,
     shards,
-    synthetic,
 )
 from fedloru.errors import PartitionError
-from fedloru.files import write_atomic
-
-MADE: dict[str, Callable[[Dataset], Partition]] = {
-    "iid": lambda data: iid(data, 10, 1),
-    "dirichlet": lambda data: dirichlet(data, 10, 0.5, 1),
-    "shards": lambda data: shards(data, 10, 2, 1),
-    "natural": lambda data: natural(data, "group", 1),
-}
-
-
-def toy(rows: int, classes: int = 10) -> Dataset:
-    y = torch.arange(rows) % classes
-    names = tuple(str(label) for label in range(classes))
-    groups = tuple(f"g{row % 7}" for row in range(rows))
-    data = {"x": torch.zeros(rows, 1), "y": y}
-    return Dataset("toy", data, data, names, {"group": groups})
+from tests.data.toys import MADE, same, toy
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +27,6 @@ def data() -> Dataset:
 
 def held(partition: Partition) -> list[int]:
     return sorted(torch.cat([*partition.train, *partition.test]).tolist())
-
-
-def same(x: Partition, y: Partition) -> bool:
-    pairs = zip(x.train + x.test, y.train + y.test, strict=True)
-    return x[:2] == y[:2] and x.settings == y.settings and all(torch.equal(a, b) for a, b in pairs)
 
 
 sizes = st.integers(20, 300)
@@ -227,125 +197,6 @@ def test_ten_thousand_clients() -> None:
     assert audit(data, made).sizes == (5, 5.0, 5)
 
 
-def saved(partition: Partition, folder: Path) -> Path:
-    path = folder / "partition.json"
-    path.write_text(json.dumps(partition_table(partition) | {"classes": ["more"]}))
-    path.with_suffix(".safetensors").write_bytes(safetensors.torch.save(partition_arrays(partition)))
-    return path
-
-
-def saved_as_lists(partition: Partition, folder: Path) -> Path:
-    """Write a partition as earlier versions did: with the rows in the JSON file."""
-    path = folder / "partition.json"
-    sides = {"train": partition.train, "test": partition.test}
-    lists = {name: [rows.tolist() for rows in side] for name, side in sides.items()}
-    path.write_text(json.dumps(partition_table(partition) | lists))
-    return path
-
-
-@pytest.mark.parametrize("scheme", MADE)
-def test_partitions_round_trip_through_json(scheme: str, data: Dataset, tmp_path: Path) -> None:
-    made = MADE[scheme](data)
-    again = load_partition(saved(made, tmp_path))
-    assert same(made, again) and audit(data, made).hash == audit(data, again).hash == partition_table(made)["hash"]
-
-
-def test_client_test_sets_are_saved(data: Dataset, tmp_path: Path) -> None:
-    made = iid(data, 10, test_fraction=0.2)
-    assert same(made, load_partition(saved(made, tmp_path)))
-
-
-@pytest.mark.parametrize("scheme", MADE)
-def test_partitions_of_earlier_versions_can_be_read(scheme: str, data: Dataset, tmp_path: Path) -> None:
-    made = MADE[scheme](data)
-    assert same(made, load_partition(saved_as_lists(made, tmp_path)))
-
-
-def test_damaged_files_are_rejected(data: Dataset, tmp_path: Path) -> None:
-    path = saved_as_lists(iid(data, 10), tmp_path)
-    document = json.loads(path.read_bytes())
-    document["train"][0][0], document["train"][1][0] = document["train"][1][0], document["train"][0][0]
-    path.write_text(json.dumps(document))
-    with pytest.raises(PartitionError, match="was changed"):
-        load_partition(path)
-    for damage in (b"", b"{", b"[]", b'{"train": "x", "test": []}', b"\xff\xfe\x00"):
-        path.write_bytes(damage)
-        with pytest.raises(PartitionError, match="damaged"):
-            load_partition(path)
-    with pytest.raises(PartitionError, match="there is no partition file"):
-        load_partition(tmp_path / "none.json")
-
-
-def test_damaged_arrays_are_rejected(data: Dataset, tmp_path: Path) -> None:
-    path = saved(iid(data, 10), tmp_path)
-    arrays, good = path.with_suffix(".safetensors"), partition_arrays(iid(data, 10))
-    arrays.write_bytes(safetensors.torch.save(good | {"train": good["train"].flip(0)}))
-    with pytest.raises(PartitionError, match="was changed"):
-        load_partition(path)
-    broken = [
-        good | {"train_sizes": good["train_sizes"] + 1},
-        good | {"train_sizes": good["train_sizes"].double()},
-        good | {"train_sizes": good["train_sizes"][None]},
-        good | {"test_sizes": torch.tensor([-1, 1])},
-        {"train": good["train"]},
-    ]
-    for damage in (b"", b"{", *map(safetensors.torch.save, broken)):
-        arrays.write_bytes(damage)
-        with pytest.raises(PartitionError, match="damaged"):
-            load_partition(path)
-    arrays.unlink()
-    with pytest.raises(PartitionError, match=r"no partition file .*partition.safetensors, which has the rows"):
-        load_partition(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "kept"
-    write_atomic(path, b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_audits_return_statistics(data: Dataset) -> None:
-    made = shards(data, 10, 1)
-    found = audit(data, made)
-    assert (found.clients, found.examples, found.unused, found.sizes) == (10, 700, 0, (70, 70.0, 70))
-    assert found.classes == 1 and found.skew == pytest.approx(0.9) and len(found.hash) == 32
-    assert found.counts.tolist() == (70 * np.eye(10, dtype=int)).tolist()
-
-
-def test_audits_list_every_problem() -> None:
-    data = toy(10)
-    rows = [torch.tensor(own, dtype=torch.int64) for own in ([0, 1, 2], [2, 3, 99], [], [4], [5])]
-    tests = [torch.tensor(own, dtype=torch.int64) for own in ([0], [], [], [-1, 6], [7])]
-    broken = Partition("made", 0, tuple(rows), tuple(tests), {})
-    with pytest.raises(PartitionError) as refused:
-        audit(data, broken, min_examples=2)
-    message = str(refused.value)
-    assert len(message.splitlines()) == 6
-    for problem in (
-        "rows -1, 99 of clients 1, 3 are not in the range 0 to 9",
-        "2 examples are assigned more than once (rows 0, 2), to clients 0, 1;",
-        "2 examples are assigned to no client (rows 8, 9)",
-        "clients 2 have no training examples",
-        "clients 2 have fewer than 2 examples",
-    ):
-        assert problem in message
-
-
-def test_audits_reject_the_wrong_number_of_test_sets(data: Dataset) -> None:
-    made = iid(data, 10, test_fraction=0.1)
-    with pytest.raises(PartitionError, match="10 training sets, but 9 test sets"):
-        audit(data, made._replace(test=made.test[:9]))
-    with pytest.raises(PartitionError, match="no clients"):
-        audit(data, made._replace(train=(), test=()))
-
-
 @pytest.mark.parametrize("rows", [0.5, "x", None, torch.tensor([0.0]), torch.tensor([[1]]), torch.tensor([True])])
 def test_rows_that_are_no_row_numbers_are_rejected(rows: object) -> None:
     with pytest.raises(PartitionError, match="rows of client 1"):
@@ -356,21 +207,3 @@ def test_lists_and_other_integers_become_rows(data: Dataset) -> None:
     made = Partition("made", 0, ([0, 1], np.array([2, 3], np.int32), []), (), {})  # type: ignore[arg-type]
     assert [rows.tolist() for rows in made.train] == [[0, 1], [2, 3], []]
     assert made.train.values.dtype == torch.int64 and not made.test and len(made.train) == 3
-
-
-def test_statistics_equal_those_of_a_table_of_counts(data: Dataset) -> None:
-    for make in MADE.values():
-        made = make(data)
-        found = audit(data, made)
-        table = torch.stack([torch.bincount(data.train["y"][rows], minlength=10) for rows in made.train])
-        shares = table.double() / table.sum(1, keepdim=True)
-        overall = torch.bincount(data.train["y"]).double() / 700
-        assert torch.equal(found.counts, table) and torch.equal(found.first(3), table[:3])
-        assert found.skew == pytest.approx(float((shares - overall).abs().sum(1).mean() / 2), abs=1e-12)
-        assert found.classes == pytest.approx(float((table > 0).sum(1).double().mean()))
-
-
-def test_a_synthetic_data_set_passes() -> None:
-    data = synthetic(400, (5,), 4)
-    found = audit(data, dirichlet(data, 5, 1.0))
-    assert found.examples == 320 and found.counts.sum() == 320

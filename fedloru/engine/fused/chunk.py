@@ -130,24 +130,24 @@ def batches(
     """
     plans = [local_schedule(job, recipe, seed, round, phase, lengths) for job in jobs]
     shape = (max(p.rows.shape[0] for p in plans), max(p.rows.shape[1] for p in plans))
-    first_rows = [int(plan.rows[0, 0]) for plan in plans]
+    shifts = [plan.shifts for plan in plans if plan.shifts is not None]
+    flips = [plan.flips for plan in plans if plan.flips is not None]
     return Schedule(
-        _padded([plan.rows for plan in plans], shape, first_rows),
+        _padded([plan.rows for plan in plans], shape, repeat=True),
         _padded([plan.counts for plan in plans], shape[:1]),
-        None if plans[0].shifts is None else _padded([plan.shifts for plan in plans], (*shape, 2)),
-        None if plans[0].flips is None else _padded([plan.flips for plan in plans], shape),
+        _padded(shifts, (*shape, 2)) if shifts else None,
+        _padded(flips, shape) if flips else None,
     )
 
 
-def _padded(values: Sequence[Tensor | None], shape: tuple[int, ...], fill: Sequence[int] | None = None) -> Tensor:
-    """Return the tensors of C clients as one, (C, *shape), padded with each client's ``fill`` or 0."""
-    given = [value for value in values if value is not None]
-    if all(value.shape == shape for value in given):
-        return torch.stack(given)
-    padded = given[0].new_zeros((len(given), *shape))
-    for c, value in enumerate(given):
-        if fill is not None:
-            padded[c] = fill[c]
+def _padded(values: Sequence[Tensor], shape: tuple[int, ...], *, repeat: bool = False) -> Tensor:
+    """Return the tensors of C clients as one, (C, *shape), padded with 0, or with the first value of each client."""
+    if all(value.shape == shape for value in values):
+        return torch.stack(list(values))
+    padded = values[0].new_zeros((len(values), *shape))
+    for c, value in enumerate(values):
+        if repeat:
+            padded[c] = value.flatten()[0]
         padded[c][tuple(slice(n) for n in value.shape)] = value
     return padded
 
