@@ -82,6 +82,27 @@ MUTATIONS = (
         ("tests/engine/test_sequential.py::test_local_training_equals_a_loop_with_torch_optim",),
     ),
     Mutation(
+        "local weights ignore momentum",
+        "fedloru/engine/fused/local_weight.py",
+        "self._b[: self._rows] *= self.momentum",
+        "self._b[: self._rows] *= 0.0",
+        ("tests/engine/test_local_weight.py::test_ragged_clients_equal_the_sequential_engine[momentum-a perceptron]",),
+    ),
+    Mutation(
+        "products of a backward pass inside the model are kept",
+        "fedloru/engine/fused/chunk.py",
+        "            outers.clear()",
+        "            pass",
+        ("tests/engine/test_unusual_models.py::test_engines_agree[the gradient of the input-1]",),
+    ),
+    Mutation(
+        "weights are merged in models that read them elsewhere",
+        "fedloru/inference.py",
+        "        worth = []",
+        "        pass",
+        ("tests/engine/test_unusual_models.py::test_evaluation_computes_what_training_does[reads a weight]",),
+    ),
+    Mutation(
         "since() does not check for gaps",
         "fedloru/wire/ledger.py",
         "if len(missing) != sync.version - held:",
