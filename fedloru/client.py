@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def _train(session: Session, job: Job, masks: Masks) -> Trained:
             f"the forward pass writes to {', '.join(written)}, but all clients share frozen weights: train them "
             "(list them in dense), or do not write to them"
         )
-    losses, finite = read(torch.cat(histories), all_finite(state))
+    (losses,), (finite,) = read(torch.cat(histories)[None], all_finite(tree.map(lambda t: t[None], state)))
     return finish(session, job, state, losses, torch.cat(counts).tolist(), finite=finite)
 
 
@@ -130,17 +130,18 @@ def _update_buffers(local: _Local, tensors: Params) -> None:
         owner[key] = now.detach().to(before.dtype)
 
 
-def all_finite(trained: Params) -> Tensor:
-    """Return whether all tensors are finite, (), without synchronizing with the device."""
+def all_finite(stacked: Params) -> Tensor:
+    """Return whether all tensors (C, …) of each client are finite, (C,), without synchronizing with the device."""
     # The extrema are NaN if any value is, and computing them needs no temporary of the size of the tensor.
-    extrema = [extreme for value in trained.values() if value.numel() for extreme in (value.amin(), value.amax())]
-    return torch.stack([extreme.isfinite() for extreme in extrema]).all()
+    flat = [value.reshape(len(value), -1) for value in stacked.values() if value.numel()]
+    extrema = [extreme for values in flat for extreme in (values.amin(1), values.amax(1))]
+    return torch.stack([extreme.isfinite() for extreme in extrema]).all(0)
 
 
-def read(history: Tensor, finite: Tensor) -> tuple[Any, Any]:
-    """Return the losses (…, S), and whether the trained tensors are finite (…), as lists, after a single transfer."""
+def read(history: Tensor, finite: Tensor) -> tuple[list[list[float]], list[bool]]:
+    """Return the losses (C, S), and whether the trained tensors are finite (C,), as lists, after a single transfer."""
     both = torch.cat([history, finite.to(history).unsqueeze(-1)], -1).cpu()
-    return both[..., :-1].tolist(), (both[..., -1] > 0).tolist()
+    return both[:, :-1].tolist(), (both[:, -1] > 0).tolist()
 
 
 def finish(

@@ -25,7 +25,7 @@ from fedloru.method import State, is_merge_round
 from fedloru.run.diagnostics import LARGEST, MERGE_SAMPLE
 from fedloru.run.plan import Plan, test_sizes
 
-SHARE = 0.015
+SHARE = 0.01
 """The share of the estimated work of a run that diagnostics take."""
 OPERATION = 100_000
 OPERATIONS = 100 * OPERATION

@@ -126,10 +126,9 @@ def test_an_error_inside_torch_names_the_line_of_user_code() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_one_value_that_is_not_finite_is_found(value: float) -> None:
     tensors = {"x": torch.randn(3, 4), "n": torch.arange(3), "none": torch.empty(3, 0), "y": torch.randn(3, 2, 2)}
-    assert bool(all_finite(tensors))
+    assert all_finite(tensors).tolist() == [True, True, True]
     tensors["y"][1, 0, 1] = value
-    assert not all_finite(tensors)
-    assert torch.func.vmap(all_finite)(tensors).tolist() == [True, False, True]
+    assert all_finite(tensors).tolist() == [True, False, True]
 
 
 class Reads(TorchDispatchMode):

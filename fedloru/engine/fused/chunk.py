@@ -47,9 +47,7 @@ def train_chunk(session: Session, forward: Forward, jobs: Sequence[Job]) -> list
         state, history, counts = session.with_masks(jobs, lambda masks: _train(session, forward, jobs, masks))
     except TrainingError as error:
         raise _find_failing_client(session, jobs, error) from error
-    results = zip(
-        jobs, unstack(state), *read(history, torch.func.vmap(all_finite)(state)), counts.tolist(), strict=True
-    )
+    results = zip(jobs, unstack(state), *read(history, all_finite(state)), counts.tolist(), strict=True)
     return [_finish(session, *of_client) for of_client in results]
 
 
