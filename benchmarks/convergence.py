@@ -44,8 +44,8 @@ SCALE = math.sqrt(3)
 
 CONTENDERS: dict[str, Callable[[], Method]] = {
     "FedAvg": fl.fedavg,
-    "FedLoRU τ=1": lambda: fl.fedloru(tau=1),
-    "FedLoRU τ=5": lambda: fl.fedloru(tau=5),
+    "FedLoRU τ=1": lambda: fl.fedloru(recipe="paper", tau=1),
+    "FedLoRU τ=5": lambda: fl.fedloru(recipe="paper", tau=5),
     "FedLoRA": fl.fedlora,
 }
 

@@ -40,7 +40,7 @@ TASKS = {
 METHODS = {
     "FedAvg": methods.fedavg,
     "FedLoRA": methods.fedlora,
-    "FedLoRU": lambda: methods.fedloru(tau=TAU),
+    "FedLoRU": lambda: methods.fedloru(recipe="paper", tau=TAU),
     "FFA-LoRA": methods.ffalora,
 }
 

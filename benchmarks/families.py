@@ -178,7 +178,15 @@ def _some(names: list[str]) -> str:
 
 def _run(net: fl.Net, dataset: Dataset, clients: Partition, engine: str, out: Path) -> fl.Run:
     run = fl.run(
-        net, fl.fedloru(tau=[1]), dataset, clients, rounds=2, cohort=CLIENTS, recipe=RECIPE, engine=engine, out=str(out)
+        net,
+        fl.fedloru(recipe="paper", tau=[1]),
+        dataset,
+        clients,
+        rounds=2,
+        cohort=CLIENTS,
+        recipe=RECIPE,
+        engine=engine,
+        out=str(out),
     )
     for _ in run:
         pass

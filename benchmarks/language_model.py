@@ -42,7 +42,7 @@ def main() -> None:
     data = Dataset("random tokens", texts(2 * CLIENTS, seed=0), texts(4, seed=1), ())
     run = fl.run(
         net,
-        fl.fedloru(tau=2),
+        fl.fedloru(recipe="paper", tau=2),
         data,
         fl.data.iid(data, clients=CLIENTS),
         rounds=args.rounds,

@@ -105,7 +105,7 @@ def dolly(data: Path, cache: Path, rounds: int = 6) -> list[dict[str, Any]]:
     clients = fl.data.natural(texts, "category")
     recipe = Recipe("adamw", lr=1e-3, steps=4, batch_size=2)
     settings = {"rounds": rounds, "cohort": 4, "recipe": recipe, "eval_every": 2, "diagnostics": False}
-    run = fl.run(net, fl.fedloru(tau=3), texts, clients, **settings)
+    run = fl.run(net, fl.fedloru(recipe="paper", tau=3), texts, clients, **settings)
     before = evaluate(net, run.tensors, texts.test).loss
     rows = [{"round": 0, "test_loss": before, "seconds": 0.0, "up_bytes_total": 0, "down_bytes_total": 0}]
     for row in run:

@@ -81,8 +81,8 @@ def contenders(rank: int, tau: int, lr: float) -> list[Contender]:
         Contender("FedPara", methods.fedpara),
         Contender("pFedPara", lambda: methods.fedpara(personal=True)),
         Contender("FedMUD + AAD", lambda: methods.fedmud(interval=tau)),
-        Contender(f"FedLoRU τ={tau}", lambda: methods.fedloru(tau=tau)),
-        Contender(f"FedLoRU τ={tau}, exact", lambda: methods.fedloru(tau=tau, accumulate="exact")),
+        Contender(f"FedLoRU τ={tau}", lambda: methods.fedloru(recipe="paper", tau=tau)),
+        Contender(f"FedLoRU τ={tau}, exact", lambda: methods.fedloru(recipe="paper", tau=tau, accumulate="exact")),
         Contender(f"mFedLoRU τ={tau}, half at r/4", lambda: methods.mfedloru(tau=tau), half_low_rank),
         Contender(f"pFedLoRU τ={tau}", lambda: methods.pfedloru(tau=tau)),
     ]

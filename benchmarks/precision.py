@@ -33,7 +33,10 @@ from fedloru.run.plan import Plan
 from fedloru.session import Job
 from fedloru.wire import Channel
 
-METHODS: dict[str, Callable[[], Method]] = {"FedAvg": methods.fedavg, "FedLoRU": lambda: methods.fedloru(tau=5)}
+METHODS: dict[str, Callable[[], Method]] = {
+    "FedAvg": methods.fedavg,
+    "FedLoRU": lambda: methods.fedloru(recipe="paper", tau=5),
+}
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ENGINES = ("sequential", "fused")
 LAST = 3

@@ -24,8 +24,8 @@ from fedloru.method import Method
 WEIGHT = "fc1.weight"
 CONTENDERS: dict[str, Callable[[], Method]] = {
     "FedAvg": fl.fedavg,
-    "FedLoRU τ=3": lambda: fl.fedloru(tau=3),
-    "FedLoRU τ=10": lambda: fl.fedloru(tau=10),
+    "FedLoRU τ=3": lambda: fl.fedloru(recipe="paper", tau=3),
+    "FedLoRU τ=10": lambda: fl.fedloru(recipe="paper", tau=10),
     "FedLoRA": fl.fedlora,
 }
 

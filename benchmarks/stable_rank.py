@@ -82,7 +82,7 @@ def new_run(task: Task, partition: Partition, seed: int) -> Run:
     model = models.build(task.model, channels=channels, size=size, classes=classes, seed=seed, **task.settings)
     net = fl.attach(model, rank=8, alpha=16, targets=task.targets)
     recipe = Recipe(lr=0.1, momentum=0.9, batch_size=10, clip=1.0)
-    method = fl.methods.fedloru(tau=5)
+    method = fl.methods.fedloru(recipe="paper", tau=5)
     rounds = task.rounds
     return Run(
         Plan(

@@ -16,5 +16,5 @@ texts = fl.hf.texts(fl.hf.tokenizer(folder), path, kind, columns=["category"], m
 clients = fl.data.natural(texts, "category")
 net = fl.hf.attach(fl.hf.load(folder), rank=8, alpha=16)
 recipe = fl.Recipe("adamw", lr=1e-3, steps=4, batch_size=2, bucket=True)
-for row in fl.run(net, fl.fedloru(tau=3), texts, clients, rounds=6, cohort=4, recipe=recipe, out=out):
+for row in fl.run(net, fl.fedloru(), texts, clients, rounds=6, cohort=4, recipe=recipe, out=out):
     print(f"round {row['round']}  perplexity {row['test_perplexity']:.2f}  {row['seconds']:.1f} s")

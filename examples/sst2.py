@@ -16,7 +16,7 @@ clients = fl.data.dirichlet(texts, clients=20, alpha=0.5)
 model = fl.hf.load(folder, task="classify", classes=texts.classes)
 net = fl.hf.attach(model, rank=4, alpha=32, targets=["bert.encoder.*", "bert.pooler.*"])
 recipe = fl.Recipe("adamw", lr=1e-3, steps=8, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
-run = fl.run(net, fl.fedloru(tau=10), texts, clients, rounds=30, cohort=10, recipe=recipe, eval_every=5)
+run = fl.run(net, fl.fedloru(), texts, clients, rounds=30, cohort=10, recipe=recipe, eval_every=5)
 for row in run:
     sent = (row["up_bytes_total"] + row["down_bytes_total"]) / 1e6
     accuracy = f"  accuracy {row['test_accuracy']:.3f}" if row["test_accuracy"] is not None else ""

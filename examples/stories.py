@@ -19,7 +19,7 @@ texts = fl.hf.texts(tokenizer, path, kind, max_length=256)
 clients = fl.data.iid(texts, clients=5)
 net = fl.hf.attach(fl.hf.load(folder), rank=8, alpha=16)
 recipe = fl.Recipe("adamw", lr=3e-3, batch_size=4, clip=1.0, bucket=True)
-run = fl.run(net, fl.fedloru(tau=5), texts, clients, rounds=10, cohort=3, recipe=recipe)
+run = fl.run(net, fl.fedloru(), texts, clients, rounds=10, cohort=3, recipe=recipe)
 for row in run:
     print(f"round {row['round']:2}  perplexity {row['test_perplexity']:.1f}")
 

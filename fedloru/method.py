@@ -15,6 +15,7 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.lowrank import concatenate
 from fedloru.net import Net
+from fedloru.settings.types import RunSize
 from fedloru.tree import Params
 
 Profile = tuple[tuple[str, float], ...]
@@ -26,8 +27,8 @@ def profile_name(profile: Profile) -> str:
     return ", ".join(f"{name} {repr(float(value)).removesuffix('.0')}" for name, value in profile) or "usual"
 
 
-Fresh = Literal["", "a", "both"]
-"""How fresh factors were initialized: A drawn and B = 0, or both drawn; "" for factors that are not fresh."""
+Fresh = Literal["", "a", "both", "zero"]
+"""How fresh factors were initialized: A drawn and B = 0, both drawn, or 0; "" for factors that are not fresh."""
 
 
 class State(NamedTuple):
@@ -56,8 +57,11 @@ class Down(NamedTuple):
     that are not sent, and to detect that their client state belongs to other factors.
 
     ``fresh`` says that the factors in ``shared`` are ``init_factors(sites, seed, version, …, init=fresh)``, with the
-    ranks that they have here. The receiver draws them too, so the wire does not send them. It trusts the method; that
-    the claim is true is a law (``fedloru.check``).
+    ranks that they have here, or all 0. The receiver draws them too, so the wire does not send them. It trusts the
+    method; that the claim is true is a law (``fedloru.check``).
+
+    ``base`` is what the receiver holds after its catch-up. It is not part of the message: server and client each fill
+    in their own.
     """
 
     shared: Params
@@ -66,6 +70,7 @@ class Down(NamedTuple):
     round: int = 0
     version: int = 0
     fresh: Fresh = ""
+    base: Params = {}
 
 
 class Up(NamedTuple):
@@ -167,9 +172,9 @@ class Traits(NamedTuple):
     """The accumulation cycle of a method that merges: the rounds between merges, or a list of merge rounds."""
 
 
-def planned(method: Method, rounds: int) -> Method:
-    """Return ``method`` with the defaults that follow from the number of rounds of a run."""
-    return method if method.in_run is None else method.in_run(method, rounds)
+def planned(method: Method, size: RunSize) -> Method:
+    """Return ``method`` with the defaults that follow from the size of a run."""
+    return method if method.in_run is None else method.in_run(method, size)
 
 
 class Method(NamedTuple):
@@ -219,5 +224,5 @@ class Method(NamedTuple):
     config: dict[str, Any] = {}
     """The settings of the method, and its wrappers under "wrap"; set by their declarations."""
 
-    in_run: Callable[[Method, int], Method] | None = None
-    """(method, rounds) → the method with the defaults that follow from the number of rounds; None: there are none."""
+    in_run: Callable[[Method, RunSize], Method] | None = None
+    """(method, size) → the method with the defaults that follow from the size of a run; None: there are none."""

@@ -43,7 +43,7 @@ RECIPE = Recipe(lr=0.1, momentum=0.9, weight_decay=1e-3, batch_size=4, epochs=2,
 
 def method() -> Method:
     """Return the method of both processes: FedLoRU with a proximal term, which merges factors every two rounds."""
-    return methods.prox(methods.fedloru(tau=2), mu=0.01)
+    return methods.prox(methods.fedloru(recipe="paper", tau=2), mu=0.01)
 
 
 def net() -> Net:

@@ -14,12 +14,15 @@ from fedloru.config.fields import Section, expected, shown
 from fedloru.config.schema import SECTIONS, Config, Top
 from fedloru.config.texts import is_language_model
 from fedloru.errors import QUOTED, ConfigError, did_you_mean, plain
+from fedloru.methods import paper
 from fedloru.settings import one_of
 from fedloru.settings.table import SYNTAX
 
 Table = Mapping[str, Any]
 
 TOP = ""
+_PUBLISHED = paper.Settings.__annotations__.keys() - {"tau"}
+"""The settings that only the published recipe of FedLoRU has."""
 _FORMS: dict[str, Forms] = {TOP: Forms("", {"": Top}), **SECTIONS}
 
 
@@ -41,6 +44,7 @@ def parse(table: Table, source: str = "the configuration") -> Config:
         else:
             problems += parsed
     _choose_optimizer(valid, table.get("client", {}))
+    _choose_recipe(valid, table.get("method", {}))
     problems += conflicts(valid)
     if problems:
         raise ConfigError(problems, source)
@@ -54,6 +58,17 @@ def _choose_optimizer(sections: dict[str, Section], given: Table) -> None:
         return
     if is_language_model(sections["model"]):
         sections["client"] = sections["client"].model_copy(update={"optimizer": "adamw"})
+
+
+def _choose_recipe(sections: dict[str, Section], given: Table) -> None:
+    """Choose the published recipe of FedLoRU if ``given``, the table [method], has one of its settings, but no recipe.
+
+    Configurations of earlier versions, which had no other recipe, are complete and so have these settings.
+    """
+    chosen = sections.get("method")
+    if getattr(chosen, "name", "") == "fedloru" and "recipe" not in given and given.keys() & _PUBLISHED:
+        assert chosen is not None
+        sections["method"] = chosen.model_copy(update={"recipe": "paper"})
 
 
 def _with_client_column(config: Config) -> Config:

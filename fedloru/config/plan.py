@@ -29,6 +29,7 @@ from fedloru.run.capacities import capacities
 from fedloru.run.checks import check
 from fedloru.run.plan import EvalHook, Plan, keyed_settings, settings_table
 from fedloru.schema import FEDERATION
+from fedloru.settings.types import RunSize
 from fedloru.weight_reads import leave_out
 
 OPEN = frozenset(
@@ -177,12 +178,13 @@ def remade(train: Examples, *, config: Mapping[str, Any], name: str, classes: Se
 
 
 def planned_method(config: Config, clients: int) -> Method:
-    """Return the configured method, with the defaults that follow from the number of rounds.
+    """Return the configured method, with the defaults that follow from the size of the run.
 
     Raises:
         ConfigError: settings contradict each other.
     """
-    return planned(assembled(config._asdict(), recipe_of(config), clients), config.rounds)
+    size = RunSize(config.rounds, min(1.0, config.cohort.size / clients))
+    return planned(assembled(config._asdict(), recipe_of(config), clients), size)
 
 
 def split(config: Config) -> tuple[Dataset, Partition]:

@@ -10,7 +10,7 @@ import logging
 import time
 from importlib.metadata import version
 
-from fedloru import tree, wire
+from fedloru import lowrank, tree, wire
 from fedloru.client import train
 from fedloru.data import size
 from fedloru.errors import FedloruError, TrainingError, WireError, traced
@@ -96,7 +96,7 @@ class Member:
         plan, store = site.plan, self.folder.private(site.plan.device)
         job = Job(order.client, site.rows, store.load(order.client, order.last), order.profiled)
         recipe = at_round(site.recipe, order.round, hello.rounds)
-        down = _on_device(down, plan.device)
+        down = _on_device(down, plan.device)._replace(base=base)
         base = lowered(plan.net, base, recipe.precision)
         session = Session(plan.net, plan.method, base, down, plan.dataset.train, recipe, header.seed, order.round)
         done = train(session, job)
@@ -128,7 +128,7 @@ class Member:
         base = self._synchronized(question, tensors[: question.sync])
         spec = self._spec(question)
         _, down = wire.decode_down(tensors[question.sync :], spec, round=question.round, version=question.version)
-        down = _on_device(down, site.plan.device)
+        down = _on_device(down, site.plan.device)._replace(base=base)
         own = self.folder.private(site.plan.device).load(question.client, question.last)
         self.folder.count(0, len(tensors))
         return Scores(
@@ -177,7 +177,8 @@ class Member:
                 held = Held(0, hello.base, {})
             if held is None:
                 return None
-            base = initial | tree.to(held.weights, plan.device)
+            old = lowrank.adapted_keys(plan.net.sites, initial) if held.weights else []
+            base = tree.omit(initial, old) | tree.to(held.weights, plan.device)
             if wire.base_hash(plan.net.sites, base) != held.hash:
                 log.warning("the weights in %s do not have their hash, so they are requested again", self.folder.path)
                 return None
@@ -209,7 +210,7 @@ class Member:
             )
         if message:
             whole = site.run != hello.run
-            weights = base if whole else tree.select(base, [site_.weight for site_ in sites])
+            weights = base if whole else tree.select(base, lowrank.adapted_keys(sites, base))
             self.folder.hold(hello.run, Held(order.version, found, weights))
         self._base = Held(order.version, found, base)
         return base

@@ -41,6 +41,9 @@ def fresh_factors(stage: Stage) -> None:
             sent = stage.method.down(net, done.before, profile)
             if not sent.fresh:
                 continue
+            if sent.fresh == "zero":
+                _all_zero(done.after.round, tree.select(sent.shared, net.factors & sent.shared.keys()))
+                continue
             if not net.factors or not net.factors <= sent.shared.keys():
                 raise BrokenLawError(
                     f"round {done.after.round}: fresh = {sent.fresh!r}, but shared does not contain all factors"
@@ -53,6 +56,11 @@ def fresh_factors(stage: Stage) -> None:
                     f"round {done.after.round}: Down.fresh is {sent.fresh!r}, but {wrong[0]} is not what init_factors "
                     'draws from (seed, version): set fresh = "", or send fresh factors'
                 )
+
+
+def _all_zero(round: int, factors: Params) -> None:
+    if wrong := [key for key, value in factors.items() if bool(value.any())]:
+        raise BrokenLawError(f"round {round}: Down.fresh is 'zero', but {wrong[0]} is not 0: set fresh = \"\"")
 
 
 def byte_formula(stage: Stage) -> None:

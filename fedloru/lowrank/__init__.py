@@ -2,6 +2,17 @@
 
 from fedloru.lowrank.algebra import concatenate, delta, init_factors, matrices, merge, signs_of, stack, truncate
 from fedloru.lowrank.attach import Attached, attach, detach, sites
+from fedloru.lowrank.bases import (
+    adapted_keys,
+    advance,
+    drawn_basis,
+    factor_shape,
+    fixed_key,
+    orthonormal,
+    sent_part,
+    trained_key,
+    turned,
+)
 from fedloru.lowrank.copying import shallow_copy
 from fedloru.lowrank.increments import Increment, combine, increment, truncate_increment
 from fedloru.lowrank.layers import LowRankConv2d, LowRankEmbedding, LowRankLinear
@@ -14,19 +25,28 @@ __all__ = [
     "LowRankEmbedding",
     "LowRankLinear",
     "Site",
+    "adapted_keys",
+    "advance",
     "attach",
     "combine",
     "concatenate",
     "delta",
     "detach",
+    "drawn_basis",
+    "factor_shape",
+    "fixed_key",
     "increment",
     "init_factors",
     "matrices",
     "merge",
+    "orthonormal",
+    "sent_part",
     "shallow_copy",
     "signs_of",
     "sites",
     "stack",
+    "trained_key",
     "truncate",
     "truncate_increment",
+    "turned",
 ]

@@ -1,7 +1,8 @@
 """Layers that compute with W + s·BA, where W is frozen and only the factors are trained.
 
 Each is a subclass of the torch layer that it replaces, and keeps the state-dict keys of that layer: ``weight`` and
-``bias`` are unchanged, ``a`` and ``b`` are added. With B = 0 the output is exactly that of the original layer.
+``bias`` are unchanged, ``a`` and ``b`` are added. With B = 0, or factors of rank 0, the output is exactly that of the
+original layer.
 Dropout, if any, is applied to the rank-space activation, as in the published code of FedLoRU. Factors are float32 or
 wider even if the weight is narrower: a step in bfloat16 would round away most of the update.
 """
@@ -27,6 +28,8 @@ class LowRankLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, i) to (…, o)."""
+        if not len(self.a):
+            return super().forward(input)
         h = F.dropout(F.linear(promoted(input, self.a), self.a), self.drop, self.training and self.drop > 0)
         y = super().forward(input)
         return y + (self.scale * F.linear(h, self.b)).to(y.dtype)
@@ -42,6 +45,8 @@ class LowRankConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (b, i, h, w) to (b, o, h', w')."""
+        if not len(self.a):
+            return super().forward(input)
         h = self._conv_forward(promoted(input, self.a), self.a, None)
         h = F.dropout(h, self.drop, self.training and self.drop > 0)
         y = super().forward(input)
@@ -61,6 +66,8 @@ class LowRankEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map token ids (…) to vectors (…, d)."""
+        if not len(self.a):
+            return super().forward(input)
         h = F.dropout(F.embedding(input, self.b), self.drop, self.training and self.drop > 0)
         change = still_padding(self.scale * (h @ self.a), input, self.padding_idx)
         return super().forward(input) + change.to(self.weight.dtype)

@@ -10,7 +10,7 @@ Building blocks for clients of different ranks are in ``fedloru.methods.ranks``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
@@ -21,7 +21,7 @@ from fedloru.lowrank.algebra import Init
 from fedloru.method import Down, Fresh, Profile, State, Total, Up, Values
 from fedloru.net import Net
 from fedloru.settings import Expected
-from fedloru.settings.types import FromRounds
+from fedloru.settings.types import FromSize, RunSize
 from fedloru.tree import Params
 
 
@@ -49,12 +49,18 @@ UNPLANNED = 10
 """The accumulation cycle of a method that is used outside of a run, so that the number of rounds is not known."""
 
 
-def default_cycle(rounds: int) -> int:
-    """Return the accumulation cycle for a run of ``rounds`` rounds: a quarter of them."""
-    return max(1, rounds // 4)
+def default_cycle(settings: Mapping[str, Any], size: RunSize) -> int:
+    """Return the accumulation cycle of a run: a quarter of its rounds, or of FedLoRU, what its recipe needs.
+
+    The alternating recipe merges often, but a client that is in a cohort every 1/share rounds then has to catch up with
+    1/(share·τ) increments. The cycle limits them to two.
+    """
+    if settings.get("recipe") == "alternating":
+        return max(1, round(1 / (2 * size.share)))
+    return max(1, size.rounds // 4)
 
 
-OpenTau = Annotated[Tau | None, FromRounds(default_cycle)]
+OpenTau = Annotated[Tau | None, FromSize(default_cycle)]
 """An accumulation cycle that is chosen by ``default_cycle`` if it is not set."""
 
 

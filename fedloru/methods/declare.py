@@ -15,7 +15,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 from fedloru.method import Method, planned
 from fedloru.recipe import Recipe
 from fedloru.settings import PREFIX, Setting, check, settings_of
-from fedloru.settings.types import FromRounds
+from fedloru.settings.types import FromSize, RunSize
 
 P = ParamSpec("P")
 Cases = Mapping[str, Mapping[str, Any]]
@@ -93,10 +93,10 @@ def method(
             given = _bound(shown, args, kwargs)
             check(name, settings_of(make), given)
             made = function(**given)._replace(name=name, config=given)  # type: ignore[call-arg]  # it has these settings
-            chosen = {key: one.from_rounds for key, one in settings_of(make).items() if one.from_rounds}
+            chosen = {key: one.from_run for key, one in settings_of(make).items() if one.from_run}
             if not any(given[key] is None for key in chosen):
                 return made._replace(in_run=None)
-            return _in_run(made, lambda rounds: make(**{**given, **_filled(given, chosen, rounds)}))  # type: ignore[call-arg]
+            return _in_run(made, lambda size: make(**{**given, **_filled(given, chosen, size)}))  # type: ignore[call-arg]
 
         _describe(make, shown, declared, extends)
         return make
@@ -136,7 +136,7 @@ def wrapper(
             entry = {"name": name, **given}
             config = {**inner.config, "wrap": [*inner.config.get("wrap", []), entry]}
             made = made._replace(config=config, in_run=None)
-            return made if inner.in_run is None else _in_run(made, lambda rounds: wrap(planned(inner, rounds), **given))  # type: ignore[call-arg]
+            return made if inner.in_run is None else _in_run(made, lambda size: wrap(planned(inner, size), **given))  # type: ignore[call-arg]
 
         _describe(wrap, whole, declared, None)
         return wrap
@@ -144,11 +144,11 @@ def wrapper(
     return decorate
 
 
-def _in_run(made: Method, again: Callable[[int], Method]) -> Method:
+def _in_run(made: Method, again: Callable[[RunSize], Method]) -> Method:
     """Return ``made`` with an ``in_run`` that makes it again, unless functions have been replaced since."""
 
-    def in_run(current: Method, rounds: int) -> Method:
-        return again(rounds) if _functions(current) == _functions(made) else current
+    def in_run(current: Method, size: RunSize) -> Method:
+        return again(size) if _functions(current) == _functions(made) else current
 
     return made._replace(in_run=in_run)
 
@@ -157,8 +157,8 @@ def _functions(made: Method) -> Method:
     return made._replace(name="", config={}, in_run=None)
 
 
-def _filled(given: Mapping[str, Any], open: Mapping[str, FromRounds], rounds: int) -> dict[str, Any]:
-    return {key: default.choose(rounds) for key, default in open.items() if given[key] is None}
+def _filled(given: Mapping[str, Any], open: Mapping[str, FromSize], size: RunSize) -> dict[str, Any]:
+    return {key: default.choose(given, size) for key, default in open.items() if given[key] is None}
 
 
 def name_of(function: Callable[..., Any]) -> str:

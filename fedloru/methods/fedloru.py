@@ -1,156 +1,77 @@
-"""FedLoRU: low-rank updates, accumulated into the model every τ rounds.
+"""FedLoRU: low-rank updates that accumulate into a model of high rank.
 
 Park and Klabjan, "Communication-Efficient Federated Low-Rank Update Algorithm and its Connection to Implicit
-Regularization", arXiv 2409.12371::
-
-    clients   minimise f_k(W + s·BA; θ) over (A, B, θ)
-    server    A ← Σ p_k A_k,  B ← Σ p_k B_k,  θ ← Σ p_k θ_k
-              every τ rounds:  W ← W + s·BA,  version += 1,  fresh A, B
-
-After T rounds the model is W₀ + s·Σ_j B⁽ʲ⁾A⁽ʲ⁾: every message has low rank, and the total update a rank of up to
-(T/τ)·r. Clients apply the same increments to their copy of W, so a merge round costs a client as much as any other.
-
-Where the published script differs from the paper, the defaults follow the paper, and settings select the behaviour of
-the script: it never draws fresh factors (``reset="keep"``: the effective weight then jumps from W + sBA to W + 2sBA),
-initializes W to 0 (``base="zero"``), draws B too (``init="both"``), and accepts a list of rounds for ``tau``.
-``accumulate="exact"`` is our addition: in a merge round, the server has the factors of all clients, and can merge
-s·Σ p_k B_k A_k without additional uploads.
-
-After a reset, optimizer state of the old factors does not apply to the new ones. Clients create a new optimizer in
-every round, so they are not affected; ``server_opt`` resets its moments of the factors.
+Regularization", arXiv 2409.12371. Every message has low rank, and the total update a rank that grows with every merge.
+There are two recipes: ``fedloru.methods.paper`` is the published one, and ``fedloru.methods.alternating`` ours, which
+keeps the subspace that clients have found. ``docs/claims.md`` compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Literal, TypedDict
+from inspect import signature
+from typing import Annotated, Literal, Unpack
 
-import torch
-
-from fedloru import lowrank, tree
-from fedloru.lowrank.algebra import Init
-from fedloru.method import Down, Method, Profile, State, Total, Up, Values, is_merge_round
-from fedloru.methods import blocks
-from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau
+from fedloru.method import Method
+from fedloru.methods.alternating import Local, alternating
+from fedloru.methods.blocks import reject
 from fedloru.methods.declare import method
-from fedloru.methods.fedlora import fedlora
-from fedloru.net import Net
-from fedloru.settings.types import Count
-from fedloru.tree import Params
+from fedloru.methods.paper import Settings, paper
+from fedloru.settings.types import When, Whole
 
-Reset = Literal["fresh", "keep"]
-Base = Literal["model", "zero"]
-Accumulate = Literal["factors", "exact"]
-
-
-class Settings(TypedDict, total=False):
-    """The settings of FedLoRU, which its variants also take."""
-
-    tau: OpenTau
-    reset: Reset
-    base: Base
-    init: Init
-    accumulate: Accumulate
-    accumulate_rank: Count | None
+Recipe = Literal["alternating", "paper"]
 
 
 @method(
-    trained="A, B, merged every τ",
-    aggregate="inexact",
-    rank="r·T/τ",
+    trained="A, B in turn, merged every τ",
+    aggregate="exact",
+    rank="2r·T/τ",
+    client_state="with dense",
     source="2409.12371",
     cases={
-        "": {"tau": 2},
-        "list": {"tau": [2, 3]},
-        "keep": {"tau": 2, "reset": "keep"},
-        "published": {"tau": 2, "base": "zero", "init": "both"},
-        "exact": {"tau": 2, "accumulate": "exact"},
-        "truncated": {"tau": 2, "accumulate": "exact", "accumulate_rank": 2},
+        "": {"tau": 1},
+        "tau": {"tau": 2},
+        "dense": {"tau": 2, "local": "dense"},
+        "paper": {"recipe": "paper", "tau": 2},
+        "list": {"recipe": "paper", "tau": [2, 3]},
+        "keep": {"recipe": "paper", "tau": 2, "reset": "keep"},
+        "published": {"recipe": "paper", "tau": 2, "base": "zero", "init": "both"},
+        "exact": {"recipe": "paper", "tau": 2, "accumulate": "exact"},
+        "truncated": {"recipe": "paper", "tau": 2, "accumulate": "exact", "accumulate_rank": 2},
     },
+    extends=paper,
 )
 def fedloru(
     *,
-    tau: OpenTau = None,
-    reset: Reset = "fresh",
-    base: Base = "model",
-    init: Init = "a",
-    accumulate: Accumulate = "factors",
-    accumulate_rank: Count | None = None,
+    recipe: Recipe = "alternating",
+    local: Annotated[Local, When("recipe", ("alternating",))] = "factors",
+    memory: Annotated[Whole, When("recipe", ("alternating",))] = 10,
+    **settings: Unpack[Settings],
 ) -> Method:
-    """FedLoRU: averages the factors of a frozen model, and merges them into the model every tau rounds.
+    """FedLoRU: trains low-rank factors of a frozen model, and merges them into the model every tau rounds.
 
-    Values in each direction: r(o + i) for each site, and θ; down, fresh factors are not sent.
+    Values in each direction with `alternating`: min(2r, o, i) times o or i for each site in turn, and θ; down, factors
+    that are 0 are not sent. With `paper`: r(o + i) for each site, and θ; down, fresh factors are not sent.
 
     Args:
-        tau: the number of rounds between merges, a list of merge rounds, or inf to never merge (FedLoRA); by default
-            a quarter of the rounds.
-        reset: the factors after a merge: `fresh` draws new ones, `keep` continues with the old ones as the published
-            code does.
-        base: the initial adapted weights: `model` takes the model's values, `zero` sets them to 0 as the published
-            code does.
-        init: the initial factors: `a` draws A and sets B to 0, so that the model is unchanged; `both` draws both.
-        accumulate: the update that is merged: `factors` is the product of the averaged factors, `exact` the average of
-            the clients' products, whose rank is at most P·r.
-        accumulate_rank: the rank to which the exact increment is truncated; by default it is not truncated. The error
-            is recorded in the row of the round.
+        recipe: what a merge is followed by: `alternating` fixes a basis of the merged factor and trains the other
+            factor, at rank 2r; `paper` draws new factors, as published. The settings reset, base, init, accumulate and
+            accumulate_rank belong to `paper`.
+        local: what clients train: `factors` is the factor that is not fixed; `dense` is the whole weight, whose change
+            is projected on the fixed factor before it is sent. It costs the work and the memory of FedAvg.
+        memory: the number of rounds for which a client keeps what the projection of its change has left over, to add it
+            to its next change; 0 keeps nothing. It applies to `dense`.
+        settings: tau, and the settings of the published recipe.
     """
-    exact, tau = accumulate == "exact", UNPLANNED if tau is None else tau
-    inexact = "accumulate_rank truncates an exact increment: set accumulate = 'exact', or remove accumulate_rank"
-    blocks.reject("fedloru", None if exact or accumulate_rank is None else inexact)
-    inner = fedlora(init=init)
-    return inner._replace(
-        traits=inner.traits._replace(stacks=exact, cycle=tau),
-        init=partial(_init, base, init),
-        down=blocks.down_fresh(init, after_merges=reset == "fresh"),
-        reduce=partial(_reduce, tau) if exact else inner.reduce,
-        server=partial(_server, tau, init if reset == "fresh" else None, accumulate_rank),
-        values=partial(_values, tau, reset, exact, accumulate_rank),
+    if recipe == "paper":
+        return paper(**settings)
+    tau = settings.pop("tau", None)
+    defaults = {name: parameter.default for name, parameter in signature(paper).parameters.items()}
+    reject(
+        "fedloru",
+        *(
+            f"{name} is {value!r}, but the recipe 'alternating' has no such setting: set recipe = 'paper', or remove it"
+            for name, value in settings.items()
+            if value != defaults[name]
+        ),
     )
-
-
-def _init(base: Base, init: Init, net: Net, seed: int) -> State:
-    state = blocks.init_low_rank(net, seed, init)
-    if base == "model":
-        return state
-    zeros = {site.weight: torch.zeros_like(state.base[site.weight]) for site in net.sites}
-    return state._replace(base=state.base | zeros)
-
-
-def _reduce(tau: Tau, net: Net, state: State, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> Total:
-    reduce = blocks.stacked if is_merge_round(tau, state.round + 1) else blocks.reduce
-    return reduce(net, state, down, ups, weights)
-
-
-def _server(tau: Tau, reset: Init | None, rank: int | None, net: Net, state: State, total: Total) -> State:
-    state = blocks.average(net, state, total)
-    if not is_merge_round(tau, state.round):
-        return state
-    increment, notes = _increment(net, state, total, rank)
-    state = blocks.merged(net, state, increment)._replace(notes=notes)
-    return state if reset is None else blocks.reset_factors(net, state, reset)
-
-
-def _increment(net: Net, state: State, total: Total, rank: int | None) -> tuple[Params, dict[str, float]]:
-    if not total.stack:
-        return blocks.current_factors(net, state), {}
-    mean = blocks.mean_product(net, total)
-    if rank is None:
-        return tree.cast_like(mean, state.shared), {}
-    increment, error = blocks.truncated(net, mean, rank)
-    return tree.cast_like(increment, state.shared), {"truncation_error": error}
-
-
-def _values(
-    tau: Tau, reset: Reset, exact: bool, rank: int | None, net: Net, round: int, cohort: Sequence[Profile], own: Profile
-) -> Values:
-    fresh = round == 1 or (reset == "fresh" and is_merge_round(tau, round - 1))
-    increment = 0
-    if is_merge_round(tau, round):
-        increment = sum(_increment_values(site, len(cohort) if exact else 1, rank) for site in net.sites)
-    return blocks.low_rank_values(net, factors_down=not fresh, increment=increment)
-
-
-def _increment_values(site: lowrank.Site, clients: int, rank: int | None) -> int:
-    full = site.rank * clients
-    return site.values(full if rank is None else min(rank, full, site.o, site.i))
+    return alternating(tau=1 if tau is None else tau, local=local, memory=memory)

@@ -27,7 +27,7 @@ from fedloru.methods import blocks
 from fedloru.methods.blocks import UNPLANNED, OpenTau, Tau
 from fedloru.methods.declare import method
 from fedloru.methods.fedlora import fedlora
-from fedloru.methods.fedloru import fedloru
+from fedloru.methods.paper import paper
 from fedloru.net import Net
 from fedloru.settings.types import Flag
 from fedloru.tree import Params
@@ -54,7 +54,7 @@ def fedmud(*, interval: OpenTau = None, aad: Flag = True) -> Method:
             exact (aggregation-aware decomposition).
     """
     if not aad:
-        return fedloru(tau=interval)
+        return paper(tau=interval)
     interval, inner = UNPLANNED if interval is None else interval, fedlora()
     return inner._replace(
         traits=inner.traits._replace(cycle=interval),

@@ -23,7 +23,7 @@ from fedloru import lowrank, tree
 from fedloru.lowrank import Site
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
 from fedloru.methods.declare import method
-from fedloru.methods.fedloru import Settings, fedloru
+from fedloru.methods.paper import Settings, paper
 from fedloru.methods.ranks import rank_of
 from fedloru.net import Net
 from fedloru.rng import derive
@@ -37,7 +37,7 @@ from fedloru.tree import Params
     rank="r·T/τ",
     source="2409.12371",
     cases={"": {"tau": 2, "nested_scale": 2.0}, "exact": {"tau": 2, "accumulate": "exact"}},
-    extends=fedloru,
+    extends=paper,
 )
 def mfedloru(*, nested_scale: Positive = 1.0, **settings: Unpack[Settings]) -> Method:
     """mFedLoRU: FedLoRU for clients of different ranks (lowrank.capacities), which train updates of the factors.
@@ -48,7 +48,7 @@ def mfedloru(*, nested_scale: Positive = 1.0, **settings: Unpack[Settings]) -> M
         nested_scale: the scale s_n of the nested products.
         settings: the settings of FedLoRU.
     """
-    inner = fedloru(**settings)
+    inner = paper(**settings)
     return inner._replace(
         traits=inner.traits._replace(ranks="many"),
         begin=partial(_begin, nested_scale),

@@ -21,7 +21,7 @@ import torch
 from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Phase, Profile, Up
 from fedloru.methods.declare import method
-from fedloru.methods.fedloru import Settings, fedloru
+from fedloru.methods.paper import Settings, paper
 from fedloru.net import Net
 from fedloru.settings.types import Count, Positive
 from fedloru.tree import Params
@@ -34,7 +34,7 @@ from fedloru.tree import Params
     client_state="the pair",
     source="2409.12371",
     cases={"": {"tau": 2, "private_rank": 1, "private_scale": 0.5, "private_epochs": 1}},
-    extends=fedloru,
+    extends=paper,
 )
 def pfedloru(
     *,
@@ -56,7 +56,7 @@ def pfedloru(
         first: the phase that comes first.
         settings: the settings of FedLoRU.
     """
-    inner = fedloru(**settings)
+    inner = paper(**settings)
     return inner._replace(
         traits=inner.traits._replace(several_phases=True),
         begin=partial(_begin, private_rank),

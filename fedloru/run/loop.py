@@ -15,7 +15,7 @@ from torch import nn
 from fedloru import lowrank
 from fedloru import net as nets
 from fedloru.engine import Chosen
-from fedloru.engine.fused.engine import forward_keys
+from fedloru.engine.fused.engine import forward_tensors
 from fedloru.engine.task import Observer
 from fedloru.errors import FedloruError
 from fedloru.evaluate import shared_model
@@ -63,7 +63,7 @@ class Run:
         first = plan.method.init(plan.net, plan.seed)
         for each in dict.fromkeys(plan.profiles):
             plan.method.down(plan.net, first, each)  # a method may refuse a profile
-        check_readers(plan.net, plan.dataset.train, forward_keys(plan.net, plan.method, first))
+        check_readers(plan.net, plan.dataset.train, list(forward_tensors(plan.net, plan.method, first)))
         self._first = first
         self._interval = budget.interval(plan, first)
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
 from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of
-from fedloru.settings.types import Count, Flag, Text, Whole
+from fedloru.settings.types import Count, Flag, RunSize, Text, Whole
 from fedloru.tree import Params
 from fedloru.wire import CODECS
 
@@ -113,10 +113,14 @@ class Plan:
     increments: Annotated[Flag | None, Key("output.increments")] = None
 
     def __post_init__(self) -> None:
-        """Fill in the settings of the method that follow from the number of rounds."""
-        method: Any = self.method  # from Python, anything may be passed; ``checks.check`` refuses it with advice
-        if isinstance(method, Method) and not list(problems_of(settings_of(Plan), {"rounds": self.rounds})):
-            object.__setattr__(self, "method", planned(method, self.rounds))
+        """Fill in the settings of the method that follow from the size of the run."""
+        method, partition = cast("Any", (self.method, self.partition))  # ``checks.check`` refuses others with advice
+        given = {"rounds": self.rounds, "cohort": self.cohort}
+        if not isinstance(method, Method) or not isinstance(partition, Partition) or not partition.train:
+            return
+        if not list(problems_of(settings_of(Plan), given)):
+            share = min(1.0, self.cohort / len(partition.train))
+            object.__setattr__(self, "method", planned(method, RunSize(self.rounds, share)))
 
     def replace(self, **changes: Any) -> Plan:
         """Return a copy with other values for the given fields."""

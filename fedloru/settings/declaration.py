@@ -18,7 +18,7 @@ from docstring_parser.google import parse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from fedloru.errors import ConfigError, choices, quoted
-from fedloru.settings.types import FromRounds, When, expectation
+from fedloru.settings.types import FromSize, When, expectation
 
 REQUIRED = Parameter.empty
 """Marks a setting without a default."""
@@ -41,9 +41,9 @@ class Setting(NamedTuple):
         return expectation(self.annotation)
 
     @property
-    def from_rounds(self) -> FromRounds | None:
-        """How the default follows from the number of rounds; None if it does not."""
-        return next((item for item in get_args(self.annotation)[1:] if isinstance(item, FromRounds)), None)
+    def from_run(self) -> FromSize | None:
+        """How the default follows from the size of a run; None if it does not."""
+        return next((item for item in get_args(self.annotation)[1:] if isinstance(item, FromSize)), None)
 
     @property
     def when(self) -> When | None:

@@ -31,10 +31,17 @@ class Per(NamedTuple):
     key: str
 
 
-class FromRounds(NamedTuple):
-    """Marks a setting whose default is ``choose(rounds)`` in a run, where ``rounds`` is its number of rounds."""
+class RunSize(NamedTuple):
+    """The number of rounds of a run, and the share of its clients that take part in each."""
 
-    choose: Callable[[int], Any]
+    rounds: int
+    share: float = 1.0
+
+
+class FromSize(NamedTuple):
+    """Marks a setting whose default in a run is ``choose(settings, size)``, given all settings of the same section."""
+
+    choose: Callable[[Mapping[str, Any], RunSize], Any]
 
 
 def _listed(value: Any) -> Any:

@@ -55,8 +55,9 @@ class Channel:
         header = down_header(self.net, down, state, method=self.method, run=self.run)
         (message,) = encoded([header], [parts(sent)], self.codec)
         self._count(profile, "down", sent, message.length * clients, clients)
-        arrived = received(self.net, header, message.tensors)
-        return arrived._replace(shared=_like(arrived.shared, down.shared), aux=_like(arrived.aux, down.aux))
+        arrived = received(self.net, header, message.tensors, down.shared)
+        shared, aux = _like(arrived.shared, down.shared), _like(arrived.aux, down.aux)
+        return arrived._replace(shared=shared, aux=aux, base=down.base)
 
     def up(
         self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float], profile: Profile = ()

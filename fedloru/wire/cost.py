@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from fedloru import tree
+from fedloru import lowrank, tree
 from fedloru.method import Method, Profile, State, Values
 from fedloru.net import Net
 from fedloru.wire.codec import width
@@ -57,7 +57,7 @@ def cost_by_profile(
             traffic[profile] += _exchange_traffic(values, widths, clients)
             increment = values.increment
         rounds.append(traffic)
-        state = _after_round(state, increment * increment_width)
+        state = _after_round(net, state, increment * increment_width)
         ledger.record(state)
     return rounds
 
@@ -90,9 +90,10 @@ def _sync_traffic(
     return traffic
 
 
-def _after_round(state: State, nbytes: int) -> State:
+def _after_round(net: Net, state: State, nbytes: int) -> State:
     """Return the state after a round, with a placeholder on the meta device for an increment of ``nbytes`` bytes."""
     if not nbytes:
         return state
     placeholder = {"increment": torch.empty(nbytes, dtype=torch.uint8, device="meta")}
-    return state._replace(version=state.version + 1, increment=placeholder)
+    version = state.version + 1
+    return state._replace(version=version, base=lowrank.turned(net.sites, state.base, version), increment=placeholder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 
 from fedloru import lowrank, tree
@@ -20,7 +21,7 @@ from fedloru.tree import Params
 from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
 from fedloru.wire.message import decode, encode, length
-from fedloru.wire.spec import MessageSpec, Parts, at_ranks, compare
+from fedloru.wire.spec import MessageSpec, Parts, Spec, at_ranks, compare
 
 NUMBERS = ("weight", "loss")
 """The numbers of a reply: the client's examples, and its mean loss per example."""
@@ -45,7 +46,7 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
 
 def down_header(net: Net, down: Down, state: State, *, method: str, run: str) -> Header:
     """Return the header of the message that starts a client's round."""
-    rank = _cap(net, down.shared) if down.fresh else 0
+    rank = _cap(net, down.shared) if down.fresh in ("a", "both") else 0
     return Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
 
 
@@ -73,15 +74,22 @@ def decode_down(
     _check(header, spec, "down", round, version)
     if header.fresh and (sent := sorted(sections.get("shared", {}).keys() & spec.net.factors)):
         reject(f"{_described(header)} has fresh factors, but also contains the factors {names(sent)}")
-    down = received(spec.net, header, sections)
-    _compare_parts(header, sections, down, spec.down(header.round, header.version))
+    expected = spec.down(header.round, header.version)
+    down = received(spec.net, header, sections, expected.shared)
+    _compare_parts(header, sections, down, expected)
     return header, down
 
 
-def received(net: Net, header: Header, sections: Mapping[str, Params]) -> Down:
-    """Return the content of a message from the server, with fresh factors drawn again."""
+def received(net: Net, header: Header, sections: Mapping[str, Params], like: Mapping[str, Tensor | Spec]) -> Down:
+    """Return the content of a message from the server, with fresh factors drawn again.
+
+    ``like`` has the shapes and dtypes of what is received; factors that are 0 have them too.
+    """
     shared = dict(sections.get("shared", {}))
-    if header.fresh:
+    if header.fresh == "zero":
+        zeros = {key: torch.zeros(like[key].shape, dtype=like[key].dtype) for key in like.keys() & net.factors}
+        shared = dict(sorted((shared | zeros).items()))
+    elif header.fresh:
         if header.rank >= max((site.rank for site in net.sites), default=1):
             reject(f"{_described(header)} has rank {header.rank}, which limits no factor; expected less, or 0")
         shared |= lowrank.init_factors(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
@@ -204,10 +212,10 @@ def _only(sections: dict[str, Params], name: str) -> Params:
 def _compare_sync(spec: MessageSpec, header: Header, sync: Sync) -> None:
     sender = _described(header)
     if sync.base:
-        compare("the base", sync.base, spec.base if sync.first else spec.site_weights, sender)
+        compare("the base", sync.base, spec.base(sync.version) if sync.first else spec.adapted(sync.version), sender)
     for version, factors in sync.increments:
-        compare(f"increment {version}", factors, spec.increment(factors), sender)
-    limit = sum(weight.nbytes for weight in spec.site_weights.values())
+        compare(f"increment {version}", factors, spec.increment(factors, version), sender)
+    limit = sum(weight.nbytes for weight in spec.adapted(sync.version).values())
     if (size := sum(tree.nbytes(factors) for _, factors in sync.increments)) > limit:
         reject(f"the increments of the sync message take {size} bytes; expected at most {limit}, the site weights")
 

@@ -52,7 +52,7 @@ class Ledger:
         """Start at the version of ``state``; with ``first_download=False``, clients build W₀ themselves."""
         self.first_download = first_download
         self.version = state.version
-        self._weights = tuple(site.weight for site in sites)
+        self._sites = tuple(sites)
         self._increments: dict[int, Params] = {}
         self._held = torch.empty(0, dtype=torch.int64)
         self._clients = 0
@@ -73,8 +73,8 @@ class Ledger:
                 "return it in State.increment"
             )
         self.version = state.version
-        self._increments[state.version] = state.increment
-        self._discard_old(tree.nbytes(self._site_weights(state)))
+        self._increments[state.version] = lowrank.sent_part(self._sites, state.base, state.increment)
+        self._discard_old(tree.nbytes(self._adapted(state)))
 
     @property
     def latest(self) -> Params:
@@ -90,7 +90,7 @@ class Ledger:
         missed = range(held + 1, state.version + 1)
         ahead = held > state.version  # the server has returned to a checkpoint older than the client's base
         if ahead or not all(version in self._increments for version in missed):
-            return Sync(state.version, (), self._site_weights(state))
+            return Sync(state.version, (), self._adapted(state))
         return Sync(state.version, tuple((version, self._increments[version]) for version in missed), {})
 
     def delivered(self, client: int, version: int) -> None:
@@ -146,8 +146,8 @@ class Ledger:
             ledger._increments.setdefault(int(section.removeprefix("increment.")), {})[name] = value
         return ledger
 
-    def _site_weights(self, state: State) -> Params:
-        return tree.select(state.base, self._weights)
+    def _adapted(self, state: State) -> Params:
+        return tree.select(state.base, lowrank.adapted_keys(self._sites, state.base))
 
     def _discard_old(self, dense_bytes: int) -> None:
         """Keep only the latest increments whose total size is at most ``dense_bytes``.
@@ -174,8 +174,11 @@ def _versions(held: Tensor) -> Tensor:
 def catch_up(sites: Sequence[Site], base: Mapping[str, Tensor], sync: Sync) -> Params:
     """Return a client's base after ``sync``: dense weights are replaced, then increments are merged in order."""
     current = {**base, **sync.base}
+    if sync.base:
+        old = [key for key in lowrank.adapted_keys(sites, current) if key not in sync.base]
+        current = tree.omit(current, old)  # the factor that was fixed at another version
     for _, increment in sync.increments:
-        current = lowrank.merge(sites, current, increment)
+        current = lowrank.advance(sites, current, increment)
     return current
 
 
@@ -198,4 +201,4 @@ def since(sync: Sync, held: int) -> Sync:
 
 def base_hash(sites: Sequence[Site], base: Mapping[str, Tensor]) -> str:
     """Return a hash of the weights that merges change."""
-    return tree.digest({site.weight: base[site.weight] for site in sites if site.weight in base})
+    return tree.digest(tree.select(base, lowrank.adapted_keys(sites, base)))

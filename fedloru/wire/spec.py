@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from fedloru import lowrank
 from fedloru.errors import WireError, names, quoted
 from fedloru.lowrank import Site
 from fedloru.method import Down, Method, Profile, Up
@@ -60,8 +61,8 @@ class MessageSpec:
         self.net, self.method, self.run, self.profile = net, method, run, profile
         self._initial = method.init(net, 0)
         self._latest: tuple[tuple[int, int], Parts, Parts] | None = None
-        self.base = specs(self._initial.base)
-        """The tensors of the base."""
+        self._bases: dict[int, Specs] = {}
+        """The tensors of the base at even and at odd versions."""
 
     def down(self, round: int, version: int) -> Parts:
         """Return the tensors that a client has received in ``round``, fresh factors included."""
@@ -71,21 +72,31 @@ class MessageSpec:
         """Return the tensors that a client sends in ``round``."""
         return self._both(round, version)[1]
 
-    def increment(self, factors: Mapping[str, Tensor]) -> Specs:
-        """Return the tensors of an increment of the ranks that ``factors`` have."""
+    def increment(self, factors: Mapping[str, Tensor], version: int) -> Specs:
+        """Return the tensors of the increment that leads to ``version``, of the ranks that ``factors`` have."""
         params = self.net.params
+        base = self.base(version)
+        if half := {key: base[key] for site in self.net.sites for key in site.keys if key in base}:
+            return half
         one = {key: Spec(tuple(params[key].shape), params[key].dtype) for site in self.net.sites for key in site.keys}
         return at_ranks(self.net.sites, one, factors)
 
-    @property
-    def site_weights(self) -> Specs:
-        """The dense weights of the sites, which replace a long series of increments."""
-        return {site.weight: self.base[site.weight] for site in self.net.sites if site.weight in self.base}
+    def base(self, version: int) -> Specs:
+        """Return the tensors of the base at ``version``."""
+        if version % 2 not in self._bases:
+            self._bases[version % 2] = specs(lowrank.turned(self.net.sites, self._initial.base, version))
+        return self._bases[version % 2]
+
+    def adapted(self, version: int) -> Specs:
+        """Return the tensors of the base that increments change, which replace a long series of increments."""
+        base = self.base(version)
+        return {key: base[key] for key in lowrank.adapted_keys(self.net.sites, base)}
 
     def _both(self, round: int, version: int) -> tuple[Parts, Parts]:
         """Return the tensors of both messages of a round; all clients of a round use the same."""
         if self._latest is None or self._latest[0] != (round, version):
-            state = self._initial._replace(round=round - 1, version=version)
+            base = lowrank.turned(self.net.sites, self._initial.base, version)
+            state = self._initial._replace(round=round - 1, version=version, base=base)
             down = self.method.down(self.net, state, self.profile)
             down = down._replace(seed=state.seed, round=round, version=version)
             begun = self.method.begin(self.net, down, {}, self.profile)

@@ -36,7 +36,7 @@ def test_a_round_of_one_step_is_a_step_down_a_sketched_gradient(scale: float) ->
     net = fl.attach(torch.nn.Linear(6, 4, bias=False), rank=2, alpha=2 * scale)
     (site,) = net.sites
     recipe = fl.Recipe(lr=0.3, momentum=0, clip=None, schedule="constant", steps=1, batch_size=4)
-    run = fl.run(net, fl.fedloru(tau=1), dataset, partition, rounds=3, cohort=3, recipe=recipe)
+    run = fl.run(net, fl.fedloru(recipe="paper", tau=1), dataset, partition, rounds=3, cohort=3, recipe=recipe)
     for _ in range(3):
         before = run.tensors
         step = gradient(objective(net, before, data))["weight"].double()

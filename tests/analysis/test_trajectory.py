@@ -25,7 +25,7 @@ def begin(method: fl.methods.Method, out: Path | None = None, **settings: object
 
 
 def test_curves_are_read_from_the_rows_of_a_run() -> None:
-    rows = list(begin(fl.fedloru(tau=2), eval_every=3))
+    rows = list(begin(fl.fedloru(recipe="paper", tau=2), eval_every=3))
     assert [round for round, _ in curves(rows, "stable_rank_increment")["fc1.weight"]] == [2, 4, 6]
     assert [round for round, _ in curves(rows, "effective_rank_total")["fc1.weight"]] == [1, 2, 3, 4, 5, 6]
     assert [round for round, _ in curves(rows, "overlap_rows")["fc1.weight"]] == [4, 6]
@@ -35,8 +35,10 @@ def test_curves_are_read_from_the_rows_of_a_run() -> None:
 
 
 def test_watched_ranks_equal_the_recorded_ones() -> None:
-    recorded = curves(begin(fl.fedloru(tau=2)), "effective_rank_total")["fc1.weight"]
-    watched = curves(watch(begin(fl.fedloru(tau=2), diagnostics=False)), "effective_rank_total")["fc1.weight"]
+    recorded = curves(begin(fl.fedloru(recipe="paper", tau=2)), "effective_rank_total")["fc1.weight"]
+    watched = curves(watch(begin(fl.fedloru(recipe="paper", tau=2), diagnostics=False)), "effective_rank_total")[
+        "fc1.weight"
+    ]
     assert watched == [(round, pytest.approx(rank, rel=1e-3)) for round, rank in recorded]
 
 
@@ -52,7 +54,7 @@ def test_a_run_without_sites_is_watched_every_n_rounds() -> None:
 
 
 def test_watching_only_adds_to_the_rows() -> None:
-    watched, plain = begin(fl.fedloru(tau=2)), begin(fl.fedloru(tau=2))
+    watched, plain = begin(fl.fedloru(recipe="paper", tau=2)), begin(fl.fedloru(recipe="paper", tau=2))
     rows, bare = list(watch(watched)), list(plain)
     assert fl.tree.equal(watched.state.shared, plain.state.shared)
     assert rows[1]["sites"]["fc1.weight"].keys() == bare[1]["sites"]["fc1.weight"].keys()
@@ -60,11 +62,11 @@ def test_watching_only_adds_to_the_rows() -> None:
 
 
 def test_overlaps_survive_a_resume_right_before_the_second_merge(tmp_path: Path) -> None:
-    whole = curves(begin(fl.fedloru(tau=2)), "overlap_columns")
-    for row in begin(fl.fedloru(tau=2), tmp_path / "run", checkpoint_every=1):
+    whole = curves(begin(fl.fedloru(recipe="paper", tau=2)), "overlap_columns")
+    for row in begin(fl.fedloru(recipe="paper", tau=2), tmp_path / "run", checkpoint_every=1):
         if row["round"] == 3:
             break
-    rows = list(begin(fl.fedloru(tau=2), tmp_path / "run", checkpoint_every=1, resume=True))
+    rows = list(begin(fl.fedloru(recipe="paper", tau=2), tmp_path / "run", checkpoint_every=1, resume=True))
     assert curves(rows, "overlap_columns") == whole
 
 

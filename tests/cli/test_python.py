@@ -24,7 +24,9 @@ def make(tau: float = 2, out: Path | None = None, **settings: Any) -> fl.Run:
     net = fl.attach(fl.models.build("mlp", channels=1, size=8, classes=10, seed=0), rank=2, targets=["fc1"])
     recipe = fl.Recipe(lr=0.1, clip=1.0)
     given = {"rounds": 6, "cohort": 3, "checkpoint_every": 2, **settings}
-    return fl.run(net, fl.prox(fl.fedloru(tau=tau), mu=0.1), digits, clients, recipe=recipe, out=out, **given)
+    return fl.run(
+        net, fl.prox(fl.fedloru(recipe="paper", tau=tau), mu=0.1), digits, clients, recipe=recipe, out=out, **given
+    )
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -129,8 +129,10 @@ def test_an_unknown_key_names_the_nearest(table: dict[str, Any], message: str) -
             "requires one rank on all clients",
         ),
         ({"method": {"name": "pfedloru", "scaffold": True}, "client": PLAIN_SGD}, "pfedloru trains in several phases"),
-        ({"method": {"accumulate_rank": 4}}, "accumulate_rank truncates an exact increment"),
-        ({"method": {"accumulate": "exact"}, "server": {"rule": "adam"}}, "or rule 'none'"),
+        ({"method": {"recipe": "alternating", "accumulate": "exact"}}, "the recipe 'alternating' has no such setting"),
+        ({"method": {"recipe": "paper", "local": "dense"}}, "method.recipe = 'paper' does not use it"),
+        ({"method": {"recipe": "paper", "accumulate_rank": 4}}, "accumulate_rank truncates an exact increment"),
+        ({"method": {"recipe": "paper", "accumulate": "exact"}, "server": {"rule": "adam"}}, "or rule 'none'"),
         ({"client": {"optimizer": "adam", "momentum": 0.8}}, "client.optimizer = 'adam' does not use it"),
         ({"client": {"decay": 0.5}}, "remove it, or set client.schedule = 'step'"),
         ({"server": {"rule": "momentum", "beta2": 0.5}}, "server.rule = 'momentum' does not use it"),
@@ -187,3 +189,17 @@ def test_language_models_are_trained_with_adamw_by_default(client: dict[str, Any
 def test_settings_of_adamw_are_accepted_for_language_models_without_naming_it() -> None:
     texts = {"data": {"source": "text", "path": "texts.jsonl"}, "model": {"name": "hf:folder"}}
     assert parse({**texts, "client": {"betas": [0.9, 0.95]}}).client.optimizer == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("table", "recipe"),
+    [
+        ({}, "alternating"),
+        ({"tau": 3}, "alternating"),
+        ({"reset": "keep"}, "paper"),
+        ({"tau": 2, "reset": "fresh", "base": "model", "init": "a", "accumulate": "factors"}, "paper"),  # an old run
+        ({"recipe": "alternating", "reset": "fresh"}, "alternating"),
+    ],
+)
+def test_settings_of_the_published_recipe_select_it(table: dict[str, Any], recipe: str) -> None:
+    assert parse({"method": table}).method.recipe == recipe

@@ -73,7 +73,7 @@ def test_columns_have_a_value_per_example() -> None:
 
 def run(data: fl.data.Dataset) -> None:
     net = fl.attach(nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), rank=2)
-    fl.run(net, fl.fedloru(), data, fl.data.iid(data, 2), rounds=1, cohort=2)
+    fl.run(net, fl.fedloru(recipe="paper"), data, fl.data.iid(data, 2), rounds=1, cohort=2)
 
 
 @pytest.mark.parametrize(

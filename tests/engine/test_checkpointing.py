@@ -64,7 +64,7 @@ def transformer(reentrant: bool | None) -> nn.Module:
 MODELS = {"mlp": (mlp, vectors), "transformer": (transformer, sequences)}
 METHODS = {
     "every weight": methods.fedavg,
-    "factors": lambda: methods.fedloru(tau=1, init="both"),
+    "factors": lambda: methods.fedloru(recipe="paper", tau=1, init="both"),
     "composed weights": methods.fedpara,
     "a penalty": lambda: methods.prox(methods.fedlora(), mu=0.5),
 }
@@ -86,14 +86,14 @@ def test_checkpoints_change_no_gradient(model: str, method: str, engine: str, re
 
 
 def test_checkpointed_layers_are_folded() -> None:
-    made = cohort("transformer", methods.fedloru(), False)
+    made = cohort("transformer", methods.fedloru(recipe="paper"), False)
     chosen = choose("fused", made.net, made.method, made.method.init(made.net, 3), made.data, made.recipe)
     assert chosen.reason.endswith("by fold")
 
 
 def test_reentrant_checkpoints_use_the_sequential_engine(caplog: pytest.LogCaptureFixture) -> None:
     """The fused engine calls ``torch.autograd.grad``, which reentrant checkpoints do not support."""
-    made = cohort("transformer", methods.fedloru(), True)
+    made = cohort("transformer", methods.fedloru(recipe="paper"), True)
     with caplog.at_level(logging.INFO, "fedloru"):
         chosen = choose("auto", made.net, made.method, made.method.init(made.net, 3), made.data, made.recipe)
     (message,) = [record.getMessage() for record in caplog.records]

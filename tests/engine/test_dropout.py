@@ -182,7 +182,7 @@ def test_dropout_of_the_rank_space(path: str) -> None:
         return nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.Flatten(), nn.Linear(8, 3))
 
     net = built(model, rank=2, alpha=3.0, dropout=0.3)
-    cohort = Cohort(net, methods.fedloru(tau=1), vectors())
+    cohort = Cohort(net, methods.fedloru(recipe="paper", tau=1), vectors())
     assert cohort.agree(path=path) and cohort.agree(path=path, chunk=2)
     assert not near(
         cohort.rounds("fused").shared, Cohort(built(model, rank=2, alpha=3.0), *cohort[1:]).rounds("fused").shared

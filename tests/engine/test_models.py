@@ -149,13 +149,13 @@ def test_low_rank_layers_with_a_custom_layer(path: str) -> None:
         return nn.Sequential(nn.Linear(6, 6), Scale(6), nn.Tanh(), nn.Linear(6, 3))
 
     net = built(make, rank=2, alpha=3.0, dense=("1.*", "*.bias"))
-    assert Cohort(net, methods.fedloru(tau=1), vectors()).agree(path=path)
+    assert Cohort(net, methods.fedloru(recipe="paper", tau=1), vectors()).agree(path=path)
 
 
 @pytest.mark.parametrize("padding", [None, 2])
 def test_low_rank_embeddings_with_padding(padding: int | None) -> None:
     net = built(lambda: Renormed(padding_idx=padding), rank=2, alpha=3.0)
-    cohort = Cohort(net, methods.fedloru(tau=1, init="both"), ids())
+    cohort = Cohort(net, methods.fedloru(recipe="paper", tau=1, init="both"), ids())
     assert bool((cohort.data["x"][:6] == 2).any())
     chosen = choose("fused", net, cohort.method, cohort.method.init(net, 3), *cohort[2:])
     assert chosen.reason.endswith("by fold")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fedloru import client as clients
 from fedloru import tree
 from fedloru.engine.fused import chunk as chunks
-from fedloru.engine.fused.engine import forward_keys
+from fedloru.engine.fused.engine import forward_tensors
 from fedloru.engine.fused.fold import fold
 from fedloru.method import Down
 from fedloru.recipe import Recipe
@@ -79,7 +79,7 @@ def on_device(method: str, model: str, recipe: Recipe) -> tuple[Session, Any]:
     """Return a session on the meta device, and the folded forward pass."""
     cell = world(method, model)
     state = cell.method.init(cell.net, 3)
-    stacked = frozenset(forward_keys(cell.net, cell.method, state))
+    stacked = frozenset(forward_tensors(cell.net, cell.method, state))
     moved = {"params": tree.to(cell.net.params, "meta"), "buffers": tree.to(cell.net.buffers, "meta")}
     net = cell.net._replace(model=cell.net.model.to("meta"), **moved)
     down = Down(tree.to(state.shared, "meta"), tree.to(state.aux, "meta"))

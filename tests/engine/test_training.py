@@ -225,7 +225,9 @@ def test_scores_are_those_of_the_plain_model(batch_size: int) -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
 
-    cohort = Cohort(built(make, rank=2, alpha=3.0), methods.fedloru(tau=2), vectors(), Recipe(lr=0.1, batch_size=7))
+    cohort = Cohort(
+        built(make, rank=2, alpha=3.0), methods.fedloru(recipe="paper", tau=2), vectors(), Recipe(lr=0.1, batch_size=7)
+    )
     state = cohort.rounds("fused", 3)
     module = built(make).model.eval()
     tensors = dict(state.base | state.shared)

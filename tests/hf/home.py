@@ -58,7 +58,7 @@ def plan(family: str, made: Net, method: Method | None = None, rounds: int = 4, 
     data = texts(family)
     dataset = Dataset("texts", data, data, CLASSES if family == "bert" else ())
     partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
-    method = method or methods.fedloru(tau=[1, 2, 3])
+    method = method or methods.fedloru(recipe="paper", tau=[1, 2, 3])
     usual = {"recipe": ADAMW, "checkpoint_every": 1, "diagnostics": False}
     return Plan(made, method, dataset, partition, rounds=rounds, cohort=3, **(usual | settings))
 
@@ -101,8 +101,8 @@ def with_peft(family: str, folder: Path, adapter: Path, dtype: Any = torch.float
 
 METHODS: dict[str, Callable[[], Method]] = {
     "fedlora": methods.fedlora,
-    "fedloru-keep": lambda: methods.fedloru(tau=2, reset="keep"),
-    "fedloru-exact": lambda: methods.fedloru(tau=2, accumulate="exact", accumulate_rank=3),
+    "fedloru-keep": lambda: methods.fedloru(recipe="paper", tau=2, reset="keep"),
+    "fedloru-exact": lambda: methods.fedloru(recipe="paper", tau=2, accumulate="exact", accumulate_rank=3),
     "pfedloru": lambda: methods.METHODS["pfedloru"](tau=2),
     "mfedloru": lambda: methods.METHODS["mfedloru"](tau=2),
     "ffalora": methods.ffalora,

@@ -25,7 +25,10 @@ from tests.hf.tiny import CLASSES, FAMILIES, net, texts
 pytestmark = pytest.mark.hf
 
 ADAMW = Recipe("adamw", lr=0.02, weight_decay=0.01, batch_size=4, epochs=1)
-METHODS: dict[str, Callable[[], Method]] = {"fedloru": lambda: methods.fedloru(tau=1), "fedlora": methods.fedlora}
+METHODS: dict[str, Callable[[], Method]] = {
+    "fedloru": lambda: methods.fedloru(recipe="paper", tau=1),
+    "fedlora": methods.fedlora,
+}
 
 
 def cohort(family: str, method: str = "fedloru", *, checkpointing: bool = False) -> Cohort:
@@ -143,7 +146,7 @@ def run(family: str, method: str, folder: RunFolder | None = None) -> Run:
     data, test = texts(family), texts(family)
     dataset = Dataset("texts", data, test, ("a", "b", "c")[:CLASSES] if "y" in data else ())
     partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
-    made = methods.fedloru(tau=2) if method == "fedloru" else methods.fedlora()
+    made = methods.fedloru(recipe="paper", tau=2) if method == "fedloru" else methods.fedlora()
     made_net = net(family, dtype=torch.float32)
     return Run(Plan(made_net, made, dataset, partition, rounds=5, cohort=3, recipe=ADAMW, checkpoint_every=2), folder)
 

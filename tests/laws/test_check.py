@@ -53,7 +53,7 @@ def test_declared_methods_and_wrappers_obey_all_laws(case: str) -> None:
 
 
 def test_without_data_the_engines_are_not_compared() -> None:
-    report = fl.check(fl.fedloru(tau=2), net())
+    report = fl.check(fl.fedloru(recipe="paper", tau=2), net())
     assert report.holds and [verdict.law for verdict in report.verdicts if verdict.holds is None] == ["equal engines"]
     assert str(report).splitlines()[-1] == "  –    equal engines      needs data: fedloru.check(method, net, data)"
 
@@ -102,7 +102,7 @@ def with_server(server: Callable[[Net, State, Total], State], inner: Method) -> 
 
 
 def other_increment() -> Method:
-    inner = fl.fedloru(tau=2)
+    inner = fl.fedloru(recipe="paper", tau=2)
 
     def server(net: Net, state: State, total: Total) -> State:
         after = inner.server(net, state, total)

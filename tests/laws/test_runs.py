@@ -111,7 +111,7 @@ def test_by_hand_for_one_layer() -> None:
     from fedloru import net as nets
 
     net = nets.attach(torch.nn.Linear(6, 4), rank=2)
-    rounds = cost(net, methods.fedloru(tau=2), [[0, 1], [0, 1], [0, 1], [0, 2]])
+    rounds = cost(net, methods.fedloru(recipe="paper", tau=2), [[0, 1], [0, 1], [0, 1], [0, 2]])
     down = [each.table()["down"] for each in rounds]
     assert [d["factors"] for d in down] == [0, 2 * 20 * 4, 0, 2 * 20 * 4]  # drawn, sent, drawn, sent
     assert [d["dense"] for d in down] == [2 * 4 * 4] * 4

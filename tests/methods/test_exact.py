@@ -23,7 +23,7 @@ def test_aggregate_is_the_exact_mean_of_products(method: Method) -> None:
         assert max_difference(forward_weights(net, method, state), exact) < 1e-9
 
 
-@pytest.mark.parametrize("method", [methods.fedlora(), methods.fedloru(tau=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [methods.fedlora(), methods.fedloru(recipe="paper", tau=2)], ids=lambda m: m.name)
 def test_averaging_factors_is_inexact(method: Method) -> None:
     """The aggregation gap ‖Σ p_k B_k A_k − B̄Ā‖ is not small."""
     net = small_net()

@@ -14,7 +14,7 @@ from fedloru import lowrank, methods, tree
 from fedloru import net as nets
 from fedloru.errors import ConfigError, ModelError
 from fedloru.method import Profile, State, is_merge_round
-from fedloru.methods.fedloru import Settings
+from fedloru.methods.paper import Settings, paper
 from tests.methods.cohort import SHARES, close, keeps_dtypes, mean, replies, run_rounds, small_net, step
 
 
@@ -27,7 +27,7 @@ def product(site: lowrank.Site, factors: tree.Params) -> torch.Tensor:
 @pytest.mark.parametrize(("base", "init"), [("model", "a"), ("zero", "both")])
 def test_rounds_match_the_equations(tau: Any, reset: str, base: str, init: str) -> None:
     net = small_net()
-    method = methods.fedloru(tau=tau, reset=reset, base=base, init=init)
+    method = methods.fedloru(recipe="paper", tau=tau, reset=reset, base=base, init=init)
     merges = {round for round in range(1, 8) if (round in tau if isinstance(tau, list | tuple) else not round % tau)}
     weights = {s.weight: net.params[s.weight] * (base == "model") for s in net.sites}
     factors = lowrank.init_factors(net.sites, 3, 0, net.params, init)
@@ -54,13 +54,17 @@ def test_rounds_match_the_equations(tau: Any, reset: str, base: str, init: str) 
 
 def test_fedloru_without_merges_is_fedlora() -> None:
     net = small_net()
-    pairs = zip(run_rounds(net, methods.fedloru(tau=math.inf), 4), run_rounds(net, methods.fedlora(), 4), strict=True)
+    pairs = zip(
+        run_rounds(net, methods.fedloru(recipe="paper", tau=math.inf), 4),
+        run_rounds(net, methods.fedlora(), 4),
+        strict=True,
+    )
     for (_, _, fedloru_state), (_, _, fedlora_state) in pairs:
         assert fedloru_state.version == fedlora_state.version == 0
         assert fedloru_state.increment == fedlora_state.increment == {}
         assert tree.equal(fedloru_state.shared, fedlora_state.shared)
         assert tree.equal(fedloru_state.base, fedlora_state.base)
-    first, second = methods.fedloru(tau=math.inf, init="both"), methods.fedlora(init="both")
+    first, second = methods.fedloru(recipe="paper", tau=math.inf, init="both"), methods.fedlora(init="both")
     assert tree.equal(first.init(net, 1).shared, second.init(net, 1).shared)
 
 
@@ -73,7 +77,7 @@ def test_merge_rounds_count_from_1() -> None:
 
 def test_exact_increment_is_the_mean_of_products() -> None:
     net = small_net()
-    for before, ups, after in run_rounds(net, methods.fedloru(tau=2, accumulate="exact"), 4):
+    for before, ups, after in run_rounds(net, methods.fedloru(recipe="paper", tau=2, accumulate="exact"), 4):
         if after.version == before.version:
             assert after.increment == {} and tree.equal(after.base, before.base)
             continue
@@ -90,7 +94,7 @@ def test_exact_increment_is_the_mean_of_products() -> None:
 @pytest.mark.parametrize("rank", [1, 3, 50])
 def test_truncated_increment_is_the_best_approximation_of_its_rank(rank: int) -> None:
     net = small_net()
-    method = methods.fedloru(tau=1, accumulate="exact", accumulate_rank=rank)
+    method = methods.fedloru(recipe="paper", tau=1, accumulate="exact", accumulate_rank=rank)
     before, ups, after = next(run_rounds(net, method, 1))
     errors = []
     for site in net.sites:
@@ -108,7 +112,7 @@ def test_truncated_increment_is_the_best_approximation_of_its_rank(rank: int) ->
 def test_increments_of_bfloat16_models_are_float32(accumulate: str) -> None:
     """Neither the shares of the clients nor the averaged factors are rounded to bfloat16."""
     net = small_net(dtype=torch.bfloat16)
-    _, ups, after = next(run_rounds(net, methods.fedloru(tau=1, accumulate=accumulate), 1))
+    _, ups, after = next(run_rounds(net, methods.fedloru(recipe="paper", tau=1, accumulate=accumulate), 1))
     for site in net.sites:
         if accumulate == "exact":
             exact = torch.cat([p * up.shared[site.b].double() for p, up in zip(SHARES, ups, strict=True)], 1)
@@ -131,7 +135,7 @@ def test_fedavg_averages_weights_and_ignores_factors() -> None:
 
 
 def test_keys_are_in_alphabetical_order() -> None:
-    for method in (methods.fedavg(), methods.fedlora(), methods.fedloru(tau=1)):
+    for method in (methods.fedavg(), methods.fedlora(), methods.fedloru(recipe="paper", tau=1)):
         net = small_net()
         for _, _, after in run_rounds(net, method, 2):
             assert list(after.shared) == sorted(after.shared) and list(after.base) == sorted(after.base)
@@ -139,7 +143,7 @@ def test_keys_are_in_alphabetical_order() -> None:
 
 def test_low_rank_methods_require_sites() -> None:
     net = nets.make(nn.Linear(3, 2))
-    for method in (methods.fedlora(), methods.fedloru()):
+    for method in (methods.fedlora(), methods.fedloru(recipe="paper")):
         with pytest.raises(ModelError, match="no low-rank site"):
             method.init(net, 0)
 
@@ -147,7 +151,7 @@ def test_low_rank_methods_require_sites() -> None:
 def test_server_does_not_change_its_inputs() -> None:
     net = small_net()
     for settings in ({}, {"reset": "keep"}, {"accumulate": "exact"}, {"accumulate": "exact", "accumulate_rank": 1}):
-        method = methods.fedloru(tau=1, **settings)
+        method = methods.fedloru(recipe="paper", tau=1, **settings)
         state = method.init(net, 3)
         ups = replies(state)
         digests = [tree.digest(each) for each in (*state[3:7], *(up.shared for up in ups))]
@@ -170,20 +174,20 @@ def test_values() -> None:
     with_factors, without = REST | {"factors": FACTORS}, REST | {"factors": 0}
     assert methods.fedlora().values(net, 1, COHORT, ()) == (without, with_factors, 0)
     assert methods.fedlora().values(net, 2, COHORT, ()) == (with_factors, with_factors, 0)
-    fedloru = methods.fedloru(tau=2)
+    fedloru = methods.fedloru(recipe="paper", tau=2)
     downs = [fedloru.values(net, round, COHORT, ()).down["factors"] for round in range(1, 6)]
     assert downs == [0, FACTORS, 0, FACTORS, 0]  # fresh factors are not sent
     assert [fedloru.values(net, round, COHORT, ()).increment for round in range(1, 5)] == [0, FACTORS, 0, FACTORS]
-    keep = methods.fedloru(tau=2, reset="keep")
+    keep = methods.fedloru(recipe="paper", tau=2, reset="keep")
     assert [keep.values(net, round, COHORT, ()).down["factors"] for round in range(1, 4)] == [0, FACTORS, FACTORS]
 
 
 def test_values_of_exact_increments() -> None:
     net = small_net()
-    exact = methods.fedloru(tau=2, accumulate="exact")
+    exact = methods.fedloru(recipe="paper", tau=2, accumulate="exact")
     assert exact.values(net, 1, COHORT, ()).increment == 0
     assert exact.values(net, 2, COHORT, ()).increment == 3 * FACTORS
-    truncated = methods.fedloru(tau=2, accumulate="exact", accumulate_rank=5)
+    truncated = methods.fedloru(recipe="paper", tau=2, accumulate="exact", accumulate_rank=5)
     assert truncated.values(net, 2, COHORT, ()).increment == 4 * (4 + 18) + 5 * (
         5 + 16
     )  # the rank of 4 × 18 is at most 4
@@ -192,7 +196,7 @@ def test_values_of_exact_increments() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": "exact"}, {"accumulate": "exact", "accumulate_rank": 3}])
 def test_values_match_the_sizes_of_the_tensors(settings: dict[str, Any]) -> None:
-    net, method = small_net(), methods.fedloru(tau=2, **settings)
+    net, method = small_net(), methods.fedloru(recipe="paper", tau=2, **settings)
     for before, ups, after in run_rounds(net, method, 3):
         counted = method.values(net, after.round, [()] * len(ups), ())
         assert sum(counted.up.values()) == tree.size(ups[0].shared)
@@ -221,15 +225,15 @@ INVALID: dict[str, Any] = {
 @pytest.mark.parametrize("message", INVALID)
 def test_invalid_settings_raise(message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        methods.fedloru(**INVALID[message])
+        methods.fedloru(recipe="paper", **INVALID[message])
 
 
 def test_all_invalid_settings_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
-        methods.fedloru(tau=0, reset="no", base="one", init="c", accumulate="all", accumulate_rank=-1)
+        methods.fedloru(recipe="paper", tau=0, reset="no", base="one", init="c", accumulate="all", accumulate_rank=-1)
     assert len(error.value.problems) == 6
     with pytest.raises(ConfigError, match="set accumulate = 'exact'"):
-        methods.fedloru(accumulate_rank=2)
+        methods.fedloru(recipe="paper", accumulate_rank=2)
     with pytest.raises(ConfigError, match="init is 'c'"):
         methods.fedlora(init="c")
 
@@ -238,12 +242,12 @@ def test_all_combinations_of_settings_run() -> None:
     for reset, base, init, accumulate in itertools.product(
         ("fresh", "keep"), ("model", "zero"), ("a", "both"), ("factors", "exact")
     ):
-        method = methods.fedloru(tau=1, reset=reset, base=base, init=init, accumulate=accumulate)
+        method = methods.fedloru(recipe="paper", tau=1, reset=reset, base=base, init=init, accumulate=accumulate)
         _, _, after = next(run_rounds(small_net(), method, 1))
         assert isinstance(after, State) and after.version == 1 and method.traits.stacks is (accumulate == "exact")
 
 
 def test_the_typed_settings_of_variants_are_those_of_fedloru() -> None:
-    declared = get_type_hints(methods.fedloru, include_extras=True)
+    declared = get_type_hints(paper, include_extras=True)
     declared.pop("return")
     assert get_type_hints(Settings, include_extras=True) == declared

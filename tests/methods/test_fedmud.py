@@ -61,7 +61,7 @@ def test_fedmud_without_aad_is_fedloru() -> None:
     net = cohort.small_net()
     pairs = zip(
         cohort.run_rounds(net, methods.fedmud(interval=2, aad=False), 4),
-        cohort.run_rounds(net, methods.fedloru(tau=2), 4),
+        cohort.run_rounds(net, methods.fedloru(recipe="paper", tau=2), 4),
         strict=True,
     )
     for (_, _, fedmud_state), (_, _, fedloru_state) in pairs:

@@ -1,7 +1,8 @@
-"""Settings of methods that follow from the number of rounds of a run."""
+"""Settings of methods that follow from the size of a run."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from fedloru import methods
 from fedloru.method import Method, planned
 from fedloru.methods import blocks, declare
 from fedloru.run.notes import merge_notes
+from fedloru.settings.types import RunSize
 
 MAKERS: dict[str, tuple[Any, str]] = {
-    "fedloru": (fl.fedloru, "tau"),
+    "fedloru": (partial(fl.fedloru, recipe="paper"), "tau"),
     "pfedloru": (methods.pfedloru, "tau"),
     "mfedloru": (methods.mfedloru, "tau"),
     "fedmud": (methods.fedmud, "interval"),
@@ -24,25 +26,32 @@ MAKERS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("rounds", "expected"), [(1, 1), (3, 1), (20, 5), (50, 12)])
 def test_the_cycle_follows_from_the_rounds(name: str, rounds: int, expected: int) -> None:
     make, key = MAKERS[name]
-    made = planned(make(), rounds)
+    made = planned(make(), RunSize(rounds))
     assert made.config[key] == expected == made.traits.cycle and made.in_run is None
     assert made.name == name and made.config == make(**{key: expected}).config
 
 
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 1), (0.5, 1), (0.25, 2), (0.1, 5), (0.01, 50)])
+def test_the_alternating_recipe_merges_as_rarely_as_clients_take_part(share: float, expected: int) -> None:
+    """So that a client catches up with at most two increments on average."""
+    made = planned(fl.fedloru(), RunSize(1000, share))
+    assert made.config["tau"] == made.traits.cycle == expected
+
+
 def test_a_cycle_that_is_set_is_kept() -> None:
-    made = fl.fedloru(tau=7)
-    assert planned(made, 20) is made
+    made = fl.fedloru(recipe="paper", tau=7)
+    assert planned(made, RunSize(20)) is made
 
 
 def test_wrappers_are_applied_again() -> None:
-    made = planned(methods.clip(methods.prox(fl.fedloru(), mu=0.1), norm=2.0), 20)
+    made = planned(methods.clip(methods.prox(fl.fedloru(recipe="paper"), mu=0.1), norm=2.0), RunSize(20))
     assert made.config["tau"] == 5
     assert [entry["name"] for entry in made.config["wrap"]] == ["prox", "clip"]
 
 
 def test_a_method_whose_functions_were_replaced_is_kept() -> None:
-    changed = fl.fedloru()._replace(server=blocks.average)
-    assert planned(changed, 40) is changed
+    changed = fl.fedloru(recipe="paper")._replace(server=blocks.average)
+    assert planned(changed, RunSize(40)) is changed
 
 
 def test_a_declared_method_that_extends_fedloru_is_planned() -> None:
@@ -51,13 +60,13 @@ def test_a_declared_method_that_extends_fedloru_is_planned() -> None:
         """Return FedLoRU."""
         return fl.fedloru(**settings)
 
-    made = planned(twice(reset="keep"), 8)
+    made = planned(twice(recipe="paper", reset="keep"), RunSize(8))
     assert (made.name, made.config["tau"], made.config["reset"]) == ("twice", 2, "keep")
 
 
 @pytest.mark.parametrize(("tau", "silent"), [(19, True), (20, False), (30, False), ([25], False), ([3], True)])
 def test_a_run_without_an_effective_merge_has_a_note(tau: Any, silent: bool) -> None:
-    assert (not list(merge_notes(fl.fedloru(tau=tau), 20))) is silent
+    assert (not list(merge_notes(fl.fedloru(recipe="paper", tau=tau), 20))) is silent
 
 
 def test_methods_that_never_merge_have_no_note() -> None:

@@ -16,17 +16,21 @@ from tests.methods.cohort import run_rounds, small_net
 METHODS: dict[str, Callable[[], Method]] = {
     "fedavg": methods.fedavg,
     "fedlora": lambda: methods.fedlora(init="both"),
-    "fedloru": lambda: methods.fedloru(tau=2, reset="keep", base="zero"),
-    "list": lambda: methods.fedloru(tau=(1, 3), accumulate="exact", accumulate_rank=2),
-    "inf": lambda: methods.fedloru(tau=math.inf),
+    "fedloru": lambda: methods.fedloru(recipe="paper", tau=2, reset="keep", base="zero"),
+    "list": lambda: methods.fedloru(recipe="paper", tau=(1, 3), accumulate="exact", accumulate_rank=2),
+    "inf": lambda: methods.fedloru(recipe="paper", tau=math.inf),
     "pfedloru": lambda: methods.pfedloru(tau=2, first="shared", accumulate="exact"),
     "mfedloru": lambda: methods.mfedloru(tau=2, nested_scale=0.5, reset="keep"),
     "flora": methods.flora,
     "fedex": lambda: methods.fedex(init="both"),
-    "scaffold": lambda: methods.scaffold(methods.fedloru(tau=2), lr=0.1, clients=5),
-    "wrapped": lambda: methods.clip(methods.server_opt(methods.fedloru(tau=2), rule="yogi", beta1=0.5), norm=0.5),
+    "scaffold": lambda: methods.scaffold(methods.fedloru(recipe="paper", tau=2), lr=0.1, clients=5),
+    "wrapped": lambda: methods.clip(
+        methods.server_opt(methods.fedloru(recipe="paper", tau=2), rule="yogi", beta1=0.5), norm=0.5
+    ),
     "nested": lambda: methods.prox(methods.prox(methods.fedavg(), mu=0.1), mu=0.2),
-    "reversed": lambda: methods.server_opt(methods.clip(methods.fedloru(tau=2), norm=0.5), rule="adam", lr=0.1),
+    "reversed": lambda: methods.server_opt(
+        methods.clip(methods.fedloru(recipe="paper", tau=2), norm=0.5), rule="adam", lr=0.1
+    ),
 }
 
 
@@ -44,7 +48,7 @@ def test_methods_are_rebuilt_from_json(name: str) -> None:
 def test_wrappers_are_recorded_innermost_first() -> None:
     method = METHODS["wrapped"]()
     assert [wrap["name"] for wrap in method.config["wrap"]] == ["server_opt", "clip"]
-    inner = methods.fedloru(tau=2)
+    inner = methods.fedloru(recipe="paper", tau=2)
     methods.prox(inner, mu=1.0)
     assert "wrap" not in inner.config  # wrapping does not change the inner method
 

@@ -72,7 +72,7 @@ def test_long_tensors_are_combined_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(tau=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(recipe="paper", tau=2)], ids=lambda m: m.name)
 def test_every_coordinate_is_combined_and_clients_count_once(rule: str, inner: Method) -> None:
     """Of three clients, both rules leave the middle one."""
     net = small_net()
@@ -131,7 +131,7 @@ def test_an_update_within_the_bound_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("inner", [methods.fedloru(tau=2), methods.fedsa(), methods.fedmud(interval=2)])
+@pytest.mark.parametrize("inner", [methods.fedloru(recipe="paper", tau=2), methods.fedsa(), methods.fedmud(interval=2)])
 def test_identical_clients_give_the_mean(rule: str, inner: Method) -> None:
     net, method = small_net(), methods.robust(inner, rule=rule, max_norm=100.0)
     state = plain = inner.init(net, 3)
@@ -151,7 +151,7 @@ def test_a_server_optimizer_steps_along_the_median() -> None:
 
 
 @pytest.mark.parametrize("setting", [{"rule": "median"}, {"rule": "trimmed_mean", "trim": 0.3}, {"max_norm": 0.1}])
-@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(tau=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(recipe="paper", tau=2)], ids=lambda m: m.name)
 def test_engines_agree_without_encoded_messages(setting: dict[str, Any], inner: Method) -> None:
     method = methods.robust(inner, **setting)
     reference = of_engine(method, "sequential")
@@ -160,7 +160,7 @@ def test_engines_agree_without_encoded_messages(setting: dict[str, Any], inner: 
 
 
 def test_the_mean_is_the_method_itself() -> None:
-    inner = methods.fedloru(tau=2)
+    inner = methods.fedloru(recipe="paper", tau=2)
     method, net = methods.robust(inner), small_net()
     assert (method.server, method.traits) == (inner.server, inner.traits)
     for (before, ups, x), (_, _, y) in zip(run_rounds(net, method, 3), run_rounds(net, inner, 3), strict=True):
@@ -184,7 +184,7 @@ def test_every_method_and_wrapper_has_it_or_refuses_it(name: str, setting: dict[
             methods.robust(made, **setting)
         return
     method = methods.robust(made, **setting)
-    nested = name.startswith("mfedloru")
+    nested = name.startswith("mfedloru") or made.config.get("recipe") == "alternating"
     stage = Stage(method._replace(traits=method.traits._replace(ranks="one")), small_net(dtype=torch.float32))
     if method.traits.ranks == "many" and not nested and not method.traits.keeps_replies:
         stage = Stage(method, stage.net)
@@ -194,14 +194,14 @@ def test_every_method_and_wrapper_has_it_or_refuses_it(name: str, setting: dict[
 
 
 def test_wrappers_around_it() -> None:
-    median = methods.robust(methods.fedloru(tau=2), rule="median")
+    median = methods.robust(methods.fedloru(recipe="paper", tau=2), rule="median")
     for wrapped in (methods.prox(median, mu=0.1), methods.clip(median, norm=0.1)):
         assert sum(1 for _ in rehearse(Stage(wrapped, small_net(dtype=torch.float32)), rounds=2)) == 2
     with pytest.raises(ConfigError, match="wrap robust around server_opt"):
         methods.server_opt(median)
     with pytest.raises(ConfigError, match="remove robust"):
         methods.scaffold(median, lr=0.1, clients=4)
-    clipping = methods.robust(methods.fedloru(tau=2), max_norm=0.1)
+    clipping = methods.robust(methods.fedloru(recipe="paper", tau=2), max_norm=0.1)
     assert methods.server_opt(clipping).traits == clipping.traits
 
 

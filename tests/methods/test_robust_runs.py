@@ -78,7 +78,7 @@ DEFENCES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(tau=4)], ids=lambda m: m.name)
+@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedloru(recipe="paper", tau=4)], ids=lambda m: m.name)
 def test_one_client_of_ten_with_a_scaled_update_ruins_the_mean_only(inner: Method) -> None:
     honest, attacked = accuracy(inner, 1.0), accuracy(inner, -20.0)
     assert honest > 0.85 and attacked < 0.3
@@ -87,7 +87,7 @@ def test_one_client_of_ten_with_a_scaled_update_ruins_the_mean_only(inner: Metho
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    method = methods.robust(methods.fedloru(tau=2), rule="median", max_norm=0.5)
+    method = methods.robust(methods.fedloru(recipe="paper", tau=2), rule="median", max_norm=0.5)
     whole = fl.Run(plan_of(method, checkpoint_every=1))
     rows = list(whole)
     folder = RunFolder.create(tmp_path / "run", {"name": "table"}, {})

@@ -102,7 +102,9 @@ def test_rounds_match_the_algorithm(engine: str, cohorts: Sequence[Sequence[int]
         np.testing.assert_allclose(c, np.mean(list(kept.values()), axis=0), atol=1e-12)  # c is the mean of all c_k
 
 
-@pytest.mark.parametrize("inner", [methods.fedlora(), methods.rolora(), methods.fedloru(tau=3)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "inner", [methods.fedlora(), methods.rolora(), methods.fedloru(recipe="paper", tau=3)], ids=lambda m: m.name
+)
 def test_c_is_the_mean_of_the_current_client_variates(inner: Method) -> None:
     """The variates of factors are 0 on a client that has not taken part since the last merge."""
     net = nets.attach(
@@ -130,7 +132,7 @@ def test_c_is_the_mean_of_the_current_client_variates(inner: Method) -> None:
 
 def test_variates_of_merged_factors_are_0_on_a_client_that_missed_the_merge() -> None:
     net = small_net()
-    method = methods.scaffold(methods.fedloru(tau=1), lr=LR, clients=4)
+    method = methods.scaffold(methods.fedloru(recipe="paper", tau=1), lr=LR, clients=4)
     state = method.init(net, 3)
     down = method.down(net, state._replace(version=2), ())
     variates = {key: torch.ones_like(value) for key, value in down.aux.items()}
@@ -169,7 +171,7 @@ def test_values() -> None:
     net = small_net()
     for inner, down, up in (
         (methods.fedavg(), 184, 184),
-        (methods.fedloru(tau=1), 118, 118),
+        (methods.fedloru(recipe="paper", tau=1), 118, 118),
         (methods.rolora(), 118, 50),
         (methods.ffalora(), 50, 50),
         (methods.fedsa(), 100, 100),

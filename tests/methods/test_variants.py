@@ -48,7 +48,7 @@ def trained(method: Method, state: State, job: Job, n: Net, epochs: int = 2) -> 
 
 def test_mfedloru_at_full_rank_equals_fedloru_bit_for_bit() -> None:
     n, job = net(), Job(0, torch.arange(12))
-    fedloru, mixed = methods.fedloru(tau=2), methods.mfedloru(tau=2)
+    fedloru, mixed = methods.fedloru(recipe="paper", tau=2), methods.mfedloru(tau=2)
     state = fedloru.init(n, 0)
     _, expected, _ = trained(fedloru, state, job, n)
     _, actual, _ = trained(mixed, state, job._replace(profile=with_rank(3)), n)
@@ -92,7 +92,7 @@ def test_pfedloru_private_pairs_start_at_zero_and_are_never_sent() -> None:
     n, method = net(), methods.pfedloru(tau=2, private_rank=2)
     state = method.init(n, 0)
     batch = {key: value[:5] for key, value in data().items()}
-    shared = nets.forward(n, shared_model(n, methods.fedloru(tau=2), state), batch)
+    shared = nets.forward(n, shared_model(n, methods.fedloru(recipe="paper", tau=2), state), batch)
     personal = nets.forward(n, personal_model(n, method, state, {}, ()), batch)
     assert torch.equal(shared, personal)
     _, up, own = trained(method, state, Job(0, torch.arange(12)), n)

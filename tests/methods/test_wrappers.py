@@ -41,7 +41,9 @@ def reference_step(rule: str, delta: Array, m: Array, v: Array) -> tuple[Array, 
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("inner", [methods.fedavg(), methods.fedlora(), methods.fedloru(tau=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "inner", [methods.fedavg(), methods.fedlora(), methods.fedloru(recipe="paper", tau=2)], ids=lambda m: m.name
+)
 def test_server_opt_matches_the_formulas(rule: str, inner: Method) -> None:
     net = small_net()
     method = methods.server_opt(inner, rule=rule, lr=LR, beta1=BETA1, beta2=BETA2, eps=EPS)
@@ -77,7 +79,10 @@ def test_server_opt_matches_the_formulas(rule: str, inner: Method) -> None:
 
 def test_momentum_without_memory_is_the_plain_average() -> None:
     net = small_net()
-    plain, wrapped = methods.fedloru(tau=2), methods.server_opt(methods.fedloru(tau=2), lr=1.0, beta1=0.0)
+    plain, wrapped = (
+        methods.fedloru(recipe="paper", tau=2),
+        methods.server_opt(methods.fedloru(recipe="paper", tau=2), lr=1.0, beta1=0.0),
+    )
     for (_, _, x), (_, _, y) in zip(run_rounds(net, plain, 4), run_rounds(net, wrapped, 4), strict=True):
         assert close(x.shared, y.shared) and close(x.base, y.base) and x.version == y.version
 
@@ -86,14 +91,14 @@ def test_momentum_without_memory_is_the_plain_average() -> None:
 def test_moments_of_bfloat16_models_are_float32(rule: str) -> None:
     """In bfloat16, rounding would keep the second moment, 0.99 v + 0.01 Δ², constant."""
     net = small_net(dtype=torch.bfloat16)
-    method = methods.server_opt(methods.fedloru(tau=2), rule=rule)
+    method = methods.server_opt(methods.fedloru(recipe="paper", tau=2), rule=rule)
     for _, _, after in run_rounds(net, method, 3):
         assert {t.dtype for t in after.aux.values()} == {torch.float32}
         assert keeps_dtypes(net, after.shared | after.base)
 
 
 def test_server_opt_rejects_methods_that_bypass_it() -> None:
-    exact = methods.fedloru(tau=2, accumulate="exact")
+    exact = methods.fedloru(recipe="paper", tau=2, accumulate="exact")
     for inner in (exact, methods.clip(exact, norm=1.0), methods.prox(exact, mu=1.0)):
         with pytest.raises(ConfigError, match="accumulate = 'factors'"):
             methods.server_opt(inner)

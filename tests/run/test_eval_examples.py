@@ -21,7 +21,13 @@ def made(tests: int = 40, **settings: Any) -> Plan:
     data = fl.data.Dataset("points", {"x": x, "y": y}, held, ("a", "b"))
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     partition = fl.data.iid(data, clients=3, test_fraction=0.5)
-    return Plan(fl.attach(model, rank=2), fl.fedloru(tau=2), data, partition, **{"rounds": 3, "cohort": 2, **settings})
+    return Plan(
+        fl.attach(model, rank=2),
+        fl.fedloru(recipe="paper", tau=2),
+        data,
+        partition,
+        **{"rounds": 3, "cohort": 2, **settings},
+    )
 
 
 def used(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> list[list[int]]:

@@ -21,9 +21,9 @@ from tests.run.killed import Killed, killed_after
 from tests.run.test_run import plan
 
 MERGING = {
-    "fedloru": lambda: methods.fedloru(tau=2),
-    "fedloru-keep": lambda: methods.fedloru(tau=2, reset="keep"),
-    "fedloru-exact": lambda: methods.fedloru(tau=2, accumulate="exact"),
+    "fedloru": lambda: methods.fedloru(recipe="paper", tau=2),
+    "fedloru-keep": lambda: methods.fedloru(recipe="paper", tau=2, reset="keep"),
+    "fedloru-exact": lambda: methods.fedloru(recipe="paper", tau=2, accumulate="exact"),
     "mfedloru": lambda: methods.mfedloru(tau=2),
     "pfedloru": lambda: methods.pfedloru(tau=2),
     "fedmud": lambda: methods.fedmud(interval=2),

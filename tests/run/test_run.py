@@ -29,7 +29,7 @@ def plan(**settings: Any) -> Plan:
     dataset = Dataset("vectors", data, tree.map(lambda t: t[:8], data), ("a", "b", "c"))
     partition = Partition("by hand", 0, tuple(job.rows for job in jobs()), (), {})
     usual = {"rounds": 6, "cohort": 2, "recipe": Recipe(batch_size=4), "codec": "exact", "checkpoint_every": 100}
-    return Plan(net, methods.fedloru(tau=2), dataset, partition, **(usual | settings))
+    return Plan(net, methods.fedloru(recipe="paper", tau=2), dataset, partition, **(usual | settings))
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def test_fedavg_sends_every_weight_both_ways(codec: str, width: int, dense: list
     clients = Partition("hand", 0, (torch.arange(2), torch.arange(2, 4)), (), {})
     plan = Plan(
         net,
-        methods.fedloru(tau=2),
+        methods.fedloru(recipe="paper", tau=2),
         Dataset("hand", examples, examples, ("a",)),
         clients,
         rounds=3,

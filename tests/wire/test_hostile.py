@@ -174,7 +174,7 @@ def masked_net() -> Net:
 
 
 def test_values_that_are_not_finite_in_the_model_may_be_sent() -> None:
-    net, method = masked_net(), methods.fedloru()
+    net, method = masked_net(), methods.fedloru(recipe="paper")
     spec = MessageSpec(net, method, "r")
     state = method.init(net, 0)
     data = encode_up(

@@ -20,10 +20,12 @@ from fedloru.engine.fused.probe import probe
 from fedloru.engine.task import Collector, Engine, Outcome, Task, sessions
 from fedloru.evaluate import naming_examples, shared_model
 from fedloru.footprint import activation_bytes, room
+from fedloru.lowrank import LowRankLinear
 from fedloru.method import Method, State
 from fedloru.net import Net, prefers_channels_last
 from fedloru.recipe import Recipe
 from fedloru.session import Job
+from fedloru.tree import Params
 
 CPU_BUDGET = 32 * 2**20
 """Budget in bytes for the working set of a chunk on a CPU, about the size of a cache."""
@@ -41,7 +43,7 @@ def approve(
     net: Net, method: Method, state: State, data: Examples, recipe: Recipe, path: LayerPath = "auto"
 ) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
-    stacked = forward_keys(net, method, state)
+    stacked = forward_tensors(net, method, state)
 
     def problem(candidate: Forward, **settings: Any) -> str | None:
         return probe(net, candidate, stacked, state.base, data, recipe.precision, **settings)
@@ -66,11 +68,11 @@ def approve(
     return "; ".join(rejections)
 
 
-def forward_keys(net: Net, method: Method, state: State) -> list[str]:
-    """Return the keys of the forward tensors that differ between clients."""
+def forward_tensors(net: Net, method: Method, state: State) -> Params:
+    """Return the forward tensors that differ between clients, as a client starts with them."""
     down = method.down(net, state, ())
     start = method.begin(net, down, {}, ())
-    return list(start if method.expand is None else method.expand(net, start, down))
+    return start if method.expand is None else method.expand(net, start, down)
 
 
 def fused(net: Net, method: Method, data: Examples, forward: Forward, chunk: int) -> Engine:
@@ -129,6 +131,8 @@ def _local_keys(net: Net, method: Method, recipe: Recipe, data: Examples) -> lis
         return []
     rows = recipe.batch_size * (int(data["length"].max()) if "length" in data else 1)
     layers = {
-        f"{name}.weight".lstrip("."): layer for name, layer in net.model.named_modules() if type(layer) is nn.Linear
+        f"{name}.weight".lstrip("."): layer
+        for name, layer in net.model.named_modules()
+        if type(layer) in (nn.Linear, LowRankLinear)
     }
     return [key for key, layer in layers.items() if rows <= largest_rank(layer.out_features, layer.in_features)]

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from fedloru import net as nets
 from fedloru.engine.fused.gradients import Outer, Sinks
 from fedloru.engine.fused.leaf import Leaf, Mask
-from fedloru.engine.fused.leaves import LEAVES, linear
+from fedloru.engine.fused.leaves import LEAVES, linear, lowrank_linear
 from fedloru.engine.fused.local_weight import LocalWeight
 from fedloru.errors import ModelError
 from fedloru.lowrank import shallow_copy
@@ -138,16 +138,16 @@ def fold(net: Net, stacked: frozenset[str], path: LayerPath = "auto", *, channel
             leaf = partial(_vmapped_leaf, template, {part: key for part, key in below.items() if key in stacked})
         layer.forward = partial(_run_leaf, leaf, _Tensors(call, layer, own, path), layer)
         weight = own.get("weight", "")  # a computed weight, as of weight_norm, is no parameter
-        if leaf is linear and list(keys.values()).count(weight) == 1:
+        if leaf in (linear, lowrank_linear) and weight in stacked and list(keys.values()).count(weight) == 1:
             call.linear_rows[weight] = 0
-    shared = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked}
+    frozen = {key: p.requires_grad_(False) for key, p in model.named_parameters() if key not in stacked - net.factors}
     folded = net._replace(model=model)
 
     def forward(stacked: Stacked, base: Params, batch: Batch, m: int, mask: Mask | None, sinks: Sinks) -> Tensor:
         if call.base is not base:
             call.base = base
-            for key, p in shared.items():
-                p.data = base[key]
+            for key in frozen.keys() & base.keys():
+                frozen[key].data = base[key]
         call.stacked, call.clients, call.mask, call.sinks = stacked, m, mask, sinks
         call.rows = len(next(iter(batch.values())))
         if channels_last:

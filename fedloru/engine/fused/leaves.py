@@ -29,7 +29,7 @@ def _bias(t: Tensors, y: Tensor, axis: int) -> Tensor:
 
 
 def linear(t: Tensors, layer: nn.Linear, x: Tensor) -> Tensor:
-    """Fold ``nn.Linear``."""
+    """Fold ``nn.Linear``, or a low-rank layer with factors of rank 0."""
     sink = t.sink("weight")
     if sink is not None and (local := t.local("weight", x.numel() // x.shape[-1])) is not None:
         y = local.linear(x.reshape(t.clients, -1, x.shape[-1]), sink)
@@ -83,8 +83,10 @@ def _lookup(t: Tensors, layer: nn.Embedding, ids: Tensor, w: Tensor, stacked: bo
 
 def lowrank_linear(t: Tensors, layer: LowRankLinear, x: Tensor) -> Tensor:
     """Fold a low-rank linear layer, in activation space or in weight space."""
-    w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    if not b.numel():
+        return linear(t, layer, x)
+    w, w_stacked = _dense(t, "weight")
     bias, bias_stacked = t.get("bias")
     m, drop = t.clients, layer.drop if layer.training else 0.0
     if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
@@ -105,6 +107,8 @@ def lowrank_conv2d(t: Tensors, layer: LowRankConv2d, x: Tensor) -> Tensor:
     """Fold a low-rank convolution, in activation space or in weight space."""
     w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    if not b.numel():
+        return _conv(t, layer, x, w, w_stacked)
     m, drop = t.clients, layer.drop if layer.training else 0.0
     if not w_stacked and a_stacked and b_stacked and not drop and products.compatible(w, a):
         rows = x.shape[0] // m * x.shape[2] * x.shape[3]
@@ -120,6 +124,8 @@ def lowrank_embedding(t: Tensors, layer: LowRankEmbedding, ids: Tensor) -> Tenso
     """Fold a low-rank embedding: rows of B are looked up, then mapped by A."""
     w, w_stacked = _dense(t, "weight")
     (a, a_stacked), (b, b_stacked) = _dense(t, "a"), _dense(t, "b")
+    if not b.numel():
+        return _lookup(t, layer, ids, w, w_stacked)
     plain = nn.Embedding(1, 1, device="meta")  # B has no padding row
     drop = layer.drop if layer.training else 0.0
     h = F.dropout(_lookup(t, plain, ids, b, b_stacked), drop, drop > 0)

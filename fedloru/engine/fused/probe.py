@@ -9,7 +9,7 @@ float64 if the model supports it. For text, short examples of different lengths 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 def probe(
     net: Net,
     forward: Forward,
-    stacked: Sequence[str],
+    stacked: Params,
     base: Params,
     data: Examples,
     precision: Precision = "full",
@@ -56,9 +56,9 @@ def probe(
 ) -> str | None:
     """Return why ``forward`` is not equivalent to the plain forward pass, or does not run in ``precision``; else None.
 
-    The tensors ``local`` are passed as local weights. The passes are compared in float64 if ``wide`` is set and the
-    model supports it, and else in the model's own dtypes. In bf16, results depend on the order of roundings, so only
-    failures are detected there.
+    ``stacked`` are the tensors with which a client starts; those of ``local`` are passed as local weights. The passes
+    are compared in float64 if ``wide`` is set and the model supports it, and else in the model's own dtypes. In bf16,
+    results depend on the order of roundings, so only failures are detected there.
     """
     device = next(iter(data.values())).device
     attempts: list[tuple[torch.dtype | None, float]] = [(torch.float64, 1e-6), (None, 1e-3)]
@@ -85,7 +85,7 @@ def probe(
 def _compare(
     net: Net,
     forward: Forward,
-    stacked: Sequence[str],
+    stacked: Params,
     base: Params,
     data: Examples,
     dtype: torch.dtype | None,
@@ -93,7 +93,7 @@ def _compare(
     precision: Precision = "full",
     local: Collection[str] = (),
 ) -> str | None:
-    start = {**net.params, **net.buffers, **base}
+    start = {**net.params, **net.buffers, **base, **stacked}
     clients = [
         {key: _jitter(start[key], c if key not in local else 0, key, dtype) for key in stacked}
         for c in range(len(COUNTS))
