@@ -3,20 +3,26 @@
 Separate processes exchange only these bytes; the simulation engines send the same bytes through a ``Channel``. ``run``
 is the hash of W₀. Rounds count from 1: a server after t rounds sends the messages of round t + 1. The receiver of a
 message compares it with the ``MessageSpec`` of the run, and refuses everything else with a ``WireError``.
+
+Integer codes of a message down stand for the values themselves, rounded in the same way for all clients of a round. In
+a message up, they stand for the difference from what the client received, if that is a matrix of the same shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedloru import lowrank, tree
 from fedloru.errors import WireError, names
 from fedloru.lowrank import Site
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
+from fedloru.rng import gen
 from fedloru.tree import Params
+from fedloru.wire.grid import increment_widths, outline, pack, unpack, widths
 from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
 from fedloru.wire.message import decode, encode, length
@@ -40,7 +46,7 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
         WireError: a value does not fit into the codec.
     """
     header = down_header(net, down, state, method=method, run=run)
-    return encode(header, parts(elide(net, down)), codec)
+    return encode(header, down_sections(net, elide(net, down), state, codec), codec)
 
 
 def down_header(net: Net, down: Down, state: State, *, method: str, run: str) -> Header:
@@ -49,9 +55,25 @@ def down_header(net: Net, down: Down, state: State, *, method: str, run: str) ->
     return Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
 
 
-def parts(sent: Down | Up) -> dict[str, Params]:
-    """Return the sections of a message down or up."""
-    return {"shared": sent.shared, "aux": sent.aux}
+def down_sections(net: Net, sent: Down, state: State, codec: str) -> dict[str, Params]:
+    """Return the sections of a message down; all clients of a round receive the same bits."""
+    return _sections(net, sent, codec, partial(gen, state.seed, "codec", state.round + 1))
+
+
+def up_sections(net: Net, up: Up, down: Down, client: int, codec: str) -> dict[str, Params]:
+    """Return the sections of the reply of ``client`` to ``down``."""
+    return _sections(net, up, codec, partial(gen, down.seed, "codec", down.round, client), down.shared)
+
+
+def _sections(
+    net: Net, sent: Down | Up, codec: str, draw: Callable[..., Generator], received: Mapping[str, Tensor] | None = None
+) -> dict[str, Params]:
+    """Return the sections of a message, with codes in place of matrices if the codec has them."""
+    shared, aux = widths(net, "shared", sent.shared, codec), widths(net, "aux", sent.aux, codec)
+    return {
+        "shared": pack(sent.shared, shared, partial(draw, "shared"), received),
+        "aux": pack(sent.aux, aux, partial(draw, "aux")),
+    }
 
 
 def decode_down(
@@ -71,39 +93,54 @@ def decode_down(
     """
     header, sections = decode(data)
     _check(header, spec, "down", round, version)
+    expected = spec.down(header.round, header.version)
     if header.fresh and (sent := sorted(sections.get("shared", {}).keys() & spec.net.factors)):
         reject(f"{_described(header)} has fresh factors, but also contains the factors {names(sent)}")
-    down = received(spec.net, header, sections)
-    _compare_parts(header, sections, down, spec.down(header.round, header.version))
+    down = received(spec.net, header, sections, expected)
+    _compare_parts(header, sections, down, expected)
     return header, down
 
 
-def received(net: Net, header: Header, sections: Mapping[str, Params]) -> Down:
-    """Return the content of a message from the server, with fresh factors drawn again."""
-    shared = dict(sections.get("shared", {}))
+def received(net: Net, header: Header, sections: Mapping[str, Params], like: Parts | Down) -> Down:
+    """Return the content of a message from the server, like ``like``, with fresh factors drawn again."""
+    shared = unpack(sections.get("shared", {}), like.shared)
     if header.fresh:
         if header.rank >= max((site.rank for site in net.sites), default=1):
             reject(f"{_described(header)} has rank {header.rank}, which limits no factor; expected less, or 0")
         shared |= lowrank.init_factors(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
         shared = dict(sorted(shared.items()))
-    return Down(shared, sections.get("aux", {}), header.seed, header.round, header.version, header.fresh)
+    aux = unpack(sections.get("aux", {}), like.aux)
+    return Down(shared, aux, header.seed, header.round, header.version, header.fresh)
 
 
 def encode_up(
-    up: Up, *, method: str, run: str, client: int, round: int, version: int, codec: str, numbers: Mapping[str, float]
+    net: Net,
+    up: Up,
+    down: Down,
+    *,
+    method: str,
+    run: str,
+    client: int,
+    round: int,
+    version: int,
+    codec: str,
+    numbers: Mapping[str, float],
 ) -> bytes:
-    """Return a client's reply as bytes; ``numbers`` are finite, such as its weight in examples and its loss.
+    """Return a client's reply to ``down`` as bytes.
+
+    ``numbers`` are finite, such as its weight in examples and its loss.
 
     Raises:
         WireError: a value does not fit into the codec, or a number is not finite.
     """
     header = Header("up", method, run, round, version, client, numbers=dict(numbers))
-    return encode(header, parts(up), codec)
+    return encode(header, up_sections(net, up, down, client, codec), codec)
 
 
 def decode_up(
     data: bytes,
     spec: MessageSpec,
+    down: Down,
     *,
     round: int,
     version: int,
@@ -115,6 +152,7 @@ def decode_up(
     Args:
         data: the message.
         spec: what a message of this run contains.
+        down: the message to which the client replies, as it arrived.
         round: the round that the server trains.
         version: the version of the server's base.
         client: the client from which the reply was received; by default any.
@@ -127,28 +165,42 @@ def decode_up(
     header, sections = decode(data)
     _check(header, spec, "up", round, version, client)
     _check_numbers(header, numbers)
-    up = Up(sections.get("shared", {}), sections.get("aux", {}))
     expected = spec.up(round, version)
     if spec.method.traits.prunes:
-        expected = expected._replace(shared=at_ranks(spec.net.sites, expected.shared, up.shared, most=True))
+        sent = sections.get("shared", {})
+        expected = expected._replace(shared=at_ranks(spec.net.sites, expected.shared, sent, most=True))
+    up = replied(sections, expected, down)
     _compare_parts(header, sections, up, expected)
     return header, up
 
 
-def sync_sections(sync: Sync) -> dict[str, Params]:
-    """Return the sections of a sync message; increments are always sent without loss."""
-    increments = {f"increment.{version}": increment for version, increment in sync.increments}
+def replied(sections: Mapping[str, Params], like: Parts | Up, down: Down) -> Up:
+    """Return the content of a reply to ``down``, like ``like``."""
+    return Up(unpack(sections.get("shared", {}), like.shared, down.shared), unpack(sections.get("aux", {}), like.aux))
+
+
+def sync_outline(sync: Sync, codec: str) -> dict[str, Params]:
+    """Return the sections of a sync message, those tensors that are sent as codes without their values."""
+    return _sync_sections(sync, lambda increment: outline(increment, increment_widths(increment, codec)))
+
+
+def _sync_sections(sync: Sync, packed: Callable[[Params], Params]) -> dict[str, Params]:
+    increments = {f"increment.{version}": packed(increment) for version, increment in sync.increments}
     return increments | {"base" if sync.first else "sites": sync.base}
 
 
-def encode_sync(sync: Sync, state: State, *, method: str, run: str) -> bytes:
-    """Return the message that brings a client's base to the version of ``state``, without loss."""
-    return encode(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+def encode_sync(sync: Sync, state: State, *, method: str, run: str, codec: str) -> bytes:
+    """Return the message that brings a client's base to the version of ``state``, without loss.
+
+    A codec with integer codes sends increments as codes, which is without loss since they are ``on_grid``.
+    """
+    sections = _sync_sections(sync, lambda increment: pack(increment, increment_widths(increment, codec)))
+    return encode(sync_header(sync, state, method=method, run=run), sections, "exact")
 
 
-def sync_length(sync: Sync, state: State, *, method: str, run: str) -> int:
+def sync_length(sync: Sync, state: State, *, method: str, run: str, codec: str) -> int:
     """Return the length in bytes of ``encode_sync``, without encoding it."""
-    return length(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+    return length(sync_header(sync, state, method=method, run=run), sync_outline(sync, codec), "exact")
 
 
 def sync_header(sync: Sync, state: State, *, method: str, run: str) -> Header:
@@ -175,12 +227,15 @@ def decode_sync(
     header, sections = decode(data)
     _check(header, spec, "sync", round, None)
     sync = _sync(header, sections, held)
+    _check_size(spec, sync)
+    unpacked = tuple((version, unpack(sent, spec.increment(sent))) for version, sent in sync.increments)
+    sync = sync._replace(increments=unpacked)
     _compare_sync(spec, header, sync)
     return header, sync
 
 
 def _sync(header: Header, sections: dict[str, Params], held: int | None) -> Sync:
-    """Return the content of a sync message: a whole base, the site weights, or a series of increments."""
+    """Return a whole base, the site weights, or a series of increments as they were sent."""
     first = "base" in sections
     if first or "sites" in sections:
         return Sync(header.version, (), _only(sections, "base" if first else "sites"), first)
@@ -207,8 +262,11 @@ def _compare_sync(spec: MessageSpec, header: Header, sync: Sync) -> None:
         compare("the base", sync.base, spec.base if sync.first else spec.site_weights, sender)
     for version, factors in sync.increments:
         compare(f"increment {version}", factors, spec.increment(factors), sender)
+
+
+def _check_size(spec: MessageSpec, sync: Sync) -> None:
     limit = sum(weight.nbytes for weight in spec.site_weights.values())
-    if (size := sum(tree.nbytes(factors) for _, factors in sync.increments)) > limit:
+    if (size := sum(tree.nbytes(sent) for _, sent in sync.increments)) > limit:
         reject(f"the increments of the sync message take {size} bytes; expected at most {limit}, the site weights")
 
 

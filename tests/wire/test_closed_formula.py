@@ -26,7 +26,7 @@ def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype:
             ledger.delivered(client, state.version)
         down = channel.down(method.down(net, state, ()), state, len(cohort))
         replies = [method.up(net, {}, down, {}, client)[0] for client in cohort]
-        ups = [channel.up(up, k, round, state.version, {}) for k, up in zip(cohort, replies, strict=True)]
+        ups = [channel.up(up, down, k, round, state.version, {}) for k, up in zip(cohort, replies, strict=True)]
         state = method.server(net, state, method.reduce(net, state, down, ups, [1.0] * len(ups)))
         ledger.record(state)
         rounds.append(channel.traffic - before)

@@ -17,7 +17,7 @@ from wire_toy import merged, random_factors, small_net, start, toy
 from fedloru import methods, tree
 from fedloru import net as nets
 from fedloru.errors import FedloruError, WireError
-from fedloru.method import Method, Up
+from fedloru.method import Down, Method, Up
 from fedloru.net import Net
 from fedloru.wire import (
     Header,
@@ -34,6 +34,7 @@ from fedloru.wire import (
 NET = small_net()
 STATE = start(NET, seed=5)
 SPEC = MessageSpec(NET, toy(2), "ab12")
+DOWN = Down(STATE.shared)
 UP = Up(STATE.shared, {"moment": torch.ones(6)})
 NUMBERS = {"weight": 5.0, "loss": 0.5}
 SITE = NET.sites[0]
@@ -49,7 +50,7 @@ def reply(shared: Any = UP.shared, aux: Any = UP.aux, **fields: Any) -> bytes:
 
 
 def receive_up(data: bytes) -> Up:
-    return decode_up(data, SPEC, round=4, version=1, client=3)[1]
+    return decode_up(data, SPEC, DOWN, round=4, version=1, client=3)[1]
 
 
 def test_the_expected_reply_is_accepted() -> None:
@@ -162,7 +163,7 @@ def test_a_sync_message_of_a_far_version_is_refused_at_once() -> None:
 def test_the_sync_messages_of_a_ledger_are_accepted() -> None:
     state = merged(NET, STATE, INCREMENT)
     for sync in (Sync(1, ((1, INCREMENT),), {}), Sync(1, (), state.base, first=True), Sync(1, (), WEIGHTS)):
-        data = encode_sync(sync, state, method="toy", run="ab12")
+        data = encode_sync(sync, state, method="toy", run="ab12", codec="exact")
         assert decode_sync(data, SPEC, held=0)[1]._replace(base={}, increments=()) == Sync(1, (), {}, sync.first)
 
 
@@ -178,9 +179,9 @@ def test_values_that_are_not_finite_in_the_model_may_be_sent() -> None:
     spec = MessageSpec(net, method, "r")
     state = method.init(net, 0)
     data = encode_up(
-        Up(state.shared), method="fedloru", run="r", client=0, round=1, version=0, codec="fp32", numbers=NUMBERS
+        net, Up(state.shared), Down({}), method="fedloru", run="r", client=0, round=1, version=0, codec="fp32", numbers=NUMBERS
     )
-    assert tree.equal(decode_up(data, spec, round=1, version=0)[1].shared, state.shared)
+    assert tree.equal(decode_up(data, spec, Down({}), round=1, version=0)[1].shared, state.shared)
 
 
 def test_a_method_that_prunes_may_send_lower_ranks_but_not_higher_ones() -> None:
@@ -192,12 +193,12 @@ def test_a_method_that_prunes_may_send_lower_ranks_but_not_higher_ones() -> None
     def send(a: int, b: int) -> bytes:
         shared = state.shared | {site.a: torch.ones(site.a_shape(a)), site.b: torch.ones(site.b_shape(b))}
         settings = {"method": "hetlora", "run": "r", "client": 0, "round": 1, "version": 0, "codec": "exact"}
-        return encode_up(Up(shared), **settings, numbers=NUMBERS)
+        return encode_up(net, Up(shared), Down({}), **settings, numbers=NUMBERS)
 
-    assert len(decode_up(send(2, 2), spec, round=1, version=0)[1].shared[site.a]) == 2
+    assert len(decode_up(send(2, 2), spec, Down({}), round=1, version=0)[1].shared[site.a]) == 2
     for a, b in ((4, 4), (2, 1), (0, 0), (3, 4)):
         with pytest.raises(WireError, match="is expected"):
-            decode_up(send(a, b), spec, round=1, version=0)
+            decode_up(send(a, b), spec, Down({}), round=1, version=0)
 
 
 MESSAGES = [
@@ -260,7 +261,7 @@ def accepted(data: bytes) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Return the sections that any of the three functions accepts."""
     found = []
     for decode in (
-        lambda: list(decode_up(data, SPEC, round=4, version=1)[1]._asdict().items()),
+        lambda: list(decode_up(data, SPEC, DOWN, round=4, version=1)[1]._asdict().items()),
         lambda: list(decode_down(data, SPEC)[1]._asdict().items())[:2],
         lambda: [(f"increment {version}", factors) for version, factors in decode_sync(data, SPEC)[1].increments],
         lambda: [("base", decode_sync(data, SPEC)[1].base)],
@@ -308,5 +309,5 @@ def test_damage_of_any_kind_is_detected(message: bytes, data: st.DataObject) -> 
         "repeat": message + after,
     }[kind]
     with pytest.raises(FedloruError):
-        for decode in (lambda: decode_up(damaged, SPEC, round=4, version=1), lambda: decode_down(damaged, SPEC)):
+        for decode in (lambda: decode_up(damaged, SPEC, DOWN, round=4, version=1), lambda: decode_down(damaged, SPEC)):
             decode()
