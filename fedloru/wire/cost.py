@@ -59,12 +59,13 @@ def cost_by_profile(
     for round, cohort in enumerate(cohorts, 1):
         present = [profiles[client] if profiles else () for client in cohort]
         traffic = _sync_traffic(ledger, cohort, present, state)
-        before, values = state._replace(round=round - 1), Values({}, {})
+        before, merged = state._replace(round=round - 1), 0
         for profile, clients in Counter(present).items():
             values = method.values(net, round, present, profile)
             traffic[profile] += _times(clients, sizes.exchange(before, values, profile))
+            merged = values.increment
         rounds.append(traffic)
-        state = _after_round(state, sizes.increment(before, values, present) if values.increment else 0)
+        state = _after_round(state, sizes.increment(before, merged, present) if merged else 0)
         ledger.record(state)
     return rounds
 
@@ -81,7 +82,7 @@ class _Sizes(Protocol):
 
     def exchange(self, before: State, values: Values, profile: Profile) -> _Bytes: ...
 
-    def increment(self, before: State, values: Values, present: Sequence[Profile]) -> int: ...
+    def increment(self, before: State, values: int, present: Sequence[Profile]) -> int: ...
 
 
 class _ByWidth:
@@ -98,8 +99,8 @@ class _ByWidth:
         down, up = ({kind: n * self._widths[kind] for kind, n in way.items()} for way in (values.down, values.up))
         return _Bytes(down, up)
 
-    def increment(self, before: State, values: Values, present: Sequence[Profile]) -> int:
-        return values.increment * self._increment
+    def increment(self, before: State, values: int, present: Sequence[Profile]) -> int:
+        return values * self._increment
 
 
 class _ByShape:
@@ -121,8 +122,8 @@ class _ByShape:
             self._exchanges[key] = _Bytes(received, self._bytes(up))
         return self._exchanges[key]
 
-    def increment(self, before: State, values: Values, present: Sequence[Profile]) -> int:
-        key = (values.increment, *sorted(present))
+    def increment(self, before: State, values: int, present: Sequence[Profile]) -> int:
+        key = (values, *sorted(present))
         if key not in self._increments:
             increment = self._server(self._at(before), present).increment
             self._increments[key] = tree.nbytes(outline(increment, increment_widths(increment, self._codec)))
