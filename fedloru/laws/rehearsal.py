@@ -65,9 +65,7 @@ class Rehearsed(NamedTuple):
     channel: Channel
 
 
-def rehearse(
-    stage: Stage, *, rounds: int = ROUNDS, noise: float = 0.05, codec: str = "exact"
-) -> Iterator[Rehearsed]:
+def rehearse(stage: Stage, *, rounds: int = ROUNDS, noise: float = 0.05, codec: str = "exact") -> Iterator[Rehearsed]:
     """Yield ``rounds`` rounds; ``noise`` is the standard deviation of the changes that clients make."""
     method, net = stage.method, stage.net
     state = method.init(net, SEED)

@@ -141,9 +141,7 @@ class _ByShape:
         total = NOTHING
         for profile, clients in sorted(Counter(present).items()):
             down, up = untrained(self._net, self._method, state, profile)
-            total = total.join(
-                self._method.reduce(self._net, state, down, [up] * clients, [1.0] * clients), self._net
-            )
+            total = total.join(self._method.reduce(self._net, state, down, [up] * clients, [1.0] * clients), self._net)
         return self._method.server(self._net, state, total)
 
 

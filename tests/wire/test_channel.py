@@ -66,7 +66,8 @@ def test_sync_is_lossless_and_counted_by_kind_and_an_empty_one_is_not_sent() -> 
     for sync in (increments, increments, first, dense, Sync(1, (), {})):
         wire.sync(sync, state)
     lengths = [
-        len(encode_sync(sync, state, method="toy", run="ab12", codec="bf16")) for sync in (increments, increments, first, dense)
+        len(encode_sync(sync, state, method="toy", run="ab12", codec="bf16"))
+        for sync in (increments, increments, first, dense)
     ]
     table = wire.traffic.table()["down"]
     assert table["increments"] == 2 * tree.nbytes(state.increment) + tree.nbytes(dense.base)

@@ -91,7 +91,9 @@ DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.fl
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 7), st.integers(1, 7), st.integers(-46, 37), DTYPES, st.sampled_from([4, 8]))
+@given(
+    st.integers(0, 2**32), st.integers(1, 7), st.integers(1, 7), st.integers(-46, 37), DTYPES, st.sampled_from([4, 8])
+)
 def test_values_on_the_grid_stay_unchanged(seed: int, o: int, i: int, exponent: int, dtype: Any, bits: int) -> None:
     """Whatever the magnitude, down to values that are subnormal or 0; half-precision only with nearest rounding."""
     x = torch.randn(o, i, dtype=torch.float64, generator=gen(seed, "x")).mul(10.0**exponent).to(dtype)
@@ -115,7 +117,9 @@ def test_zeros_and_empty_tensors() -> None:
 def test_a_value_without_a_code_is_refused_by_its_key(value: float) -> None:
     x = torch.ones(2, 3, dtype=torch.float64)
     x[1, 2] = value
-    with pytest.raises(WireError, match=r"4\.weight has a value that is not finite, or too large .*use the codec exact"):
+    with pytest.raises(
+        WireError, match=r"4\.weight has a value that is not finite, or too large .*use the codec exact"
+    ):
         pack({"4.weight": x}, {"4.weight": 8})
 
 

@@ -240,7 +240,16 @@ def test_values_that_are_not_finite_in_the_model_may_be_sent() -> None:
     spec = MessageSpec(net, method, "r")
     state = method.init(net, 0)
     data = encode_up(
-        net, Up(state.shared), Down({}), method="fedloru", run="r", client=0, round=1, version=0, codec="fp32", numbers=NUMBERS
+        net,
+        Up(state.shared),
+        Down({}),
+        method="fedloru",
+        run="r",
+        client=0,
+        round=1,
+        version=0,
+        codec="fp32",
+        numbers=NUMBERS,
     )
     assert tree.equal(decode_up(data, spec, Down({}), round=1, version=0)[1].shared, state.shared)
 
@@ -294,9 +303,13 @@ def edited(draw: Callable[[Any], Any], value: Any) -> Any:
     elif change == "remove":
         del value[key]
     elif isinstance(value, dict):
-        value[draw(st.sampled_from(["x", "a/b", "shared/x", "base/x", "increment.9/x", "shared/1.bias@scales", "__metadata__", "/"]))] = value[
-            key
-        ]
+        value[
+            draw(
+                st.sampled_from(
+                    ["x", "a/b", "shared/x", "base/x", "increment.9/x", "shared/1.bias@scales", "__metadata__", "/"]
+                )
+            )
+        ] = value[key]
     return value
 
 
