@@ -15,7 +15,7 @@ from fedloru.method import Down, Profile, State
 from fedloru.run.carrier import Invited
 from fedloru.run.plan import Plan
 from fedloru.wire import MessageSpec, Sync, Traffic
-from fedloru.wire.exchange import elide, sync_outline
+from fedloru.wire.sections import elide, sync_outline
 
 
 class Request(NamedTuple):

@@ -16,18 +16,10 @@ from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.batch import sent as encoded
 from fedloru.wire.codec import payload
-from fedloru.wire.exchange import (
-    down_header,
-    down_sections,
-    elide,
-    received,
-    replied,
-    sync_length,
-    sync_outline,
-    up_sections,
-)
+from fedloru.wire.exchange import down_header, sync_length
 from fedloru.wire.header import Header
 from fedloru.wire.ledger import Sync
+from fedloru.wire.sections import down_sections, elide, received, replied, sync_outline, up_sections
 from fedloru.wire.traffic import Direction, Traffic, kinds
 
 

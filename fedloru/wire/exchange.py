@@ -3,40 +3,38 @@
 Separate processes exchange only these bytes; the simulation engines send the same bytes through a ``Channel``. ``run``
 is the hash of W₀. Rounds count from 1: a server after t rounds sends the messages of round t + 1. The receiver of a
 message compares it with the ``MessageSpec`` of the run, and refuses everything else with a ``WireError``.
-
-Integer codes of a message down stand for the values themselves, rounded in the same way for all clients of a round. In
-a message up, they stand for the difference from what the client received, if that is a matrix of the same shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 
-from torch import Generator, Tensor
+from torch import Tensor
 
-from fedloru import lowrank, tree
+from fedloru import tree
 from fedloru.errors import WireError, names
-from fedloru.lowrank import Site
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
-from fedloru.rng import gen
 from fedloru.tree import Params
-from fedloru.wire.grid import increment_widths, outline, pack, unpack, widths
+from fedloru.wire.grid import unpack
 from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
 from fedloru.wire.message import decode, encode, length
+from fedloru.wire.sections import (
+    down_sections,
+    elide,
+    received,
+    replied,
+    sync_outline,
+    sync_sections,
+    up_sections,
+)
 from fedloru.wire.spec import MessageSpec, Parts, at_ranks, compare
 
 NUMBERS = ("weight", "loss")
 """The numbers of a reply: the client's examples, and its mean loss per example."""
 MIN_WEIGHT, MAX_WEIGHT = 1.0, 1e9
 """The range of a client's weight, in examples."""
-
-
-def elide(net: Net, down: Down) -> Down:
-    """Return ``down`` without the factors if the method marks them as fresh, since the receiver draws them."""
-    return down._replace(shared=tree.omit(down.shared, net.factors)) if down.fresh else down
 
 
 def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, codec: str) -> bytes:
@@ -53,27 +51,6 @@ def down_header(net: Net, down: Down, state: State, *, method: str, run: str) ->
     """Return the header of the message that starts a client's round."""
     rank = _cap(net, down.shared) if down.fresh else 0
     return Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
-
-
-def down_sections(net: Net, sent: Down, state: State, codec: str) -> dict[str, Params]:
-    """Return the sections of a message down; all clients of a round receive the same bits."""
-    return _sections(net, sent, codec, partial(gen, state.seed, "codec", state.round + 1))
-
-
-def up_sections(net: Net, up: Up, down: Down, client: int, codec: str) -> dict[str, Params]:
-    """Return the sections of the reply of ``client`` to ``down``."""
-    return _sections(net, up, codec, partial(gen, down.seed, "codec", down.round, client), down.shared)
-
-
-def _sections(
-    net: Net, sent: Down | Up, codec: str, draw: Callable[..., Generator], received: Mapping[str, Tensor] | None = None
-) -> dict[str, Params]:
-    """Return the sections of a message, with codes in place of matrices if the codec has them."""
-    shared, aux = widths(net, "shared", sent.shared, codec), widths(net, "aux", sent.aux, codec)
-    return {
-        "shared": pack(sent.shared, shared, partial(draw, "shared"), received),
-        "aux": pack(sent.aux, aux, partial(draw, "aux")),
-    }
 
 
 def decode_down(
@@ -99,18 +76,6 @@ def decode_down(
     down = received(spec.net, header, sections, expected)
     _compare_parts(header, sections, down, expected)
     return header, down
-
-
-def received(net: Net, header: Header, sections: Mapping[str, Params], like: Parts | Down) -> Down:
-    """Return the content of a message from the server, like ``like``, with fresh factors drawn again."""
-    shared = unpack(sections.get("shared", {}), like.shared)
-    if header.fresh:
-        if header.rank >= max((site.rank for site in net.sites), default=1):
-            reject(f"{_described(header)} has rank {header.rank}, which limits no factor; expected less, or 0")
-        shared |= lowrank.init_factors(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
-        shared = dict(sorted(shared.items()))
-    aux = unpack(sections.get("aux", {}), like.aux)
-    return Down(shared, aux, header.seed, header.round, header.version, header.fresh)
 
 
 def encode_up(
@@ -174,28 +139,9 @@ def decode_up(
     return header, up
 
 
-def replied(sections: Mapping[str, Params], like: Parts | Up, down: Down) -> Up:
-    """Return the content of a reply to ``down``, like ``like``."""
-    return Up(unpack(sections.get("shared", {}), like.shared, down.shared), unpack(sections.get("aux", {}), like.aux))
-
-
-def sync_outline(sync: Sync, codec: str) -> dict[str, Params]:
-    """Return the sections of a sync message, those tensors that are sent as codes without their values."""
-    return _sync_sections(sync, lambda increment: outline(increment, increment_widths(increment, codec)))
-
-
-def _sync_sections(sync: Sync, packed: Callable[[Params], Params]) -> dict[str, Params]:
-    increments = {f"increment.{version}": packed(increment) for version, increment in sync.increments}
-    return increments | {"base" if sync.first else "sites": sync.base}
-
-
 def encode_sync(sync: Sync, state: State, *, method: str, run: str, codec: str) -> bytes:
-    """Return the message that brings a client's base to the version of ``state``, without loss.
-
-    A codec with integer codes sends increments as codes, which is without loss since they are ``on_grid``.
-    """
-    sections = _sync_sections(sync, lambda increment: pack(increment, increment_widths(increment, codec)))
-    return encode(sync_header(sync, state, method=method, run=run), sections, "exact")
+    """Return the message that brings a client's base to the version of ``state``, without loss."""
+    return encode(sync_header(sync, state, method=method, run=run), sync_sections(sync, codec), "exact")
 
 
 def sync_length(sync: Sync, state: State, *, method: str, run: str, codec: str) -> int:
@@ -303,8 +249,3 @@ def _cap(net: Net, shared: Mapping[str, Tensor]) -> int:
     if all(shared[site.a].shape[0] == site.rank for site in net.sites):
         return 0
     return max(shared[site.a].shape[0] for site in net.sites)
-
-
-def _capped(net: Net, rank: int) -> tuple[Site, ...]:
-    """Return the sites with a rank of at most ``rank``; 0 means no limit."""
-    return tuple(site._replace(rank=min(site.rank, rank or site.rank)) for site in net.sites)

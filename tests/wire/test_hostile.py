@@ -30,8 +30,8 @@ from fedloru.wire import (
     encode_sync,
     encode_up,
 )
-from fedloru.wire.exchange import down_sections, up_sections
 from fedloru.wire.grid import SCALES, increment_widths, pack
+from fedloru.wire.sections import down_sections, up_sections
 
 NET = small_net()
 STATE = start(NET, seed=5)
