@@ -154,6 +154,20 @@ MUTATIONS = (
         ("tests/wire/test_codec.py::test_bf16_rounds_to_nearest_even",),
     ),
     Mutation(
+        "increments are merged before they are rounded to the grid of integer codes",
+        "fedloru/run/loop.py",
+        "            state = on_grid(plan.net.sites, before.state, state, plan.codec)\n",
+        "            pass\n",
+        ("tests/laws/test_runs.py::test_bases_are_equal_after_catch_up_with_increments_in_codes[fedloru]",),
+    ),
+    Mutation(
+        "clients round with the draws of each other",
+        "fedloru/wire/sections.py",
+        '"codec", down.round, client)',
+        '"codec", down.round)',
+        ("tests/wire/test_grid.py::test_clients_send_what_they_have_changed[int8]",),
+    ),
+    Mutation(
         "check() ignores the version of a message",
         "fedloru/wire/header.py",
         '"round": round, "version": version, "client"',

@@ -126,7 +126,9 @@ def answer(spec: MessageSpec, replica: Replica, client: int, message: bytes) -> 
     session = Session(spec.net, spec.method, replica.base, down, data, recipe, header.seed, header.round)
     done = train(session, job)
     return wire.encode_up(
+        spec.net,
         done.up,
+        down,
         method=spec.method.name,
         run=spec.run,
         client=client,
@@ -208,11 +210,12 @@ def serve(plan: Plan, other: Clients) -> Served:
             sync = ledger.owed(client, state)
             caught_up.append(len(sync.increments))
             if sync.increments or sync.base:
-                other.send(client, wire.encode_sync(sync, state, method=chosen.name, run=run))
+                other.send(client, wire.encode_sync(sync, state, method=chosen.name, run=run, codec="fp32"))
             ledger.delivered(client, state.version)
             down = chosen.down(model, state, ())
             other.send(client, wire.encode_down(model, down, state, method=chosen.name, run=run, codec="fp32"))
-            header, up = wire.decode_up(other.receive(client), spec, round=round, version=state.version, client=client)
+            expected = {"round": round, "version": state.version, "client": client}
+            header, up = wire.decode_up(other.receive(client), spec, down, **expected)
             weight = header.numbers["weight"]
             total = total.join(chosen.reduce(model, state, Down(state.shared), [up], [weight]), model)
             loss += weight * header.numbers["loss"]

@@ -74,7 +74,7 @@ class Collector:
         numbers = [{"weight": weight, "loss": result.loss} for weight, result in zip(weights, results, strict=True)]
         clients, sent = [job.client for job in jobs], [result.up for result in results]
         round, version = self.task.round, self.task.state.version
-        ups = self.task.channel.replies(sent, clients, round, version, numbers, jobs[0].profile)
+        ups = self.task.channel.replies(sent, down, clients, round, version, numbers, jobs[0].profile)
         for job, result in zip(jobs, results, strict=True):
             if result.client_state:  # a view would keep the whole chunk alive
                 self.client_state[job.client] = tree.clone(result.client_state)

@@ -103,7 +103,9 @@ class Member:
         if done.client_state:
             store.save(order.round, {order.client: done.client_state}, min(order.oldest, order.last))
         reply = wire.encode_up(
+            plan.net,
             done.up,
+            down,
             method=plan.method.name,
             run=hello.run,
             client=order.client,

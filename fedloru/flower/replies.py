@@ -57,7 +57,7 @@ def validated(
         raise WireError(f"it answers the request {report.answers or 'none'}, but {answers} is expected")
     if len(tensors) > (limit := largest(spec, round, version)):
         raise WireError(f"it has {len(tensors):,} bytes; expected at most {limit:,}")
-    header, up = wire.decode_up(tensors, spec, round=round, version=version, client=client)
+    header, up = wire.decode_up(tensors, spec, down, round=round, version=version, client=client)
     weight = header.numbers["weight"]
     if weight != limits.examples:
         raise WireError(f"it states {weight:g} examples, but the client stated {limits.examples} when it joined")

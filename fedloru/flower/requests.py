@@ -15,7 +15,7 @@ from fedloru.method import Down, Profile, State
 from fedloru.run.carrier import Invited
 from fedloru.run.plan import Plan
 from fedloru.wire import MessageSpec, Sync, Traffic
-from fedloru.wire.exchange import elide, sync_sections
+from fedloru.wire.sections import elide, sync_outline
 
 
 class Request(NamedTuple):
@@ -80,18 +80,18 @@ class Requests:
             data = wire.encode_down(net, sent, state, method=method.name, run=self.run, codec=codec)
             _, received = wire.decode_down(data, self.spec(profile))
             elided = elide(net, sent)
-            parts = wire.kinds(net, elided.shared, elided.aux)
+            parts = wire.kinds(net, elided.shared, elided.aux, codec)
             known[profile] = _Down(data, received, Traffic().message("down", parts, codec, length=len(data)))
         return known[profile]
 
     def _sync(self, state: State, sync: Sync) -> bytes:
         if not sync.increments and not sync.base:
             return b""
-        return wire.encode_sync(sync, state, method=self.plan.method.name, run=self.run)
+        return wire.encode_sync(sync, state, method=self.plan.method.name, run=self.run, codec=self.plan.codec)
 
     def _sync_traffic(self, sync: Sync, length: int) -> Traffic:
         if not length:
             return Traffic()
-        nbytes = wire.payload(sync_sections(sync), "exact")
+        nbytes = wire.payload(sync_outline(sync, self.plan.codec), "exact")
         kind = "first_download" if sync.first else "increments"
         return Traffic(down={kind: nbytes, "envelope": length - nbytes})

@@ -156,7 +156,7 @@ class Round:
             return
         self.replies[client], self.seconds[client] = reply, content.seconds
         plan = self.requests.plan
-        parts = kinds(plan.net, reply.up.shared, reply.up.aux)
+        parts = kinds(plan.net, reply.up.shared, reply.up.aux, plan.codec)
         self._count(client, asked.profile, Traffic().message("up", parts, plan.codec, length=reply.nbytes))
 
     def _refused(self, node: Node, refusal: Refusal) -> None:

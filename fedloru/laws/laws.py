@@ -23,6 +23,8 @@ from fedloru.wire import Channel, Ledger, MessageSpec, catch_up, cost_by_profile
 
 EXAMPLES = 24
 """The number of examples on which the engines are compared."""
+CODECS = ("exact", "int4")
+"""The codecs with which messages are checked: one whose bytes follow from the values, and one with codes and scales."""
 
 
 class BrokenLawError(Exception):
@@ -65,11 +67,16 @@ def _all_zero(round: int, factors: Params) -> None:
 
 def byte_formula(stage: Stage) -> None:
     """Measured bytes equal those that ``values`` counts."""
+    for codec in CODECS:
+        _compare_with_formula(stage, codec)
+
+
+def _compare_with_formula(stage: Stage, codec: str) -> None:
     cohorts, measured = [], []
-    for done in rehearse(stage):
+    for done in rehearse(stage, codec=codec):
         cohorts.append([exchange.client for exchange in done.exchanges])
         measured.append(dict(done.channel.accounts))
-    formula = cost_by_profile(stage.net, stage.method, cohorts, profiles=stage.profiles, codec="exact")
+    formula = cost_by_profile(stage.net, stage.method, cohorts, profiles=stage.profiles, codec=codec)
     for round, (accounts, expected) in enumerate(zip(measured, formula, strict=True), 1):
         for profile, account in accounts.items():
             for way, kinds in account.table().items():
@@ -104,13 +111,19 @@ def additive_reduce(stage: Stage) -> None:
 
 def exact_catch_up(stage: Stage) -> None:
     """After catch-up, a client's base equals the server's bit for bit, no matter which rounds the client missed."""
+    for codec in CODECS:
+        _compare_bases(stage, codec)
+
+
+def _compare_bases(stage: Stage, codec: str) -> None:
     net, spec = stage.net, MessageSpec(stage.net, stage.method, RUN)
+    names = {"method": stage.method.name, "run": RUN, "codec": codec}
     state = stage.method.init(net, SEED)
-    ledger, held = Ledger(net.sites, state), dict[int, Params]()
-    for done in rehearse(stage):
+    ledger, held = Ledger(net.sites, state, codec=codec), dict[int, Params]()
+    for done in rehearse(stage, codec=codec):
         for exchange in done.exchanges[:: 1 + done.after.round % 2]:  # some clients miss several rounds
             client = exchange.client
-            message = encode_sync(ledger.owed(client, done.before), done.before, method=stage.method.name, run=RUN)
+            message = encode_sync(ledger.owed(client, done.before), done.before, **names)
             _, sync = decode_sync(message, spec)
             held[client] = catch_up(net.sites, held.get(client, {}), sync)
             ledger.delivered(client, done.before.version)

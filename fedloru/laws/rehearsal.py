@@ -21,6 +21,7 @@ from fedloru.rng import gen
 from fedloru.session import Job, Session
 from fedloru.tree import Params
 from fedloru.wire import Channel, Ledger
+from fedloru.wire.grid import on_grid
 
 SEED, RUN, CLIENTS, COHORT, ROUNDS = 3, "check", 4, 3, 5
 CAPPED: Profile = (("rank", 1.0),)
@@ -64,12 +65,12 @@ class Rehearsed(NamedTuple):
     channel: Channel
 
 
-def rehearse(stage: Stage, *, rounds: int = ROUNDS, noise: float = 0.05) -> Iterator[Rehearsed]:
+def rehearse(stage: Stage, *, rounds: int = ROUNDS, noise: float = 0.05, codec: str = "exact") -> Iterator[Rehearsed]:
     """Yield ``rounds`` rounds; ``noise`` is the standard deviation of the changes that clients make."""
     method, net = stage.method, stage.net
     state = method.init(net, SEED)
-    ledger = Ledger(net.sites, state)
-    channel = Channel(net, method.name, RUN, "exact")
+    ledger = Ledger(net.sites, state, codec=codec)
+    channel = Channel(net, method.name, RUN, codec)
     kept: dict[int, Params] = {}
     for _ in range(rounds):
         channel.accounts.clear()
@@ -82,7 +83,7 @@ def rehearse(stage: Stage, *, rounds: int = ROUNDS, noise: float = 0.05) -> Iter
             exchanges.append(exchange)
         weights = [float(1 + exchange.client) for exchange in exchanges]
         total = reduced(stage, state, exchanges, weights)
-        after = method.server(net, state, total)
+        after = on_grid(net.sites, state, method.server(net, state, total), codec)
         ledger.record(after)
         yield Rehearsed(state, after, exchanges, weights, total, channel)
         state = after
@@ -108,7 +109,7 @@ def _exchange(
     trained = changed(stage, state, down, begun, client, noise)
     up, own = method.up(net, trained, down, kept, 1)
     numbers = {"weight": 1.0, "loss": 0.0}
-    received = channel.up(up, client, state.round + 1, state.version, numbers, profile)
+    received = channel.up(up, down, client, state.round + 1, state.version, numbers, profile)
     return Exchange(client, profile, down, begun, received), own
 
 

@@ -43,6 +43,11 @@ def adapted_keys(sites: Sequence[Site], base: Collection[str]) -> list[str]:
     return [key for site in sites for key in (site.weight, *site.keys) if key in base]
 
 
+def alternates(sites: Sequence[Site], base: Collection[str]) -> bool:
+    """Return whether ``base`` holds one factor of each site."""
+    return bool(sites) and all((site.a in base) != (site.b in base) for site in sites)
+
+
 def turned(sites: Sequence[Site], base: Mapping[str, Tensor], version: int) -> Params:
     """Return ``base`` with the keys and shapes that it has at ``version``; fixed factors of others become 0."""
     whole = dict(base)
@@ -51,6 +56,18 @@ def turned(sites: Sequence[Site], base: Mapping[str, Tensor], version: int) -> P
         if len(held) == 1 and held != [key]:
             old = whole.pop(held[0])
             whole[key] = old.new_zeros(factor_shape(site, key, old.shape[0 if held == [site.a] else 1]))
+    return dict(sorted(whole.items()))
+
+
+def restarted(sites: Sequence[Site], base: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Params:
+    """Return ``shared`` with the factors, all 0, that are trained with the fixed ones of ``base``."""
+    whole = dict(shared)
+    for site in sites:
+        held = [key for key in site.keys if key in base]
+        if len(held) == 1:
+            whole.pop(held[0], None)
+            key, rank = _other(site, held[0]), base[held[0]].shape[0 if held == [site.a] else 1]
+            whole[key] = base[held[0]].new_zeros(factor_shape(site, key, rank))
     return dict(sorted(whole.items()))
 
 

@@ -58,9 +58,9 @@ class Snapshot(NamedTuple):
     traffic: Traffic
     ledger: tuple[Params, dict[str, Any]]
 
-    def restore_ledger(self, sites: tuple[Site, ...]) -> Ledger:
+    def restore_ledger(self, sites: tuple[Site, ...], codec: str = "exact") -> Ledger:
         """Return a new ledger in the saved state."""
-        return Ledger.load(sites, self.state, *self.ledger)
+        return Ledger.load(sites, self.state, *self.ledger, codec)
 
 
 def save(folder: Path, snapshot: Snapshot) -> None:

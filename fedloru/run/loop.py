@@ -35,6 +35,7 @@ from fedloru.settings import calling
 from fedloru.tree import Params
 from fedloru.weight_reads import check_readers
 from fedloru.wire import Ledger, Traffic
+from fedloru.wire.grid import on_grid
 from fedloru.wire.traffic import joined
 
 
@@ -66,7 +67,7 @@ class Run:
         check_readers(plan.net, plan.dataset.train, list(forward_tensors(plan.net, plan.method, first)))
         self._first = first
         self._interval = budget.interval(plan, first)
-        ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base)
+        ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base, codec=plan.codec)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
         self.carrier = carrier(plan, first)
 
@@ -143,7 +144,7 @@ class Run:
         start = time.perf_counter()
         plan, before = self.plan, self.last
         round = before.state.round + 1
-        ledger = before.restore_ledger(plan.net.sites)
+        ledger = before.restore_ledger(plan.net.sites, plan.codec)
         recipe = at_round(plan.recipe, round, plan.rounds)
         updates = UpdateStatistics(plan.net) if budget.is_diagnosed(plan, self._interval, round) else None
         assignment = self._assignment(ledger, recipe, updates.add if updates else None)
@@ -151,6 +152,8 @@ class Run:
         for client in delivery.clients:
             ledger.delivered(client, before.state.version)
         state = plan.method.server(plan.net, before.state, delivery.outcome.total)
+        if plan.round_trip:
+            state = on_grid(plan.net.sites, before.state, state, plan.codec)
         ledger.record(state)
         personal = Personal()
         if is_evaluated(plan, round):

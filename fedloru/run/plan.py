@@ -64,7 +64,8 @@ class Plan:
             must come from a configuration, and the device must be the CPU.
         device: the torch device, such as cpu, cuda or cuda:1.
         threads: the number of CPU threads; by default chosen by torch.
-        codec: the type to which values are rounded for transport; exact does not round.
+        codec: the type to which values are rounded for transport; exact does not round. int8 and int4 send matrices as
+            codes of 8 bits, and with int4 factors as codes of 4 bits, with a scale for each row or column.
         round_trip: whether every message is actually encoded and decoded; if not, bytes are computed by formula.
         first_download: whether a client downloads the frozen weights on first contact, or creates them itself; by
             default it downloads them, except for language models, which every client loads itself.

@@ -152,7 +152,7 @@ def _ranks(plan: Plan, first: State, state: State, updates: UpdateStatistics) ->
 
 def _overlaps(plan: Plan, before: Snapshot, state: State) -> dict[str, dict[str, float]]:
     """Return the overlaps of the increment with the previous one, which the ledger and every checkpoint contain."""
-    previous = before.restore_ledger(plan.net.sites).latest
+    previous = before.restore_ledger(plan.net.sites, plan.codec).latest
     if _has_all_factors(plan.net, previous) and _has_all_factors(plan.net, state.increment):
         return overlaps(plan.net, previous, state.increment)
     return {}

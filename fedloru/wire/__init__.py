@@ -3,8 +3,9 @@
 ::
 
     codec     encoding of values                header    the fields of a header and their ranges
-    layout    where tensors are, and lengths    message   header and tensors to bytes
-    batch     many messages at once             spec      what the messages of a run contain
+    grid      matrices as integer codes         layout    where tensors are, and lengths
+    message   header and tensors to bytes       batch     many messages at once
+    spec      what a receiver expects           sections  what a sender puts in
     ledger    the version each client holds     exchange  down, up and sync messages
     traffic   bytes by direction and kind       channel   messages inside a simulation
     cost      the byte formula

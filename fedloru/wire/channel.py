@@ -16,9 +16,10 @@ from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.batch import sent as encoded
 from fedloru.wire.codec import payload
-from fedloru.wire.exchange import down_header, elide, parts, received, sync_length, sync_sections
+from fedloru.wire.exchange import down_header, sync_length
 from fedloru.wire.header import Header
 from fedloru.wire.ledger import Sync
+from fedloru.wire.sections import down_sections, elide, received, replied, sync_outline, up_sections
 from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
@@ -53,28 +54,36 @@ class Channel:
             return down
         sent = elide(self.net, down)
         header = down_header(self.net, down, state, method=self.method, run=self.run)
-        (message,) = encoded([header], [parts(sent)], self.codec)
+        (message,) = encoded([header], [down_sections(self.net, sent, state, self.codec)], self.codec)
         self._count(profile, "down", sent, message.length * clients, clients)
-        arrived = received(self.net, header, message.tensors, down.shared)
+        arrived = received(self.net, header, message.tensors, down)
         shared, aux = _like(arrived.shared, down.shared), _like(arrived.aux, down.aux)
         return arrived._replace(shared=shared, aux=aux, base=down.base)
 
     def up(
-        self, up: Up, client: int, round: int, version: int, numbers: Mapping[str, float], profile: Profile = ()
+        self,
+        up: Up,
+        down: Down,
+        client: int,
+        round: int,
+        version: int,
+        numbers: Mapping[str, float],
+        profile: Profile = (),
     ) -> Up:
         """Send the reply of one client; see ``replies``."""
-        return self.replies([up], [client], round, version, [numbers], profile)[0]
+        return self.replies([up], down, [client], round, version, [numbers], profile)[0]
 
     def replies(
         self,
         ups: Sequence[Up],
+        down: Down,
         clients: Sequence[int],
         round: int,
         version: int,
         numbers: Sequence[Mapping[str, float]],
         profile: Profile = (),
     ) -> list[Up]:
-        """Send the replies of clients of a profile, and return them as the server receives them.
+        """Send the replies of clients of a profile to ``down``, and return them as the server receives them.
 
         Raises:
             WireError: a value does not fit into the codec, or a number is not finite.
@@ -87,21 +96,20 @@ class Channel:
             Header("up", self.method, self.run, round, version, client, numbers=dict(each))
             for client, each in zip(clients, numbers, strict=True)
         ]
-        messages = list(encoded(headers, [parts(up) for up in ups], self.codec))
+        sections = [up_sections(self.net, up, down, k, self.codec) for k, up in zip(clients, ups, strict=True)]
+        messages = list(encoded(headers, sections, self.codec))
         pairs = list(zip(ups, messages, strict=True))
         for _, alike in groupby(pairs, key=lambda pair: _shapes(pair[0])):
             group = list(alike)
             self._count(profile, "up", group[0][0], sum(message.length for _, message in group), len(group))
-        return [
-            Up(_like(m.tensors.get("shared", {}), up.shared), _like(m.tensors.get("aux", {}), up.aux))
-            for up, m in pairs
-        ]
+        arrived = [(up, replied(message.tensors, up, down)) for up, message in pairs]
+        return [Up(_like(got.shared, up.shared), _like(got.aux, up.aux)) for up, got in arrived]
 
     def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:
         """Count the sync message to one client of a profile; an up-to-date client receives none."""
         if not sync.increments and not sync.base:
             return
-        nbytes = payload(sync_sections(sync), "exact")
+        nbytes = payload(sync_outline(sync, self.codec), "exact")
         envelope = self._sync_length(sync, state) - nbytes if self.measured else 0
         kind = "first_download" if sync.first else "increments"
         self.accounts[profile] += Traffic(down={kind: nbytes, "envelope": envelope})
@@ -112,14 +120,15 @@ class Channel:
             self._sync_round, self._sync_lengths = state.round, {}
         content = (sync.first, bool(sync.base), len(sync.increments))
         if content not in self._sync_lengths:
-            self._sync_lengths[content] = sync_length(sync, state, method=self.method, run=self.run)
+            names = {"method": self.method, "run": self.run, "codec": self.codec}
+            self._sync_lengths[content] = sync_length(sync, state, **names)
         return self._sync_lengths[content]
 
     def _count(
         self, profile: Profile, direction: Direction, sent: Down | Up, length: int | None, copies: int = 1
     ) -> None:
         """Count ``copies`` messages with the tensors of ``sent``, whose lengths add up to ``length``."""
-        split = kinds(self.net, sent.shared, sent.aux)
+        split = kinds(self.net, sent.shared, sent.aux, self.codec)
         self.accounts[profile] = self.accounts[profile].message(
             direction, split, self.codec, length=length, copies=copies
         )

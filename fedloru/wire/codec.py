@@ -1,19 +1,24 @@
-"""How values are encoded: unchanged, or rounded to a narrower floating-point type.
+"""How values are encoded: unchanged, rounded to a narrower floating-point type, or as integer codes.
 
 A codec never widens: it rounds floating-point tensors that are wider than its type, ties to even, and leaves narrower
-ones, integers and booleans unchanged. Increments are always sent ``exact``, so that bases stay equal bit for bit.
+ones, integers and booleans unchanged. ``int8`` and ``int4`` send matrices as codes of 8 or 4 bits, with a scale for
+each row or column (``fedloru.wire.grid``), and everything else as ``fp32`` does. ``int4`` has 4 bits for factors and
+increments, and 8 for other matrices, since dense weights do not survive 4 bits.
+
+Increments are always sent without loss, so that bases stay equal bit for bit. With integer codes, they are rounded
+before they are merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedloru.errors import WireError
+from fedloru.errors import WireError, quoted
 from fedloru.settings import Table, calling
 from fedloru.tree import Params
 
@@ -26,11 +31,13 @@ def nearest(values: Tensor, dtype: torch.dtype) -> Tensor:
 class Codec(NamedTuple):
     """The floating-point type that values are narrowed to (None: never), and how they are rounded to it.
 
-    ``narrow`` maps a tensor and the type to a tensor of the same shape and of that type; the receiver casts it back.
+    ``narrow`` maps a tensor and the type to a tensor of the same shape and of that type; the receiver casts it back. If
+    ``bits`` is 4 or 8, factors are sent as codes of so many bits, and other matrices as codes of 8.
     """
 
     dtype: torch.dtype | None
     narrow: Callable[[Tensor, torch.dtype], Tensor] = nearest
+    bits: Literal[0, 4, 8] = 0
 
 
 CODECS: Table[Codec] = Table(
@@ -40,6 +47,8 @@ CODECS: Table[Codec] = Table(
         "fp32": Codec(torch.float32),
         "bf16": Codec(torch.bfloat16),
         "fp16": Codec(torch.float16),
+        "int8": Codec(torch.float32, bits=8),
+        "int4": Codec(torch.float32, bits=4),
     },
     WireError,
 )
@@ -51,7 +60,7 @@ def find(name: str) -> Codec:
     """Return the codec called ``name``.
 
     Raises:
-        WireError: there is no such codec.
+        WireError: there is no such codec, or its codes have other bits than 4 or 8.
     """
     found = CODECS.find(name)
     if not isinstance(found, Codec):
@@ -59,6 +68,8 @@ def find(name: str) -> Codec:
             found = found()
     if not isinstance(found, Codec):
         raise WireError(f"{name} returned {type(found).__name__}, not a fedloru.wire.Codec; return one")
+    if found.bits not in (0, 4, 8):
+        raise WireError(f"{name} returned a codec with bits = {quoted(found.bits)}; expected 4, 8, or 0 for no codes")
     return found
 
 
@@ -89,7 +100,7 @@ def pack(tensors: Mapping[str, Tensor], codec: str) -> Params:
 
 
 def payload(sections: Mapping[str, Mapping[str, Tensor]], codec: str) -> int:
-    """Return the bytes of the tensors of a message, without its envelope."""
+    """Return the bytes of the tensors of a message, without its envelope; codes and scales count as they are."""
     return sum(t.numel() * width(codec, t.dtype) for section in sections.values() for t in section.values())
 
 

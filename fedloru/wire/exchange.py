@@ -9,29 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import torch
 from torch import Tensor
 
-from fedloru import lowrank, tree
+from fedloru import tree
 from fedloru.errors import WireError, names
-from fedloru.lowrank import Site
 from fedloru.method import Down, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
+from fedloru.wire.grid import unpack
 from fedloru.wire.header import Header, Kind, check, check_use, reject
 from fedloru.wire.ledger import Sync
 from fedloru.wire.message import decode, encode, length
-from fedloru.wire.spec import MessageSpec, Parts, Spec, at_ranks, compare
+from fedloru.wire.sections import (
+    down_sections,
+    elide,
+    received,
+    replied,
+    sync_outline,
+    sync_sections,
+    up_sections,
+)
+from fedloru.wire.spec import MessageSpec, Parts, at_ranks, compare
 
 NUMBERS = ("weight", "loss")
 """The numbers of a reply: the client's examples, and its mean loss per example."""
 MIN_WEIGHT, MAX_WEIGHT = 1.0, 1e9
 """The range of a client's weight, in examples."""
-
-
-def elide(net: Net, down: Down) -> Down:
-    """Return ``down`` without the factors if the method marks them as fresh, since the receiver draws them."""
-    return down._replace(shared=tree.omit(down.shared, net.factors)) if down.fresh else down
 
 
 def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, codec: str) -> bytes:
@@ -41,18 +44,13 @@ def encode_down(net: Net, down: Down, state: State, *, method: str, run: str, co
         WireError: a value does not fit into the codec.
     """
     header = down_header(net, down, state, method=method, run=run)
-    return encode(header, parts(elide(net, down)), codec)
+    return encode(header, down_sections(net, elide(net, down), state, codec), codec)
 
 
 def down_header(net: Net, down: Down, state: State, *, method: str, run: str) -> Header:
     """Return the header of the message that starts a client's round."""
     rank = _cap(net, down.shared) if down.fresh in ("a", "both") else 0
     return Header("down", method, run, state.round + 1, state.version, seed=state.seed, fresh=down.fresh, rank=rank)
-
-
-def parts(sent: Down | Up) -> dict[str, Params]:
-    """Return the sections of a message down or up."""
-    return {"shared": sent.shared, "aux": sent.aux}
 
 
 def decode_down(
@@ -72,46 +70,42 @@ def decode_down(
     """
     header, sections = decode(data)
     _check(header, spec, "down", round, version)
+    expected = spec.down(header.round, header.version)
     if header.fresh and (sent := sorted(sections.get("shared", {}).keys() & spec.net.factors)):
         reject(f"{_described(header)} has fresh factors, but also contains the factors {names(sent)}")
-    expected = spec.down(header.round, header.version)
-    down = received(spec.net, header, sections, expected.shared)
+    down = received(spec.net, header, sections, expected)
     _compare_parts(header, sections, down, expected)
     return header, down
 
 
-def received(net: Net, header: Header, sections: Mapping[str, Params], like: Mapping[str, Tensor | Spec]) -> Down:
-    """Return the content of a message from the server, with fresh factors drawn again.
-
-    ``like`` has the shapes and dtypes of what is received; factors that are 0 have them too.
-    """
-    shared = dict(sections.get("shared", {}))
-    if header.fresh == "zero":
-        zeros = {key: torch.zeros(like[key].shape, dtype=like[key].dtype) for key in like.keys() & net.factors}
-        shared = dict(sorted((shared | zeros).items()))
-    elif header.fresh:
-        if header.rank >= max((site.rank for site in net.sites), default=1):
-            reject(f"{_described(header)} has rank {header.rank}, which limits no factor; expected less, or 0")
-        shared |= lowrank.init_factors(_capped(net, header.rank), header.seed, header.version, net.params, header.fresh)
-        shared = dict(sorted(shared.items()))
-    return Down(shared, sections.get("aux", {}), header.seed, header.round, header.version, header.fresh)
-
-
 def encode_up(
-    up: Up, *, method: str, run: str, client: int, round: int, version: int, codec: str, numbers: Mapping[str, float]
+    net: Net,
+    up: Up,
+    down: Down,
+    *,
+    method: str,
+    run: str,
+    client: int,
+    round: int,
+    version: int,
+    codec: str,
+    numbers: Mapping[str, float],
 ) -> bytes:
-    """Return a client's reply as bytes; ``numbers`` are finite, such as its weight in examples and its loss.
+    """Return a client's reply to ``down`` as bytes.
+
+    ``numbers`` are finite, such as its weight in examples and its loss.
 
     Raises:
         WireError: a value does not fit into the codec, or a number is not finite.
     """
     header = Header("up", method, run, round, version, client, numbers=dict(numbers))
-    return encode(header, parts(up), codec)
+    return encode(header, up_sections(net, up, down, client, codec), codec)
 
 
 def decode_up(
     data: bytes,
     spec: MessageSpec,
+    down: Down,
     *,
     round: int,
     version: int,
@@ -123,6 +117,7 @@ def decode_up(
     Args:
         data: the message.
         spec: what a message of this run contains.
+        down: the message to which the client replies, as it arrived.
         round: the round that the server trains.
         version: the version of the server's base.
         client: the client from which the reply was received; by default any.
@@ -135,28 +130,23 @@ def decode_up(
     header, sections = decode(data)
     _check(header, spec, "up", round, version, client)
     _check_numbers(header, numbers)
-    up = Up(sections.get("shared", {}), sections.get("aux", {}))
     expected = spec.up(round, version)
     if spec.method.traits.prunes:
-        expected = expected._replace(shared=at_ranks(spec.net.sites, expected.shared, up.shared, most=True))
+        sent = sections.get("shared", {})
+        expected = expected._replace(shared=at_ranks(spec.net.sites, expected.shared, sent, most=True))
+    up = replied(sections, expected, down)
     _compare_parts(header, sections, up, expected)
     return header, up
 
 
-def sync_sections(sync: Sync) -> dict[str, Params]:
-    """Return the sections of a sync message; increments are always sent without loss."""
-    increments = {f"increment.{version}": increment for version, increment in sync.increments}
-    return increments | {"base" if sync.first else "sites": sync.base}
-
-
-def encode_sync(sync: Sync, state: State, *, method: str, run: str) -> bytes:
+def encode_sync(sync: Sync, state: State, *, method: str, run: str, codec: str) -> bytes:
     """Return the message that brings a client's base to the version of ``state``, without loss."""
-    return encode(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+    return encode(sync_header(sync, state, method=method, run=run), sync_sections(sync, codec), "exact")
 
 
-def sync_length(sync: Sync, state: State, *, method: str, run: str) -> int:
+def sync_length(sync: Sync, state: State, *, method: str, run: str, codec: str) -> int:
     """Return the length in bytes of ``encode_sync``, without encoding it."""
-    return length(sync_header(sync, state, method=method, run=run), sync_sections(sync), "exact")
+    return length(sync_header(sync, state, method=method, run=run), sync_outline(sync, codec), "exact")
 
 
 def sync_header(sync: Sync, state: State, *, method: str, run: str) -> Header:
@@ -183,12 +173,15 @@ def decode_sync(
     header, sections = decode(data)
     _check(header, spec, "sync", round, None)
     sync = _sync(header, sections, held)
+    _check_size(spec, sync)
+    unpacked = tuple((version, unpack(sent, spec.increment(sent, version))) for version, sent in sync.increments)
+    sync = sync._replace(increments=unpacked)
     _compare_sync(spec, header, sync)
     return header, sync
 
 
 def _sync(header: Header, sections: dict[str, Params], held: int | None) -> Sync:
-    """Return the content of a sync message: a whole base, the site weights, or a series of increments."""
+    """Return a whole base, the site weights, or a series of increments as they were sent."""
     first = "base" in sections
     if first or "sites" in sections:
         return Sync(header.version, (), _only(sections, "base" if first else "sites"), first)
@@ -215,8 +208,11 @@ def _compare_sync(spec: MessageSpec, header: Header, sync: Sync) -> None:
         compare("the base", sync.base, spec.base(sync.version) if sync.first else spec.adapted(sync.version), sender)
     for version, factors in sync.increments:
         compare(f"increment {version}", factors, spec.increment(factors, version), sender)
+
+
+def _check_size(spec: MessageSpec, sync: Sync) -> None:
     limit = sum(weight.nbytes for weight in spec.adapted(sync.version).values())
-    if (size := sum(tree.nbytes(factors) for _, factors in sync.increments)) > limit:
+    if (size := sum(tree.nbytes(sent) for _, sent in sync.increments)) > limit:
         reject(f"the increments of the sync message take {size} bytes; expected at most {limit}, the site weights")
 
 
@@ -253,8 +249,3 @@ def _cap(net: Net, shared: Mapping[str, Tensor]) -> int:
     if all(shared[site.a].shape[0] == site.rank for site in net.sites):
         return 0
     return max(shared[site.a].shape[0] for site in net.sites)
-
-
-def _capped(net: Net, rank: int) -> tuple[Site, ...]:
-    """Return the sites with a rank of at most ``rank``; 0 means no limit."""
-    return tuple(site._replace(rank=min(site.rank, rank or site.rank)) for site in net.sites)

@@ -3,7 +3,7 @@
 A base is W₀ plus the increments 1 … version. A client that lags behind receives the increments it missed, or the
 dense site weights if those are strictly smaller. A new client receives the whole base, unless clients build W₀
 themselves. Catch-up is bit-exact: after ``catch_up``, a client's base equals the server's bit for bit, because both
-add the same lossless increments in the same order with the same function.
+add the same lossless increments in the same order with the same function. Sizes are those on the wire.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fedloru.errors import WireError
 from fedloru.lowrank import Site
 from fedloru.method import State
 from fedloru.tree import Params
+from fedloru.wire.grid import increment_widths, outline
 
 
 class Sync(NamedTuple):
@@ -48,9 +49,11 @@ class Ledger:
     The increments take at most as many bytes as the dense site weights.
     """
 
-    def __init__(self, sites: Sequence[Site], state: State, *, first_download: bool = True) -> None:
+    def __init__(
+        self, sites: Sequence[Site], state: State, *, first_download: bool = True, codec: str = "exact"
+    ) -> None:
         """Start at the version of ``state``; with ``first_download=False``, clients build W₀ themselves."""
-        self.first_download = first_download
+        self.first_download, self._codec = first_download, codec
         self.version = state.version
         self._sites = tuple(sites)
         self._increments: dict[int, Params] = {}
@@ -118,7 +121,12 @@ class Ledger:
 
     @classmethod
     def load(
-        cls, sites: Sequence[Site], state: State, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+        cls,
+        sites: Sequence[Site],
+        state: State,
+        tensors: Mapping[str, Tensor],
+        rest: Mapping[str, Any],
+        codec: str = "exact",
     ) -> Ledger:
         """Return the ledger from the output of ``save``; ``state`` is the state it was saved with.
 
@@ -132,7 +140,7 @@ class Ledger:
                 f"the ledger was saved at version {rest['version']}, but the state is at version {state.version}: "
                 "load both from the same checkpoint"
             )
-        ledger = cls(sites, state, first_download=rest["first_download"])
+        ledger = cls(sites, state, first_download=rest["first_download"], codec=codec)
         listed = {int(client): version for client, version in rest.get(HELD, {}).items()}
         if not all(0 <= client < MAX_CLIENTS and version >= 0 for client, version in listed.items()):
             raise WireError("the ledger lists clients or versions that are not possible: load an earlier checkpoint")
@@ -158,10 +166,11 @@ class Ledger:
         kept: dict[int, Params] = {}
         total = 0
         for version in sorted(self._increments, reverse=True):
-            total += tree.nbytes(self._increments[version])
+            increment = self._increments[version]
+            total += tree.nbytes(outline(increment, increment_widths(increment, self._codec)))
             if total > dense_bytes:
                 break
-            kept[version] = self._increments[version]
+            kept[version] = increment
         self._increments = kept
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from fedloru import lowrank
 from fedloru.errors import WireError, names, quoted
 from fedloru.lowrank import Site
-from fedloru.method import Down, Method, Profile, Up
+from fedloru.method import Down, Method, Profile, State, Up
 from fedloru.net import Net
 from fedloru.tree import Params
+from fedloru.wire.grid import count
 
 
 class Spec(NamedTuple):
@@ -95,14 +96,25 @@ class MessageSpec:
     def _both(self, round: int, version: int) -> tuple[Parts, Parts]:
         """Return the tensors of both messages of a round; all clients of a round use the same."""
         if self._latest is None or self._latest[0] != (round, version):
-            base = lowrank.turned(self.net.sites, self._initial.base, version)
-            state = self._initial._replace(round=round - 1, version=version, base=base)
-            down = self.method.down(self.net, state, self.profile)
-            down = down._replace(seed=state.seed, round=round, version=version)
-            begun = self.method.begin(self.net, down, {}, self.profile)
-            up, _ = self.method.up(self.net, begun, down, {}, 1)
+            state = at_version(self.net, self._initial, round - 1, version)
+            down, up = untrained(self.net, self.method, state, self.profile)
             self._latest = (round, version), _parts(down), _parts(up)
         return self._latest[1], self._latest[2]
+
+
+def at_version(net: Net, initial: State, round: int, version: int) -> State:
+    """Return the initial state as if after ``round`` rounds, with tensors of the shapes that they have at a version."""
+    base = lowrank.turned(net.sites, initial.base, version)
+    shared = lowrank.restarted(net.sites, base, initial.shared)
+    return initial._replace(round=round, version=version, base=base, shared=shared)
+
+
+def untrained(net: Net, method: Method, state: State, profile: Profile) -> tuple[Down, Up]:
+    """Return what a client of ``profile`` receives, and what it sends if it changes nothing."""
+    down = method.down(net, state, profile)
+    down = down._replace(seed=state.seed, round=state.round + 1, version=state.version)
+    up, _ = method.up(net, method.begin(net, down, {}, profile), down, {}, 1)
+    return down, up
 
 
 def _parts(sent: Down | Up) -> Parts:
@@ -117,12 +129,12 @@ def specs(tensors: Mapping[str, Tensor]) -> Specs:
 def at_ranks(sites: Sequence[Site], expected: Specs, got: Mapping[str, Tensor], *, most: bool = False) -> Specs:
     """Return ``expected`` with the factors of each site at the rank that they have in ``got``, which is at least 1.
 
-    With ``most``, the expected rank is the highest.
+    The factors in ``got`` may be codes. With ``most``, the expected rank is the highest.
     """
     changed = dict(expected)
     for site in sites:
         if got.keys() >= set(site.keys) <= expected.keys() and got[site.a].dim():
-            rank = max(1, len(got[site.a]))
+            rank = max(1, count(got, site.a) // math.prod(site.a_shape(1)))
             rank = min(rank, expected[site.a].shape[0]) if most else rank
             for key, shape in ((site.a, site.a_shape(rank)), (site.b, site.b_shape(rank))):
                 changed[key] = expected[key]._replace(shape=shape)

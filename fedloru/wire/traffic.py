@@ -16,6 +16,7 @@ from fedloru.method import Profile
 from fedloru.net import Net
 from fedloru.tree import Params
 from fedloru.wire.codec import payload
+from fedloru.wire.grid import SCALES, outline, widths
 
 Direction = Literal["down", "up"]
 
@@ -91,12 +92,17 @@ def joined(*accounts: Mapping[Profile, Traffic]) -> dict[Profile, Traffic]:
     return total
 
 
-def kinds(net: Net, shared: Mapping[str, Tensor], aux: Mapping[str, Tensor]) -> dict[str, Params]:
-    """Split the tensors of a message by kind; a tensor in ``shared`` that is not in the model counts as a factor."""
+def kinds(net: Net, shared: Mapping[str, Tensor], aux: Mapping[str, Tensor], codec: str) -> dict[str, Params]:
+    """Split the tensors of a message by kind, those that are sent as codes without their values.
+
+    The scales of a tensor are of its kind. A tensor in ``shared`` that is not in the model counts as a factor.
+    """
     factors, statistics = net.factors, net.statistics
-    split: dict[str, Params] = {"factors": {}, "dense": {}, "statistics": {}, "aux": dict(aux)}
-    for key, value in shared.items():
+    auxiliary = outline(aux, widths(net, "aux", aux, codec))
+    split: dict[str, Params] = {"factors": {}, "dense": {}, "statistics": {}, "aux": auxiliary}
+    for name, value in outline(shared, widths(net, "shared", shared, codec)).items():
+        key = name.removesuffix(SCALES)
         in_model = key in net.params or key in net.buffers
         kind = "statistics" if key in statistics else "factors" if key in factors or not in_model else "dense"
-        split[kind][key] = value
+        split[kind][name] = value
     return split

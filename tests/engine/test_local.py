@@ -57,6 +57,7 @@ RANKS = {"method": {"name": "fedhm"}, "lowrank": {"rank": 4, "capacities": {"2":
     [
         ("auto", MERGING),
         pytest.param("sequential", {}, marks=pytest.mark.slow),
+        pytest.param("sequential", MERGING | {"wire": {"codec": "int4"}}, marks=pytest.mark.slow),
         pytest.param("fused", PERSONAL, marks=pytest.mark.slow),
         pytest.param("auto", RANKS, marks=pytest.mark.slow),
     ],

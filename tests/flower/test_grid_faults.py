@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedloru import wire
 from fedloru.errors import FedloruError
 from fedloru.flower.envelope import BYTES, HELLO, TENSORS, TEXT, TRAIN, Enclosed, enclosed, record
+from fedloru.method import Down
 from tests.flower.corruptions import BAD, FAULTS, answered, corrupting, each, spoiled, table
 from tests.flower.grids import Grids, configuration, same
 
@@ -208,7 +209,9 @@ def test_random_corruptions_of_a_reply_are_refused(data: st.DataObject, reply: A
     spec = run.carrier._requests.spec(())
     try:
         report = protocol.answer(changed.text, Report, "a client")
-        assert not isinstance(report, Report) or wire.decode_up(changed.tensors, spec, round=1, version=0, client=BAD)
+        assert not isinstance(report, Report) or wire.decode_up(
+            changed.tensors, spec, Down({}), round=1, version=0, client=BAD
+        )
     except FedloruError as error:
         assert str(error).isprintable() or "\n" not in str(error)
     else:

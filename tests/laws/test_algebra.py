@@ -134,7 +134,7 @@ def test_learning_rate_0_is_a_fixed_point(cell: World) -> None:
     assert close(*weights, 1e-12)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedlora", "fedloru"])
+@pytest.mark.parametrize("method", ["fedavg", "fedlora", "fedloru-paper"])
 def test_one_client_is_centralised_training(method: str, model: str) -> None:
     """The reference is a plain training loop over the module: no functional call, no method, no engine."""
     cell = world(method, model)

@@ -31,13 +31,14 @@ def test_receivers_accept_what_senders_send(method: str, model: str) -> None:
         for exchange in done.exchanges:
             spec = specs[exchange.profile]
             owed = ledger.owed(exchange.client, before)
-            _, sync = decode_sync(encode_sync(owed, before, **names), spec)
+            _, sync = decode_sync(encode_sync(owed, before, **names, codec="exact"), spec)
             ledger.delivered(exchange.client, sync.version)
             sent = made.down(net, before, exchange.profile)
             _, down = decode_down(encode_down(net, sent, before, **names, codec="fp32"), spec, **held)
             assert down.shared.keys() == sent.shared.keys()
             numbers = {"weight": 3.0, "loss": 0.5}
-            data = encode_up(exchange.up, **names, **held, client=exchange.client, codec="bf16", numbers=numbers)
-            _, up = decode_up(data, spec, **held, client=exchange.client)
+            replied = {"client": exchange.client, "codec": "bf16", "numbers": numbers}
+            data = encode_up(net, exchange.up, down, **names, **held, **replied)
+            _, up = decode_up(data, spec, down, **held, client=exchange.client)
             assert up.shared.keys() == exchange.up.shared.keys()
         ledger.record(done.after)

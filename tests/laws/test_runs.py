@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedloru import tree
+from fedloru import lowrank, tree
 from fedloru.data import Dataset, Partition
 from fedloru.rng import gen
 from fedloru.run.client_state import OnDisk
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
-from fedloru.wire import Ledger, MessageSpec, catch_up, cost, decode_sync, encode_sync
+from fedloru.wire import Ledger, MessageSpec, Sync, catch_up, cost, decode_sync, encode_sync
 from tests.laws.cases import METHODS, NOT_MERGING, World, world
 
 
@@ -57,7 +57,7 @@ def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> 
             if torch.rand((), generator=g) < 0.2:
                 ledger.lost(client)
                 held.pop(client, None)
-            message = encode_sync(ledger.owed(client, state), state, method=cell.method.name, run="run")
+            message = encode_sync(ledger.owed(client, state), state, method=cell.method.name, run="run", codec="exact")
             _, sync = decode_sync(message, spec)
             held[client] = catch_up(cell.net.sites, held.get(client, {}), sync)
             ledger.delivered(client, state.version)
@@ -70,15 +70,16 @@ def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> 
 @pytest.mark.parametrize("engine", ["sequential", "fused"])
 @pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-truncated", "server-adam", "fedsa", "scaffold"])
 def test_a_resumed_run_equals_the_uninterrupted_one(method: str, model: str, engine: str, tmp_path: Path) -> None:
+    codec = "int4" if engine == "fused" else "exact"
     cell = world(method, model, torch.float32)
-    whole = Run(plan(cell, engine=engine))
+    whole = Run(plan(cell, engine=engine, codec=codec))
     rows = list(whole)
     folder = RunFolder.create(tmp_path / "run", {"name": "table"}, {})
-    for row in Run(plan(cell, engine=engine), folder):
+    for row in Run(plan(cell, engine=engine, codec=codec), folder):
         if row["round"] == 5:  # the last checkpoint is of round 4
             break
     again = RunFolder.open(tmp_path / "run")
-    resumed = Run(plan(cell, engine=engine), again, again.latest("cpu", from_round=4))
+    resumed = Run(plan(cell, engine=engine, codec=codec), again, again.latest("cpu", from_round=4))
     assert resumed.state.round == 4
     assert without_time([*resumed]) == without_time(rows[4:])
     assert all(tree.equal(x, y) for x, y in zip(resumed.state[3:7], whole.state[3:7], strict=True))
@@ -120,9 +121,20 @@ def test_by_hand_for_one_layer() -> None:
     assert [each.table()["up"]["factors"] for each in rounds] == [2 * 20 * 4] * 4
 
 
-@pytest.mark.parametrize("settings", [{"round_trip": False}, {"first_download": False}, {"codec": "bf16"}])
-def test_holds_with_other_settings_of_the_wire(settings: dict[str, object]) -> None:
-    cell = world("fedloru", "cnn-batch", torch.float32)
+@pytest.mark.parametrize("method", ["fedloru", "fedavg", "fedlora", "ffalora"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"round_trip": False},
+        {"first_download": False},
+        {"codec": "bf16"},
+        {"codec": "int8"},
+        {"codec": "int4"},
+        {"codec": "int4", "round_trip": False},
+    ],
+)
+def test_holds_with_other_settings_of_the_wire(settings: dict[str, object], method: str) -> None:
+    cell = world(method, "cnn-batch", torch.float32)
     run = Run(plan(cell, **({"codec": "fp32"} | settings)))
     rows = list(run)
     codec, first = str(settings.get("codec", "fp32")), bool(settings.get("first_download", True))
@@ -131,6 +143,44 @@ def test_holds_with_other_settings_of_the_wire(settings: dict[str, object]) -> N
         for way, table in formula.table().items():
             assert {**row["bytes"][way], "envelope": 0} == table
     assert run.summary()["bytes_measured"] is bool(settings.get("round_trip", True))
+
+
+CODED = ("fedavg", "fedlora", "fedloru", "fedloru-exact", "ffalora", "flora")
+
+
+@pytest.mark.parametrize("method", CODED)
+def test_engines_agree_with_integer_codes(method: str) -> None:
+    """Rounding is drawn for each client and tensor, so chunks and the order of clients change nothing."""
+    cell = world(method, "mlp")
+    runs = [Run(plan(cell, codec="int4", **each)) for each in ({"engine": "sequential"}, {"engine": "fused"})]
+    runs.append(Run(plan(cell, codec="int4", engine="fused", chunk=2)))
+    first, *others = [[*run] for run in runs]
+    assert all([row["bytes"] for row in rows] == [row["bytes"] for row in first] for rows in others)
+    for run in runs[1:]:
+        for x, y in zip(run.state[3:7], runs[0].state[3:7], strict=True):
+            assert all(torch.allclose(x[key], y[key], atol=1e-9, rtol=0) for key in y)
+    exact = Run(plan(cell, engine="fused"))
+    assert [*exact] and not tree.equal(exact.state.shared, runs[0].state.shared)
+
+
+@pytest.mark.parametrize("method", ["fedloru", "flora"])
+def test_bases_are_equal_after_catch_up_with_increments_in_codes(method: str) -> None:
+    """Clients hold the base of the server bit for bit, in every round of a run with merges."""
+    run = Run(plan(world(method, "mlp", torch.float32), codec="int4"))
+    net, spec = run.plan.net, MessageSpec(run.plan.net, run.plan.method, "run")
+    held, version = run.state.base, 0
+    for _ in run:
+        state = run.state
+        owed = run.last.restore_ledger(net.sites, "int4").owed(9, state)
+        assert owed.first  # a client that was never here
+        if state.version > version:
+            sent = lowrank.sent_part(net.sites, state.base, state.increment)
+            increments = Sync(state.version, ((state.version, sent),), {})
+            message = encode_sync(increments, state, method=run.plan.method.name, run="run", codec="int4")
+            held = catch_up(net.sites, held, decode_sync(message, spec, held=version)[1])
+            version = state.version
+        assert tree.equal(held, state.base)
+    assert version >= 3
 
 
 def test_cohorts_and_rows_depend_on_the_seed_alone(cell: World) -> None:

@@ -37,7 +37,7 @@ def sync_kinds(method: Method, profiles: Sequence[Profile] = ((),)) -> set[str]:
             kinds.add("first" if owed.first else "dense" if owed.base else "increments")
             size = sum(tree.nbytes(increment) for _, increment in owed.increments)
             assert size <= tree.nbytes({"": state.base["weight"]})
-            _, sync = decode_sync(encode_sync(owed, state, method=method.name, run="run"), spec)
+            _, sync = decode_sync(encode_sync(owed, state, method=method.name, run="run", codec="exact"), spec)
             held[client] = catch_up(net.sites, held.get(client, {}), sync)
             ledger.delivered(client, state.version)
             assert tree.equal(held[client], state.base)

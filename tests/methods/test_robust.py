@@ -184,7 +184,7 @@ def test_every_method_and_wrapper_has_it_or_refuses_it(name: str, setting: dict[
             methods.robust(made, **setting)
         return
     method = methods.robust(made, **setting)
-    nested = name.startswith("mfedloru") or made.config.get("recipe") == "alternating"
+    nested = name.startswith("mfedloru")
     stage = Stage(method._replace(traits=method.traits._replace(ranks="one")), small_net(dtype=torch.float32))
     if method.traits.ranks == "many" and not nested and not method.traits.keeps_replies:
         stage = Stage(method, stage.net)

@@ -11,7 +11,7 @@ from wire_toy import small_net, start
 
 from fedloru import tree
 from fedloru.errors import WireError
-from fedloru.method import Up
+from fedloru.method import Down, Up
 from fedloru.tree import Params
 from fedloru.wire import CODECS, Channel, Codec, decode, encode
 from fedloru.wire.batch import Batch, sent
@@ -141,7 +141,7 @@ def test_a_codec_that_draws_makes_the_draws_of_messages_one_by_one(monkeypatch: 
         torch.manual_seed(3)
         channel = Channel(net, "toy", "r", "drawn")
         if send == "together":
-            return channel.replies(ups, [0, 1, 2], 1, 0, [{}] * 3)
+            return channel.replies(ups, Down({}), [0, 1, 2], 1, 0, [{}] * 3)
         return [
             Up(**decode(encode(Header("up", "toy", "r", 1, 0, c), {"shared": u.shared, "aux": u.aux}, "drawn"))[1])
             for c, u in enumerate(ups)
@@ -161,5 +161,5 @@ def test_no_message_of_a_round_is_hashed_or_encoded_alone(monkeypatch: pytest.Mo
         monkeypatch.setattr(module, name, refuse)
     net, state = small_net(), start(small_net(), seed=5)
     channel = Channel(net, "toy", "r", "bf16")
-    assert len(channel.replies([Up(state.shared)] * 4, range(4), 1, 0, [{"loss": 1.0}] * 4)) == 4
+    assert len(channel.replies([Up(state.shared)] * 4, Down({}), range(4), 1, 0, [{"loss": 1.0}] * 4)) == 4
     assert channel.traffic.total("up")

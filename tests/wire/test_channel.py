@@ -11,6 +11,7 @@ from fedloru.wire import Channel, Sync, encode_down, encode_sync, encode_up, pay
 
 NET = small_net()
 START = start(NET, seed=5)
+NOTHING = Down({})
 TRAINED = START._replace(shared=noise(START.shared, "trained"))
 
 
@@ -49,9 +50,9 @@ def test_fresh_factors_count_no_bytes() -> None:
 def test_bytes_up_are_the_length_of_the_reply() -> None:
     wire = channel("fp16")
     up = Up(TRAINED.shared, {"c": torch.ones(3)})
-    received = wire.up(up, client=2, round=1, version=0, numbers={"weight": 5.0})
+    received = wire.up(up, NOTHING, client=2, round=1, version=0, numbers={"weight": 5.0})
     settings = {"method": "toy", "run": "ab12", "client": 2, "round": 1, "version": 0}
-    data = encode_up(up, **settings, codec="fp16", numbers={"weight": 5.0})
+    data = encode_up(NET, up, NOTHING, **settings, codec="fp16", numbers={"weight": 5.0})
     assert wire.traffic.total("up") == len(data) and wire.traffic.table()["up"]["aux"] == 6
     assert tree.equal(received.shared, {k: t.half().float() for k, t in up.shared.items()})
 
@@ -65,7 +66,8 @@ def test_sync_is_lossless_and_counted_by_kind_and_an_empty_one_is_not_sent() -> 
     for sync in (increments, increments, first, dense, Sync(1, (), {})):
         wire.sync(sync, state)
     lengths = [
-        len(encode_sync(sync, state, method="toy", run="ab12")) for sync in (increments, increments, first, dense)
+        len(encode_sync(sync, state, method="toy", run="ab12", codec="bf16"))
+        for sync in (increments, increments, first, dense)
     ]
     table = wire.traffic.table()["down"]
     assert table["increments"] == 2 * tree.nbytes(state.increment) + tree.nbytes(dense.base)
@@ -76,9 +78,9 @@ def test_sync_is_lossless_and_counted_by_kind_and_an_empty_one_is_not_sent() -> 
 def test_without_a_round_trip_tensors_are_unchanged_and_the_payload_is_the_same() -> None:
     formula, real = channel("bf16", round_trip=False), channel("bf16")
     down, up = Down(TRAINED.shared), Up(TRAINED.shared)
-    assert formula.down(down, TRAINED, 4) is down and formula.up(up, 0, 1, 0, {}) is up
+    assert formula.down(down, TRAINED, 4) is down and formula.up(up, NOTHING, 0, 1, 0, {}) is up
     real.down(down, TRAINED, 4)
-    real.up(up, 0, 1, 0, {})
+    real.up(up, NOTHING, 0, 1, 0, {})
     for wire in (formula, real):
         wire.sync(Sync(0, (), START.base, first=True), START)
     difference = (real.traffic - formula.traffic).table()
@@ -103,11 +105,11 @@ def test_traffic_is_counted_by_profile_and_summed(round_trip: bool) -> None:
     for wire, profile in ((both, {}), (default_only, {})):
         wire.sync(Sync(0, (), START.base, first=True), START, **profile)
         wire.down(Down(TRAINED.shared), TRAINED, 2, **profile)
-        wire.up(Up(TRAINED.shared), 0, 1, 0, {}, **profile)
+        wire.up(Up(TRAINED.shared), NOTHING, 0, 1, 0, {}, **profile)
     for wire, profile in ((both, {"profile": low}), (low_only, {})):
         wire.sync(Sync(1, (), {"0.weight": START.base["0.weight"]}), START, **profile)
         wire.down(Down(small.shared), TRAINED, 3, **profile)
-        wire.up(small, 1, 1, 0, {}, **profile)
+        wire.up(small, NOTHING, 1, 1, 0, {}, **profile)
     assert both.accounts == {(): default_only.traffic, low: low_only.traffic}
     assert both.traffic == default_only.traffic + low_only.traffic
     assert default_only.traffic.total("up") > low_only.traffic.total("up") > 0

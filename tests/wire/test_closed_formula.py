@@ -8,6 +8,7 @@ from wire_toy import small_net, toy
 
 from fedloru import tree
 from fedloru.wire import Channel, Ledger, Traffic, cost, cost_by_profile
+from fedloru.wire.grid import on_grid
 
 COHORTS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True), min_size=1, max_size=14)
 
@@ -16,7 +17,7 @@ def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype:
     """Return the payload of each round of the toy method, measured by a ``Channel``."""
     net, method = small_net(dtype), toy(tau)
     state = method.init(net, 3)
-    ledger = Ledger(net.sites, state, first_download=first)
+    ledger = Ledger(net.sites, state, first_download=first, codec=codec)
     channel = Channel(net, method.name, tree.digest(state.base), codec)
     rounds = []
     for round, cohort in enumerate(cohorts, 1):
@@ -26,15 +27,16 @@ def measured(tau: int, cohorts: list[list[int]], codec: str, first: bool, dtype:
             ledger.delivered(client, state.version)
         down = channel.down(method.down(net, state, ()), state, len(cohort))
         replies = [method.up(net, {}, down, {}, client)[0] for client in cohort]
-        ups = [channel.up(up, k, round, state.version, {}) for k, up in zip(cohort, replies, strict=True)]
-        state = method.server(net, state, method.reduce(net, state, down, ups, [1.0] * len(ups)))
+        ups = [channel.up(up, down, k, round, state.version, {}) for k, up in zip(cohort, replies, strict=True)]
+        after = method.server(net, state, method.reduce(net, state, down, ups, [1.0] * len(ups)))
+        state = on_grid(net.sites, state, after, codec)
         ledger.record(state)
         rounds.append(channel.traffic - before)
     return [Traffic(**{direction: kinds | {"envelope": 0} for direction, kinds in t.table().items()}) for t in rounds]
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 3), COHORTS, st.sampled_from(["exact", "fp32", "bf16"]), st.booleans())
+@given(st.integers(1, 3), COHORTS, st.sampled_from(["exact", "fp32", "bf16", "int8", "int4"]), st.booleans())
 def test_the_measured_payload_equals_the_byte_formula(
     tau: int, cohorts: list[list[int]], codec: str, first: bool
 ) -> None:

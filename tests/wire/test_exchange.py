@@ -16,6 +16,7 @@ from fedloru.wire.ledger import Sync
 
 NET = small_net()
 START = start(NET, seed=5)
+DOWN = Down(START.shared)
 NAMES = {"method": "toy", "run": "ab12"}
 SPEC = MessageSpec(NET, toy(2), "ab12")
 
@@ -60,12 +61,12 @@ def test_factors_that_differ_in_any_way_are_sent(shared: dict[str, torch.Tensor]
 def test_a_decoded_reply_has_its_tensors_and_numbers() -> None:
     up = Up(noise(START.shared, "up"), {"moment": torch.ones(6)})
     where = {"round": 4, "version": 2}
-    data = encode_up(up, **NAMES, **where, client=11, codec="fp32", numbers={"weight": 600, "loss": 0.1})
-    header, received = decode_up(data, SPEC, **where)
+    data = encode_up(NET, up, DOWN, **NAMES, **where, client=11, codec="fp32", numbers={"weight": 600, "loss": 0.1})
+    header, received = decode_up(data, SPEC, DOWN, **where)
     assert tree.equal(received.shared, up.shared) and tree.equal(received.aux, up.aux)
     assert (header.client, header.numbers) == (11, {"weight": 600.0, "loss": 0.1})
     with pytest.raises(WireError, match="up message for round 4 has round 4, but 5 is expected"):
-        decode_up(data, SPEC, round=5, version=2)
+        decode_up(data, SPEC, DOWN, round=5, version=2)
 
 
 def test_a_message_of_another_model_or_kind_is_rejected() -> None:
@@ -73,7 +74,7 @@ def test_a_message_of_another_model_or_kind_is_rejected() -> None:
     with pytest.raises(WireError, match="base model differs"):
         decode_down(data, MessageSpec(NET, toy(2), "cd34"))
     with pytest.raises(WireError, match="kind 'down', but 'up' is expected"):
-        decode_up(data, SPEC, round=1, version=0)
+        decode_up(data, SPEC, DOWN, round=1, version=0)
 
 
 CLIENT = """
@@ -92,19 +93,19 @@ base = catch_up(net.sites, start(net, 5).base, since(sync, held=0))
 header, down = decode_down(down, spec)
 up = Up(down.shared, {"moment": base["3.weight"].sum(1)[:6]})
 where = {"round": header.round, "version": header.version, "client": 1}
-sys.stdout.buffer.write(encode_up(up, method="toy", run="ab12", **where, codec="exact", numbers={}))
+sys.stdout.buffer.write(encode_up(net, up, down, method="toy", run="ab12", **where, codec="exact", numbers={}))
 """
 
 
 def test_a_process_that_receives_only_bytes_has_the_same_base_and_factors() -> None:
     state = merged(NET, START, random_factors(NET, 1, rank=2))
     state = state._replace(shared=state.shared | lowrank.init_factors(NET.sites, state.seed, 1, NET.params))
-    sync = encode_sync(Sync(1, ((1, state.increment),), {}), state, **NAMES)
+    sync = encode_sync(Sync(1, ((1, state.increment),), {}), state, **NAMES, codec="exact")
     down = encode_down(NET, Down(state.shared), state, **NAMES, codec="fp32")
     stream = len(sync).to_bytes(8, "little") + sync + down
     here = Path(__file__).parent
     command = [sys.executable, "-c", CLIENT]
     reply = subprocess.run(command, input=stream, capture_output=True, check=True, cwd=here, timeout=60).stdout
-    _, up = decode_up(reply, SPEC, round=2, version=1, client=1, numbers=())
+    _, up = decode_up(reply, SPEC, DOWN, round=2, version=1, client=1, numbers=())
     moment = state.base["3.weight"].sum(1)[:6]
     assert tree.equal(up.shared, state.shared) and tree.equal(up.aux, {"moment": moment})

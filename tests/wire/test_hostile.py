@@ -17,7 +17,7 @@ from wire_toy import merged, random_factors, small_net, start, toy
 from fedloru import methods, tree
 from fedloru import net as nets
 from fedloru.errors import FedloruError, WireError
-from fedloru.method import Method, Up
+from fedloru.method import Down, Method, Up
 from fedloru.net import Net
 from fedloru.wire import (
     Header,
@@ -30,10 +30,13 @@ from fedloru.wire import (
     encode_sync,
     encode_up,
 )
+from fedloru.wire.grid import SCALES, increment_widths, pack
+from fedloru.wire.sections import down_sections, up_sections
 
 NET = small_net()
 STATE = start(NET, seed=5)
 SPEC = MessageSpec(NET, toy(2), "ab12")
+DOWN = Down(STATE.shared)
 UP = Up(STATE.shared, {"moment": torch.ones(6)})
 NUMBERS = {"weight": 5.0, "loss": 0.5}
 SITE = NET.sites[0]
@@ -49,7 +52,7 @@ def reply(shared: Any = UP.shared, aux: Any = UP.aux, **fields: Any) -> bytes:
 
 
 def receive_up(data: bytes) -> Up:
-    return decode_up(data, SPEC, round=4, version=1, client=3)[1]
+    return decode_up(data, SPEC, DOWN, round=4, version=1, client=3)[1]
 
 
 def test_the_expected_reply_is_accepted() -> None:
@@ -124,7 +127,59 @@ def test_a_down_message_with_anything_else_is_refused(sections: Any, fields: Any
         decode_down(encode(header("down", **fields), sections, "exact"), SPEC)
 
 
+CODED = up_sections(NET, UP, DOWN, 3, "int4")["shared"]
+"""The shared tensors of a reply in codes: of 4 bits for the factors 0.a (2, 2, 3, 3), and of 8 for 4.weight (3, 10)."""
+
+
+def coded(**changes: Callable[[torch.Tensor], torch.Tensor]) -> bytes:
+    """Return a reply in codes, in which some tensors are changed; ``scales`` are those of 0.a."""
+    keys = {"a": "0.a", "scales": "0.a@scales", "w": "4.weight"}
+    return reply(CODED | {keys[name]: f(CODED[keys[name]].clone()) for name, f in changes.items()})
+
+
+def test_the_expected_reply_in_codes_is_accepted() -> None:
+    assert tree.equal(receive_up(coded()).shared, UP.shared)
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (lambda: coded(a=lambda t: t[1:]), r"codes '0.a' are uint8 \(17,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: torch.cat([t, t])), r"uint8 \(36,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t.view(2, 9)), r"uint8 \(2, 9\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t[:0]), r"uint8 \(0,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t.to(torch.int32)), r"int32 \(18,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t.float()), r"float32 \(18,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t.view(torch.int8)), r"int8 \(18,\); expected 36 codes"),
+        (lambda: coded(a=lambda t: t | 0x80), "expected 36 codes"),  # padding, but the number is even
+        (lambda: coded(a=lambda t: torch.cat([torch.tensor([8], dtype=torch.uint8), t[1:]])), "codes from -8 to"),
+        (lambda: coded(w=lambda t: t.fill_(-128)), "'4.weight' has codes from -128 to -128; expected -127 to 127"),
+        (lambda: coded(scales=lambda t: t[:1]), r"scales of '0.a' are float32 \(1,\); expected float32 \(2,\)"),
+        (lambda: coded(scales=lambda t: t[None]), r"float32 \(1, 2\); expected"),
+        (lambda: coded(scales=lambda t: t.double()), r"float64 \(2,\); expected"),
+        (lambda: coded(scales=lambda t: t.fill_(-1.0)), "scales of '0.a' have values that are negative or not finite"),
+        (lambda: coded(scales=lambda t: t.fill_(float("inf"))), "negative or not finite"),
+        (lambda: coded(scales=lambda t: t.fill_(float("nan"))), "negative or not finite"),
+        (lambda: reply(tree.omit(CODED, ["0.a@scales"])), r"'0.a' as uint8 \(18,\), but float32 \(2, 2, 3, 3\)"),
+        (lambda: reply(tree.omit(CODED, ["0.a"])), "lacks the tensors '0.a'"),
+        (lambda: reply(CODED | {"evil@scales": CODED["0.a@scales"]}), "unknown tensors 'evil@scales'"),
+        (lambda: reply(CODED | {"evil": CODED["0.a"], "evil@scales": torch.ones(2)}), "unknown tensors 'evil'"),
+        (lambda: reply(CODED | {"1.bias@scales": torch.ones(1)}), "unknown tensors '1.bias@scales'"),
+    ],
+)
+def test_a_reply_with_other_codes_or_scales_is_refused(message: Callable[[], bytes], problem: str) -> None:
+    with pytest.raises(WireError, match=problem) as refused:
+        receive_up(message())
+    assert len(str(refused.value)) < 600 and str(refused.value).isprintable()
+
+
+def test_huge_scales_become_large_values_at_most() -> None:
+    up = receive_up(coded(scales=lambda t: t.fill_(3e38), a=lambda t: t.fill_(0x77)))
+    assert up.shared["0.a"].isfinite().all()
+
+
 INCREMENT = random_factors(NET, 1, rank=1)
+IN_CODES = pack(INCREMENT, increment_widths(INCREMENT, "int4"))
 WEIGHTS = tree.select(STATE.base, [site.weight for site in NET.sites])
 
 
@@ -144,6 +199,13 @@ WEIGHTS = tree.select(STATE.base, [site.weight for site in NET.sites])
         ({"increment.02": INCREMENT}, "requires 'increment.2'"),
         ({"base": STATE.base, "sites": WEIGHTS}, "expected only 'base'"),
         ({"base": tree.omit(WEIGHTS, [SITE.weight])}, "the base.*lacks the tensors '0.weight'"),
+        ({"increment.2": IN_CODES | {"x": torch.ones(1)}}, "unknown tensors 'x'"),
+        ({"increment.2": IN_CODES | {SITE.a: IN_CODES[SITE.a][1:]}}, "expected"),
+        ({"increment.2": IN_CODES | {SITE.b: IN_CODES[SITE.b][1:]}}, "expected 6 codes"),
+        ({"increment.2": IN_CODES | {SITE.a: IN_CODES[SITE.a][:0]}}, "expected 18 codes"),
+        ({"increment.2": IN_CODES | {SITE.a + SCALES: torch.ones(9)}}, "expected float32"),
+        ({"increment.2": pack(random_factors(NET, 1, rank=70), dict.fromkeys(INCREMENT, 4))}, "increments .* take"),
+        ({"base": STATE.base | pack(WEIGHTS, dict.fromkeys(WEIGHTS, 8))}, "the base.*unknown tensors"),
         ({"sites": WEIGHTS | {"x": torch.ones(1)}}, "the base.*unknown tensors 'x'"),
         ({"sites": WEIGHTS | {SITE.weight: WEIGHTS[SITE.weight][:1]}}, "is expected"),
     ],
@@ -162,7 +224,7 @@ def test_a_sync_message_of_a_far_version_is_refused_at_once() -> None:
 def test_the_sync_messages_of_a_ledger_are_accepted() -> None:
     state = merged(NET, STATE, INCREMENT)
     for sync in (Sync(1, ((1, INCREMENT),), {}), Sync(1, (), state.base, first=True), Sync(1, (), WEIGHTS)):
-        data = encode_sync(sync, state, method="toy", run="ab12")
+        data = encode_sync(sync, state, method="toy", run="ab12", codec="exact")
         assert decode_sync(data, SPEC, held=0)[1]._replace(base={}, increments=()) == Sync(1, (), {}, sync.first)
 
 
@@ -178,9 +240,18 @@ def test_values_that_are_not_finite_in_the_model_may_be_sent() -> None:
     spec = MessageSpec(net, method, "r")
     state = method.init(net, 0)
     data = encode_up(
-        Up(state.shared), method="fedloru", run="r", client=0, round=1, version=0, codec="fp32", numbers=NUMBERS
+        net,
+        Up(state.shared),
+        Down({}),
+        method="fedloru",
+        run="r",
+        client=0,
+        round=1,
+        version=0,
+        codec="fp32",
+        numbers=NUMBERS,
     )
-    assert tree.equal(decode_up(data, spec, round=1, version=0)[1].shared, state.shared)
+    assert tree.equal(decode_up(data, spec, Down({}), round=1, version=0)[1].shared, state.shared)
 
 
 def test_a_method_that_prunes_may_send_lower_ranks_but_not_higher_ones() -> None:
@@ -192,12 +263,12 @@ def test_a_method_that_prunes_may_send_lower_ranks_but_not_higher_ones() -> None
     def send(a: int, b: int) -> bytes:
         shared = state.shared | {site.a: torch.ones(site.a_shape(a)), site.b: torch.ones(site.b_shape(b))}
         settings = {"method": "hetlora", "run": "r", "client": 0, "round": 1, "version": 0, "codec": "exact"}
-        return encode_up(Up(shared), **settings, numbers=NUMBERS)
+        return encode_up(net, Up(shared), Down({}), **settings, numbers=NUMBERS)
 
-    assert len(decode_up(send(2, 2), spec, round=1, version=0)[1].shared[site.a]) == 2
+    assert len(decode_up(send(2, 2), spec, Down({}), round=1, version=0)[1].shared[site.a]) == 2
     for a, b in ((4, 4), (2, 1), (0, 0), (3, 4)):
         with pytest.raises(WireError, match="is expected"):
-            decode_up(send(a, b), spec, round=1, version=0)
+            decode_up(send(a, b), spec, Down({}), round=1, version=0)
 
 
 MESSAGES = [
@@ -205,6 +276,9 @@ MESSAGES = [
     encode(header("down"), {"shared": STATE.shared}, "exact"),
     encode(header("down", fresh="a"), {"shared": tree.omit(STATE.shared, NET.factors)}, "bf16"),
     encode(header("sync", version=1), {"increment.1": INCREMENT}, "exact"),
+    reply(CODED),
+    encode(header("down"), down_sections(NET, DOWN, STATE, "int4"), "exact"),
+    encode(header("sync", version=1), {"increment.1": IN_CODES}, "exact"),
     encode(header("sync", version=1), {"base": STATE.base}, "exact"),
 ]
 VALUES = st.sampled_from(
@@ -229,9 +303,13 @@ def edited(draw: Callable[[Any], Any], value: Any) -> Any:
     elif change == "remove":
         del value[key]
     elif isinstance(value, dict):
-        value[draw(st.sampled_from(["x", "a/b", "shared/x", "base/x", "increment.9/x", "__metadata__", "/"]))] = value[
-            key
-        ]
+        value[
+            draw(
+                st.sampled_from(
+                    ["x", "a/b", "shared/x", "base/x", "increment.9/x", "shared/1.bias@scales", "__metadata__", "/"]
+                )
+            )
+        ] = value[key]
     return value
 
 
@@ -260,7 +338,7 @@ def accepted(data: bytes) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Return the sections that any of the three functions accepts."""
     found = []
     for decode in (
-        lambda: list(decode_up(data, SPEC, round=4, version=1)[1]._asdict().items()),
+        lambda: list(decode_up(data, SPEC, DOWN, round=4, version=1)[1]._asdict().items()),
         lambda: list(decode_down(data, SPEC)[1]._asdict().items())[:2],
         lambda: [(f"increment {version}", factors) for version, factors in decode_sync(data, SPEC)[1].increments],
         lambda: [("base", decode_sync(data, SPEC)[1].base)],
@@ -308,5 +386,5 @@ def test_damage_of_any_kind_is_detected(message: bytes, data: st.DataObject) -> 
         "repeat": message + after,
     }[kind]
     with pytest.raises(FedloruError):
-        for decode in (lambda: decode_up(damaged, SPEC, round=4, version=1), lambda: decode_down(damaged, SPEC)):
+        for decode in (lambda: decode_up(damaged, SPEC, DOWN, round=4, version=1), lambda: decode_down(damaged, SPEC)):
             decode()

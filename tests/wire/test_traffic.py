@@ -35,8 +35,13 @@ def test_kinds_splits_tensors_by_their_role_in_the_net() -> None:
     net = small_net()
     state = start(net, seed=0)
     nested = {"0.a.down": torch.zeros(2, 1)}
-    split = kinds(net, state.shared | nested, {"0.weight": torch.zeros(1)})
+    split = kinds(net, state.shared | nested, {"0.weight": torch.zeros(1)}, "fp32")
     assert split["factors"].keys() == {"0.a", "0.b", "3.a", "3.b", "0.a.down"}
     assert split["statistics"].keys() == {"1.running_mean", "1.running_var"}
     assert split["dense"].keys() == {"0.bias", "1.weight", "1.bias", "3.bias", "4.weight", "4.bias"}
     assert split["aux"].keys() == {"0.weight"}
+    codes = kinds(net, state.shared, {"0.weight": torch.zeros(2, 2)}, "int4")
+    assert codes["factors"].keys() == {f"{key}{scales}" for key in net.factors for scales in ("", "@scales")}
+    assert codes["dense"].keys() == split["dense"].keys() | {"4.weight@scales"}
+    assert codes["statistics"].keys() == split["statistics"].keys()
+    assert codes["aux"].keys() == {"0.weight", "0.weight@scales"}

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedloru import tree
+from fedloru import lowrank, tree
 from fedloru.method import Down, Method, Profile, State, Total, Up, Values
 from fedloru.methods.blocks import reject
 from fedloru.methods.declare import wrapper
@@ -56,7 +56,7 @@ def _from_run(recipe: Recipe, clients: int) -> dict[str, Any]:
 
 @wrapper(
     cases={
-        "scaffold": ("fedloru", {"tau": 2}, {"lr": 0.1, "clients": 5}),
+        "scaffold": ("fedloru", {"recipe": "paper", "tau": 2}, {"lr": 0.1, "clients": 5}),
         "scaffold-rolora": ("rolora", {}, {"lr": 0.1, "clients": 5}),
     },
     from_run=_from_run,
@@ -80,7 +80,13 @@ def scaffold(method: Method, *, lr: Positive, clients: Count) -> Method:
 
     def init(net: Net, seed: int) -> State:
         state = method.init(net, seed)
-        reject("scaffold", _of_other_tensors(method, net, state))
+        turns = "train other factors after every merge, so that control variates never apply"
+        other = f"clients of {short(method.name)} {turns}: set method.recipe = 'paper', or remove scaffold"
+        reject(
+            "scaffold",
+            _of_other_tensors(method, net, state),
+            other if lowrank.alternates(net.sites, state.base) else None,
+        )
         return state._replace(aux=state.aux | zeros(net, state.shared))
 
     def down(net: Net, state: State, profile: Profile) -> Down:

@@ -84,11 +84,12 @@ def server_opt(
 
     def server(net: Net, state: State, total: Total) -> State:
         mean = tree.scale(total.sum.shared, 1 / total.weight)
+        before = _moments(net, state.shared, eps) | state.aux
         moments: Params = {}
         stepped = dict(mean)
         for key in _optimised(net, mean):
             change = mean[key] - state.shared[key]
-            m, v = state.aux[FIRST + key], state.aux[SECOND + key]
+            m, v = before[FIRST + key], before[SECOND + key]
             m, v, step = _step(rule, change, m, v, beta1, beta2, eps)
             moments |= {FIRST + key: m, SECOND + key: v}
             stepped[key] = state.shared[key] + rate * step
@@ -96,8 +97,9 @@ def server_opt(
         after = method.server(net, state._replace(aux=state.aux | moments), Total(1.0, Up(stepped, aux), {}))
         if after.version == state.version:
             return after
+        merged = [prefix + key for prefix in (FIRST, SECOND) for key in net.factors]
         factors = tree.select(after.shared, net.factors & after.shared.keys())
-        return after._replace(aux=after.aux | _moments(net, factors, eps))
+        return after._replace(aux=tree.omit(after.aux, merged) | _moments(net, factors, eps))
 
     return method._replace(init=init, server=server)
 
