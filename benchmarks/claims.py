@@ -119,8 +119,11 @@ def main() -> None:
         page.write(arguments.docs, benchmarks)
         return
     start = time.monotonic()
-    for benchmark in benchmarks.values():
-        complete(benchmark, arguments.jobs, commit())
+    try:
+        for benchmark in benchmarks.values():
+            complete(benchmark, arguments.jobs, commit())
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command continues with the run that was in progress")
     print(f"complete after {(time.monotonic() - start) / 60:.0f} minutes: see --docs", file=sys.stderr)
 
 

@@ -114,7 +114,7 @@ def test_a_stopped_benchmark_continues_and_a_complete_one_repeats_nothing(
             added.append(job.key)
 
         patch.setattr(Store, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="stopped: the same command continues"):
             start(patch, tmp_path / "stopped")
     assert len(lines(tmp_path / "stopped")) == 5
     rest = start(monkeypatch, tmp_path / "stopped")

@@ -175,6 +175,5 @@ OPEN = {**{name: ["data.path=x"] for name in IMAGES}, "dolly": TEXTS, "sst2": TE
 def test_every_preset_is_valid_and_starts_with_a_description_and_its_time() -> None:
     for name, toml in presets().items():
         assert toml.startswith("# ")
-        head = toml.partition("rounds = ")[0]
         assert re.search(r"\b(seconds|minutes?)\b", toml.partition("rounds = ")[0]), name
         assert load(name, OPEN.get(name, [])).rounds > 0
