@@ -189,6 +189,36 @@ def test_the_page_shows_results_and_counts_what_is_missing(
 
 
 @pytest.mark.parametrize(
+    ("part", "federations", "shown"),
+    [
+        ("b", [SMALL, Federation("small", 6, 3)], ["| small | IID, 3 of 6 | ", "claims-clients-small-half.png"]),
+        ("c", [SMALL._replace(scheme="dirichlet", alpha=5.0)], ["Dirichlet 5, 2 of 4", "claims-skew-small.png"]),
+        ("d", [SMALL], ["| small | FedLoRA | `fc2.weight` | ", "claims-gains-small.png"]),
+        ("e", [SMALL], ["**small, IID, 2 of 4**"]),
+    ],
+)
+def test_every_part_has_its_tables_and_pictures(
+    part: str,
+    federations: list[Federation],
+    shown: list[str],
+    small: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    pairs = [(federation, name) for federation in federations for name in ("fedavg", "fedlora")]
+    wanted = [parts.Wanted(*pair, 0.4, diagnosed=part == "d") for pair in pairs]
+    monkeypatch.setitem(claims.PARTS, part, lambda: iter(wanted))
+    page = tmp_path / "claims.md"
+    start(monkeypatch, tmp_path / "out", "--part", part, "--seeds", "1")
+    start(monkeypatch, tmp_path / "out", "--part", part, "--seeds", "1", "--docs", str(page))
+    text = page.read_text("utf-8")
+    assert "All runs are complete." in text
+    for each in shown:
+        assert each in text
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == text.count("](pictures/")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--part", "a,f"], "f is not one of a, b, c, d, e"),

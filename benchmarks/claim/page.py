@@ -100,9 +100,9 @@ def clients(found: Found, draw: Draw) -> Iterator[str]:
     yield tables.compared(found, "clients", ratios, 3)
     for task, here in federations(found).items():
         for name, part in (("half", 2), ("tenth", 10)):
-            chosen = [each for each in here if each.clients == part * each.cohort]
-            figure = pictures.against(found, chosen, lambda each: each.clients, f"clients, a {name} takes part")
-            yield draw(figure, f"clients-{task}-{name}")
+            if chosen := [each for each in here if each.clients == part * each.cohort]:
+                figure = pictures.against(found, chosen, lambda each: each.clients, f"clients, a {name} takes part")
+                yield draw(figure, f"clients-{task}-{name}")
 
 
 def skew(found: Found, draw: Draw) -> Iterator[str]:

@@ -26,16 +26,20 @@ STEP = 4
 STAGES: dict[str, Callable[[Tuned], list[Tuned]]] = {
     # A gradient in the factors is proportional to the scale: both the same rate, and the same change of the output.
     "scale": lambda best: [
-        best._replace(scale=best.scale * step, lr=best.lr * rate)
+        _faster(best, rate)._replace(scale=best.scale * step)
         for step, rate in ((STEP, 1), (STEP, 1 / STEP), (1 / STEP, 1), (1 / STEP, STEP))
     ],
     "cycle": lambda best: [best._replace(cycle=cycle) for cycle in (1, 2, 5, 10)],
-    "fine": lambda best: [best._replace(lr=best.lr * factor) for factor in (0.5, 0.7, 1.4, 2.0)],
-    "finer": lambda best: [best._replace(lr=best.lr * factor) for factor in (0.6, 0.85, 1.2, 1.6)],
+    "fine": lambda best: [_faster(best, factor) for factor in (0.5, 0.7, 1.4, 2.0)],
+    "finer": lambda best: [_faster(best, factor) for factor in (0.6, 0.85, 1.2, 1.6)],
 }
 """What follows the stage of rates."""
 TRIALS = 4
 """The trials of each of these stages."""
+
+
+def _faster(tuned: Tuned, factor: float) -> Tuned:
+    return tuned._replace(lr=float(f"{tuned.lr * factor:.3g}"))
 
 
 class Trials(NamedTuple):
