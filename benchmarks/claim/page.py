@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from claim import pictures, tables, tasks, tuning
-from claim.contenders import Federation
+from claim.contenders import BASELINE, Federation
 from claim.parts import Benchmark
 from claim.runs import LAST, Store
 from claim.stats import differences, ratios
@@ -87,7 +87,8 @@ def accuracy(found: Found, draw: Draw) -> Iterator[str]:
     )
     for task, here in federations(found).items():
         yield f"### {tasks.TASKS[task].title}\n"
-        yield draw(pictures.against_bytes(found, here), f"bytes-{task}")
+        if drawn := [federation for federation in here if tables.find(found, federation, BASELINE)]:
+            yield draw(pictures.against_bytes(found, drawn), f"bytes-{task}")
         for federation in here:
             yield f"**{federation.title}**\n"
             yield tables.by_share(found, federation)

@@ -14,14 +14,12 @@ from claim.parts import Wanted
 from claim.stats import Interval, interval, ratios
 from claim.tables import Found, accuracies, find, share_of
 from fedloru.analysis.figures import FORMATS, legend, logarithmic, panels, paper_style
-from fedloru.analysis.pictures import COLOURS, MARKS
+from fedloru.analysis.pictures import MARKS
 from fedloru.files import write_atomic
 from fedloru.report import style
 
 Points = Sequence[tuple[float, Interval]]
-LOOKS = {
-    name: (COLOURS[n % len(COLOURS)], MARKS[(n + n // len(COLOURS)) % len(MARKS)]) for n, name in enumerate(CONTENDERS)
-}
+LOOKS = {name: (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)]) for n, name in enumerate(CONTENDERS)}
 """The colour and the mark of every contender, the same in all pictures."""
 
 
@@ -37,7 +35,7 @@ def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
             _line(each, contender, [(100 * share, value) for share, value in at if share is not None])
         each.set(ylabel="test accuracy, %", xlabel=f"bytes, % of FedAvg's ({federation.title})")
         logarithmic(each, "x")
-    legend(axes[0], 3)
+    legend(axes[0], 2)
     return figure
 
 
