@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def names(known: Sequence[str]) -> Callable[[str], list[str]]:
+def names(known: Collection[str]) -> Callable[[str], list[str]]:
     """Return a parser of names, separated by commas, that must be ``known``."""
 
     def parsed(text: str) -> list[str]:

@@ -176,6 +176,7 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     page = tmp_path / "docs" / "claims.md"
+    monkeypatch.setattr(tables, "RECOMMENDED", "fedloru-best")
     assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
     # For each of three methods 1 + 4 + 4 trials and 2 seeds.
     assert "At most 33 runs are missing." in page.read_text("utf-8")
@@ -185,6 +186,16 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     assert "All runs are complete." in text
     table = [line for line in text.splitlines() if line.startswith("| FedLoRU, best τ | ")]
     assert "±" in table[0] and " %" in table[0]
+    leads = [line for line in text.splitlines() if line.startswith("| FedLoRA | ")][1]
+    trials = {name: tuning.trials(SMALL, name, Store(tmp_path / "out"), NOWHERE).best for name in CHOSEN[1:]}
+    store = Store(tmp_path / "out")
+    ranks = {name: budget.rank(SMALL, name, tuned.cycle, 0.4, NOWHERE) for name, tuned in trials.items()}
+    own, ahead = (
+        [store.records[Job(SMALL, name, ranks[name], tuned, seed).key]["result"]["accuracy"] for seed in (0, 1)]
+        for name, tuned in trials.items()
+    )
+    lead = stats.interval([100 * (b - a) for a, b in zip(own, ahead, strict=True)])
+    assert leads == f"| FedLoRA | {lead.shown(sign='+')} |"
     assert (tmp_path / "docs" / "pictures" / "claims-bytes-small.png").stat().st_size > 1000
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fedloru import methods
 from fedloru.data import Dataset, Partition, schemes
 from fedloru.method import Method
 from fedloru.methods import METHODS
@@ -39,7 +38,7 @@ class Contender(NamedTuple):
 
     def make(self, cycle: int | None) -> Method:
         """Return the method with a cycle in rounds, or with its default cycle."""
-        return getattr(methods, self.method)(**self.settings, **({} if cycle is None else {self.cycle: cycle}))
+        return METHODS.find(self.method)(**self.settings, **({} if cycle is None else {self.cycle: cycle}))
 
 
 DENSE = ("fine", "finer")

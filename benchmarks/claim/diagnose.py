@@ -96,4 +96,4 @@ def _squared_gradient(net: Net, tensors: Params, leaves: Params, batch: nets.Bat
     with nets.mode(net, training=False), torch.enable_grad():
         loss = nets.losses(net, tensors, batch).mean()
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return sum(float(each.square().sum()) for each in gradients if each is not None)
+    return sum(float(each.square().sum()) for each in filter(torch.is_tensor, gradients))

@@ -78,8 +78,8 @@ def _line(axes: Axes, contender: str, points: Points) -> None:
     colour, mark = LOOKS[contender]
     x, values = [x for x, _ in points], [value for _, value in points]
     means, halves = [value.mean for value in values], [value.half or 0.0 for value in values]
-    own = {"color": colour, "label": CONTENDERS[contender].label, "elinewidth": 0.8}
-    axes.errorbar(x, means, halves, fmt=f"{mark}-", **own)
+    label = CONTENDERS[contender].label
+    axes.errorbar(x, means, halves, fmt=f"{mark}-", color=colour, label=label, elinewidth=0.8)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -66,23 +66,17 @@ def by_share(found: Found, federation: Federation) -> str:
 
 
 def behind_recommended(found: Found, federation: Federation) -> str:
-    """Return how far the recommended method is ahead of every other at the same share; "" without its results."""
+    """Return the lead of the recommended method over every other with a rank, at the same share; "" without results."""
 
     def cell(wanted: Wanted) -> str:
-        ahead = find(found, federation, RECOMMENDED, wanted.share) or find(found, federation, RECOMMENDED)
-        difference = differences(accuracies(ahead), accuracies(found[wanted]))
-        return "–" if difference is None else difference.shown(sign="+")
+        ahead = accuracies(find(found, federation, RECOMMENDED, wanted.share))
+        lead = differences(ahead, accuracies(found[wanted]))
+        return "–" if lead is None else lead.shown(sign="+")
 
     if not find(found, federation, RECOMMENDED):
         return ""
-    others = {wanted: results for wanted, results in found.items() if wanted.contender != RECOMMENDED}
-    return _shares(
-        {w: r for w, r in others.items() if CONTENDERS[w.contender].ranked} | _recommended(found), federation, cell
-    )
-
-
-def _recommended(found: Found) -> Found:
-    return {wanted: results for wanted, results in found.items() if wanted.contender == RECOMMENDED}
+    others = [each for each in found if each.contender != RECOMMENDED and CONTENDERS[each.contender].ranked]
+    return _shares({wanted: found[wanted] for wanted in others}, federation, cell)
 
 
 def _shares(found: Found, federation: Federation, cell: Callable[[Wanted], str]) -> str:
