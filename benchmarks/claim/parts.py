@@ -75,7 +75,7 @@ def rank() -> Iterator[Wanted]:
 def language() -> Iterator[Wanted]:
     """Yield part (e): two language models."""
     yield from _four(Federation("minilm", 20, 4, "dirichlet", 0.5))
-    yield from _four(Federation("stories", 60, 8, "natural"))
+    yield from _four(Federation("stories", 74, 8, "natural"))
 
 
 PARTS: dict[str, Callable[[], Iterator[Wanted]]] = {
