@@ -59,7 +59,7 @@ def refused(cli: Cli, command: str, changes: list[str], message: str) -> None:
     [
         (("run", "nowhere.toml"), "there is no such file and no such preset"),
         (("run", "broken.toml"), "not valid TOML"),
-        (("config", "paper"), "data.path is missing"),
+        (("config", "paper-cifar10"), "data.path is missing"),
         (("resume", "nowhere"), "nowhere is not a run folder"),
         (("resume", "."), "is not a run folder"),
         (("resume", "damaged"), "config.toml cannot be read"),

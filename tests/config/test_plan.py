@@ -152,13 +152,8 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_settings_make_a_plan(tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    images = [png(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(200)]
-    table = pa.table({"img": images, "fine_label": [row % 100 for row in range(200)]})
-    classes = json.dumps([f"class {label}" for label in range(100)]).encode()
-    for part in ("train", "test"):
-        pq.write_table(table.replace_schema_metadata({"classes": classes}), tmp_path / f"{part}.parquet")
-    made = plan(load("paper", [f"data.path={tmp_path}"]))
+    path = images(tmp_path, {"img": (32, 32, 3)}, "fine_label", 100)
+    made = plan(load("paper-cifar100", [f"data.path={path}"]))
     ranks = {site.weight: (site.rank, site.scale) for site in made.net.sites}
     assert len(ranks) == 19
     assert ranks["layer1.0.conv1.weight"] == (64, 1.0)
@@ -168,6 +163,47 @@ def test_the_published_settings_make_a_plan(tmp_path: Path) -> None:
     factors = tree.size(tree.select(start, made.net.factors))
     assert 0.3 < factors / whole < 0.5
     assert {"conv1.weight", "norm1.weight", "layer1.0.norm1.weight", "fc.weight"} <= made.net.trainable
+
+
+@pytest.mark.parametrize("rank", [16, 64])
+@pytest.mark.parametrize(
+    ("name", "image", "pixels", "sites"),
+    [("paper-cifar10", "img", (32, 32, 3), 11), ("paper-fashion", "image", (28, 28), 11)],
+)
+def test_ranks_and_clients_of_the_published_settings_can_be_set(
+    tmp_path: Path, name: str, image: str, pixels: tuple[int, ...], sites: int, rank: int
+) -> None:
+    path = images(tmp_path, {image: pixels}, "label", 10)
+    changes = ["partition.clients=100", "cohort.size=50", f"lowrank.rank={rank}", f"lowrank.alpha={rank}"]
+    made = plan(load(name, [f"data.path={path}", *changes]))
+    assert {(site.rank, site.scale) for site in made.net.sites} == {(rank, 1.0)}
+    assert (len(made.net.sites), made.clients, made.cohort) == (sites, 100, 50)
+
+
+def test_a_lower_rank_replaces_those_of_single_layers(tmp_path: Path) -> None:
+    path = images(tmp_path, {"img": (32, 32, 3)}, "fine_label", 100)
+    changes = ["rank=32", "alpha=32", 'ranks={"layer*"=32}', 'alphas={"layer*"=32.0}']
+    made = plan(load("paper-cifar100", [f"data.path={path}", *(f"lowrank.{change}" for change in changes)]))
+    assert {(site.rank, site.scale) for site in made.net.sites} == {(32, 1.0)}
+
+
+def test_the_usual_setting_of_the_field_trains_a_tenth_of_its_clients(tmp_path: Path) -> None:
+    path = images(tmp_path, {"img": (32, 32, 3)}, "label", 10, count=1000)
+    made = plan(load("field-cifar10", [f"data.path={path}", "partition.alpha=0.5"]))
+    assert (made.clients, made.cohort, made.partition.settings["alpha"]) == (100, 10, 0.5)
+    assert len(made.net.sites) == 8
+
+
+def images(folder: Path, column: dict[str, tuple[int, ...]], label: str, classes: int, count: int = 200) -> Path:
+    """Write made-up images, of the shape of their column, as train.parquet and test.parquet; return the folder."""
+    draw = np.random.default_rng(0)
+    ((name, shape),) = column.items()
+    values = [png(draw.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
+    table = pa.table({name: values, label: [row % classes for row in range(count)]})
+    names = json.dumps([f"class {index}" for index in range(classes)]).encode()
+    for part in ("train", "test"):
+        pq.write_table(table.replace_schema_metadata({"classes": names}), folder / f"{part}.parquet")
+    return folder
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def test_a_binary_file_is_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_a_file_that_is_not_there_names_the_nearest_preset() -> None:
     with pytest.raises(
-        ConfigError, match=r"no such preset; did you mean 'demo'\? There are: demo, digits, dolly, paper, small"
+        ConfigError,
+        match=r"no such preset; did you mean 'demo'\? There are: demo, digits, dolly, field-cifar10, paper-",
     ):
         load("dem")
 
@@ -165,11 +167,13 @@ def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
 
 
 TEXTS = ["data.path=x", "model.name=hf:y"]
-OPEN = {"paper": ["data.path=x"], "dolly": TEXTS, "sst2": TEXTS, "stories": TEXTS}
+IMAGES = ("field-cifar10", "paper-cifar10", "paper-cifar100", "paper-fashion")
+OPEN = {**{name: ["data.path=x"] for name in IMAGES}, "dolly": TEXTS, "sst2": TEXTS, "stories": TEXTS}
 """The settings that presets require."""
 
 
-def test_every_preset_is_valid_and_starts_with_a_description() -> None:
+def test_every_preset_is_valid_and_starts_with_a_description_and_its_time() -> None:
     for name, toml in presets().items():
         assert toml.startswith("# ")
+        assert re.search(r"\b(seconds|minutes?)\b", toml.partition("rounds = ")[0]), name
         assert load(name, OPEN.get(name, [])).rounds > 0

@@ -1,0 +1,152 @@
+"""The page of results: what was done, on what, and the tables and pictures of every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from claim import pictures, tables, tasks, tuning
+from claim.contenders import BASELINE, Federation
+from claim.parts import Benchmark
+from claim.runs import LAST, Store
+from claim.stats import differences, ratios
+from claim.tables import Found
+from fedloru.files import write_atomic
+
+Draw = Callable[[Figure, str], str]
+"""Saves a picture under a name, and returns its Markdown."""
+
+INTRODUCTION = f"""# Claims, tested
+
+Does low-rank training reach the accuracy of FedAvg with a small part of its bytes? For how many clients, how skewed
+labels, and which data? This page is written by a benchmark:
+
+    python benchmarks/claims.py --data-dir DIR                        # trains the runs that are missing
+    python benchmarks/claims.py --data-dir DIR --docs docs/claims.md  # writes this page
+
+An accuracy is that of the shared model on test examples, averaged over the last {LAST} rounds, and over seeds of the
+partition, the model and the cohorts. ± is half of the 95% interval of Student's t distribution over seeds; differences
+and ratios are paired over shared seeds. A rank is chosen so that the bytes of a method, in both directions and with
+catch-up, are as near as possible to a share of FedAvg's; the first download is not counted. Layers that are too small
+for a rank stay dense, so some shares cannot be reached, and the measured share is shown.
+
+All methods are tuned by the same number of trials, which a table at the end lists with the chosen settings: learning
+rate and clipping first, then the scale α/r and the cycle of methods that have them, or finer learning rates. Trials
+have half as many rounds, one seed, the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are scored on a fifth
+of the training examples, which they do not train on. Where every seed has its own split, as for heart disease, trials
+have another one, whose rows may be test rows of the others. A run that diverges has the accuracy of chance.
+"""
+
+
+def write(path: Path, benchmarks: Mapping[str, Benchmark]) -> None:
+    """Write the page of all parts, and its pictures into the folder ``pictures`` next to it."""
+
+    def draw(figure: Figure, name: str) -> str:
+        pictures.save(figure, path.parent / "pictures" / f"claims-{name}.png")
+        return f"![{name.replace('-', ' ')}](pictures/claims-{name}.png)\n"
+
+    parts = [INTRODUCTION, provenance(benchmarks)]
+    for name, benchmark in benchmarks.items():
+        found = dict(benchmark.results())
+        missing = benchmark.missing()
+        parts.append(f"## {TITLES[name]}\n")
+        parts.append(f"At most {missing:,} runs are missing.\n" if missing else "All runs are complete.\n")
+        if found:
+            parts += SECTIONS[name](found, draw)
+    trials = {pair: each for benchmark in benchmarks.values() for pair, each in benchmark.trials().items()}
+    parts += ["## Tuned settings\n", tables.settings(trials)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "\n".join(parts).encode())
+
+
+def provenance(benchmarks: Mapping[str, Benchmark]) -> str:
+    """Return a sentence on the number of runs in the store, their commits, processors and time."""
+    store: Store = next(iter(benchmarks.values())).store
+    records = store.records.values()
+    commits = sorted({f"`{record['commit']}`" for record in records})
+    processors = sorted({record["result"]["processor"] for record in records})
+    hours = sum(record["result"]["seconds"] for record in records) / 3600
+    return (
+        f"{len(records):,} runs, {hours:.1f} hours of one core of {', '.join(processors)}, at {', '.join(commits)}.\n"
+    )
+
+
+def federations(found: Found) -> dict[str, list[Federation]]:
+    """Return the federations by task."""
+    here = dict.fromkeys(wanted.federation for wanted in found)
+    return {task: [each for each in here if each.task == task] for task in dict.fromkeys(each.task for each in here)}
+
+
+def accuracy(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield part (a): tables per federation, and a picture per task."""
+    yield (
+        "A cell has the accuracy in %, in brackets its difference to FedAvg's, and the measured share of FedAvg's "
+        "bytes. The second table has the lead of the recommended method over each other at the same share.\n"
+    )
+    for task, here in federations(found).items():
+        yield f"### {tasks.TASKS[task].title}\n"
+        if drawn := [federation for federation in here if tables.find(found, federation, BASELINE)]:
+            yield draw(pictures.against_bytes(found, drawn), f"bytes-{task}")
+        for federation in here:
+            yield f"**{federation.title}**\n"
+            yield tables.by_share(found, federation)
+            yield tables.behind_recommended(found, federation)
+
+
+def clients(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield part (b): ratios to FedAvg's accuracy by the number of clients."""
+    yield "FedAvg's accuracy in %, and the accuracy of other methods divided by it.\n"
+    yield tables.compared(found, "clients", ratios, 3)
+    for task, here in federations(found).items():
+        for name, part in (("half", 2), ("tenth", 10)):
+            if chosen := [each for each in here if each.clients == part * each.cohort]:
+                figure = pictures.against(found, chosen, lambda each: each.clients, f"clients, a {name} takes part")
+                yield draw(figure, f"clients-{task}-{name}")
+
+
+def skew(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield part (c): differences to FedAvg's accuracy by label skew."""
+    yield "FedAvg's accuracy in %, and the difference of other methods to it, in points.\n"
+    yield tables.compared(found, "partition", differences, 1)
+    for task, here in federations(found).items():
+        if drawn := [each for each in here if each.alpha]:
+            yield draw(pictures.against(found, drawn, lambda each: each.alpha, "Dirichlet α"), f"skew-{task}")
+
+
+def rank(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield part (d): ranks of the total update, and gains by round."""
+    yield (
+        "The numerical rank counts singular values of W_T − W₀ above 0.001 of the largest. The gain is how fast a step "
+        "decreases the loss, relative to a step of dense training at the same rate.\n"
+    )
+    yield tables.ranks(found)
+    for task, here in federations(found).items():
+        own = {wanted: results for wanted, results in found.items() if wanted.federation in here}
+        yield draw(pictures.gains(own), f"gains-{task}")
+
+
+def language(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield part (e): the accuracies of language models."""
+    for here in federations(found).values():
+        for federation in here:
+            yield f"**{tasks.TASKS[federation.task].title}, {federation.title}**\n"
+            yield tables.by_share(found, federation)
+
+
+TITLES = {
+    "a": "Accuracy against bytes",
+    "b": "More clients with the same data",
+    "c": "Label skew",
+    "d": "The rank of what is learned, and the gain of a step",
+    "e": "Language models",
+}
+SECTIONS: dict[str, Callable[[Found, Draw], Iterator[str]]] = {
+    "a": accuracy,
+    "b": clients,
+    "c": skew,
+    "d": rank,
+    "e": language,
+}
+"""What every part shows."""

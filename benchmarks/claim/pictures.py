@@ -1,0 +1,91 @@
+"""The pictures of the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from claim.contenders import BASELINE, CONTENDERS, Federation
+from claim.parts import Wanted
+from claim.stats import Interval, interval, ratios
+from claim.tables import Found, accuracies, find, share_of
+from fedloru.analysis.figures import FORMATS, legend, logarithmic, panels, paper_style
+from fedloru.analysis.pictures import MARKS
+from fedloru.files import write_atomic
+from fedloru.report import style
+
+Points = Sequence[tuple[float, Interval]]
+LOOKS = {name: (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)]) for n, name in enumerate(CONTENDERS)}
+"""The colour and the mark of every contender, the same in all pictures."""
+
+
+@paper_style()
+def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
+    """Plot accuracies against the measured share of FedAvg's bytes, one panel per federation of a task."""
+    figure, axes = panels(len(federations), 2.0)
+    for each, federation in zip(axes, federations, strict=True):
+        here = [wanted for wanted in found if wanted.federation == federation]
+        for contender in dict.fromkeys(wanted.contender for wanted in here):
+            own = [wanted for wanted in here if wanted.contender == contender]
+            at = [(share_of(found, wanted), interval(list(accuracies(found[wanted]).values()))) for wanted in own]
+            _line(each, contender, [(100 * share, value) for share, value in at if share is not None])
+        each.set(ylabel="test accuracy, %", xlabel=f"bytes, % of FedAvg's ({federation.title})")
+        logarithmic(each, "x")
+    legend(axes[0], 2)
+    return figure
+
+
+@paper_style()
+def against(found: Found, federations: Sequence[Federation], x: Callable[[Federation], float], xlabel: str) -> Figure:
+    """Plot the accuracy relative to FedAvg's against a property of the federation, one line per contender."""
+    figure, (axes,) = panels()
+    for contender in dict.fromkeys(wanted.contender for wanted in found if wanted.contender != BASELINE):
+        points = []
+        for federation in federations:
+            own, whole = find(found, federation, contender), find(found, federation, BASELINE)
+            if ratio := ratios(accuracies(own), accuracies(whole)):
+                points.append((x(federation), ratio))
+        _line(axes, contender, sorted(points))
+    axes.axhline(1, color=style.MUTED, linewidth=0.6)
+    axes.set(xlabel=xlabel, ylabel="accuracy / FedAvg's")
+    logarithmic(axes, "x")
+    legend(axes, 2)
+    return figure
+
+
+@paper_style()
+def gains(found: Mapping[Wanted, dict[int, dict[str, list[float]]]]) -> Figure:
+    """Plot the gain by round for the first seed of every contender."""
+    figure, (axes,) = panels()
+    for wanted, results in found.items():
+        values = next((result["gains"] for result in results.values() if "gains" in result), [])
+        if values and wanted.contender != BASELINE:
+            label = CONTENDERS[wanted.contender].label
+            axes.plot(range(len(values)), values, color=LOOKS[wanted.contender][0], label=label)
+    axes.set(xlabel="round", ylabel="gain ⟨D, G⟩ / ‖G‖$^2$")
+    logarithmic(axes, "y")
+    legend(axes, 2)
+    return figure
+
+
+def _line(axes: Axes, contender: str, points: Points) -> None:
+    if not points:
+        return
+    colour, mark = LOOKS[contender]
+    x, values = [x for x, _ in points], [value for _, value in points]
+    means, halves = [value.mean for value in values], [value.half or 0.0 for value in values]
+    label = CONTENDERS[contender].label
+    axes.errorbar(x, means, halves, fmt=f"{mark}-", color=colour, label=label, elinewidth=0.8)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; equal data gives equal bytes."""
+    data = io.BytesIO()
+    with paper_style():
+        figure.savefig(data, format="png", metadata=FORMATS[".png"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data.getvalue())
