@@ -157,7 +157,7 @@ def test_trials_never_see_the_test_examples() -> None:
 
 
 def test_the_configuration_names_a_run(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Job(SMALL, "fedloru", 2, Tuned(0.1), 0)
+    job = Job(SMALL, "fedloru-paper", 2, Tuned(0.1), 0)
     others = [job._replace(seed=1), job._replace(rank=3), job._replace(validation=True), job._replace(diagnosed=True)]
     others += [job._replace(tuned=Tuned(0.1, cycle=3)), job._replace(federation=SMALL._replace(alpha=2.0))]
     assert len({each.key for each in [job, *others]}) == 7

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedloru import config as configs
 from fedloru.cli.app import say
-from fedloru.method import Profile
+from fedloru.method import Profile, is_merge_round
 from fedloru.report import units
 from fedloru.report.profiles import CAPTION, table
 from fedloru.run import profiles
@@ -44,7 +44,7 @@ def show(source: str | None, overrides: Sequence[str]) -> None:
         console.print(by_profile)
     for note in notes(plan):
         say(f"Note: {note}")
-    for line in _comparison(plan, cohorts, by_round):
+    for line in [*_catch_up(plan), *_comparison(plan, cohorts, by_round)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -81,6 +81,18 @@ def _by_profile(plan: Plan, cohorts: list[list[int]], accounts: list[dict[Profil
 
 def _megabytes(down: float, up: float) -> list[str]:
     return [f"{count / 1e6:,.3f}" for count in (down, up, down + up)]
+
+
+def _catch_up(plan: Plan) -> Iterator[str]:
+    """Yield how many increments clients miss on average, if the method merges."""
+    cycle = plan.method.traits.cycle
+    merges = 0 if cycle is None else sum(is_merge_round(cycle, round) for round in range(1, plan.rounds + 1))
+    if merges:
+        apart = plan.clients / plan.cohort
+        yield (
+            f"{merges:,} merges in {plan.rounds:,} rounds: a client takes part every {apart:.3g} rounds on average, "
+            f"and catches up with {apart * merges / plan.rounds:.2g} increments each time."
+        )
 
 
 def _comparison(plan: Plan, cohorts: list[list[int]], by_round: list[Traffic]) -> list[str]:

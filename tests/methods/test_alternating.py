@@ -208,3 +208,42 @@ def test_without_memory_clients_keep_nothing() -> None:
     net, method = small_net(), methods.fedloru(local="dense", memory=0)
     _, own = sent(net, method, method.init(net, 3), changes(net, 0), {})
     assert own == {}
+
+
+def test_rounds_on_a_constant_gradient_are_a_power_iteration() -> None:
+    """Clients that step along one matrix G fix its leading singular vectors in the end."""
+    net, method = small_net(), methods.fedloru(recipe="alternating", tau=1)
+    state = method.init(net, 3)
+    g = {s.weight: decaying(s) for s in net.sites}
+    for _ in range(12):
+        down = method.down(net, state, ())
+        up = dict(down.shared)
+        for site in net.sites:
+            gradient = g[site.weight]
+            if site.b in up:
+                up[site.b] = -(gradient @ down.base[site.a].flatten(1).T).view(up[site.b].shape)
+            else:
+                up[site.a] = -(down.base[site.b].flatten(1).T @ gradient).view(up[site.a].shape)
+        state = method.server(net, state, method.reduce(net, state, down, [Up(up)], [1.0]))
+    for site in net.sites:
+        fixed = state.base[site.a].flatten(1)
+        _, _, right = torch.linalg.svd(g[site.weight], full_matrices=False)
+        captured = (right[:4] @ fixed.T).norm(dim=1)  # q = 2r = 4
+        assert torch.allclose(captured, torch.ones(4, dtype=torch.float64), atol=1e-3)
+
+
+def decaying(site: lowrank.Site) -> Tensor:
+    """Return a matrix with the singular values 1, 1/2, 1/4, …, but 0 after the q-th."""
+    generator = torch.Generator().manual_seed(len(site.weight))
+    u, _, v = torch.linalg.svd(torch.randn(site.o, site.i, generator=generator, dtype=torch.float64))
+    return sum(0.5**j * torch.outer(u[:, j], v[j]) for j in range(min(site.o, 4)))  # type: ignore[return-value]
+
+
+def test_the_gain_after_a_reset_of_the_published_recipe() -> None:
+    """E s²‖GAᵀ‖²/‖G‖² = s² r/(3i), which docs/theory.md compares with the alternating recipe."""
+    site = lowrank.Site("w", "w.a", "w.b", (20, 50), 3, 2.0)
+    like = {key: torch.zeros(()) for key in site.keys}
+    gradient = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    draws = [lowrank.init_factors([site], 0, version, like)["w.a"] for version in range(400)]
+    gains = torch.stack([4 * (gradient @ a.T).square().sum() / gradient.square().sum() for a in draws])
+    assert float(gains.mean()) == pytest.approx(4 * 3 / (3 * 50), rel=0.03)
