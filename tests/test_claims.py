@@ -184,7 +184,7 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
     text = page.read_text("utf-8")
     assert "All runs are complete." in text
-    table = [line for line in text.splitlines() if line.startswith("| FedLoRU, best τ | ")]
+    table = [line for line in text.splitlines() if line.startswith("| FedLoRU as published, best τ | ")]
     assert "±" in table[0] and " %" in table[0]
     leads = [line for line in text.splitlines() if line.startswith("| FedLoRA | ")][1]
     trials = {name: tuning.trials(SMALL, name, Store(tmp_path / "out"), NOWHERE).best for name in CHOSEN[1:]}

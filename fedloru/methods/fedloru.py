@@ -29,7 +29,6 @@ Recipe = Literal["alternating", "paper"]
     source="2409.12371",
     cases={
         "": {"tau": 1},
-        "tau": {"tau": 2},
         "dense": {"tau": 2, "local": "dense"},
         "paper": {"recipe": "paper", "tau": 2},
         "list": {"recipe": "paper", "tau": [2, 3]},

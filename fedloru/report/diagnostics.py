@@ -45,8 +45,18 @@ def caption(records: Records, kind: str = "effective") -> str:
     """Return the caption of ``ranks``, which says if sites are omitted."""
     sites, limit = len(measured(records)), len(style.CLASSES)
     shown = f"for the {limit} of {sites} sites with the largest rank" if sites > limit else "at each site"
-    matrices = "the total update Wₜ − W₀, each increment, and the update of one client per round"
-    return f"{RANKS[kind]} of {matrices}, {shown}."
+    matrices = "the total update Wₜ − W₀, increments, and updates of one client"
+    return f"{RANKS[kind]} of {matrices}, {shown}. {coverage(records)}".strip()
+
+
+def coverage(records: Records) -> str:
+    """Return a sentence on the rounds that have diagnostics, "" if all have."""
+    rounds = len(records.rounds)
+    recorded = sum(bool(row.get("diagnostics") or row.get("sites")) for row in records.rounds)
+    if recorded == rounds:
+        return ""
+    share = "so that diagnostics take about 1 % of the work; eval.diagnostics_every = 1 records every round"
+    return f"Recorded in {recorded:,} of {rounds:,} rounds, {share}."
 
 
 def ranks(records: Records, kind: str = "effective") -> go.Figure:

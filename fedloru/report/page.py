@@ -137,7 +137,7 @@ def _diagnostics(records: Records) -> Iterator[str]:
         yield _figure(
             "Per-round diagnostics",
             diagnostics.diagnostics(records),
-            "One value per round for the whole model.",
+            f"One value per round for the whole model. {diagnostics.coverage(records)}".strip(),
             wide=True,
         )
 

@@ -49,6 +49,9 @@ class UpdateStatistics:
 
     def add(self, down: Down, ups: Sequence[Up], weights: Sequence[float]) -> None:
         """Add the messages of one chunk."""
+        fixed = tree.select(down.base, self.net.factors & down.base.keys())
+        down = down._replace(shared=down.shared | fixed)
+        ups = [up._replace(shared=up.shared | fixed) for up in ups]
         self.first = self.first or (down.shared, ups[0].shared)
         for shapes, group in groupby((up.shared for up in ups), _shapes):
             keys = [k for k in shapes if k not in self.net.buffers and k in down.shared]
@@ -160,7 +163,8 @@ def total_ranks(net: Net, first: State, state: State) -> Ranks:
 
     As long as nothing has been merged into a frozen weight, they are those of its factors.
     """
-    live = state.shared if net.factors <= state.shared.keys() else {}
+    whole = state.base | state.shared
+    live = whole if net.factors & state.shared.keys() and net.factors <= whole.keys() else {}
     unchanged = [site for site in net.sites if live and _same(first.base, state.base, site.weight)]
     found = increment_ranks(unchanged, live)
     rest = [site for site in net.sites if site not in unchanged]

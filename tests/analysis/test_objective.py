@@ -19,7 +19,7 @@ from tests.analysis.nets import build, data, flat, mlp, small
 def test_factors_are_merged_and_dropout_is_off() -> None:
     model = build(lambda: nn.Sequential(mlp(), nn.Dropout(0.5)))
     net = nets.attach(model, rank=2, targets=["0.1"], dropout=0.5)
-    method = fedloru(init="both")
+    method = fedloru(recipe="paper", init="both")
     tensors = shared_model(net, method, method.init(net, 0))
     o = objective(net, tensors, data())
     assert [tuple(p.shape) for p in o.params.values()] == [(9, 16), (9,), (4, 9), (4,)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedloru import tree
 from fedloru.engine import choose
 from fedloru.method import State
 from tests.laws.cases import World, world
@@ -53,7 +54,10 @@ def test_the_table_is_folded_and_not_vmapped(cell: World) -> None:
     assert chosen.reason.endswith("by fold")
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedloru"])
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-paper"])
 def test_float32_agrees_to_rounding(method: str, model: str) -> None:
+    """The fixed factors of a square matrix span everything, so their signs may differ, but not what is trained."""
     cell = world(method, model, torch.float32)
-    assert largest_difference(cell.rounds(2), cell.rounds(2, "fused")) < 1e-4
+    states = [cell.rounds(2), cell.rounds(2, "fused")]
+    fixed = {key for site in cell.net.sites for key in site.keys} & states[0].base.keys()
+    assert largest_difference(*(state._replace(base=tree.omit(state.base, fixed)) for state in states)) < 1e-4

@@ -24,6 +24,14 @@ def test_only_the_sites_with_the_largest_ranks_are_plotted(records: Records) -> 
     assert "10 of 30 sites" in diagnostics.caption(many)
 
 
+def test_captions_say_which_rounds_have_diagnostics(records: Records) -> None:
+    rounds, recorded = len(records.rounds), [row for row in records.rounds if row.get("sites")]
+    assert diagnostics.coverage(records._replace(rounds=recorded)) == ""
+    some = [row if row["round"] % 10 == 0 else row | {"diagnostics": {}, "sites": {}} for row in records.rounds]
+    sentence = f"Recorded in {rounds // 10} of {rounds} rounds, so that diagnostics take about 1 % of the work; "
+    assert sentence in diagnostics.caption(records._replace(rounds=some))
+
+
 def test_overlaps_of_column_and_row_spaces_have_separate_subplots(records: Records) -> None:
     assert not diagnostics.compared(records)
     overlap = {"overlap_columns": 0.7, "overlap_rows": 0.1}

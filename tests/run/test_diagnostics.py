@@ -154,7 +154,7 @@ def test_increments_of_full_rank_have_no_overlap() -> None:
     assert overlaps(n, *drawn)["weight"].keys() == {"overlap_rows"}
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-exact", "pfedloru", "mfedloru"])
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "fedloru-paper", "fedloru-exact", "pfedloru", "mfedloru"])
 def test_a_run_records_diagnostics_and_they_do_not_change_training(method: str) -> None:
     cell = world(method, "cnn-batch", torch.float32)
     noted, plain = Run(plan(cell, diagnostics_every=1)), Run(plan(cell, diagnostics=False))
@@ -167,7 +167,13 @@ def test_a_run_records_diagnostics_and_they_do_not_change_training(method: str) 
     for row in rows:
         merge = "loss_before_merge" in row["diagnostics"]
         assert merge == row["merged"]
-    if method in ("fedloru", "pfedloru"):
+    if method == "fedloru":  # the fixed factor is that of the previous increment, and averages are exact
+        for row in rows:
+            site = row["sites"]["conv2.weight"]
+            assert site["aggregation_gap"] == pytest.approx(0, abs=1e-9)
+            assert site["effective_rank_increment"] > 1 and site["effective_rank_client"] > 1
+            assert "overlap_columns" not in site
+    if method in ("fedloru-paper", "pfedloru"):
         merges = [row["diagnostics"] for row in rows if row["merged"]]
         assert all(m["loss_after_merge"] == pytest.approx(m["loss_before_merge"], abs=1e-5) for m in merges)
         first, second = (row["sites"]["conv2.weight"] for row in rows if row["merged"] and row["version"] < 3)

@@ -12,6 +12,7 @@ import fedloru as fl
 from fedloru.cli import app
 from fedloru.method import planned
 from fedloru.run.notes import merge_notes
+from fedloru.settings.types import RunSize
 
 SHORT = ["-s", "rounds=2", "-s", "method.tau=2", "-s", "data.test_fraction=0.5", "-s", "client.steps=1"]
 NOTE = "no merge falls before the last of 2 rounds (the cycle is 2), so fedloru trains like FedLoRA"
@@ -48,7 +49,7 @@ def test_the_folder_records_the_settings_that_were_chosen(tmp_path: Path) -> Non
 
 
 def test_a_run_of_one_round_is_not_told_to_choose_a_shorter_cycle() -> None:
-    (note,) = merge_notes(planned(fl.fedloru(recipe="paper"), 1), 1)
+    (note,) = merge_notes(planned(fl.fedloru(recipe="paper"), RunSize(1)), 1)
     assert note.startswith("no merge falls before the only round") and note.endswith(": train for more rounds")
 
 
