@@ -78,7 +78,8 @@ class Collector:
         for job, result in zip(jobs, results, strict=True):
             if result.client_state:  # a view would keep the whole chunk alive
                 self.client_state[job.client] = tree.clone(result.client_state)
-        self.collect(down, ups, weights, [result.loss for result in results])
+        origin = self.task.channel.answered(down, jobs[0].profile)
+        self.collect(origin, ups, weights, [result.loss for result in results])
 
     def collect(self, down: Down, ups: Sequence[Up], weights: Sequence[float], losses: Sequence[float]) -> None:
         """Add the messages of clients of one profile, as the server received them, to the total."""

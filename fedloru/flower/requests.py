@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 class _Down(NamedTuple):
     data: bytes
-    received: Down
+    answered: Down
     traffic: Traffic
 
 
@@ -61,7 +61,7 @@ class Requests:
         )
         content = Enclosed(protocol.text(order), sync + down.data)
         traffic = down.traffic + self._sync_traffic(invited.sync, len(sync))
-        return Request(content, answer_hash(*content), down.received, self.spec(invited.profile), traffic)
+        return Request(content, answer_hash(*content), down.answered, self.spec(invited.profile), traffic)
 
     def spec(self, profile: Profile) -> MessageSpec:
         """Return what the messages of a client of ``profile`` contain."""
@@ -81,7 +81,8 @@ class Requests:
             _, received = wire.decode_down(data, self.spec(profile))
             elided = elide(net, sent)
             parts = wire.kinds(net, elided.shared, elided.aux, codec)
-            known[profile] = _Down(data, received, Traffic().message("down", parts, codec, length=len(data)))
+            answered = wire.answered(received._replace(shared=sent.shared, aux=sent.aux), received, codec)
+            known[profile] = _Down(data, answered, Traffic().message("down", parts, codec, length=len(data)))
         return known[profile]
 
     def _sync(self, state: State, sync: Sync) -> bytes:

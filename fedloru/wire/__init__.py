@@ -18,6 +18,7 @@ from fedloru.wire.exchange import decode_down, decode_sync, decode_up, encode_do
 from fedloru.wire.header import Header, check
 from fedloru.wire.ledger import Ledger, Sync, base_hash, catch_up, since
 from fedloru.wire.message import FORMAT, decode, encode
+from fedloru.wire.sections import answered
 from fedloru.wire.spec import MessageSpec, Spec
 from fedloru.wire.traffic import KINDS, Traffic, kinds
 
@@ -33,6 +34,7 @@ __all__ = [
     "Spec",
     "Sync",
     "Traffic",
+    "answered",
     "base_hash",
     "catch_up",
     "check",

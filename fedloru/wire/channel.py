@@ -19,7 +19,7 @@ from fedloru.wire.codec import payload
 from fedloru.wire.exchange import down_header, sync_length
 from fedloru.wire.header import Header
 from fedloru.wire.ledger import Sync
-from fedloru.wire.sections import down_sections, elide, received, replied, sync_outline, up_sections
+from fedloru.wire.sections import answered, down_sections, elide, received, replied, sync_outline, up_sections
 from fedloru.wire.traffic import Direction, Traffic, kinds
 
 
@@ -35,6 +35,7 @@ class Channel:
         self.net, self.method, self.run, self.codec = net, method, run, codec
         self.measured = round_trip
         self.accounts: defaultdict[Profile, Traffic] = defaultdict(Traffic)
+        self._answered: dict[Profile, Down] = {}
         self._sync_round = 0
         self._sync_lengths: dict[tuple[bool, bool, int], int] = {}
 
@@ -58,7 +59,14 @@ class Channel:
         self._count(profile, "down", sent, message.length * clients, clients)
         arrived = received(self.net, header, message.tensors, down)
         shared, aux = _like(arrived.shared, down.shared), _like(arrived.aux, down.aux)
-        return arrived._replace(shared=shared, aux=aux, base=down.base)
+        arrived = arrived._replace(shared=shared, aux=aux, base=down.base)
+        sent = down._replace(seed=arrived.seed, round=arrived.round, version=arrived.version)
+        self._answered[profile] = answered(sent, arrived, self.codec)
+        return arrived
+
+    def answered(self, down: Down, profile: Profile) -> Down:
+        """Return the message to which the server takes replies to ``down`` to refer, the last one to this profile."""
+        return self._answered.get(profile, down)
 
     def up(
         self,
@@ -102,7 +110,8 @@ class Channel:
         for _, alike in groupby(pairs, key=lambda pair: _shapes(pair[0])):
             group = list(alike)
             self._count(profile, "up", group[0][0], sum(message.length for _, message in group), len(group))
-        arrived = [(up, replied(message.tensors, up, down)) for up, message in pairs]
+        origin = self.answered(down, profile)
+        arrived = [(up, replied(message.tensors, up, origin)) for up, message in pairs]
         return [Up(_like(got.shared, up.shared), _like(got.aux, up.aux)) for up, got in arrived]
 
     def sync(self, sync: Sync, state: State, profile: Profile = ()) -> None:

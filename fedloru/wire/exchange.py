@@ -117,7 +117,7 @@ def decode_up(
     Args:
         data: the message.
         spec: what a message of this run contains.
-        down: the message to which the client replies, as it arrived.
+        down: the message to which the client replies, as the server takes replies to refer to it (``answered``).
         round: the round that the server trains.
         version: the version of the server's base.
         client: the client from which the reply was received; by default any.

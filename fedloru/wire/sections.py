@@ -18,6 +18,7 @@ from fedloru.method import Down, State, Up
 from fedloru.net import Net
 from fedloru.rng import gen
 from fedloru.tree import Params
+from fedloru.wire.codec import find
 from fedloru.wire.grid import increment_widths, outline, pack, unpack, widths
 from fedloru.wire.header import Header, reject
 from fedloru.wire.ledger import Sync
@@ -65,6 +66,15 @@ def received(net: Net, header: Header, sections: Mapping[str, Params], like: Par
         shared = dict(sorted(shared.items()))
     aux = unpack(sections.get("aux", {}), like.aux)
     return Down(shared, aux, header.seed, header.round, header.version, header.fresh)
+
+
+def answered(sent: Down, arrived: Down, codec: str) -> Down:
+    """Return the message to which the server takes replies to refer.
+
+    With integer codes, replies have differences from what arrived. The server adds them to the values that it has sent,
+    before they were rounded: so the rounding of one round is not part of the next one.
+    """
+    return sent if find(codec).bits else arrived
 
 
 def replied(sections: Mapping[str, Params], like: Parts | Up, down: Down) -> Up:

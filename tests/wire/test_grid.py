@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from wire_toy import merged, noise, random_factors, small_net, start, toy
 
-from fedloru import lowrank, tree
+from fedloru import lowrank, methods, tree
 from fedloru.errors import WireError
 from fedloru.method import Down, Up
 from fedloru.rng import gen
@@ -250,3 +250,16 @@ def test_a_codec_of_another_package_may_have_codes(monkeypatch: pytest.MonkeyPat
     assert torch.allclose(down.shared["0.a"], down_of("int4")[1].shared["0.a"], rtol=2**-8)  # scales are bf16 too
     with pytest.raises(WireError, match="bits = 3; expected 4, 8, or 0"):
         find("three")
+
+
+def test_rounding_down_is_not_carried_into_the_next_round() -> None:
+    """A client that changes nothing sends codes of 0, which the server adds to its own values, not to the rounded ones."""
+    net, method = small_net(), methods.fedlora()
+    state = method.init(net, 3)
+    shared = {key: value + 0.1 * torch.rand(value.shape) for key, value in state.shared.items()}
+    state = state._replace(round=1, shared=shared)
+    channel = Channel(net, "fedlora", "run", "int4")
+    arrived = channel.down(method.down(net, state, ()), state, 1)
+    assert not tree.equal(tree.select(arrived.shared, net.factors), tree.select(shared, net.factors))
+    up = channel.up(Up(arrived.shared), arrived, 0, 2, 0, {"weight": 1.0, "loss": 0.0})
+    assert tree.equal(tree.select(up.shared, net.factors), tree.select(shared, net.factors))
