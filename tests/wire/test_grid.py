@@ -253,7 +253,7 @@ def test_a_codec_of_another_package_may_have_codes(monkeypatch: pytest.MonkeyPat
 
 
 def test_rounding_down_is_not_carried_into_the_next_round() -> None:
-    """A client that changes nothing sends codes of 0, which the server adds to its own values, not to the rounded ones."""
+    """The server adds what a client has changed to its own values, not to the rounded ones."""
     net, method = small_net(), methods.fedlora()
     state = method.init(net, 3)
     shared = {key: value + 0.1 * torch.rand(value.shape) for key, value in state.shared.items()}
