@@ -1,15 +1,15 @@
 """Test the claims of federated low-rank training on real data: accuracy against MB, clients, skew, rank, texts.
 
     python benchmarks/claims.py --data-dir DIR [--part a,b,c,d,e] [--task NAME,…] [--method NAME,…] [--seeds 3]
-        [--jobs 2] [--out benchmarks/results/claims] [--docs docs/claims.md]
+        [--jobs 2] [--out benchmarks/results/claims] [--docs docs/claims.md] [--readme README.md]
 
 Part a compares all methods by accuracy and bytes, b divides the same data among more clients, c varies the label skew,
 d looks at the rank of what is learned and at the share of the gradient that a method follows, and e trains two language
 models. Every method is tuned by the same number of trials before its runs.
 
 Every run is saved when it ends, and is not repeated: stop the benchmark at any time, and start it again. ``--jobs`` is
-the number of processes, with one thread each. ``--docs`` trains nothing: it writes the page from the runs that are
-there.
+the number of processes, with one thread each. ``--docs`` and ``--readme`` train nothing: they write the page, and an
+overview, from the runs that are there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from claim import page, tasks
+import markers
+from claim import page, tables, tasks
 from claim.contenders import CONTENDERS
 from claim.parts import PARTS, Benchmark
 from claim.runs import Job, Store, train
@@ -85,9 +86,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/claims"), help="the folder of the runs")
     parser.add_argument("--docs", type=Path, help="only write this page, and its pictures next to it")
+    parser.add_argument("--readme", type=Path, help="only put an overview of part a into this page")
     arguments = parser.parse_args()
     if min(arguments.seeds, arguments.jobs) < 1:
         parser.error(f"--seeds and --jobs must be at least 1, got {arguments.seeds} and {arguments.jobs}")
+    if arguments.readme and (problem := markers.problem(arguments.readme, "claims")):
+        parser.error(problem)
+    if arguments.readme and "a" not in arguments.part:
+        parser.error("--readme shows part a: add it to --part")
     return arguments
 
 
@@ -117,6 +123,9 @@ def main() -> None:
         benchmarks[part] = Benchmark(wanted, arguments.seeds, store, arguments.data_dir)
     if arguments.docs:
         page.write(arguments.docs, benchmarks)
+    if arguments.readme:
+        markers.put(arguments.readme, "claims", tables.overview(dict(benchmarks["a"].results())).rstrip())
+    if arguments.docs or arguments.readme:
         return
     start = time.monotonic()
     try:

@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import markers
 from peer import split, table, workloads
 from peer.processes import Driver, PeerError, Process
 
@@ -145,7 +146,7 @@ def parse() -> argparse.Namespace:
             parser.error(f"--only {pattern} matches none of {', '.join(known)}")
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
-    if arguments.readme and (problem := table.problem(arguments.readme)):
+    if arguments.readme and (problem := markers.problem(arguments.readme, table.MARKER)):
         parser.error(problem)
     if arguments.out is None:  # a part does not replace the results that the README shows
         part = arguments.short or arguments.only
@@ -167,7 +168,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"saved to {arguments.out}")
     if arguments.readme:
-        table.put(arguments.readme, table.markdown(found))
+        markers.put(arguments.readme, table.MARKER, table.markdown(found))
 
 
 if __name__ == "__main__":

@@ -319,3 +319,19 @@ def test_missing_values_of_patients_are_filled_by_the_median_of_training_rows(tm
     known = read.train["x"][read.train["x"][:, 13] < 0, 0]
     assert filled.unique().numel() == 1 and float(filled[0]) == pytest.approx(float(known.median()))
     assert not torch.equal(read.test["x"], data.heart(tmp_path, 1).test["x"])
+
+
+def test_the_overview_is_put_between_the_comments_of_a_page(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tables, "OVERVIEW", (("fedlora", 0.4), ("fedloru-paper-best", 0.4)))
+    start(monkeypatch, tmp_path / "out")
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n")
+    assert start(monkeypatch, tmp_path / "out", "--readme", str(page)) == []
+    lines = page.read_text("utf-8").splitlines()
+    assert lines[:2] == ["before", "<!-- claims -->"] and lines[-2:] == ["<!-- /claims -->", "after"]
+    assert lines[2].startswith("| data; clients | FedAvg | FedLoRA, 40 % |") and "old" not in lines
+    assert lines[4].count(" | ") == 3 and "–" not in lines[4]
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "out", "--readme", str(tmp_path / "missing.md"))

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / "peer")]
 
+import markers  # noqa: E402
 import peers  # noqa: E402
 from peer import split, table, workloads  # noqa: E402
 from peer.processes import Driver, PeerError, python  # noqa: E402
@@ -28,7 +29,7 @@ def test_the_table_of_the_readme_is_the_one_that_was_measured(tmp_path: Path) ->
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     page = tmp_path / "README.md"
     page.write_text(readme, encoding="utf-8")
-    table.put(page, table.markdown(measured))
+    markers.put(page, table.MARKER, table.markdown(measured))
     assert page.read_text(encoding="utf-8") == readme
 
 
@@ -36,8 +37,8 @@ def test_the_table_of_the_readme_is_the_one_that_was_measured(tmp_path: Path) ->
 def test_a_page_without_markers_is_refused(text: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
-    assert "needs one line <!-- peers -->" in str(table.problem(page))
-    assert "there is no page" in str(table.problem(tmp_path / "missing.md"))
+    assert "needs one line <!-- peers -->" in str(markers.problem(page, table.MARKER))
+    assert "there is no page" in str(markers.problem(tmp_path / "missing.md", table.MARKER))
 
 
 @pytest.mark.parametrize(

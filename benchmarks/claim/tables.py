@@ -8,6 +8,7 @@ from typing import Any
 from claim.contenders import BASELINE, CONTENDERS, RECOMMENDED, Federation
 from claim.parts import Pair, Results, Wanted
 from claim.stats import Interval, differences, interval, ratios
+from claim.tasks import TASKS
 from claim.tuning import Trials
 
 Found = Mapping[Wanted, Results]
@@ -87,6 +88,28 @@ def _shares(found: Found, federation: Federation, cell: Callable[[Wanted], str])
         cells = {wanted.share: cell(wanted) for wanted in here if wanted.contender == contender}
         rows.append([CONTENDERS[contender].label, *(cells.get(share, "") for share in shares)])
     return grid(["method", *(f"{100 * share:g} %" for share in shares)], rows)
+
+
+OVERVIEW = (
+    ("fedlora", 0.05),
+    ("fedlmt", 0.05),
+    ("fedmud", 0.05),
+    ("fedloru-paper", 0.05),
+    ("fedloru", 0.05),
+    ("fedloru-int4", 0.02),
+)
+"""The contenders in the overview, each at a share of FedAvg's bytes."""
+
+
+def overview(found: Found) -> str:
+    """Return one row per federation: FedAvg's accuracy in %, and those of some contenders at a share of its bytes."""
+    rows = []
+    for federation in dict.fromkeys(wanted.federation for wanted in found):
+        cells = [find(found, federation, BASELINE), *(find(found, federation, *each) for each in OVERVIEW)]
+        shown = [interval(list(accuracies(results).values())).shown() if results else "–" for results in cells]
+        rows.append([f"{TASKS[federation.task].title}; {federation.title}", *shown])
+    heads = [f"{CONTENDERS[contender].label}, {100 * share:g} %" for contender, share in OVERVIEW]
+    return grid(["data; clients", CONTENDERS[BASELINE].label, *heads], rows)
 
 
 def compared(found: Found, title: str, compare: Callable[..., Interval | None], digits: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- peers -->", "<!-- /peers -->"
+MARKER = "peers"
+"""The name of the comments between which the README has the table."""
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -25,18 +25,3 @@ def _cell(row: dict[str, Any] | None) -> str:
     ratio = row["ratio"]
     shown = f"{ratio:.2f}" if ratio < 9.95 else f"{ratio:.0f}"
     return f"{shown} ({100 * row['accuracy']:.0f} %)"
-
-
-def problem(page: Path) -> str | None:
-    """Return why the table cannot be put into ``page``, or None if it can."""
-    if not page.is_file():
-        return f"there is no page {page}"
-    if [line for line in page.read_text(encoding="utf-8").splitlines() if line in (BEGIN, END)] != [BEGIN, END]:
-        return f"{page} needs one line {BEGIN} and, after it, one line {END}, between which the table is put"
-    return None
-
-
-def put(page: Path, table: str) -> None:
-    """Replace what is between the markers in ``page`` by ``table``."""
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
