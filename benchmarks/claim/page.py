@@ -47,7 +47,7 @@ def write(path: Path, benchmarks: Mapping[str, Benchmark]) -> None:
         pictures.save(figure, path.parent / "pictures" / f"claims-{name}.png")
         return f"![{name.replace('-', ' ')}](pictures/claims-{name}.png)\n"
 
-    parts = [INTRODUCTION, provenance(benchmarks)]
+    parts = [INTRODUCTION, provenance(benchmarks), selection(benchmarks)]
     for name, benchmark in benchmarks.items():
         found = dict(benchmark.results())
         missing = benchmark.missing()
@@ -71,6 +71,20 @@ def provenance(benchmarks: Mapping[str, Benchmark]) -> str:
     return (
         f"{len(records):,} runs, {hours:.1f} hours of one core of {', '.join(processors)}, at {', '.join(commits)}.\n"
     )
+
+
+def selection(benchmarks: Mapping[str, Benchmark]) -> str:
+    """Return a sentence on the parts, tasks and methods that the page was written for."""
+    wanted = [each for benchmark in benchmarks.values() for each in benchmark.wanted]
+    chosen = (
+        benchmarks,
+        dict.fromkeys(each.federation.task for each in wanted),
+        dict.fromkeys(each.contender for each in wanted),
+    )
+    shown = [
+        f"`{flag} {','.join(names)}`" for flag, names in zip(("--part", "--task", "--method"), chosen, strict=True)
+    ]
+    return f"The page was written for {', '.join(shown)}; other runs are not counted as missing.\n"
 
 
 def federations(found: Found) -> dict[str, list[Federation]]:

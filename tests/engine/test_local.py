@@ -100,8 +100,11 @@ class Deadly(nn.Module):
         print("a model may print")
         order = Path(os.environ["ORDER"])
         if str(os.getpid()) != FIRST and order.exists():
-            if order.read_text() == "once":
-                order.unlink()
+            try:
+                if order.read_text() == "once":
+                    order.unlink()
+            except FileNotFoundError:  # another worker has taken it
+                return self.fc(x.flatten(1))
             os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
         return self.fc(x.flatten(1))
 
