@@ -33,6 +33,8 @@ def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
             own = [wanted for wanted in here if wanted.contender == contender]
             at = [(share_of(found, wanted), interval(list(accuracies(found[wanted]).values()))) for wanted in own]
             _line(each, contender, [(100 * share, value) for share, value in at if share is not None])
+        low, high = each.get_ylim()
+        each.set_ylim(max(low, 0.0), min(high, 100.5))  # intervals of few seeds may be wider
         each.set(ylabel="test accuracy, %", xlabel=f"bytes, % of FedAvg's ({federation.title})")
         logarithmic(each, "x")
     legend(axes[0], 2)
@@ -86,6 +88,6 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; equal data gives equal bytes."""
     data = io.BytesIO()
     with paper_style():
-        figure.savefig(data, format="png", metadata=FORMATS[".png"])
+        figure.savefig(data, format="png", bbox_inches="tight", metadata=FORMATS[".png"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data.getvalue())
