@@ -98,7 +98,7 @@ def basis(site: Site, key: str, factor: Tensor) -> Tensor:
 
 
 def drawn_basis(site: Site, key: str, rank: int, seed: int) -> Tensor:
-    """Return a random orthonormal basis for one factor of ``site``, drawn from (seed, "basis"), in float32."""
+    """Return a random orthonormal basis for one factor of ``site``, drawn from (seed, "basis", weight)."""
     drawn = torch.empty(factor_shape(site, key, rank), dtype=torch.float32, device="cpu")
     drawn.uniform_(-1, 1, generator=gen(seed, "basis", site.weight))
     return basis(site, key, drawn)

@@ -36,6 +36,8 @@ from fedloru.net import Net
 from fedloru.tree import Params
 
 Local = Literal["factors", "dense"]
+SAMPLE = 1024
+"""The number of values of a weight that seed its first fixed factor."""
 LEFTOVER, LAST = "alternating.leftover.", "alternating.round"
 """The keys of the leftover of a weight, and of the last round of a client, in its client state."""
 
@@ -65,11 +67,17 @@ def _init(net: Net, seed: int) -> State:
     state = blocks.init_shared(net, seed, net.trainable | net.factors)
     keys = [lowrank.fixed_key(site, 0) for site in net.sites]
     drawn = {
-        key: lowrank.drawn_basis(site, key, _rank(site), seed).to(net.params[key])
+        key: lowrank.drawn_basis(site, key, _rank(site), _fingerprint(net, site)).to(net.params[key])
         for site, key in zip(net.sites, keys, strict=True)
     }
     base = dict(sorted((state.base | drawn).items()))
     return state._replace(base=base, shared=lowrank.restarted(net.sites, base, state.shared))
+
+
+def _fingerprint(net: Net, site: Site) -> int:
+    """Return a seed that follows from the model: a client that makes W₀ itself does not know the seed of the run."""
+    start = net.params[site.weight].detach().flatten()[:SAMPLE]
+    return int(tree.digest({"": start})[:12], 16)
 
 
 def _down(net: Net, state: State, profile: Profile) -> Down:
