@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from claim.contenders import BASELINE, CONTENDERS, Federation
+from claim.contenders import BASELINE, CONTENDERS, RECOMMENDED, Federation
 from claim.parts import Wanted
 from claim.stats import Interval, interval, ratios
 from claim.tables import Found, accuracies, find, share_of
@@ -19,7 +19,10 @@ from fedloru.files import write_atomic
 from fedloru.report import style
 
 Points = Sequence[tuple[float, Interval]]
-LOOKS = {name: (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)]) for n, name in enumerate(CONTENDERS)}
+LOOKS = {
+    name: (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)])
+    for n, name in enumerate(dict.fromkeys([BASELINE, RECOMMENDED, *CONTENDERS]))
+}
 """The colour and the mark of every contender, the same in all pictures."""
 
 

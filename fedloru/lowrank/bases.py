@@ -8,7 +8,7 @@ the other, and the next fixed factor follows from it: an orthonormal basis of it
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,36 +45,30 @@ def adapted_keys(sites: Sequence[Site], base: Collection[str]) -> list[str]:
 
 def alternates(sites: Sequence[Site], base: Collection[str]) -> bool:
     """Return whether ``base`` holds one factor of each site."""
-    return bool(sites) and all((site.a in base) != (site.b in base) for site in sites)
+    return bool(sites) and len(list(_held(sites, base))) == len(sites)
 
 
 def turned(sites: Sequence[Site], base: Mapping[str, Tensor], version: int) -> Params:
     """Return ``base`` with the keys and shapes that it has at ``version``; fixed factors of others become 0."""
     whole = dict(base)
-    for site in sites:
-        held, key = [key for key in site.keys if key in base], fixed_key(site, version)
-        if len(held) == 1 and held != [key]:
-            old = whole.pop(held[0])
-            whole[key] = old.new_zeros(factor_shape(site, key, old.shape[0 if held == [site.a] else 1]))
+    for site, held in _held(sites, base):
+        if held != fixed_key(site, version):
+            whole |= _zero_partner(site, held, whole.pop(held))
     return dict(sorted(whole.items()))
 
 
 def restarted(sites: Sequence[Site], base: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Params:
     """Return ``shared`` with the factors, all 0, that are trained with the fixed ones of ``base``."""
     whole = dict(shared)
-    for site in sites:
-        held = [key for key in site.keys if key in base]
-        if len(held) == 1:
-            whole.pop(held[0], None)
-            key, rank = _other(site, held[0]), base[held[0]].shape[0 if held == [site.a] else 1]
-            whole[key] = base[held[0]].new_zeros(factor_shape(site, key, rank))
+    for site, held in _held(sites, base):
+        whole.pop(held, None)
+        whole |= _zero_partner(site, held, base[held])
     return dict(sorted(whole.items()))
 
 
 def sent_part(sites: Sequence[Site], base: Mapping[str, Tensor], increment: Params) -> Params:
     """Return the part of an increment that leads to ``base`` which receivers cannot derive: that of trained factors."""
-    known = [_other(site, key) for site in sites for key in site.keys if key in base and _other(site, key) not in base]
-    return tree.omit(increment, known)
+    return tree.omit(increment, [_other(site, held) for site, held in _held(sites, base)])
 
 
 def advance(sites: Sequence[Site], base: Mapping[str, Tensor], increment: Mapping[str, Tensor]) -> Params:
@@ -136,6 +130,19 @@ def _scaled(x: Tensor) -> Tensor:
     largest = x.abs().amax(0)
     power = torch.frexp(largest).mantissa / largest  # exact
     return x * torch.where(largest > 0, power, 1.0)
+
+
+def _held(sites: Sequence[Site], base: Collection[str]) -> Iterator[tuple[Site, str]]:
+    """Yield the sites of which ``base`` holds one factor, with its key."""
+    for site in sites:
+        if (site.a in base) != (site.b in base):
+            yield site, site.a if site.a in base else site.b
+
+
+def _zero_partner(site: Site, key: str, factor: Tensor) -> Params:
+    """Return the other factor of a site, of the rank of ``factor``, which has the key ``key``, with zeros."""
+    other = _other(site, key)
+    return {other: factor.new_zeros(factor_shape(site, other, factor.shape[0 if key == site.a else 1]))}
 
 
 def _other(site: Site, key: str) -> str:

@@ -110,17 +110,17 @@ def _phases(net: Net, train: Params) -> tuple[Phase, ...]:
 
 
 def _up_dense(memory: int, net: Net, train: Params, down: Down, client_state: Params, steps: int) -> tuple[Up, Params]:
-    weights, sent, kept = _weights(net, down), {}, Params()
+    sent, kept = Params(), Params()
     is_recent = LAST in client_state and down.round - int(client_state[LAST]) <= memory
     for site in net.sites:
-        change = (train[site.weight] - weights[site.weight]).flatten(1)
+        change = (train[site.weight] - down.base[site.weight]).flatten(1)  # with the received factor, if it is not 0
         if is_recent:
             change = change + client_state[LEFTOVER + site.weight]
         key = lowrank.trained_key(site, down.version)
         part, left = _projected(site, key, change, down.base)
-        sent[key] = down.shared[key] + part.to(down.shared[key]).reshape(down.shared[key].shape)
+        sent[key] = part.to(down.shared[key]).reshape(down.shared[key].shape)
         kept[LEFTOVER + site.weight] = left
-    rest = tree.omit(train, [*net.factors, *weights])
+    rest = tree.omit(train, [*net.factors, *(site.weight for site in net.sites)])
     state = kept | {LAST: torch.tensor(down.round)} if memory else {}
     return Up(dict(sorted((rest | sent).items()))), state
 

@@ -93,7 +93,7 @@ def method(
             given = _bound(shown, args, kwargs)
             check(name, settings_of(make), given)
             made = function(**given)._replace(name=name, config=given)  # type: ignore[call-arg]  # it has these settings
-            chosen = {key: one.from_run for key, one in settings_of(make).items() if one.from_run}
+            chosen = {key: one.from_size for key, one in settings_of(make).items() if one.from_size}
             if not any(given[key] is None for key in chosen):
                 return made._replace(in_run=None)
             return _in_run(made, lambda size: make(**{**given, **_filled(given, chosen, size)}))  # type: ignore[call-arg]

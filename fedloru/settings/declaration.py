@@ -41,7 +41,7 @@ class Setting(NamedTuple):
         return expectation(self.annotation)
 
     @property
-    def from_run(self) -> FromSize | None:
+    def from_size(self) -> FromSize | None:
         """How the default follows from the size of a run; None if it does not."""
         return next((item for item in get_args(self.annotation)[1:] if isinstance(item, FromSize)), None)
 

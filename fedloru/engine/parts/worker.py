@@ -151,7 +151,14 @@ class Trainer:
             messages[-1][2].extend(weights)
 
         task = Task(state, jobs, round.recipe, round.seed, channel, observe if round.observed else None)
-        return Result(self._engine(task), dict(channel.accounts), messages)
+        outcome = self._engine(task)
+        return Result(
+            outcome, dict(channel.accounts), [(self._observed(down), ups, weights) for down, ups, weights in messages]
+        )
+
+    def _observed(self, down: Down) -> Down:
+        """Return what an observer reads of a message: without the base, but for the factors that it holds."""
+        return down._replace(base=tree.select(down.base, sorted(self.net.factors & down.base.keys())))
 
 
 def shared(views: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Params:

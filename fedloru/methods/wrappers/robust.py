@@ -83,7 +83,8 @@ def robust(
             ups = [up._replace(shared=clipped(net, down.shared, up.shared, max_norm)) for up in ups]
         if center is None:
             return method.reduce(net, state, down, ups, weights)
-        replies = [Reply(down, up, weight) for up, weight in zip(ups, weights, strict=True)]
+        received = down._replace(base={})  # replies travel between processes, and no rule reads the base
+        replies = [Reply(received, up, weight) for up, weight in zip(ups, weights, strict=True)]
         return Total(sum(weights), Up({}), {}, tuple(replies))
 
     def server(net: Net, state: State, total: Total) -> State:

@@ -84,7 +84,8 @@ def server_opt(
 
     def server(net: Net, state: State, total: Total) -> State:
         mean = tree.scale(total.sum.shared, 1 / total.weight)
-        before = _moments(net, state.shared, eps) | state.aux
+        new = {key: value for key, value in state.shared.items() if FIRST + key not in state.aux}
+        before = state.aux | _moments(net, new, eps)
         moments: Params = {}
         stepped = dict(mean)
         for key in _optimised(net, mean):
