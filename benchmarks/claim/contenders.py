@@ -50,6 +50,7 @@ CONTENDERS = {
     "fedavg": Contender("FedAvg", "fedavg", DENSE, ranked=False),
     "fedavg-int8": Contender("FedAvg, int8", "fedavg", DENSE, codec="int8", ranked=False),
     "fedlora": Contender("FedLoRA", "fedlora"),
+    "fedlora-int4": Contender("FedLoRA, int4", "fedlora", codec="int4"),
     "fedhm": Contender("FedHM", "fedhm", DENSE),
     "fedpara": Contender("FedPara", "fedpara", DENSE),
     "fedlmt": Contender("FedLMT", "fedlmt", DENSE),

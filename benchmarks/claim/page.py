@@ -34,8 +34,8 @@ for a rank stay dense, so some shares cannot be reached, and the measured share 
 
 All methods are tuned by the same number of trials, which a table at the end lists with the chosen settings: learning
 rate and clipping first, then the scale α/r and the cycle of methods that have them, or finer learning rates. Trials
-have half as many rounds, one seed, the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are scored on a fifth
-of the training examples, which they do not train on. Where every seed has its own split, as for heart disease, trials
+have one seed and the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are scored on a fifth of the training
+examples, which they do not train on. Where every seed has its own split, as for heart disease, trials
 have another one, whose rows may be test rows of the others. A run that diverges has the accuracy of chance.
 """
 
@@ -99,6 +99,7 @@ def accuracy(found: Found, draw: Draw) -> Iterator[str]:
         "A cell has the accuracy in %, in brackets its difference to FedAvg's, and the measured share of FedAvg's "
         "bytes. The second table has the lead of the recommended method over each other at the same share.\n"
     )
+    yield tables.targets(found)
     for task, here in federations(found).items():
         yield f"### {tasks.TASKS[task].title}\n"
         if drawn := [federation for federation in here if tables.find(found, federation, BASELINE)]:

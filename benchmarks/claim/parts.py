@@ -12,6 +12,8 @@ from claim.runs import Job, Store, Tuned, unique
 
 SHARES = (0.01, 0.02, 0.05, 0.1)
 """The shares of FedAvg's bytes."""
+TARGETS = ((RECOMMENDED, 0.08), ("fedloru-int8", 0.025), ("fedloru-int4", 0.025))
+"""The shares at which the recommended method should be within a point of FedAvg."""
 FOUR = (BASELINE, "fedlora", "fedloru-paper", RECOMMENDED)
 """The contenders of parts (b) to (e)."""
 
@@ -42,16 +44,15 @@ def accuracy() -> Iterator[Wanted]:
     federations += [Federation("motion", 18, 9, "natural"), Federation("heart", 4, 4, "natural")]
     federations.append(Federation("cnn", 20, 10, "dirichlet", 0.3))
     for federation in federations:
-        for contender, share in _entries(CONTENDERS, SHARES):
+        for contender, share in (*_entries(CONTENDERS, SHARES), *TARGETS):
             yield Wanted(federation, contender, share)
 
 
 def clients() -> Iterator[Wanted]:
     """Yield part (b): the same data divided among more clients."""
-    for task in ("mnist", "dolly"):
-        for count in (20, 100, 400):
-            for cohort in (count // 2, count // 10):
-                yield from _four(Federation(task, count, cohort))
+    for count in (20, 100, 400):
+        for cohort in (count // 2, count // 10):
+            yield from _four(Federation("mnist-small", count, cohort))
 
 
 def skew() -> Iterator[Wanted]:

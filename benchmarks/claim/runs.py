@@ -39,7 +39,7 @@ class Tuned(NamedTuple):
 
 
 class Job(NamedTuple):
-    """The complete configuration of a run. On validation examples it has half as many rounds."""
+    """The complete configuration of a run; a trial is scored on validation examples."""
 
     federation: Federation
     contender: str
@@ -61,8 +61,7 @@ class Job(NamedTuple):
     @property
     def rounds(self) -> int:
         """The number of rounds."""
-        rounds = tasks.TASKS[self.federation.task].rounds
-        return max(1, rounds // 2) if self.validation else rounds
+        return tasks.TASKS[self.federation.task].rounds
 
     @property
     def key(self) -> str:

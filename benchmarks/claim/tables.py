@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from claim.contenders import BASELINE, CONTENDERS, RECOMMENDED, Federation
-from claim.parts import Pair, Results, Wanted
+from claim.parts import TARGETS, Pair, Results, Wanted
 from claim.stats import Interval, differences, interval, ratios
 from claim.tasks import TASKS
 from claim.tuning import Trials
@@ -90,6 +90,23 @@ def _shares(found: Found, federation: Federation, cell: Callable[[Wanted], str])
     return grid(["method", *(f"{100 * share:g} %" for share in shares)], rows)
 
 
+def targets(found: Found) -> str:
+    """Return one row per federation: the distance to FedAvg, in points, at the shares that the method should reach."""
+    rows = []
+    for federation in dict.fromkeys(wanted.federation for wanted in found):
+        whole = accuracies(find(found, federation, BASELINE))
+        behind = [differences(accuracies(find(found, federation, *each)), whole) for each in TARGETS]
+        if any(behind):
+            shown = ["–" if each is None else each.shown(sign="+") for each in behind]
+            rows.append([f"{TASKS[federation.task].title}; {federation.title}", *shown])
+    return grid(["data; clients", *map(_headed, TARGETS)], rows)
+
+
+def _headed(entry: tuple[str, float]) -> str:
+    contender, share = entry
+    return f"{CONTENDERS[contender].label}, {100 * share:g} %"
+
+
 OVERVIEW = (
     ("fedlora", 0.05),
     ("fedlmt", 0.05),
@@ -108,8 +125,7 @@ def overview(found: Found) -> str:
         cells = [find(found, federation, BASELINE), *(find(found, federation, *each) for each in OVERVIEW)]
         shown = [interval(list(accuracies(results).values())).shown() if results else "–" for results in cells]
         rows.append([f"{TASKS[federation.task].title}; {federation.title}", *shown])
-    heads = [f"{CONTENDERS[contender].label}, {100 * share:g} %" for contender, share in OVERVIEW]
-    return grid(["data; clients", CONTENDERS[BASELINE].label, *heads], rows)
+    return grid(["data; clients", CONTENDERS[BASELINE].label, *map(_headed, OVERVIEW)], rows)
 
 
 def compared(found: Found, title: str, compare: Callable[..., Interval | None], digits: int) -> str:

@@ -62,19 +62,24 @@ def vision(name: str, settings: dict[str, Any], shape: tuple[int, int, int], tar
 
 
 def perceptron(
-    title: str, load: Callable[[Path, int], Dataset], shape: tuple[int, int, int], *hidden: int, **settings: Any
+    title: str,
+    load: Callable[[Path, int], Dataset],
+    shape: tuple[int, int, int],
+    *hidden: int,
+    batch_size: int = 32,
+    **settings: Any,
 ) -> Task:
     """Return a task with a perceptron, whose first and last layer also get factors where their rank allows it."""
     make = vision("mlp", {"hidden": hidden}, shape, ("fc*",))
-    recipe = Recipe(batch_size=32)
+    recipe = Recipe(batch_size=batch_size)
     about = {"model": "mlp", "hidden": list(hidden), "shape": list(shape), "batch_size": recipe.batch_size}
     return Task(title, load, make, recipe, settings.pop("rounds", 50), about | settings.pop("about", {}), **settings)
 
 
-def image_task(title: str, name: str, train: int, shape: tuple[int, int, int]) -> Task:
+def image_task(title: str, name: str, train: int, shape: tuple[int, int, int], **settings: Any) -> Task:
     """Return a perceptron on the first ``train`` images of a data set."""
     load = lambda folder, seed: data.images(folder, name, train, 2_000)  # noqa: E731
-    return perceptron(title, load, shape, 200, 200, about={"train": train, "test": 2_000})
+    return perceptron(title, load, shape, 200, 200, about={"train": train, "test": 2_000}, **settings)
 
 
 def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any) -> Task:
@@ -92,6 +97,8 @@ def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any
 
 TASKS = {
     "mnist": image_task("MNIST, perceptron", "mnist", 10_000, (1, 28, 10)),
+    # With 400 clients, a client has 25 images: more than one step of 10.
+    "mnist-small": image_task("MNIST, perceptron, batches of 10", "mnist", 10_000, (1, 28, 10), batch_size=10),
     "cifar": image_task("CIFAR-10 copy, perceptron", "cifar10", 6_000, (3, 32, 10)),
     "dolly": perceptron(
         "Dolly categories, bag of words",

@@ -1,8 +1,8 @@
 """The same number of trials for every method: learning rate and clipping, then two stages of what else it has.
 
-All trials train half as many rounds, on one seed, at the rank of one share of FedAvg's bytes, and are scored on a fifth
-of the training examples, which they do not train on. Test examples are never used. Every stage continues from the best
-trial so far.
+All trials have one seed and the rank of one share of FedAvg's bytes, and are scored on a fifth of the training
+examples, which they do not train on. Test examples are never used. They have all rounds of a run, since a rate that is
+the best in half as many may diverge later. Every stage continues from the best trial so far.
 """
 
 from __future__ import annotations
