@@ -1,11 +1,11 @@
 """Test the claims of federated low-rank training on real data: accuracy against MB, clients, skew, rank, texts.
 
-    python benchmarks/claims.py --data-dir DIR [--part a,b,c,d,e] [--task NAME,…] [--method NAME,…] [--seeds 3]
+    python benchmarks/claims.py --data-dir DIR [--part a,b,c,d,e,f] [--task NAME,…] [--method NAME,…] [--seeds 3]
         [--jobs 2] [--out benchmarks/results/claims] [--docs docs/claims.md] [--readme README.md]
 
 Part a compares all methods by accuracy and bytes, b divides the same data among more clients, c varies the label skew,
-d looks at the rank of what is learned and at the share of the gradient that a method follows, and e trains two language
-models. Every method is tuned by the same number of trials before its runs.
+d looks at the rank of what is learned and at the share of the gradient that a method follows, e trains two language
+models, and f trains more rounds. Every method is tuned by the same number of trials before its runs.
 
 Every run is saved when it ends, and is not repeated: stop the benchmark at any time, and start it again. ``--jobs`` is
 the number of processes, with one thread each. ``--docs`` and ``--readme`` train nothing: they write the page, and an

@@ -142,8 +142,8 @@ def rank(found: Found, draw: Draw) -> Iterator[str]:
         yield draw(pictures.gains(own), f"gains-{task}")
 
 
-def language(found: Found, draw: Draw) -> Iterator[str]:
-    """Yield part (e): the accuracies of language models."""
+def plain(found: Found, draw: Draw) -> Iterator[str]:
+    """Yield parts (e) and (f): accuracies by the share of bytes."""
     for here in federations(found).values():
         for federation in here:
             yield f"**{tasks.TASKS[federation.task].title}, {federation.title}**\n"
@@ -156,12 +156,14 @@ TITLES = {
     "c": "Label skew",
     "d": "The rank of what is learned, and the gain of a step",
     "e": "Language models",
+    "f": "More rounds",
 }
 SECTIONS: dict[str, Callable[[Found, Draw], Iterator[str]]] = {
     "a": accuracy,
     "b": clients,
     "c": skew,
     "d": rank,
-    "e": language,
+    "e": plain,
+    "f": plain,
 }
 """What every part shows."""

@@ -77,12 +77,20 @@ def language() -> Iterator[Wanted]:
     yield from _four(Federation("stories", 74, 8, "natural"))
 
 
+def longer() -> Iterator[Wanted]:
+    """Yield part (f): three times as many rounds, with few of many clients in each."""
+    federation = Federation("mnist-long", 100, 10, "dirichlet", 0.3)
+    for contender, share in (*_entries(FOUR, (0.05,)), *TARGETS):
+        yield Wanted(federation, contender, share)
+
+
 PARTS: dict[str, Callable[[], Iterator[Wanted]]] = {
     "a": accuracy,
     "b": clients,
     "c": skew,
     "d": rank,
     "e": language,
+    "f": longer,
 }
 
 

@@ -19,11 +19,23 @@ from fedloru.files import write_atomic
 from fedloru.report import style
 
 Points = Sequence[tuple[float, Interval]]
-LOOKS = {
-    name: (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)])
-    for n, name in enumerate(dict.fromkeys([BASELINE, RECOMMENDED, *CONTENDERS]))
-}
-"""The colour and the mark of every contender, the same in all pictures."""
+LINES = {"fp32": "-", "int8": "--", "int4": ":"}
+"""The line of every codec."""
+
+
+def _looks() -> dict[str, tuple[str, str, str]]:
+    """Return the colour, the mark and the line of every contender; those that differ by the codec share a colour."""
+    trained = {name: str(each._replace(label="", codec="")) for name, each in CONTENDERS.items()}
+    order = list(dict.fromkeys([trained[BASELINE], trained[RECOMMENDED], *trained.values()]))
+    found = {}
+    for name, each in CONTENDERS.items():
+        n = order.index(trained[name])
+        found[name] = (style.CLASSES[n % len(style.CLASSES)], MARKS[n % len(MARKS)], LINES[each.codec])
+    return found
+
+
+LOOKS = _looks()
+"""The looks of every contender, the same in all pictures."""
 
 
 @paper_style()
@@ -70,7 +82,8 @@ def gains(found: Mapping[Wanted, dict[int, dict[str, list[float]]]]) -> Figure:
         values = next((result["gains"] for result in results.values() if "gains" in result), [])
         if values and wanted.contender != BASELINE:
             label = CONTENDERS[wanted.contender].label
-            axes.plot(range(len(values)), values, color=LOOKS[wanted.contender][0], label=label)
+            colour, _, line = LOOKS[wanted.contender]
+            axes.plot(range(len(values)), values, line, color=colour, label=label)
     axes.set(xlabel="round", ylabel="gain ⟨D, G⟩ / ‖G‖$^2$")
     logarithmic(axes, "y")
     legend(axes, 2)
@@ -80,11 +93,11 @@ def gains(found: Mapping[Wanted, dict[int, dict[str, list[float]]]]) -> Figure:
 def _line(axes: Axes, contender: str, points: Points) -> None:
     if not points:
         return
-    colour, mark = LOOKS[contender]
+    colour, mark, line = LOOKS[contender]
     x, values = [x for x, _ in points], [value for _, value in points]
     means, halves = [value.mean for value in values], [value.half or 0.0 for value in values]
     label = CONTENDERS[contender].label
-    axes.errorbar(x, means, halves, fmt=f"{mark}-", color=colour, label=label, elinewidth=0.8)
+    axes.errorbar(x, means, halves, fmt=f"{mark}{line}", color=colour, label=label, elinewidth=0.8)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -108,6 +108,7 @@ TASKS = {
         128,
         about={"train": 9_000, "test": 2_000},
     ),
+    "mnist-long": image_task("MNIST, perceptron, 150 rounds", "mnist", 10_000, (1, 28, 10), rounds=150),
     "motion": perceptron(
         "MotionSense by person", lambda folder, seed: data.motion(folder), (768, 1, 6), 128, 128, key="person"
     ),

@@ -1,0 +1,115 @@
+"""Tuning is even, runs are not repeated, and every part asks for what exists."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import claims
+import pytest
+from claim import data, parts, tasks, tuning
+from claim.contenders import CONTENDERS
+from claim.runs import Job, Store, Tuned, train
+
+from tests.claims.small import CHOSEN, NOWHERE, SMALL, examples, lines, start
+
+
+def test_a_stopped_benchmark_continues_and_a_complete_one_repeats_nothing(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = start(monkeypatch, tmp_path / "whole")
+    assert len(whole) == len({job.key for job in whole}) == len(lines(tmp_path / "whole"))
+
+    with monkeypatch.context() as patch:
+        add, added = Store.add, list[str]()
+
+        def interrupted(store: Store, job: Job, result: dict[str, Any], commit: str) -> None:
+            if len(added) == 5:
+                raise KeyboardInterrupt
+            add(store, job, result, commit)
+            added.append(job.key)
+
+        patch.setattr(Store, "add", interrupted)
+        with pytest.raises(SystemExit, match="stopped: the same command continues"):
+            start(patch, tmp_path / "stopped")
+    assert len(lines(tmp_path / "stopped")) == 5
+    rest = start(monkeypatch, tmp_path / "stopped")
+    assert len(rest) == len(whole) - 5
+    assert start(monkeypatch, tmp_path / "stopped") == []
+
+    def accuracies(out: Path) -> dict[str, float]:
+        return {record["key"]: record["result"]["accuracy"] for record in map(json.loads, lines(out))}
+
+    assert accuracies(tmp_path / "stopped") == accuracies(tmp_path / "whole")
+
+
+def test_a_line_that_was_cut_off_is_trained_again(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    start(monkeypatch, tmp_path)
+    before, file = lines(tmp_path), tmp_path / "small.jsonl"
+    file.write_bytes(file.read_bytes()[:-10])
+    repeated = start(monkeypatch, tmp_path)
+    assert [job.key for job in repeated] == [json.loads(before[-1])["key"]]
+    assert lines(tmp_path)[:-1] == before[:-1]
+    assert start(monkeypatch, tmp_path) == []
+
+
+def test_every_method_has_the_same_number_of_trials(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    start(monkeypatch, tmp_path)
+    tried = [tuning.trials(SMALL, name, Store(tmp_path), NOWHERE) for name in CHOSEN]
+    assert [len(each.scores) for each in tried] == [9, 9, 9]
+    assert all(each.scores[each.best] == max(each.scores.values()) and not each.missing for each in tried)
+    assert {len(stage(Tuned(0.1))) for stage in tuning.STAGES.values()} == {tuning.TRIALS}
+
+
+def test_trials_never_see_the_test_examples() -> None:
+    whole = examples(NOWHERE, 0)
+    part = data.validation(whole, 0)
+    rows = {tuple(row.tolist()) for row in whole.train["x"]}
+    train_rows, held_out = ({tuple(row.tolist()) for row in side["x"]} for side in (part.train, part.test))
+    assert train_rows | held_out == rows
+    assert len(held_out) == 18 and not train_rows & held_out
+
+
+def test_the_configuration_names_a_run(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(SMALL, "fedloru-paper", 2, Tuned(0.1), 0)
+    others = [job._replace(seed=1), job._replace(rank=3), job._replace(validation=True), job._replace(diagnosed=True)]
+    others += [job._replace(tuned=Tuned(0.1, cycle=3)), job._replace(federation=SMALL._replace(alpha=2.0))]
+    assert len({each.key for each in [job, *others]}) == 7
+    assert job._replace(contender="fedloru-paper-best").key == job.key  # the same run under another label
+    task, before = tasks.TASKS["small"], job.key
+    monkeypatch.setitem(tasks.TASKS, "small", task._replace(about=task.about | {"batch_size": 8}))
+    assert job.key != before
+
+
+def test_a_run_that_diverges_counts_as_chance(small: None) -> None:
+    result = train(Job(SMALL, "fedavg", None, Tuned(1e30), 0), NOWHERE)
+    assert result["diverged"] and result["accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--part", "a,g"], "g is not one of a, b, c, d, e, f"),
+        (["--method", "fedloro"], "fedloro is not one of fedavg"),
+        (["--seeds", "0"], "--seeds and --jobs must be at least 1, got 0 and 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["claims.py", "--data-dir", "data", *arguments])
+    with pytest.raises(SystemExit):
+        claims.parse()
+    assert message in capsys.readouterr().err
+
+
+def test_every_part_asks_for_available_contenders_and_known_tasks() -> None:
+    for part in parts.PARTS.values():
+        for wanted in part():
+            assert CONTENDERS[wanted.contender].available
+            assert wanted.federation.task in tasks.TASKS
+            assert 0 < wanted.federation.cohort <= wanted.federation.clients
