@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from fedloru.data import Audit, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
 from fedloru.run import checkpoint
+from fedloru.run.callbacks import Follower
 from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
 from fedloru.run.description import PYTHON, echo, partition_record, partition_rows
@@ -60,6 +61,7 @@ class _Call(Plan):
     out: str | Path | None = None
     resume: bool = False
     accept_changes: bool = False
+    callbacks: Iterable[Follower] = ()
 
 
 @with_parameters_of(_Call, Plan)
@@ -74,6 +76,7 @@ def run(call: _Call) -> ReportedRun:
         resume: whether to resume the run in ``out``.
         accept_changes: whether to resume it even if its environment has changed, such as the number of threads or the
             version of torch, so that the bits may differ from those of an uninterrupted run.
+        callbacks: functions that are called with the row of every round, and ``Callback`` objects.
 
     Raises:
         ConfigError: a setting is out of range, or settings contradict each other.
@@ -85,20 +88,21 @@ def run(call: _Call) -> ReportedRun:
     _set_threads(plan.threads)
     checked = audited(plan.dataset, plan.partition)
     if call.out is None:
-        return ReportedRun(plan)
+        return ReportedRun(plan, callbacks=call.callbacks)
     if call.resume:
         RunFolder.open(call.out)
         folder = RunFolder(Path(call.out), echo(plan))
         with folder.alone():
             _restore_threads(folder, None, call.accept_changes)
-            return _continue(plan, folder, None, call.accept_changes)
-    return _begin(plan, call.out, echo(plan), checked)
+            return _continue(plan, folder, None, call.accept_changes, callbacks=call.callbacks)
+    return _begin(plan, call.out, echo(plan), checked, callbacks=call.callbacks)
 
 
-def start(config: Config, federation: Participants | None = None) -> ReportedRun:
+def start(config: Config, federation: Participants | None = None, *, callbacks: Iterable[Follower] = ()) -> ReportedRun:
     """Return the run that ``config`` describes, and create its folder; if that fails, nothing is written.
 
-    With ``federation``, real clients with their own data take part; otherwise, they are simulated.
+    With ``federation``, real clients with their own data take part; otherwise, they are simulated. ``callbacks`` are
+    those of ``run``.
 
     Raises:
         FedloruError: a part of the run cannot be created as configured, or the folder already exists.
@@ -108,7 +112,7 @@ def start(config: Config, federation: Participants | None = None) -> ReportedRun
     complete = dump(completed(config, plan))
     own_data = plan.partition.scheme == FEDERATION
     checked = None if own_data else audited(plan.dataset, plan.partition)
-    return _begin(plan, config.output.dir, complete, checked, _carrier(config, federation))
+    return _begin(plan, config.output.dir, complete, checked, _carrier(config, federation), callbacks)
 
 
 def resume(
@@ -117,12 +121,13 @@ def resume(
     *,
     accept_changes: bool = False,
     federation: Participants | None = None,
+    callbacks: Iterable[Follower] = (),
 ) -> ReportedRun:
     """Return the run of ``folder`` in the state of its last checkpoint, or of the checkpoint of ``from_round``.
 
     A run with real clients needs the ``federation``. The run uses as many CPU threads as before. With
     ``accept_changes``, it uses those of this process, and goes on if other parts of the environment have changed, such
-    as the version of torch; the bits may then differ.
+    as the version of torch; the bits may then differ. ``callbacks`` are those of ``run``.
 
     Raises:
         RunFolderError: the folder or a checkpoint is missing, damaged, or of another configuration, data set, model or
@@ -135,7 +140,7 @@ def resume(
         opened.latest("cpu", from_round)  # reports a damaged checkpoint before data is loaded
         _restore_threads(opened, from_round, accept_changes)
         plan, carrier = _plan(config, federation), _carrier(config, federation)
-        return _continue(plan, opened, from_round, accept_changes, carrier)
+        return _continue(plan, opened, from_round, accept_changes, carrier, callbacks)
 
 
 def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:
@@ -235,8 +240,9 @@ def _begin(
     config: dict[str, Any],
     checked: Audit | None,
     carrier: Callable[[Plan, State], Carrier] = Simulation,
+    callbacks: Iterable[Follower] = (),
 ) -> ReportedRun:
-    run = ReportedRun(plan, carrier=carrier)  # raises before the folder is created
+    run = ReportedRun(plan, carrier=carrier, callbacks=callbacks)  # raises before the folder is created
     record = partition_record(plan.dataset, plan.partition, checked)
     now = environment(plan, run.engine)
     rows = partition_rows(plan.partition, checked)
@@ -250,9 +256,10 @@ def _continue(
     from_round: int | None,
     accept_changes: bool,
     carrier: Callable[[Plan, State], Carrier] = Simulation,
+    callbacks: Iterable[Follower] = (),
 ) -> ReportedRun:
     _check_start(plan, folder.path)
-    run = ReportedRun(plan, folder, folder.latest(plan.device, from_round), carrier)
+    run = ReportedRun(plan, folder, folder.latest(plan.device, from_round), carrier, callbacks)
     now = environment(plan, run.engine)
     if not run.state.round:
         save_environment(folder.checkpoints, now)

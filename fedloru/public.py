@@ -11,9 +11,11 @@ from fedloru.methods.catalogue import *  # noqa: F403  # every method
 from fedloru.methods.wrappers.catalogue import *  # noqa: F403  # every wrapper
 from fedloru.net import Net, attach, make
 from fedloru.recipe import Recipe
+from fedloru.run.callbacks import Callback
 from fedloru.run.loop import Run
 
 __all__ = [
+    "Callback",
     "Down",
     "FedloruError",
     "Method",

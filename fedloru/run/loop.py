@@ -6,7 +6,7 @@ A round is a function of the state before it, so a run can stop after any round 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import Recipe, at_round
 from fedloru.run import budget, increments, profiles
+from fedloru.run.callbacks import Follower, callbacks_of, following
 from fedloru.run.carrier import Assignment, Carrier, Invited, Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
@@ -48,6 +49,8 @@ class Run:
     With a ``folder``, every row, and its checkpoint if one is due, is on disk before the row is yielded. The summary
     and the model are written at the end. If a round fails or is interrupted, the last completed round is checkpointed
     first. During the iteration, no other run can write to the folder.
+
+    ``callbacks`` are functions that are called with the row of every round, and ``Callback`` objects.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class Run:
         folder: RunFolder | None = None,
         snapshot: Snapshot | None = None,
         carrier: Callable[[Plan, State], Carrier] = Simulation,
+        callbacks: Iterable[Follower] = (),
     ) -> None:
         check(plan)
+        self.callbacks = callbacks_of(callbacks)
         self.plan = plan = on_device(plan)
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
@@ -102,13 +107,15 @@ class Run:
         """
         if self.folder is None:
             self.carrier.open(None)
-            yield from self._rounds()
+            with following(self.callbacks, self):
+                yield from self._rounds()
             return
         with self.folder.alone():
             self.folder.go_back(self.state.round, self.state.version)
             self.carrier.open(self.folder)
-            yield from self._rounds()
-            self.finish(self.folder)
+            with following(self.callbacks, self):
+                yield from self._rounds()
+                self.finish(self.folder)
 
     def finish(self, folder: RunFolder) -> None:
         """Write the results of the run after its last round."""
@@ -129,6 +136,8 @@ class Run:
                 if self.folder and due:
                     self.folder.save(self.last)
                     saved = row["round"]
+                for callback in self.callbacks:
+                    callback.on_round(row)
                 yield row
         except BaseException:
             if self.folder and saved < self.state.round == len(self.rows):
