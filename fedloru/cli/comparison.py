@@ -10,6 +10,7 @@ from fedloru import report as reports
 from fedloru.cli.app import COMMAND_LINE, say
 from fedloru.errors import ConfigError, RunFolderError
 from fedloru.report import Group
+from fedloru.report.plotly_script import is_shared
 
 
 def check_count(runs: int) -> None:
@@ -31,7 +32,7 @@ def groups(folders: list[Path]) -> list[Group]:
     Raises:
         FedloruError: there are fewer than two, one cannot be read, or none has been evaluated.
     """
-    distinct = {folder.resolve(): folder for folder in folders}
+    distinct = {folder.resolve(): folder for folder in folders if not is_shared(folder)}
     check_count(len(distinct))
     runs = [reports.read(folder) for folder in distinct.values()]
     if not any(row["test_accuracy"] is not None for run in runs for row in run.rounds):

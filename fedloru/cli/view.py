@@ -39,14 +39,21 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)],
+    self_contained: Annotated[
+        bool,
+        typer.Option("--self-contained", help="Embed the plotting script (5 MB): a page to send as a single file."),
+    ] = False,
+) -> None:
     """Write the HTML report of a run, report.html.
 
-    DIR is a run folder, finished or not.
+    DIR is a run folder, finished or not. By default, the page loads its plotting script from a file next to the run
+    folder, which all runs there share.
     """
     from fedloru.report import write
 
-    typer.echo(f"Report: {write(folder)}")
+    typer.echo(f"Report: {write(folder, self_contained=self_contained)}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ plotly and rich are imported only when something is rendered. ::
                      partition_figure    examples and classes per client
                      study_figures       curvature ranks, spectra and gradient alignment
                      generations         texts that a language model generated
+                     plotly_script       embeds or shares the plotting script
                      live                progress and summary on the terminal
     several runs     groups              group runs by configuration
                      results             the results table and the CSV file

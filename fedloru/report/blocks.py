@@ -24,7 +24,7 @@ for (const [moment, width] of [["beforeprint", "44rem"], ["afterprint", ""]])
 
 
 def document(title: str, blocks: Iterable[str], script: str) -> str:
-    """Return a complete HTML page; ``script`` is inserted without escaping, as are the HTML ``blocks``."""
+    """Return a complete HTML page; the HTML elements ``script``, which loads plotly, and ``blocks`` are not escaped."""
     body = "\n".join(blocks)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -33,7 +33,7 @@ def document(title: str, blocks: Iterable[str], script: str) -> str:
 <title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>{CSS}</style>
-<script>{script}</script>
+{script}
 <script>{PRINT_SCRIPT}</script>
 </head>
 <body>

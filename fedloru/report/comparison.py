@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, units
+from fedloru.report import blocks, plotly_script, units
 from fedloru.report.groups import Group, cautions, differences
 from fedloru.report.results import NOT_FINISHED, table
 
@@ -28,8 +28,6 @@ def write_comparison(path: Path, groups: Sequence[Group], target: float | None =
 
 def comparison(groups: Sequence[Group], target: float | None = None) -> str:
     """Return the comparison page of ``groups``, about 5 MB because plotly's script is embedded."""
-    from plotly.offline import get_plotlyjs
-
     runs = sum(len(group.runs) for group in groups)
     title = f"{runs} run{'s' * (runs != 1)} in {len(groups)} group{'s' * (len(groups) != 1)}"
     facts = ["Grouped by configuration; the runs of a group differ only in their seeds"]
@@ -39,7 +37,7 @@ def comparison(groups: Sequence[Group], target: float | None = None) -> str:
         blocks.section("Learning curves", _curves(groups)),
         blocks.section("Setup", _setup(groups)),
     ]
-    return blocks.document(f"{title} · fedloru", parts, get_plotlyjs())
+    return blocks.document(f"{title} · fedloru", parts, plotly_script.embedded())
 
 
 def comparison_table(groups: Sequence[Group], target: float | None = None) -> Table:

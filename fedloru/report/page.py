@@ -1,4 +1,4 @@
-"""The report of one run as a self-contained HTML page: no network, server or other file is needed."""
+"""The report of one run as an HTML page, which needs no network and no server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, clients, generations, profiles, units
+from fedloru.report import blocks, clients, generations, plotly_script, profiles, units
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
 from fedloru.schema import FEDERATION, shown
@@ -37,23 +37,26 @@ AUDIT = {
 }
 
 
-def write(folder: str | Path) -> Path:
+def write(folder: str | Path, *, self_contained: bool = False) -> Path:
     """Write the page of a run to its folder and return the path of the page.
+
+    The page loads plotly from a file next to the run folder, which all runs there share; a ``self_contained`` page
+    embeds it and so can be sent as a single file.
 
     Raises:
         RunFolderError: the folder does not exist, is not a run folder, or contains a file that cannot be read.
     """
     path = Path(folder) / REPORT
     with shown(folder):
-        text = page(read(folder))
+        records = read(folder)
+        script = plotly_script.embedded() if self_contained else plotly_script.shared(path.parent)
+        text = page(records, script)
     write_atomic(path, text.encode(errors="replace"))  # text from files may contain lone surrogates
     return path
 
 
-def page(records: Records) -> str:
-    """Return the page of a run, finished or not, about 5 MB because plotly's script is embedded."""
-    from plotly.offline import get_plotlyjs
-
+def page(records: Records, script: str | None = None) -> str:
+    """Return the page of a run, finished or not; ``script`` is the HTML element that loads plotly (None: embeds it)."""
     summary = outcome(records)
     parts = [
         _header(records, summary),
@@ -62,7 +65,7 @@ def page(records: Records) -> str:
         *_data(records),
         *_setup(records, summary),
     ]
-    return blocks.document(f"{records.name} · fedloru", parts, get_plotlyjs())
+    return blocks.document(f"{records.name} · fedloru", parts, script or plotly_script.embedded())
 
 
 def _header(records: Records, summary: Mapping[str, Any]) -> str:

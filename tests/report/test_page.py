@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedloru.errors import RunFolderError
-from fedloru.report import Records, page, read, write
+from fedloru.report import Records, page, plotly_script, read, write
 
 from .made_up import write_run
 
@@ -161,9 +161,34 @@ def test_text_from_files_is_escaped(records: Records) -> None:
 
 
 def test_write_saves_the_page_in_the_run_folder(run: Path) -> None:
-    path = write(run)
+    path = write(run, self_contained=True)
     assert path == run / "report.html"
     assert path.read_text(encoding="utf-8") == page(read(run))
+
+
+def test_the_pages_of_runs_in_a_folder_share_one_script(tmp_path: Path) -> None:
+    paths = [write(write_run(tmp_path / name)) for name in ("a", "b & c")]
+    (script,) = tmp_path.glob("*.js")
+    written = script.stat().st_mtime_ns
+    assert script.stat().st_size > 1_000_000 and all(path.stat().st_size < 400_000 for path in paths)
+    for path in paths:
+        (link,) = Parsed(path.read_text("utf-8")).links
+        assert (path.parent / link).resolve() == script
+    assert "fedloru report --self-contained b &amp; c" in paths[1].read_text("utf-8")
+    write(tmp_path / "a")
+    assert script.stat().st_mtime_ns == written
+    script.write_text("damaged")
+    write(tmp_path / "a")
+    assert script.stat().st_size > 1_000_000
+
+
+def test_a_page_embeds_the_script_if_it_cannot_be_shared(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(plotly_script, "write_atomic", refuse)
+    path = write(run)
+    assert Parsed(path.read_text("utf-8")).links == [] and not list(run.parent.glob("*.js"))
 
 
 def test_write_rejects_other_folders(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""How a page loads plotly's script of 5 MB: embedded in the page, or from a file that the runs in a folder share."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+
+from fedloru.files import write_atomic
+
+PREFIX, SUFFIX = "plotly-", ".min.js"
+"""The parts of the name of the shared file around the version of the script."""
+
+MISSING = (
+    "This page has no figures, because {path} is missing. Restore it, or write a page that needs no other file with: "
+    "fedloru report --self-contained {run}"
+)
+_NOTE = """
+const plotlyMissing = text => addEventListener("DOMContentLoaded", () => {
+  const note = document.createElement("p");
+  note.className = "note";
+  note.textContent = text;
+  document.querySelector("header").append(note);
+});
+"""
+
+
+def embedded() -> str:
+    """Return the HTML element that holds the script."""
+    from plotly.offline import get_plotlyjs
+
+    return f"<script>{get_plotlyjs()}</script>"
+
+
+def shared(run: Path) -> str:
+    """Return the HTML element that loads the script from the folder that contains the run folder, and write it there.
+
+    If that folder is not writable, returns the element that holds the script.
+    """
+    from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+    place = Path(os.path.abspath(run))  # noqa: PTH100  # not resolved: the page is opened where the user put the folder
+    path = place.parent / f"{PREFIX}{get_plotlyjs_version()}{SUFFIX}"
+    script = get_plotlyjs().encode()
+    try:
+        if not path.is_file() or path.read_bytes() != script:
+            write_atomic(path, script)
+    except OSError:
+        return embedded()
+    missing = escape(MISSING.format(path=f"../{path.name}", run=place.name))
+    return f"""<script>{_NOTE}</script>
+<script src="../{path.name}" data-missing="{missing}" onerror="plotlyMissing(this.dataset.missing)"></script>"""
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether ``path`` is a shared script, which lies among run folders."""
+    return path.name.startswith(PREFIX) and path.name.endswith(SUFFIX) and path.is_file()
