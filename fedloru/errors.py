@@ -72,11 +72,15 @@ class ModelError(FedloruError):
 
 
 class TrainingError(FedloruError):
-    """Local training that failed on a client; ``problem`` is the message without the client and the round."""
+    """Local training that failed on a client; ``problem`` is the message without the client and the round.
 
-    def __init__(self, message: str, *, client: int, round: int) -> None:
+    ``name`` is that of the client, if it has one.
+    """
+
+    def __init__(self, message: str, *, client: int, round: int, name: str | None = None) -> None:
         self.client, self.round, self.problem = client, round, message
-        super().__init__(f"client {client}, round {round}: {message}")
+        known = "" if name is None else f" ({quoted(name)})"
+        super().__init__(f"client {client}{known}, round {round}: {message}")
 
 
 class WireError(FedloruError):

@@ -134,6 +134,7 @@ class PartitionRecord(Table):
     counts: list[list[Count]] = []
     audit: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    names: list[str] = []
 
 
 def check(table: dict[str, Any], form: type[BaseModel]) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from rich.text import Text
 from fedloru import config as configs
 from fedloru.cli.app import say
 from fedloru.config.plan import audited, planned_method, split
-from fedloru.data import Audit, Dataset, size
+from fedloru.data import Audit, Dataset, Partition, size
+from fedloru.errors import plain
 from fedloru.report import units
 from fedloru.run.notes import merge_notes
 
 CLIENTS, CLASSES = 20, 12
 """The maximum numbers of clients and of classes in the table."""
+NAME = 40
+"""The length to which names of clients are cut."""
 
 
 def show(source: str | None, overrides: Sequence[str]) -> None:
@@ -37,7 +40,7 @@ def show(source: str | None, overrides: Sequence[str]) -> None:
     tested = ("test examples", units.part(used, examples))
     console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), tested, ("hash", checked.hash)]))
     if len(dataset.classes) == checked.columns:
-        console.print(_labels(dataset.classes, checked))
+        console.print(_labels(dataset.classes, checked, partition))
 
 
 def _audit_facts(dataset: Dataset, scheme: str, checked: Audit) -> Iterator[tuple[str, str]]:
@@ -63,7 +66,7 @@ def _facts(facts: list[tuple[str, str]]) -> Table:
     return table
 
 
-def _labels(classes: tuple[str, ...], checked: Audit) -> Table:
+def _labels(classes: tuple[str, ...], checked: Audit, partition: Partition) -> Table:
     shown = classes[:CLASSES]
     omitted = [] if len(classes) <= CLASSES else [f"{len(classes) - CLASSES} more classes"]
     omitted += [] if checked.clients <= CLIENTS else [f"{checked.clients - CLIENTS:,} more clients"]
@@ -71,5 +74,6 @@ def _labels(classes: tuple[str, ...], checked: Audit) -> Table:
     for name in ("client", "all", *shown):
         table.add_column(name, justify="right")
     for client, counts in enumerate(checked.first(CLIENTS).tolist()):
-        table.add_row(str(client), *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
+        name = Text(plain(partition.label(client), NAME))
+        table.add_row(name, *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
     return table

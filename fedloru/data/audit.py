@@ -11,7 +11,7 @@ from torch import Tensor
 from fedloru.data.dataset import Dataset, labels, size
 from fedloru.data.partition import Partition, digest
 from fedloru.data.ragged import Ragged
-from fedloru.errors import PartitionError, listed
+from fedloru.errors import PartitionError, listed, quoted
 
 
 class Audit(NamedTuple):
@@ -105,36 +105,41 @@ def _problems(partition: Partition, total: int, min_examples: int, allow_unused:
     rows, owners = _assignments(partition)
     in_range = (rows >= 0) & (rows < total)
     uses = torch.bincount(rows[in_range], minlength=total)
-    yield from _out_of_range(rows[~in_range], owners[~in_range], total)
-    yield from _duplicates(rows[in_range], owners[in_range], uses)
+    yield from _out_of_range(partition, rows[~in_range], owners[~in_range], total)
+    yield from _duplicates(partition, rows[in_range], owners[in_range], uses)
     if not allow_unused and (unused := _where(uses == 0)):
         yield f"{len(unused)} examples are assigned to no client (rows {listed(unused)}); set allow_unused to allow it"
     yield from _too_small(partition, torch.bincount(owners, minlength=clients), min_examples)
 
 
-def _out_of_range(rows: Tensor, owners: Tensor, total: int) -> Iterator[str]:
+def _out_of_range(partition: Partition, rows: Tensor, owners: Tensor, total: int) -> Iterator[str]:
     if len(rows):
         invalid, clients = sorted(set(rows.tolist())), sorted(set(owners.tolist()))
         yield (
-            f"rows {listed(invalid)} of clients {listed(clients)} are not in the range 0 to {total - 1}; "
+            f"rows {listed(invalid)} of clients {_named(partition, clients)} are not in the range 0 to {total - 1}; "
             "the partition was made for other data"
         )
 
 
-def _duplicates(rows: Tensor, owners: Tensor, uses: Tensor) -> Iterator[str]:
+def _duplicates(partition: Partition, rows: Tensor, owners: Tensor, uses: Tensor) -> Iterator[str]:
     if duplicates := _where(uses > 1):
         clients = sorted(set(owners[uses[rows] > 1].tolist()))
         yield (
             f"{len(duplicates)} examples are assigned more than once (rows {listed(duplicates)}), "
-            f"to clients {listed(clients)}; assign each to one client, for training or for testing"
+            f"to clients {_named(partition, clients)}; assign each to one client, for training or for testing"
         )
 
 
 def _too_small(partition: Partition, sizes: Tensor, min_examples: int) -> Iterator[str]:
     if empty := _where(partition.train.sizes == 0):
-        yield f"clients {listed(empty)} have no training examples; remove them, or use fewer clients"
+        yield f"clients {_named(partition, empty)} have no training examples; remove them, or use fewer clients"
     if small := _where(sizes < min_examples):
-        yield f"clients {listed(small)} have fewer than {min_examples} examples; lower min_examples, or merge clients"
+        named = _named(partition, small)
+        yield f"clients {named} have fewer than {min_examples} examples; lower min_examples, or merge clients"
+
+
+def _named(partition: Partition, clients: list[int]) -> str:
+    return listed(clients if partition.names is None else [quoted(partition.names[client]) for client in clients])
 
 
 def _where(mask: Tensor) -> list[int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedloru.data.ragged import Ragged
-from fedloru.errors import PartitionError
+from fedloru.errors import PartitionError, quoted
 from fedloru.reading import UnreadableError, read_json, read_tensors
 
 SIDES = ("train", "test")
@@ -28,27 +28,42 @@ class _Fields(NamedTuple):
     train: Ragged
     test: Ragged
     settings: dict[str, Any]
+    names: tuple[str, ...] | None = None
 
 
 class Partition(_Fields):
     """Rows of the training examples each client holds, sorted; ``test`` is empty without client test sets.
 
     ``train`` and ``test`` behave like sequences of int64 tensors, one per client; they are made from any such sequence.
+    ``names`` has the name of each client, such as its hospital or its file; None if clients have only numbers.
 
     Raises:
-        PartitionError: the rows of a client are not a vector of integers.
+        PartitionError: the rows of a client are not a vector of integers, or names are not one different text for each
+            client.
     """
 
     __slots__ = ()
 
     def __new__(  # noqa: D102  # see the class
-        cls, scheme: str, seed: int, train: Iterable[Tensor], test: Iterable[Tensor], settings: dict[str, Any]
+        cls,
+        scheme: str,
+        seed: int,
+        train: Iterable[Tensor],
+        test: Iterable[Tensor],
+        settings: dict[str, Any],
+        names: Iterable[str] | None = None,
     ) -> Self:
-        return super().__new__(cls, scheme, seed, Ragged.of(train), Ragged.of(test), settings)
+        rows = Ragged.of(train)
+        known = None if names is None else _checked_names(names, len(rows))
+        return super().__new__(cls, scheme, seed, rows, Ragged.of(test), settings, known)
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # ``_replace`` calls it
         return cls(*iterable)
+
+    def label(self, client: int) -> str:
+        """Return the name of a client, or its number if clients have no names."""
+        return str(client) if self.names is None else self.names[client]
 
 
 def digest(partition: Partition) -> str:
@@ -67,6 +82,7 @@ def table(partition: Partition) -> dict[str, Any]:
         "seed": partition.seed,
         "settings": partition.settings,
         "hash": digest(partition),
+        **({} if partition.names is None else {"names": list(partition.names)}),
     }
 
 
@@ -89,7 +105,8 @@ def load(path: Path) -> Partition:
     try:
         document = read_json(path, dict)
         train, test = _listed(document) if SIDES[0] in document else _stored(read_tensors(arrays_file(path))[0])
-        partition = Partition(document["scheme"], document["seed"], train, test, document["settings"])
+        names = document.get("names")
+        partition = Partition(document["scheme"], document["seed"], train, test, document["settings"], names)
         expected = document["hash"]
     except FileNotFoundError as error:
         missing = path if not path.exists() else f"{arrays_file(path)}, which has the rows of {path.name}"
@@ -106,6 +123,17 @@ def load(path: Path) -> Partition:
 def arrays_file(path: Path) -> Path:
     """Return the file of the rows of the partition that ``path`` describes."""
     return path.with_suffix(".safetensors")
+
+
+def _checked_names(names: Iterable[str], clients: int) -> tuple[str, ...]:
+    found = (names,) if isinstance(names, str) else tuple(names)
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise PartitionError(f"the name of a client is {quoted(wrong[0])}, expected text")
+    if len(found) != clients or len(set(found)) < len(found):
+        raise PartitionError(
+            f"{len(set(found))} different names are given for {clients} clients; expected one different name for each"
+        )
+    return found
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> tuple[Ragged, Ragged]:

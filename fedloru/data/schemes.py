@@ -28,7 +28,7 @@ from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition
 from fedloru.data.ragged import Ragged
 from fedloru.data.values import keys
-from fedloru.errors import PartitionError, choices, listed, optional
+from fedloru.errors import PartitionError, choices, listed, optional, quoted
 from fedloru.rng import derive, gen
 from fedloru.settings.types import Count, Flag, Positive, Share, Text, Whole
 
@@ -167,7 +167,7 @@ def natural(
     min_examples: Count = 1,
     test_fraction: Share = 0.0,
 ) -> Partition:
-    """Make one client per value of the column ``key``, in sorted order of the values.
+    """Make one client per value of the column ``key``, in sorted order of the values, which are the clients' names.
 
     ``seed`` only draws the client test sets.
 
@@ -187,12 +187,15 @@ def natural(
             "List the column in data.columns to keep it"
         )
     values = keys(dataset.columns[key], key, repr(dataset.name))
-    owner = {value: client for client, value in enumerate(sorted(set(values)))}
+    names = sorted(set(values))
+    owner = {value: client for client, value in enumerate(names)}
     clients = Ragged.grouped(torch.tensor([owner[value] for value in values]), len(owner))
-    kept = clients.select(clients.sizes >= min_examples) if allow_unused else clients
+    large = clients.sizes >= (min_examples if allow_unused else 0)
+    kept, names = clients.select(large), [names[client] for client in large.nonzero().flatten().tolist()]
     if not kept:
         raise PartitionError(f"no value of {key!r} has {min_examples} examples; lower min_examples")
-    return _finish("natural", seed, kept, {"key": key, "allow_unused": allow_unused}, min_examples, test_fraction)
+    settings = {"key": key, "allow_unused": allow_unused}
+    return _finish("natural", seed, kept, settings, min_examples, test_fraction, names)
 
 
 def _shuffled(dataset: Dataset, clients: int, min_examples: int, seed: int) -> Tensor:
@@ -234,16 +237,22 @@ def _assign(partitioner: Any, values: Sequence[Any]) -> Ragged:
 
 
 def _finish(
-    scheme: str, seed: int, clients: Ragged, settings: dict[str, Any], min_examples: int, test_fraction: float
+    scheme: str,
+    seed: int,
+    clients: Ragged,
+    settings: dict[str, Any],
+    min_examples: int,
+    test_fraction: float,
+    names: Sequence[str] | None = None,
 ) -> Partition:
-    _check(clients, min_examples, test_fraction)
+    _check(clients, min_examples, test_fraction, names)
     settings = settings | {"min_examples": min_examples, "test_fraction": test_fraction}
     ordered = clients.ordered()
     train, test = _hold_out(ordered, test_fraction, seed) if test_fraction else (ordered, ())
-    return Partition(scheme, seed, train, test, settings)
+    return Partition(scheme, seed, train, test, settings, names)
 
 
-def _check(clients: Ragged, min_examples: int, test_fraction: float) -> None:
+def _check(clients: Ragged, min_examples: int, test_fraction: float, names: Sequence[str] | None) -> None:
     if min_examples < 1 or not 0 <= test_fraction < 1:
         raise PartitionError(
             "min_examples must be at least 1, and test_fraction at least 0 and below 1; "
@@ -251,8 +260,9 @@ def _check(clients: Ragged, min_examples: int, test_fraction: float) -> None:
         )
     small = (clients.sizes < min_examples).nonzero().flatten().tolist()
     if small:
+        shown = small if names is None else [quoted(names[client]) for client in small]
         raise PartitionError(
-            f"clients with fewer than {min_examples} examples: {listed(small)}; "
+            f"clients with fewer than {min_examples} examples: {listed(shown)}; "
             "lower min_examples, use fewer clients, or choose another partition"
         )
 

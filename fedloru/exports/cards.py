@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from fedloru.errors import listed, plain
 from fedloru.exports.checks import Check
 from fedloru.exports.formats import TRAINED, Written
 from fedloru.exports.trained import TrainedRun
@@ -35,6 +36,7 @@ def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> d
         "merges": trained.state.version,
         "clients": plan.clients,
         "cohort": plan.cohort,
+        "client_names": list(plan.partition.names or ()),
         "up_bytes": last.get("up_bytes_total", 0),
         "down_bytes": last.get("down_bytes_total", 0),
         "scores": _scores(trained.rows),
@@ -129,7 +131,7 @@ def _training(summary: dict[str, Any]) -> str:
     rows = {
         "method": summary["method"]["name"],
         "data": _data(summary),
-        "clients": f"{summary['clients']:,}, {summary['cohort']:,} per round",
+        "clients": _clients(summary),
         "rounds": f"{summary['round']:,}, with {summary['merges']:,} merges",
         "sent by clients": f"{summary['up_bytes'] / 1e6:,.3f} MB",
         "sent to clients": f"{summary['down_bytes'] / 1e6:,.3f} MB",
@@ -138,6 +140,12 @@ def _training(summary: dict[str, Any]) -> str:
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def _clients(summary: dict[str, Any]) -> str:
+    known = [plain(name).replace("|", "\\|") for name in summary["client_names"]]
+    names = f" ({listed(known)})" if known else ""
+    return f"{summary['clients']:,}{names}, {summary['cohort']:,} per round"
 
 
 def _data(summary: dict[str, Any]) -> str:

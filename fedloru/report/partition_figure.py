@@ -8,6 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedloru.errors import plain
 from fedloru.report import style
 from fedloru.report.class_counts import ClassCounts
 from fedloru.report.records import Records
@@ -22,7 +23,8 @@ NAME, LABELS = 24, 20
 def skew(records: Records) -> go.Figure:
     """Plot the examples of each class on each client: stacked bars, or a heat map for many clients or classes."""
     counts, classes = ClassCounts.of(records.partition["counts"]), _names(records)
-    return _bars(counts, classes) if _use_bars(records) else _heat_map(counts, classes)
+    clients = _clients(records)
+    return _bars(counts, classes, clients) if _use_bars(records) else _heat_map(counts, classes, clients)
 
 
 def caption(records: Records) -> str:
@@ -45,31 +47,40 @@ def _names(records: Records) -> list[str]:
     return [escape(str(name), quote=False) for name in records.partition.get("classes") or ["examples"]]
 
 
+def _clients(records: Records) -> list[str | int]:
+    """Return the name or the number of each client, for labels."""
+    names = [escape(plain(name, NAME), quote=False) for name in records.names]
+    return [*names, *range(len(names), len(records.partition["counts"]))]
+
+
 def _short(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _bars(counts: ClassCounts, classes: Sequence[str]) -> go.Figure:
+def _bars(counts: ClassCounts, classes: Sequence[str], clients: Sequence[str | int]) -> go.Figure:
     figure = style.figure("training examples", "client", height=110 + 19 * len(counts))
     for index, name in enumerate(classes):
         bar = go.Bar(x=[row[index] for row in counts], y=list(range(len(counts))), name=_short(name), orientation="h")
         bar.update(marker={"color": style.CLASSES[index], "line": {"color": style.PAPER, "width": 0.5}})
-        bar.update(hovertemplate=f"client %{{y}}: %{{x:,}} of class {name}<extra></extra>")
+        bar.update(hovertemplate=f"client %{{customdata}}: %{{x:,}} of class {name}<extra></extra>", customdata=clients)
         figure.add_trace(bar)
     figure.update_layout(barmode="stack", bargap=0.15, hovermode="closest", legend_traceorder="normal")
-    return figure.update_yaxes(autorange="reversed", dtick=1 if len(counts) <= 25 else 5, showgrid=False)
+    labels = {"tickvals": list(range(len(clients))), "ticktext": list(map(str, clients))}
+    return figure.update_yaxes(labels, autorange="reversed", showgrid=False)
 
 
-def _heat_map(counts: ClassCounts, classes: Sequence[str]) -> go.Figure:
+def _heat_map(counts: ClassCounts, classes: Sequence[str], names: Sequence[str | int]) -> go.Figure:
     clients = _sample(counts)
     totals = [sum(counts[client]) for client in clients]
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.22, 0.78], vertical_spacing=0.03)
     figure.update_layout(
         template=style.TEMPLATE, height=520, margin_b=28, hovermode="closest", showlegend=False, bargap=0
     )
-    bars = go.Bar(y=totals, customdata=clients, marker={"color": style.GREY, "line": {"width": 0}})
+    bars = go.Bar(
+        y=totals, customdata=[names[client] for client in clients], marker={"color": style.GREY, "line": {"width": 0}}
+    )
     figure.add_trace(bars.update(hovertemplate="client %{customdata}: %{y:,} examples<extra></extra>"), row=1, col=1)
-    figure.add_trace(_shares(counts, classes, clients), row=2, col=1)
+    figure.add_trace(_shares(counts, classes, clients, names), row=2, col=1)
     figure.update_xaxes(showticklabels=False, showgrid=False)
     figure.update_xaxes(title_text="clients, sorted by their most frequent class", title_standoff=20, row=2, col=1)
     labeled = classes[:: -(-len(classes) // LABELS)]
@@ -78,13 +89,15 @@ def _heat_map(counts: ClassCounts, classes: Sequence[str]) -> go.Figure:
     return figure.update_yaxes(title_text="examples", row=1, col=1)
 
 
-def _shares(counts: ClassCounts, classes: Sequence[str], clients: Sequence[int]) -> go.Heatmap:
+def _shares(
+    counts: ClassCounts, classes: Sequence[str], clients: Sequence[int], names: Sequence[str | int]
+) -> go.Heatmap:
     selected = [counts[client] for client in clients]
     position = {"orientation": "h", "x": 1, "xanchor": "right", "xpad": 0, "y": 1.01, "yanchor": "bottom", "ypad": 0}
     return go.Heatmap(
         z=[[row[index] / max(sum(row), 1) for row in selected] for index in range(len(classes))],
         y=list(classes),
-        customdata=[[(client, counts[client][index]) for client in clients] for index in range(len(classes))],
+        customdata=[[(names[client], counts[client][index]) for client in clients] for index in range(len(classes))],
         zmin=0,
         colorscale=style.SHADES,
         colorbar={

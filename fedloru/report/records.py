@@ -40,7 +40,7 @@ class Records(NamedTuple):
 
     ``written`` has the texts that a language model generated for each test prompt, evaluation by evaluation.
     ``ranks`` and ``alignment`` have the results of later analyses, one entry per analyzed checkpoint, in round order.
-    ``names`` are the names of the clients of a federation, by index.
+    ``names`` are the names of the clients, by index, if they have names.
     """
 
     folder: Path
@@ -74,7 +74,8 @@ def read(folder: str | Path) -> Records:
     written = _rows(folder / WRITTEN, TEXTS, "a generated text") if (folder / WRITTEN).is_file() else []
     ranks, alignment = _studies(folder / STUDIES, RANKS, "records"), _studies(folder / STUDIES, ALIGNMENT, "agreement")
     config, partition = _toml(folder / CONFIG), _partition(folder / PARTITION)
-    return Records(folder, config, partition, rows, summary, written, ranks, alignment, _names(folder / NAMES))
+    names = _names(folder / NAMES) or partition.get("names", [])
+    return Records(folder, config, partition, rows, summary, written, ranks, alignment, names)
 
 
 def outcome(records: Records) -> dict[str, Any]:

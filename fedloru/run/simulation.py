@@ -9,7 +9,7 @@ import torch
 from fedloru import tree
 from fedloru.engine import choose
 from fedloru.engine.task import Outcome, Task
-from fedloru.errors import ModelError
+from fedloru.errors import ModelError, TrainingError
 from fedloru.method import State
 from fedloru.personal import personal_scores, spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
@@ -97,6 +97,13 @@ class Simulation:
     def _train(self, task: Task) -> Outcome:
         try:
             return self.engine.run(task)
+        except TrainingError as error:
+            names = self.plan.partition.names
+            if names is None:
+                raise
+            raise TrainingError(
+                error.problem, client=error.client, round=error.round, name=names[error.client]
+            ) from error
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"round {task.round} does not fit into the memory of {self.plan.device} ({self.engine.reason}): "
