@@ -74,6 +74,6 @@ def _labels(classes: tuple[str, ...], checked: Audit, partition: Partition) -> T
     for name in ("client", "all", *shown):
         table.add_column(name, justify="right")
     for client, counts in enumerate(checked.first(CLIENTS).tolist()):
-        name = Text(plain(partition.label(client), NAME))
-        table.add_row(name, *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
+        label = Text(plain(partition.label(client), NAME))
+        table.add_row(label, *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
     return table

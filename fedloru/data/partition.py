@@ -125,7 +125,7 @@ def arrays_file(path: Path) -> Path:
     return path.with_suffix(".safetensors")
 
 
-def _checked_names(names: Iterable[str], clients: int) -> tuple[str, ...]:
+def _checked_names(names: Iterable[Any], clients: int) -> tuple[str, ...]:
     found = (names,) if isinstance(names, str) else tuple(names)
     if wrong := [name for name in found if not isinstance(name, str)]:
         raise PartitionError(f"the name of a client is {quoted(wrong[0])}, expected text")

@@ -63,17 +63,15 @@ def test_run_folders_and_pages_have_the_names(tmp_path: Path) -> None:
     records = read(tmp_path / "run")
     assert records.names == ["basel", "chur", "zürich"]
     assert list(partition_figure.skew(records).layout.yaxis.ticktext) == records.names
-    assert (
-        "zürich" in (tmp_path / "run/report.html").read_text()
-        or "z\\u00fcrich" in (tmp_path / "run/report.html").read_text()
-    )
+    page = (tmp_path / "run/report.html").read_text()
+    assert "zürich" in page or "z\\u00fcrich" in page
 
 
 def test_a_diverging_client_is_named() -> None:
     data = hospitals()
     data.train["x"][5] = 1e38
     net = fl.attach(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)), rank=1)
-    recipe = fl.Recipe(lr=1e3, clip=0.0, batch_size=2)
-    with pytest.raises(TrainingError, match=r"client 1 \('chur'\), round 2: ") as caught:
-        list(fl.run(net, fl.fedlora(), data, natural(data, "hospital"), rounds=2, cohort=3, recipe=recipe))
+    run = fl.run(net, fl.fedlora(), data, natural(data, "hospital"), recipe=fl.Recipe(lr=1e3, clip=0.0), cohort=3)
+    with pytest.raises(TrainingError, match=r"client 1 \('chur'\), round ") as caught:
+        list(run)
     assert caught.value.client == 1
