@@ -159,7 +159,7 @@ def test_shards_leave_classes_unused_only_if_allowed(data: Dataset) -> None:
 
 def test_natural_drops_small_clients_only_if_allowed() -> None:
     data = toy(20)
-    with pytest.raises(PartitionError, match=r"fewer than 3 examples: 6;"):
+    with pytest.raises(PartitionError, match=r"fewer than 3 examples: 'g6';"):
         natural(data, "group", min_examples=3)
     made = natural(data, "group", min_examples=3, allow_unused=True)
     assert len(made.train) == 6 and len(held(made)) == 18
