@@ -70,8 +70,10 @@ def _seed(draws: str) -> Setting:
 
 
 def _data() -> Forms:
-    base, meaning = section("Data", "", settings_of(load, skip=frozenset({"source"})).values()), "the data source"
-    others = {texts.SOURCE: texts.text_form(base, meaning)}
+    meaning = "the data source"
+    base = section("Data", "", settings_of(load, skip=frozenset({"source"})).values())
+    of_texts = section("Data", "", settings_of(load, skip=frozenset({"source", "task"})).values())
+    others = {texts.SOURCE: texts.text_form(of_texts, meaning)}
     return forms_of(SOURCES, "source", base, default="mnist5k", meaning=meaning, others=others)
 
 

@@ -15,25 +15,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.data.classes import numbers
+from fedloru.data.classes import Numbered, numbers
 from fedloru.data.dataset import Dataset, Scaling
 from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
+from fedloru.data.targets import Kind, Task, as_classes, as_targets, kind_of
 from fedloru.data.values import doubtful, keys
 from fedloru.errors import DataError
 from fedloru.rng import gen
 
 
-def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
+def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = "auto") -> Dataset:
     """Build a data set from ``raw``, holding out ``test_fraction`` of each class if the source has no test set.
+
+    ``task`` says whether labels are classes or the targets of a regression; see ``fedloru.data.targets``.
 
     Raises:
         DataError: the rows, labels or shapes cannot be used.
     """
     train = _checked(name, raw.train)
-    doubts = doubtful(train.columns)
+    kind, doubts = kind_of(name, train.labels, task), doubtful(train.columns)
     if raw.test is None:
-        train, test = split(train, test_fraction, seed)
+        train, test = split(train, test_fraction, seed, by_class=kind == "classification")
     else:
         test = _checked(f"the test set of {name}", raw.test)
     _check_alike(name, train.x, test.x)
@@ -42,7 +45,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
             f"{name}: training examples have shape {tuple(train.x.shape[1:])}, but test examples have shape "
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
-    y, y_test, classes, remarks = numbers(name, train.labels, test.labels, raw.classes)
+    y, y_test, classes, remarks = _numbered(name, kind, train.labels, test.labels, raw.classes)
     scaling = scaling_of(train.x)
     x, x_test = standardize(train.x, scaling), standardize(test.x, scaling)
     remarks = (*raw.remarks, *remarks, *doubts)
@@ -51,13 +54,29 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int) -> Dataset:
     )
 
 
-def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Hold out ``fraction`` of each class.
+def _numbered(
+    name: str, kind: Kind, train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...] | None
+) -> Numbered:
+    """Return the targets, or the class indices, of the training and the test labels."""
+    kind_of(f"the test set of {name}", test, kind)
+    if kind == "classification":
+        return numbers(name, as_classes(train), as_classes(test), classes)
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{name}: training examples have targets of shape {train.shape[1:]}, but test examples {test.shape[1:]}: "
+            "give all examples the same targets"
+        )
+    return Numbered(as_targets(name, train), as_targets(f"the test set of {name}", test), ())
+
+
+def split(rows: Rows, fraction: float, seed: int, *, by_class: bool = True) -> tuple[Rows, Rows]:
+    """Hold out ``fraction`` of each class, or of all rows if these have no class.
 
     Raises:
         DataError: the fraction is not between 0 and 1, or is so small that nothing is held out.
     """
-    held = held_out(rows.labels, fraction, seed)
+    groups = rows.labels if by_class else np.zeros(len(rows.labels), np.int64)
+    held = held_out(groups, fraction, seed)
     return _take(rows, ~held), _take(rows, held)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedloru.data.examples import Examples, class_names, examples, size
+from fedloru.data.targets import Kind
 from fedloru.errors import DataError
 
 HOW = (
@@ -45,7 +46,8 @@ class Dataset(_Fields):
     ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
     The command line prints them, and the page of a run shows them. ``scaling`` says how ``x`` was standardized.
 
-    Labels ``y`` of other integer types become int64, and those of shape (N, 1) become (N,). Tensors are detached.
+    Labels ``y`` of other integer types become int64, and those of shape (N, 1) become (N,). Without classes, floating-
+    point ``y``, (N,) or (N, d), are the targets of a regression. Tensors are detached.
 
     Raises:
         DataError: ``train`` or ``test`` is not a dict of tensors with one row per example, labels are not class
@@ -72,6 +74,13 @@ class Dataset(_Fields):
                 raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
         kept = {column: tuple(values) for column, values in columns.items()}
         return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling)
+
+    @property
+    def task(self) -> Kind:
+        """Whether examples have classes or texts, or floating-point targets that a regression predicts."""
+        y = self.train.get("y", self.test.get("y"))
+        is_target = y is not None and y.is_floating_point() and not self.classes
+        return "regression" if is_target else "classification"
 
 
 def dataset_problem(dataset: Any) -> str | None:

@@ -15,6 +15,7 @@ Examples = dict[str, Tensor]
 
 Images: ``x`` (N, C, H, W) float32, normalized, and ``y`` (N,) int64.
 Vectors: ``x`` (N, d) float32 and ``y`` (N,) int64.
+Regression: ``y`` (N,) or (N, t) floating-point numbers.
 Texts: ``input_ids`` (N, T) int64, padded on the right, and ``length`` (N,) int64, the number of tokens that are not
 padding; for a causal model also ``labels`` (N, T) int64, not shifted, −100 where no loss is computed, and for a
 classifier ``y`` (N,) int64.
@@ -38,7 +39,7 @@ def size(examples: Examples) -> int:
 
 
 def examples(where: str, given: Any, classes: Sequence[str]) -> Examples:
-    """Return ``given`` as examples, with labels (N,) int64 if there are classes.
+    """Return ``given`` as examples, with labels (N,) int64 if there are classes, and targets of a regression if not.
 
     Args:
         where: the start of messages.
@@ -46,8 +47,8 @@ def examples(where: str, given: Any, classes: Sequence[str]) -> Examples:
         classes: the names of the classes; () if examples have no single class.
 
     Raises:
-        DataError: these are not tensors with one row per example, labels are not class indices, or ``x`` has values
-            that are not finite.
+        DataError: these are not tensors with one row per example, labels are not class indices, or ``x`` or targets
+            have values that are not finite.
     """
     if not isinstance(given, Mapping):
         raise DataError(f"{where} is a {type(given).__name__}, {EXPECTED}{_exit(given)}")
@@ -61,6 +62,9 @@ def examples(where: str, given: Any, classes: Sequence[str]) -> Examples:
         _check_finite(f"{where}['x']", made["x"])
     if "y" in made and classes:
         made["y"] = _class_indices(f"{where}['y']", made["y"], len(classes))
+    elif "y" in made and made["y"].is_floating_point():
+        made["y"] = made["y"][:, 0] if made["y"].ndim == 2 and made["y"].shape[1] == 1 else made["y"]
+        _check_finite(f"{where}['y']", made["y"])
     return made
 
 

@@ -79,7 +79,7 @@ def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Te
 
 def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders, remarks: list[str]) -> Rows:
     kept = {name: keys(table[name], name, table.where, table.place) for name in columns}
-    y = labels(table[names.label], names.label, table.where, table.place)
+    y = labels(table[names.label], names.label, table.where, table.place, floats=True)
     encoded = [_encoded(value, names.image, folders, table.place(row)) for row, value in enumerate(table[names.image])]
     return Rows(decode(encoded, table.place, remarks), y, kept)
 

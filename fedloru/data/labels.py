@@ -16,7 +16,9 @@ Values = NDArray[Any] | Tensor | Sequence[Any]
 
 
 def as_labels(values: Values, name: str, where: str) -> NDArray[Any]:
-    """Return ``values`` as labels (N,), integers or strings; shapes such as (N, 1) are flattened.
+    """Return ``values`` as labels (N,), integers, strings or floats; shapes such as (N, 1) are flattened.
+
+    Numbers (N, d) are several labels per example, such as the targets of a regression.
 
     Args:
         values: an array, a tensor or a list.
@@ -24,16 +26,14 @@ def as_labels(values: Values, name: str, where: str) -> NDArray[Any]:
         where: the file or data set, for messages.
 
     Raises:
-        DataError: they are of another type, or there may be several per example.
+        DataError: they are of another type or shape.
     """
-    array = flat(values, name, where)
-    if array.dtype.kind in "iub":
+    array = _array(values, name, where)
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "iubf":
         return array
-    if array.dtype.kind == "f":
-        raise DataError(
-            f"{where}: labels must be integers or strings, got {array.dtype} in {name!r}; convert whole numbers, such "
-            "as with y.astype(int)"
-        )
+    array = flat(array, name, where)
+    if array.dtype.kind in "iubf":
+        return array
     return labels(list(_decoded(array, name, where)), name, where)
 
 
@@ -46,9 +46,7 @@ def flat(values: Values, name: str, where: str) -> NDArray[Any]:
     array = _array(values, name, where)
     if array.ndim and array.size == len(array):
         return array.reshape(len(array))
-    one_hot = array.ndim == 2 and len(array) > 1 and array.dtype.kind in "iubf" and bool(np.isin(array, (0, 1)).all())
-    hint = f"; for one-hot labels, use {name}.argmax(1)" if one_hot else ""
-    raise DataError(f"{where}: {name!r} has shape {array.shape}, expected (N,), one value per example{hint}")
+    raise DataError(f"{where}: {name!r} has shape {array.shape}, expected (N,), one value per example")
 
 
 def _decoded(array: NDArray[Any], name: str, where: str) -> NDArray[Any]:
@@ -67,4 +65,4 @@ def _array(values: Any, name: str, where: str) -> NDArray[Any]:
         return values
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise DataError(f"{where}: {name!r} is a {type(values).__name__}, expected an array of integers or strings")
-    return labels(values, name, where)
+    return labels(values, name, where, floats=True)

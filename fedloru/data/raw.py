@@ -15,7 +15,10 @@ Columns = Mapping[str, Any]
 
 
 class Rows(NamedTuple):
-    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, ``labels`` (N,) integers or strings, and keys."""
+    """Examples: ``x`` (N, C, H, W) or (N, d) of any numeric dtype, and keys.
+
+    ``labels`` are integers or strings (N,), or the targets of a regression, numbers (N,) or (N, d).
+    """
 
     x: Tensor
     labels: NDArray[Any]

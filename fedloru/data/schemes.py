@@ -213,6 +213,11 @@ def _shuffled(dataset: Dataset, clients: int, min_examples: int, seed: int) -> T
 def _labels(dataset: Dataset, scheme: str) -> Tensor:
     check_dataset(dataset)
     y = labels(dataset)
+    if y is None and dataset.task == "regression":
+        raise PartitionError(
+            f"the scheme {scheme!r} needs one class per example, but {dataset.name!r} has targets of a regression, "
+            "which are numbers: use 'iid', or 'natural' with a column that says whose example it is"
+        )
     if y is None:
         raise PartitionError(f"the scheme {scheme!r} needs one class per example, but {dataset.name!r} has none")
     return y

@@ -13,6 +13,7 @@ from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
 from fedloru.data.memory import in_memory
 from fedloru.data.raw import Raw, Rows
+from fedloru.data.targets import Task
 from fedloru.errors import DataError, choices, quoted
 from fedloru.settings import REQUIRED, problems_of, settings_of, short
 from fedloru.settings.types import Fraction, Whole
@@ -20,7 +21,9 @@ from fedloru.settings.types import Fraction, Whole
 log = logging.getLogger("fedloru")
 
 
-def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **settings: Any) -> Dataset:
+def load(
+    source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, task: Task = "auto", **settings: Any
+) -> Dataset:
     """Load a data set from one of ``SOURCES``; images and vectors are standardised on the training examples.
 
     Args:
@@ -28,6 +31,8 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
         test_fraction: the fraction of each class that is held out for testing if the source has no test set.
         seed: the seed of the held-out examples; it does not follow the run's seed, so that all runs are tested on the
             same examples.
+        task: what labels are: classes, or numbers that a regression predicts; by default, numbers with decimal places
+            are targets of a regression, and all other labels are classes.
         settings: the settings of the source, such as ``path``.
 
     Raises:
@@ -46,7 +51,7 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
     name = Path(settings["path"]).stem if "path" in settings else short(source)
     try:
         with in_memory(f"the data set {quoted(name)}"):
-            data = _built(name, source, reader(**given), test_fraction, seed)
+            data = _built(name, source, reader(**given), test_fraction, seed, task)
     except OSError as error:
         raise DataError(f"the data set {quoted(name)} cannot be read: {error.strerror or error}") from error
     for remark in data.remarks:
@@ -54,14 +59,14 @@ def load(source: str, *, test_fraction: Fraction = 0.2, seed: Whole = 0, **setti
     return data
 
 
-def _built(name: str, source: str, made: Any, test_fraction: float, seed: int) -> Dataset:
+def _built(name: str, source: str, made: Any, test_fraction: float, seed: int, task: Task) -> Dataset:
     if isinstance(made, Dataset):
         return made
     if isinstance(made, Rows):
         made = Raw(made)
     if not isinstance(made, Raw):
         raise DataError(f"{source} returned {type(made).__name__}, not fedloru.data.Raw, Rows or Dataset; return one")
-    return build(name, made, test_fraction=test_fraction, seed=seed)
+    return build(name, made, test_fraction=test_fraction, seed=seed, task=task)
 
 
 def synthetic(

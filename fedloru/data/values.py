@@ -22,6 +22,9 @@ from fedloru.errors import DataError, listed, quoted
 MISSING_NAMES = frozenset({"none", "nan", "null", "na", "n/a", "nat", "<na>"})
 """Texts that other programs write for missing values, in lower case."""
 
+NUMBERS = (int, float, Decimal, type(None))
+"""The types of a column of floating-point numbers, with those of missing values."""
+
 LONGEST_LABEL = 1000
 """The maximum number of characters of a label. Longer ones are texts, and arrays of them would fill the memory."""
 
@@ -68,20 +71,28 @@ def keys(values: Iterable[Any], name: str, where: str, place: Place | None = Non
     return tuple(_key(value, name, place, row) for row, value in enumerate(found))
 
 
-def labels(values: Iterable[Any], name: str, where: str, place: Place | None = None) -> NDArray[Any]:
-    """Return the column ``name`` as labels (N,): integers, or text.
+def labels(
+    values: Iterable[Any], name: str, where: str, place: Place | None = None, *, floats: bool = False
+) -> NDArray[Any]:
+    """Return the column ``name`` as labels (N,): integers, text or, with ``floats``, floating-point numbers.
 
     Args:
         values: the values of the column.
         name: its name.
         where: the file or data set, for messages.
         place: names a row in messages; by default by ``where`` and its number.
+        floats: whether labels may be floating-point numbers, which may then be mixed with integers.
 
     Raises:
-        DataError: values are missing or empty, have different types, or are neither integers nor text.
+        DataError: values are missing or empty, have different types, or a type that labels do not have.
     """
     place = place or rows_of(where)
-    found = _complete(values, name, where, place)
+    found = plain(values)
+    if floats and {float, Decimal} & {*map(type, found)} and all(type(each) in NUMBERS for each in found):
+        found = [each if each is None else float(each) for each in found]
+    found = _complete(found, name, where, place)
+    if floats and found and isinstance(found[0], float):
+        return np.array(found)
     if found and not isinstance(found[0], (int, str)):
         raise DataError(
             f"{where}: labels must be integers or strings, got {kind(found[0])} in column {name!r}: convert it, or "

@@ -68,10 +68,13 @@ def test_labels_that_are_certain_are_converted(tmp_path: Path, labels: Any) -> N
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.eye(3)[Y], r"'y' has shape \(12, 3\), expected \(N,\), one value per example; for one-hot"),
-        (Y[None], r"'y' has shape \(1, 12\), expected \(N,\)"),
+        (np.eye(3)[Y], r"labels have shape \(12, 3\), expected \(N,\), one class per example; for one-hot"),
+        (Y[None], "12 examples, but 1 labels"),
         (np.array(3), r"'y' has shape \(\), expected \(N,\)"),
-        (Y.astype(float), "integers or strings, got float64 in 'y'; convert whole numbers"),
+        (
+            Y.astype(float),
+            "float64 without decimal places, such as 0.0, which may be targets or the numbers of classes",
+        ),
         (Y.astype(complex), "integers or strings, got complex"),
         (np.array([b"\xff"] * 12), "not UTF-8"),
         (np.array(["a", ""] * 6), "6 of 12 rows have no 'y'"),

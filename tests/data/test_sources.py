@@ -108,7 +108,7 @@ def test_struct_images_string_labels_and_color(tmp_path: Path) -> None:
         (table(4).drop_columns("label"), None, "no column 'label'. There are: image, speaker"),
         (table(4, image=[1, 2, 3, 4]), None, "to hold encoded images"),
         (table(4, label=[0, None, 1, 1]), None, "1 of 4 rows have no 'label'"),
-        (table(4, label=[0.0, 1.0, 0.0, 1.0]), None, "must be integers or strings, got"),
+        (table(4, label=[0.0, 1.0, 0.0, 1.0]), None, "without decimal places, such as 0.0"),
         (table(4, image=[b"abc"] * 4), None, "row 0 cannot be read as an image"),
         (table(4, image=[encoded(0)[:60]] * 4), None, "row 0 is damaged"),
         (table(2, image=[encoded(0), encoded(1, size=5)]), None, "row 1 is 5×5 pixels, but .*row 0 is 6×6"),
