@@ -18,8 +18,9 @@ from fedloru.config.plan import audited, dated, federation_plan
 from fedloru.data import Audit, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
+from fedloru.report import notebook
 from fedloru.run import checkpoint
-from fedloru.run.callbacks import Follower
+from fedloru.run.callbacks import Callback, Follower
 from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
 from fedloru.run.description import PYTHON, echo, partition_record, partition_rows
@@ -45,12 +46,32 @@ class Participants(NamedTuple):
 
 
 class ReportedRun(Run):
-    """A run that writes a page, ``report.html``, to its folder when it finishes."""
+    """A run that writes a page, ``report.html``, to its folder when it finishes, and shows its rounds in a notebook."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.callbacks += [_LiveTable()] if notebook.is_notebook() else []
 
     def finish(self, folder: RunFolder) -> None:
         """Write the results of the run, then the page."""
         super().finish(folder)
         report.write(folder.path)
+
+    def _repr_html_(self) -> str:
+        return notebook.table(repr(self), self.rows, self.plan.rounds)
+
+
+class _LiveTable(Callback):
+    """Shows the rounds of a run below the cell of a notebook that iterates over it."""
+
+    def on_start(self, run: Run) -> None:
+        self.run, self.display = run, notebook.Display()
+
+    def on_round(self, row: dict[str, Any]) -> None:
+        self.display.show(self.run)
+
+    def on_end(self, run: Run) -> None:
+        self.display.show(run, now=True)
 
 
 @dataclass(frozen=True)

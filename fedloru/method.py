@@ -15,6 +15,7 @@ from torch import Tensor
 from fedloru import tree
 from fedloru.lowrank import concatenate
 from fedloru.net import Net
+from fedloru.settings import short
 from fedloru.settings.types import RunSize
 from fedloru.tree import Params
 
@@ -48,6 +49,12 @@ class State(NamedTuple):
     aux: Params
     increment: Params
     notes: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        """Return the round, the version and the sizes of the tensors in one line."""
+        sizes = {name: tree.size(getattr(self, name)) for name in ("base", "shared", "aux", "increment")}
+        counts = ", ".join(f"{count:,} values in {name}" for name, count in sizes.items() if count)
+        return f"State(round {self.round}, version {self.version}, {counts})"
 
 
 class Down(NamedTuple):
@@ -226,3 +233,16 @@ class Method(NamedTuple):
 
     in_run: Callable[[Method, RunSize], Method] | None = None
     """(method, size) → the method with the defaults that follow from the size of a run; None: there are none."""
+
+    def __repr__(self) -> str:
+        """Return the calls that make the method, with its settings, such as "prox(fedloru(tau=5), mu=0.1)"."""
+        own = {key: value for key, value in self.config.items() if key != "wrap"}
+        call = f"{short(self.name) or 'Method'}({_arguments(own)})"
+        for wrapper in self.config.get("wrap", []):
+            settings = {key: value for key, value in wrapper.items() if key != "name"}
+            call = f"{short(str(wrapper['name']))}({', '.join(filter(None, (call, _arguments(settings))))})"
+        return call
+
+
+def _arguments(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in settings.items() if value is not None)

@@ -60,6 +60,11 @@ class Recipe(NamedTuple):
     bucket: Flag = False
     precision: Precision = "full"
 
+    def __repr__(self) -> str:
+        """Return the settings that differ from their defaults, as the call that makes the recipe."""
+        changed = {key: value for key, value in self._asdict().items() if value != self._field_defaults[key]}
+        return f"Recipe({', '.join(f'{key}={value!r}' for key, value in changed.items())})"
+
     @property
     def rate(self) -> float:
         """The learning rate, or its default for the optimizer."""

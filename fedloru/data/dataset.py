@@ -82,6 +82,23 @@ class Dataset(_Fields):
         is_target = y is not None and y.is_floating_point() and not self.classes
         return "regression" if is_target else "classification"
 
+    def __repr__(self) -> str:
+        """Return the sizes of the data set, the shape of an example and its columns in one line."""
+        parts = [
+            f"{size(self.train):,} training and {size(self.test):,} test examples{_shape(self.train or self.test)}"
+        ]
+        parts += [f"{len(self.classes):,} classes"] if self.classes else []
+        parts += [f"columns {', '.join(map(repr, self.columns))}"] if self.columns else []
+        return f"Dataset({self.name!r}, {', '.join(parts)})"
+
+
+def _shape(examples: Examples) -> str:
+    given: dict[str, Any] = examples  # ``_replace`` checks nothing
+    shapes = {key: tuple(value.shape[1:]) for key, value in given.items() if isinstance(value, Tensor)}
+    if "x" in shapes:
+        return f" of shape {shapes['x']}"
+    return f" of {', '.join(map(repr, examples))}" if examples else ""
+
 
 def dataset_problem(dataset: Any) -> str | None:
     """Return what to do if ``dataset`` is not a ``Dataset`` of tensors, or None if it is one."""

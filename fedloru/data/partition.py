@@ -65,6 +65,17 @@ class Partition(_Fields):
         """Return the name of a client, or its number if clients have no names."""
         return str(client) if self.names is None else self.names[client]
 
+    def __repr__(self) -> str:
+        """Return the scheme, the number of clients and the sizes of their parts in one line."""
+        parts = [f"{_sizes(self.train)} training"] + ([f"{_sizes(self.test)} test"] if self.test else [])
+        return f"Partition({self.scheme!r}, {len(self.train):,} clients with {' and '.join(parts)} examples each)"
+
+
+def _sizes(part: Ragged) -> str:
+    """Return the smallest and the largest number of rows of a client, such as "97 to 203"."""
+    ends = dict.fromkeys((int(part.sizes.min()), int(part.sizes.max()))) if len(part) else {0: None}
+    return " to ".join(f"{size:,}" for size in ends)
+
 
 def digest(partition: Partition) -> str:
     """Return a hash of the whole assignment: the training rows and the test rows of every client."""

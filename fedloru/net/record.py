@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedloru import tree
 from fedloru.lowrank import Increment, Site
 from fedloru.tree import Params
 
@@ -82,6 +83,15 @@ class Net(NamedTuple):
     def statistics(self) -> frozenset[str]:
         """The keys of floating-point buffers, such as BatchNorm's running means: averaged, never trained."""
         return frozenset(key for key, value in self.buffers.items() if value.is_floating_point())
+
+    def __repr__(self) -> str:
+        """Return the model, its low-rank layers and its sizes in one line."""
+        ranks = sorted({site.rank for site in self.sites})
+        span = f"rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else "no rank"
+        sizes = tree.size(tree.omit(self.params, self.factors)), tree.size(tree.select(self.params, self.trainable))
+        counts = f"{sizes[0]:,} parameters, {sizes[1]:,} trainable"
+        layers = f"{len(self.sites)} low-rank layer{'s' * (len(self.sites) != 1)}"
+        return f"Net({type(self.model).__name__}, {layers}, {span}, {counts})"
 
 
 def metrics(net: Net, outputs: Any, batch: Batch) -> Metrics:

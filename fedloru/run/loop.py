@@ -28,8 +28,8 @@ from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, on_device, profile, references, sampled
-from fedloru.run.record import Round, Row, is_evaluated, record
+from fedloru.run.plan import Plan, on_device, profile, references, sampled, title
+from fedloru.run.record import Round, Row, is_evaluated, latest_scores, record
 from fedloru.run.simulation import Simulation
 from fedloru.run.summary import summarise
 from fedloru.settings import calling
@@ -94,6 +94,13 @@ class Run:
     def model(self) -> nn.Module:
         """Return a plain copy of the shared model, with the current factors merged into its weights."""
         return nets.load(self.plan.net, self.tensors)
+
+    def __repr__(self) -> str:
+        """Return what is trained, the completed rounds, the last scores and the folder in one line."""
+        scores = [f"{name.removeprefix('test_')} {value:.4g}" for name, value in latest_scores(self.rows).items()]
+        place = [f"folder {str(self.folder.path)!r}"] if self.folder else []
+        done = f"round {self.state.round:,} of {self.plan.rounds:,}"
+        return f"Run({', '.join([title(self.plan), done, *scores, *place])})"
 
     def summary(self) -> dict[str, Any]:
         """Return the results of the run so far, in the format of ``summary.json``."""

@@ -24,7 +24,7 @@ from fedloru.method import Method, Profile, planned
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
-from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of
+from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
 from fedloru.settings.types import Count, Flag, RunSize, Text, Whole
 from fedloru.tree import Params
 from fedloru.wire import CODECS
@@ -123,6 +123,10 @@ class Plan:
             share = min(1.0, self.cohort / len(partition.train))
             object.__setattr__(self, "method", planned(method, RunSize(self.rounds, share)))
 
+    def __repr__(self) -> str:
+        """Return the method, the data, the size and the seed of the run in one line."""
+        return f"Plan({title(self)}, {self.rounds:,} rounds)"
+
     def replace(self, **changes: Any) -> Plan:
         """Return a copy with other values for the given fields."""
         return dataclasses.replace(self, **changes)
@@ -141,6 +145,12 @@ class Plan:
     def keeps_increments(self) -> bool:
         """Whether the run folder keeps the factors of every merge."""
         return self.net.local_base if self.increments is None else self.increments
+
+
+def title(plan: Plan) -> str:
+    """Return the method, the data, the number of clients and the seed of a plan."""
+    size = f"{plan.clients:,} clients, {plan.cohort:,} per round"
+    return f"{short(plan.method.name)} on {plan.dataset.name!r}, {size}, seed {plan.seed}"
 
 
 def keyed_settings() -> Mapping[str, tuple[str, Setting]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,16 @@ class Round(NamedTuple):
 def is_evaluated(plan: Plan, round: int) -> bool:
     """Return whether the model is evaluated after ``round``."""
     return round % plan.eval_every == 0 or round == plan.rounds
+
+
+def latest_scores(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the scores on the test set in the last row that has any, by name; {} if none has."""
+    found = ({name: value for name, value in row.items() if _is_score(name, value)} for row in reversed(rows))
+    return next(filter(None, found), {})
+
+
+def _is_score(name: str, value: Any) -> bool:
+    return name.startswith("test_") and isinstance(value, int | float)
 
 
 def record(plan: Plan, first: State, done: Round) -> Row:
