@@ -17,6 +17,9 @@ PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 CATALOGUE = re.compile(r"^<!-- catalogue: (\S+) -->$", re.MULTILINE)
 ENTRY = re.compile(r"^from (\S+) import (\w+) as \2$", re.MULTILINE)
 
+TESTING = re.compile(r"^<!-- (?:tested\b.*?|setup\n.*?^)-->\n", re.DOTALL | re.MULTILINE)
+"""Comments for the test of a page: see tests/pages.py."""
+
 LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 LINK_IN = re.compile(r"(?<=\]\()docs/")
 REMOTE_ASSET = re.compile(
@@ -47,7 +50,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Return the text of a page with links that work on the site as they do in the repository."""
+    """Return the text of a page without the comments for its test, and with links that work on the site."""
+    markdown = TESTING.sub("", markdown)
     name = page.file.src_uri
     if name in PAGES.values():
         return LINK_IN.sub("", markdown)

@@ -9,34 +9,36 @@ import pytest
 from typer.testing import CliRunner
 
 from fedloru.cli import app
+from tests.pages import marks
 
 ROOT = Path(__file__).parent.parent
-TUTORIAL = ROOT / "docs" / "writing-a-method.md"  # its blocks build on each other: test_writing_a_method.py runs them
-PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {TUTORIAL})]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        fence = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
-        found += [(page.name, text) for text in fence.findall(page.read_text())]
-    return found
+def blocks(page: Path, language: str) -> list[str]:
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return fence.findall(page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_python_blocks_run(page: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(code, page, "exec"), {})
+def commands() -> list[tuple[str, str]]:
+    lines = [(page.name, line) for page in PAGES for text in blocks(page, "console") for line in text.splitlines()]
+    return [(name, line) for name, line in lines if line.startswith("$ fedloru ")]
+
+
+def test_the_python_block_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out
 
 
-def test_there_is_a_python_block() -> None:
-    assert ("README.md" in dict(blocks("python"))) and blocks("console")
+def test_other_pages_with_python_are_tested() -> None:
+    """The blocks of tested pages are run by test_pages.py, those of the tutorial by test_writing_a_method.py."""
+    others = {page.stem for page in PAGES if blocks(page, "python") and marks(page.read_text(encoding="utf-8")) is None}
+    assert others == {"README", "writing-a-method"}
 
 
-@pytest.mark.parametrize(
-    ("page", "line"),
-    [(page, line) for page, text in blocks("console") for line in text.splitlines() if line.startswith("$ fedloru ")],
-)
+@pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_exist_with_these_options(page: str, line: str) -> None:
     """Every command in a console block exists, and its help lists the options that the block uses."""
     words = line.removeprefix("$ fedloru ").split("#")[0].split()
