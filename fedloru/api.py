@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
@@ -33,6 +34,8 @@ from fedloru.run.plan import Plan, on_device
 from fedloru.run.simulation import Simulation
 from fedloru.schema import FEDERATION
 from fedloru.settings.parameters import with_parameters_of
+
+log = logging.getLogger(__name__)
 
 
 class Participants(NamedTuple):
@@ -268,6 +271,7 @@ def _begin(
     now = environment(plan, run.engine)
     rows = partition_rows(plan.partition, checked)
     run.folder = RunFolder.create(out, config, record, origin(plan), plan.net.imported, now, rows)
+    _log(run)
     return run
 
 
@@ -286,7 +290,13 @@ def _continue(
         save_environment(folder.checkpoints, now)
     elif run.state.round < plan.rounds:
         check_environment(folder.checkpoints, run.state.round, now, accept=accept_changes)
+    _log(run)
     return run
+
+
+def _log(run: ReportedRun) -> None:
+    log.info("engine %s%s", run.engine.name, f": {run.engine.reason}" if run.engine.reason else "")
+    log.info("the run continues after round %d of %d", run.state.round, run.plan.rounds)
 
 
 def _restore_threads(folder: RunFolder, from_round: int | None, accept_changes: bool) -> None:

@@ -1,16 +1,17 @@
-"""The pages on the command line and the configuration are generated from the code.
+"""The pages on the command line and the configuration, and what a shell completes, are generated from the code.
 
 ``UPDATE_DOCS=1 pytest tests/test_docs.py`` writes them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import tomli_w
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from fedloru.cli import app
 from fedloru.config import SECTIONS, Forms, Top, parse
 from fedloru.config.fields import Section, expected
-from fedloru.settings import When, one_of
+from fedloru.settings import In, When, one_of
 from fedloru.settings.table import SYNTAX
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -31,7 +32,14 @@ CLI = """# The command line
 changed with `-s key=value` (see [the configuration](configuration.md)).
 
 The exit code is 0 on success; 2 on an error, with a message on stderr that says what is wrong and how to fix it; and
-130 if stopped by Ctrl-C, after saving a checkpoint and printing the command that resumes the run.
+130 if stopped by Ctrl-C, after saving a checkpoint and printing the command that resumes the run. It is 1 for an error
+that fedloru did not expect; `-v` shows its traceback.
+
+- **For programs.** `--json` prints one JSON object instead of tables ([its keys](json.md)). Notes, progress and errors
+  go to stderr. Without a terminal, tables are as wide as their contents, and have no control codes; `NO_COLOR` removes
+  colors from a terminal too.
+- **Completion.** `fedloru --install-completion` teaches your shell to complete commands, options, presets, run folders,
+  and the settings of `-s` with their values.
 """
 
 CONFIGURATION = """# The configuration
@@ -186,13 +194,41 @@ def sentence(text: str) -> str:
     return f"{line}." if line and not line.endswith((".", "!", "?")) else line
 
 
-@pytest.mark.parametrize(("name", "make"), [("cli.md", cli_page), ("configuration.md", configuration_page)])
-def test_a_page_is_up_to_date(name: str, make: Any) -> None:
-    path = DOCS / name
+def completions() -> str:
+    """Return the keys of all settings with the values that they may have, as JSON."""
+    found: dict[str, list[str]] = {}
+    for section, forms in {"": Forms("", {"": Top}), **SECTIONS}.items():
+        for name, form in forms.all.items():
+            for key, field in form.model_fields.items():
+                path = f"{section}.{key}".strip(".")
+                known = [name] * (name not in forms.prefixes) if key == forms.key else values(field)
+                found[path] = list(dict.fromkeys([*found.get(path, []), *known]))
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def values(field: FieldInfo) -> list[str]:
+    """Return the values of a setting that has a list of them."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if kind is bool:
+            return ["true", "false"]
+        if get_origin(kind) is Literal:
+            return [str(value) for value in get_args(kind)]
+    return [str(name) for item in field.metadata if isinstance(item, In) for name in item.table]
+
+
+PAGES = [
+    (DOCS / "cli.md", cli_page),
+    (DOCS / "configuration.md", configuration_page),
+    (DOCS.parent / "fedloru" / "cli" / "settings.json", completions),
+]
+
+
+@pytest.mark.parametrize(("path", "make"), PAGES, ids=lambda value: getattr(value, "name", ""))
+def test_a_page_is_up_to_date(path: Path, make: Any) -> None:
     if os.environ.get("UPDATE_DOCS"):
         path.write_text(make(), encoding="utf-8")
     assert path.read_text(encoding="utf-8") == make(), (
-        f"docs/{name} is out of date: run UPDATE_DOCS=1 pytest {__file__}"
+        f"{path.name} is out of date: run UPDATE_DOCS=1 pytest {__file__}"
     )
 
 

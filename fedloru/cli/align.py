@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app, say
+from fedloru.cli.output import Json, console, print_json
 from fedloru.cli.study_options import Batch, Double, Out, Round, Rounds, Source
 from fedloru.errors import ConfigError
 
@@ -53,6 +54,7 @@ def align(
         Path | None, typer.Option(metavar="DIR", help="Plot cosines against ranks as PDF and PNG files in DIR.")
     ] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Measure how well the gradients of clients agree.
 
@@ -87,7 +89,9 @@ def align(
     to = destination(source, out, ALIGNMENT, metadata["round"])
     results = _measure(study, server, chosen, to, quiet)
     written = [*(_plot(results, layers, pictures) if pictures else ()), *to.finish()]
-    if not quiet:
+    if as_json:
+        print_json(results)
+    elif not quiet:
         _show(results, layers, written)
 
 
@@ -157,13 +161,11 @@ def _plot(results: Record, layers: bool, folder: Path) -> list[Path]:
 
 
 def _show(results: Record, layers: bool, written: list[Path]) -> None:
-    from rich.console import Console
-
     from fedloru.cli.alignment_table import shown, table, verdicts
 
-    console = Console()
-    console.print(table(shown(results, layers)))
+    out = console()
+    out.print(table(shown(results, layers)))
     for verdict in verdicts(results):
-        console.print(verdict, highlight=False, soft_wrap=True)
+        out.print(verdict, highlight=False, soft_wrap=True)
     for path in written:
         typer.echo(f"Written: {path}")

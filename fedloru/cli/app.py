@@ -3,7 +3,8 @@
 A command imports what it runs when it is called. At the top of its file it imports only what its declaration needs, so
 that the help of every command is shown without torch, whose import takes seconds.
 
-Exit codes: 0 success, 2 error (with a message on stderr), 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 an error that fedloru did not expect, 2 error, both with a message on stderr, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import logging
 import math
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
+from click import Abort, ClickException, Context, HelpFormatter, Option, Parameter
+from click.exceptions import Exit
 from typer.core import TyperGroup
 
 from fedloru import __version__
-from fedloru.errors import ConfigError, FedloruError, printable
+from fedloru.cli import completion
+from fedloru.errors import ConfigError, FedloruError, printable, traced
 
-ERROR, STOPPED = 2, 130
+UNEXPECTED, ERROR, STOPPED = 1, 2, 130
 COMMAND_LINE = "the command line"
 """The source that messages name for problems with options and arguments."""
 
@@ -40,19 +45,47 @@ class _Context(Context):
     formatter_class = _Formatter
 
 
+VERBOSE = "fedloru.verbose"
+"""The entry of ``Context.meta`` that is set by -v."""
+
+
+def _set_verbose(ctx: Context, parameter: Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[VERBOSE] = True
+        log = logging.getLogger("fedloru")
+        ctx.find_root().call_on_close(partial(log.setLevel, log.level))
+        log.setLevel(logging.INFO)
+
+
+VERBOSE_OPTION = Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    expose_value=False,
+    callback=_set_verbose,
+    help="Print more about what happens, and the traceback of an error.",
+)
+"""An option of every command, which its function does not see."""
+
+
 class Commands(TyperGroup):
     """The commands in the order of their definition; errors are printed as messages, without a traceback."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(VERBOSE_OPTION)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name."""
-        with _printed_warnings(), _printed_errors():
+        with _printed_messages(ctx), _printed_errors(ctx):
             return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, whose help is written by ``_Formatter``."""
+        """Return a command, with -v, and with help that is written by ``_Formatter``."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             command.context_class = _Context
+            if VERBOSE_OPTION not in command.params:
+                command.params.append(VERBOSE_OPTION)
         return command
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -63,17 +96,22 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 # The docstring of each command says what its positional arguments are: not every version of typer shows their help.
-Source = Annotated[str | None, typer.Argument(metavar="CONFIG", hidden=True)]
+Source = Annotated[str | None, typer.Argument(metavar="CONFIG", hidden=True, autocompletion=completion.configurations)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Change a setting, such as method.tau=5; may be repeated."),
+    typer.Option(
+        "-s",
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, such as method.tau=5; may be repeated.",
+        autocompletion=completion.settings,
+    ),
 ]
 
 
@@ -122,9 +160,10 @@ def check_folder(path: Path) -> None:
 
 
 @contextmanager
-def _printed_errors() -> Iterator[None]:
+def _printed_errors(ctx: Context) -> Iterator[None]:
     try:
-        yield
+        with _printed_tracebacks(ctx):
+            yield
     except FedloruError as error:
         _fail(error, str(error))
     except BrokenPipeError:  # the reader of the output is gone, so there is nowhere to print a message
@@ -135,11 +174,29 @@ def _printed_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         say("\n".join(["Stopped.", *getattr(error, "__notes__", [])]))
         raise typer.Exit(STOPPED) from error
+    except (ClickException, Exit, Abort):
+        raise
+    except Exception as error:
+        how = "" if ctx.meta.get(VERBOSE) else ": repeat the command with -v to see the traceback"
+        _fail(error, f"{traced(error)}. fedloru did not expect this error{how}", UNEXPECTED)
 
 
-def _fail(error: Exception, message: str) -> None:
+@contextmanager
+def _printed_tracebacks(ctx: Context) -> Iterator[None]:
+    """Print the traceback of an error if -v is given."""
+    try:
+        yield
+    except (ClickException, Exit, Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        if ctx.meta.get(VERBOSE):
+            say("".join(traceback.format_exception(error)).rstrip())
+        raise
+
+
+def _fail(error: Exception, message: str, code: int = ERROR) -> None:
     say(printable("\n".join([f"Error: {message}", *getattr(error, "__notes__", [])])))
-    raise typer.Exit(ERROR) from error
+    raise typer.Exit(code) from error
 
 
 EVENTS = "fedloru.flower"
@@ -149,13 +206,16 @@ EVENT_SECONDS, REMEMBERED = 30.0, 10_000
 
 
 class _NoteHandler(logging.Handler):
-    """Prints each distinct warning once, as a line on stderr, and events not too often."""
+    """Prints each distinct warning once, as a line on stderr, and events not too often; with -v, also information."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, ctx: Context) -> None:
+        super().__init__()
+        self.ctx = ctx
         self.printed: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING and not self.ctx.meta.get(VERBOSE):
+            return
         message, now = record.getMessage(), time.monotonic()
         again = EVENT_SECONDS if record.name.startswith(EVENTS) else math.inf
         if now - self.printed.get(message, -math.inf) < again:
@@ -164,12 +224,12 @@ class _NoteHandler(logging.Handler):
         self.printed[message] = now
         if len(self.printed) > REMEMBERED:
             del self.printed[next(iter(self.printed))]
-        say(printable(f"Note: {message}"))
+        say(printable(f"{'Info' if record.levelno < logging.WARNING else 'Note'}: {message}"))
 
 
 @contextmanager
-def _printed_warnings() -> Iterator[None]:
-    log, handler = logging.getLogger("fedloru"), _NoteHandler()
+def _printed_messages(ctx: Context) -> Iterator[None]:
+    log, handler = logging.getLogger("fedloru"), _NoteHandler(ctx)
     log.addHandler(handler)
     try:
         yield

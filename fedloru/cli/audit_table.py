@@ -1,20 +1,18 @@
-"""The partition of a configuration on the terminal."""
+"""The partition of a configuration on the terminal, and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedloru import config as configs
 from fedloru.cli.app import say
+from fedloru.cli.output import console, print_json
 from fedloru.config.plan import audited, planned_method, split
 from fedloru.data import Audit, Dataset, Partition, size
 from fedloru.errors import plain
 from fedloru.report import units
+from fedloru.report.columns import Column, Listing, facts
 from fedloru.run.notes import merge_notes
 
 CLIENTS, CLASSES = 20, 12
@@ -23,7 +21,32 @@ NAME = 40
 """The length to which names of clients are cut."""
 
 
-def show(source: str | None, overrides: Sequence[str]) -> None:
+def _spread(sizes: Mapping[str, float]) -> str:
+    return f"{sizes['smallest']:,} to {sizes['largest']:,}, median {sizes['median']:,g}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,}"
+
+
+FACTS = [
+    Column("data", "data"),
+    Column("scheme", "scheme"),
+    Column("clients", "clients", _count),
+    Column("training_examples", "training examples", _count),
+    Column("unassigned_examples", "unassigned examples", _count),
+    Column("examples_per_client", "examples per client", _spread),
+    Column("tokens_per_client", "tokens per client", _spread),
+    Column("label_skew", "label skew", lambda skew: f"{skew:.3f} (0: equal distributions, 1: disjoint)"),
+    Column("classes_per_client", "classes per client", lambda classes: f"{classes:.1f} on average"),
+]
+LAST_FACTS = [
+    Column("test_examples", "test examples", lambda tested: units.part(tested["used"], tested["all"])),
+    Column("hash", "hash"),
+]
+
+
+def show(source: str | None, overrides: Sequence[str], as_json: bool) -> None:
     """Print how the data of a configuration is partitioned.
 
     Raises:
@@ -34,46 +57,65 @@ def show(source: str | None, overrides: Sequence[str]) -> None:
     checked = audited(dataset, partition)
     for note in merge_notes(planned_method(chosen, len(partition.train)), chosen.rounds):
         say(f"Note: {note}")
-    console = Console()
+    record = _record(dataset, partition.scheme, checked, chosen.eval.examples)
+    has_classes = len(dataset.classes) == checked.columns
+    if as_json:
+        counts = _counts(dataset.classes, checked, partition, checked.clients) if has_classes else []
+        print_json(record | {"examples_by_class": counts})
+        return
+    notes = [Column(name, name, _count) for name in dataset.notes]
+    out = console()
+    out.print(facts([*FACTS, *notes, *LAST_FACTS], record | record["notes"]))
+    if has_classes:
+        out.print(_labels(dataset.classes, checked, partition).table())
+
+
+def _record(dataset: Dataset, scheme: str, checked: Audit, tested: int | None) -> dict[str, Any]:
     examples = size(dataset.test)
-    used = min(examples, chosen.eval.examples or examples)
-    tested = ("test examples", units.part(used, examples))
-    console.print(_facts([*_audit_facts(dataset, partition.scheme, checked), tested, ("hash", checked.hash)]))
-    if len(dataset.classes) == checked.columns:
-        console.print(_labels(dataset.classes, checked, partition))
+    return {
+        "data": dataset.name,
+        "scheme": scheme,
+        "clients": checked.clients,
+        "training_examples": checked.examples,
+        "unassigned_examples": checked.unused,
+        "examples_per_client": _sizes(checked.sizes),
+        "tokens_per_client": _sizes(checked.tokens),
+        "label_skew": checked.skew if dataset.classes else None,
+        "classes_per_client": checked.classes if dataset.classes else None,
+        "notes": dict(dataset.notes),
+        "test_examples": {"used": min(examples, tested or examples), "all": examples},
+        "hash": checked.hash,
+    }
 
 
-def _audit_facts(dataset: Dataset, scheme: str, checked: Audit) -> Iterator[tuple[str, str]]:
-    yield "data", dataset.name
-    yield "scheme", scheme
-    yield "clients", f"{checked.clients:,}"
-    yield "training examples", f"{checked.examples:,}"
-    yield "unassigned examples", f"{checked.unused:,}"
-    for name, spread in (("examples per client", checked.sizes), ("tokens per client", checked.tokens)):
-        if spread is not None:
-            smallest, median, largest = spread
-            yield name, f"{smallest:,} to {largest:,}, median {median:,g}"
-    if dataset.classes:
-        yield "label skew", f"{checked.skew:.3f} (0: equal distributions, 1: disjoint)"
-        yield "classes per client", f"{checked.classes:.1f} on average"
-    yield from ((name, f"{count:,}") for name, count in dataset.notes.items())
+def _sizes(spread: tuple[int, float, int] | None) -> dict[str, float] | None:
+    return None if spread is None else dict(zip(("smallest", "median", "largest"), spread, strict=True))
 
 
-def _facts(facts: list[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 3, 0, 0))
-    for name, value in facts:
-        table.add_row(Text(name, style="dim"), Text(value))
-    return table
+def _counts(classes: tuple[str, ...], checked: Audit, partition: Partition, clients: int) -> list[dict[str, Any]]:
+    """Return the examples of the first clients: of each, the number of all, and by class."""
+    return [
+        {
+            "client": client,
+            "name": partition.label(client),
+            "all": sum(counts),
+            "classes": dict(zip(classes, counts, strict=True)),
+        }
+        for client, counts in enumerate(checked.first(clients).tolist())
+    ]
 
 
-def _labels(classes: tuple[str, ...], checked: Audit, partition: Partition) -> Table:
+def _labels(classes: tuple[str, ...], checked: Audit, partition: Partition) -> Listing:
     shown = classes[:CLASSES]
     omitted = [] if len(classes) <= CLASSES else [f"{len(classes) - CLASSES} more classes"]
     omitted += [] if checked.clients <= CLIENTS else [f"{checked.clients - CLIENTS:,} more clients"]
-    table = Table(box=box.SIMPLE_HEAD, title="examples by class", caption=", ".join(omitted) or None)
-    for name in ("client", "all", *shown):
-        table.add_column(name, justify="right")
-    for client, counts in enumerate(checked.first(CLIENTS).tolist()):
-        label = Text(plain(partition.label(client), NAME))
-        table.add_row(label, *(f"{count:,}" for count in (sum(counts), *counts[: len(shown)])))
-    return table
+    columns = [
+        Column("name", "client", lambda name: plain(name, NAME), right=True),
+        Column("all", "all", _count, right=True),
+    ]
+    columns += [Column(f"class {name}", name, _count, right=True) for name in shown]
+    rows = [
+        row | {f"class {name}": count for name, count in row["classes"].items()}
+        for row in _counts(classes, checked, partition, CLIENTS)
+    ]
+    return Listing(columns, rows, "examples by class", ", ".join(omitted) or None)

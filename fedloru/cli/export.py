@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedloru.cli.app import app
+from fedloru.cli.completion import run_folders
 
 WORST = 5
 """The number of layers to list for a truncated adapter: those with the largest errors."""
@@ -15,7 +16,7 @@ WORST = 5
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True)],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True, autocompletion=run_folders)],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="merged: the whole model. peft: an adapter.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create; it must not exist.")],
     round: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.output import Json, console, print_json
 from fedloru.errors import ConfigError, optional, quoted
 
 Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
@@ -33,6 +34,7 @@ def serve(
         bool, typer.Option("--behind-proxy", help="Listen on 127.0.0.1 without TLS: nginx or Caddy is in front.")
     ] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Run the server of a federation: real clients train on their own data.
 
@@ -63,7 +65,7 @@ def serve(
         else:
             assert resume is not None
             run = api.resume(resume, accept_changes=accept_changes, federation=server.federation)
-        train(run, quiet)
+        train(run, quiet, as_json)
         finish(run)
 
 
@@ -136,7 +138,7 @@ def enroll(
 
 
 @app.command()
-def clients(home: Home = HOME) -> None:
+def clients(home: Home = HOME, as_json: Json = False) -> None:
     """List the clients of a federation: who is connected, and what the server last saw of each.
 
     Times are in UTC. The table has the version of the base that a client holds, the last round in which its reply was
@@ -144,8 +146,6 @@ def clients(home: Home = HOME) -> None:
     why a client does not take part, or why its last reply was not used.
     """
     optional("flwr", extra="flower", purpose="fedloru clients")
-    from rich.console import Console
-
     from fedloru.flower.listing import listing, problems
     from fedloru.flower.roster import Roster
     from fedloru.flower.serve import running
@@ -155,9 +155,14 @@ def clients(home: Home = HOME) -> None:
         raise ConfigError(
             [f"no client is enrolled in {home}: use `fedloru enroll KEY.pub --name NAME`"], "the federation"
         )
-    seen, console, online = roster.seen(), Console(), running(home)
+    seen, online = roster.seen(), running(home)
+    listed = listing(roster.clients, seen, online)
+    if as_json:
+        print_json({"running": online, "clients": listed.json()})
+        return
     if not online:
         say("The server is not running. This is what it last saw:")
-    console.print(listing(roster.clients, seen, online))
+    out = console()
+    out.print(listed.table())
     for problem in problems(roster.clients, seen):
-        console.print(problem)
+        out.print(problem, markup=False, highlight=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fedloru.cli.app import Overrides, Source, app
+from fedloru.cli.output import Json
 
 
 @app.command()
-def methods(source: Source = None, overrides: Overrides = None) -> None:
+def methods(source: Source = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """List the methods, and the bytes that each would send.
 
     CONFIG is a TOML file or the name of a preset (default: the demo preset).
@@ -18,4 +19,4 @@ def methods(source: Source = None, overrides: Overrides = None) -> None:
     """
     from fedloru.cli.methods_table import show
 
-    show(source, overrides or ())
+    show(source, overrides or (), as_json)

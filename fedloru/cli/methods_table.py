@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fedloru import config as configs
+from fedloru.cli.output import console, print_json
 from fedloru.config import Config
 from fedloru.errors import ConfigError, FedloruError
 from fedloru.method import Method, profile_name
 from fedloru.methods import METHODS, WRAPPERS, declaration, make
 from fedloru.report import units
+from fedloru.report.columns import Column, Listing
 from fedloru.run.checks import check
 from fedloru.run.plan import Plan
 from fedloru.run.plan import profile as profile_of
 from fedloru.settings import short
 from fedloru.wire import Traffic, cost_by_profile
 
-NO_WRAP = {"method", "kB up", "kB down", "aggregate", "arXiv"}
 STEADY = (3, 4)
 """The rounds whose mean is shown: two, since RoLoRA alternates between the two halves of the factors."""
 
@@ -35,6 +32,22 @@ class Sent(NamedTuple):
     down: float
 
 
+METHOD = Column("method", "method", short, wraps=False)
+KILOBYTES = [
+    Column("up_bytes", "kB up", lambda count: f"{count / 1e3:,.1f}", right=True, wraps=False),
+    Column("down_bytes", "kB down", lambda count: f"{count / 1e3:,.1f}", right=True, wraps=False),
+]
+COLUMNS = [
+    METHOD,
+    Column("trained", "trained"),
+    *KILOBYTES,
+    Column("aggregate", "aggregate", wraps=False),
+    Column("rank", "rank up to"),
+    Column("client_state", "kept"),
+    Column("source", "arXiv", wraps=False),
+]
+BY_PROFILE = [METHOD, Column("profile", "profile"), *KILOBYTES]
+
 LEGEND = (
     "kB: bytes of one client in one round. P: clients per round; T: rounds; τ: rounds between merges; r: rank of a "
     "site; r_k: rank of client k; W: the rank of the weight itself, not of its update. The facts are those of the "
@@ -42,56 +55,68 @@ LEGEND = (
 )
 
 
-def show(source: str | None, overrides: Sequence[str]) -> None:
+def show(source: str | None, overrides: Sequence[str], as_json: bool) -> None:
     """Print the methods, and the bytes that each would send with a configuration.
 
     Raises:
         FedloruError: the configuration is invalid.
     """
-    chosen = configs.load(source, overrides)
+    methods, profiles = _listings(configs.load(source, overrides))
+    if as_json:
+        print_json({"methods": methods.json(), "profiles": profiles.json()})
+        return
+    out = console()
+    out.print(methods.table())
+    if profiles.rows:
+        out.print(profiles.table())
+    out.print(LEGEND, highlight=False)
+    reasons: dict[str, list[str]] = {}
+    for row in methods.rows:
+        if row["problem"]:
+            reasons.setdefault(row["problem"], []).append(short(row["method"]))
+    for reason, names in reasons.items():
+        out.print(f"No bytes for {', '.join(names)}: {reason}", highlight=False, markup=False)
+
+
+def _listings(chosen: Config) -> tuple[Listing, Listing]:
+    """Return all methods, and the bytes by profile if clients have different ones."""
     plans = _plans(chosen)
     bytes_of: dict[str, dict[str, Sent]] = {}
-    without_bytes: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
     listed = list(dict.fromkeys([*METHODS, chosen.method.name]))
     for name in listed:
         try:
             bytes_of[name] = _bytes(name, chosen, plans)
         except FedloruError as error:
             reason = " ".join(error.problems) if isinstance(error, ConfigError) else str(error)
-            without_bytes.setdefault(reason.replace(f"{short(name)} ", "this method ", 1), []).append(short(name))
-    console = Console()
-    console.print(_table(listed, bytes_of))
-    if any(sent.keys() != {profile_name(())} for sent in bytes_of.values()):
-        console.print(_by_profile(bytes_of))
-    console.print(LEGEND, highlight=False)
-    for reason, names in without_bytes.items():
-        console.print(f"No bytes for {', '.join(names)}: {reason}", highlight=False, markup=False)
+            problems[name] = reason.replace(f"{short(name)} ", "this method ", 1)
+    rows = [
+        {
+            "method": name,
+            **{
+                fact: None if text == units.DASH else text
+                for fact, text in declaration(METHODS.find(name)).facts._asdict().items()
+            },
+            **_mean(bytes_of.get(name, {}).values()),
+            "problem": problems.get(name),
+        }
+        for name in listed
+    ]
+    several = any(sent.keys() != {profile_name(())} for sent in bytes_of.values())
+    return Listing(COLUMNS, rows), Listing(BY_PROFILE, list(_profiles(bytes_of)) if several else [], "by profile")
 
 
-def _table(listed: Iterable[str], bytes_of: Mapping[str, Mapping[str, Sent]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in ("method", "trained", "kB up", "kB down", "aggregate", "rank up to", "kept", "arXiv"):
-        table.add_column(name, justify="right" if name.startswith("kB") else "left", no_wrap=name in NO_WRAP)
-    for name in listed:
-        facts = declaration(METHODS.find(name)).facts
-        table.add_row(short(name), facts.trained, *_kilobytes(bytes_of.get(name, {}).values()), *facts[1:])
-    return table
-
-
-def _by_profile(bytes_of: Mapping[str, Mapping[str, Sent]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), title="by profile")
-    for name in ("method", "profile", "kB up", "kB down"):
-        table.add_column(name, justify="right" if name.startswith("kB") else "left")
+def _profiles(bytes_of: Mapping[str, Mapping[str, Sent]]) -> Iterator[dict[str, Any]]:
     for name, sent in bytes_of.items():
-        for number, (profile, one) in enumerate(sent.items()):
-            table.add_row("" if number else short(name), profile, *_kilobytes([one]))
-    return table
+        for profile, one in sent.items():
+            yield {"method": name, "profile": profile, "clients": one.clients, **_mean([one])}
 
 
-def _kilobytes(sent: Iterable[Sent]) -> list[str]:
-    """Return the kB up and down of one client, as the mean over all."""
+def _mean(sent: Iterable[Sent]) -> dict[str, float | None]:
+    """Return the bytes up and down of one client, as the mean over all; None if they are not known."""
     sums = [sum(counts) for counts in zip(*sent, strict=True)]
-    return [f"{count / sums[0] / 1e3:,.1f}" for count in sums[1:]] or [units.DASH] * 2
+    up, down = [count / sums[0] for count in sums[1:]] or (None, None)
+    return {"up_bytes": up, "down_bytes": down}
 
 
 def _plans(config: Config) -> tuple[Plan, Plan | FedloruError]:

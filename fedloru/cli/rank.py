@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app, say
+from fedloru.cli.output import Json, console, print_json
 from fedloru.cli.study_options import Batch, Double, Out, Round, Rounds, Source
 from fedloru.errors import ConfigError
 
@@ -62,6 +63,7 @@ def rank(
         Path | None, typer.Option(metavar="DIR", help="Plot stable ranks and densities as PDF and PNG files in DIR.")
     ] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the stable rank of the curvature on server and clients.
 
@@ -98,7 +100,9 @@ def rank(
     to = destination(source, out, RANKS, metadata["round"])
     records = _measure(study, todo, effort, to, quiet)
     written = [*(_plot(records, pictures) if pictures else ()), *to.finish()]
-    if not quiet:
+    if as_json:
+        print_json({"of": study.metadata, "records": records})
+    elif not quiet:
         _show(records, written)
 
 
@@ -160,13 +164,11 @@ def _plot(records: list[Record], folder: Path) -> list[Path]:
 
 
 def _show(records: list[Record], written: list[Path]) -> None:
-    from rich.console import Console
-
     from fedloru.cli.spectrum_table import table, verdicts
 
-    console = Console()
-    console.print(table(records))
+    out = console()
+    out.print(table(records))
     for verdict in verdicts(records):
-        console.print(verdict, highlight=False, soft_wrap=True)
+        out.print(verdict, highlight=False, soft_wrap=True)
     for path in written:
         typer.echo(f"Written: {path}")

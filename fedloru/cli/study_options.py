@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-Source = Annotated[str | None, typer.Argument(metavar="RUN|CONFIG", hidden=True)]
+from fedloru.cli import completion
+
+Source = Annotated[
+    str | None, typer.Argument(metavar="RUN|CONFIG", hidden=True, autocompletion=completion.configurations)
+]
 Round = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="For a run: use the checkpoint of round N (default: the last).")
 ]

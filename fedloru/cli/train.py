@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.completion import run_folders
+from fedloru.cli.output import Json, print_json
 
 
 @app.command()
@@ -16,6 +18,7 @@ def run(
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a model, and write a run folder with a report.
 
@@ -27,12 +30,12 @@ def run(
     from fedloru import api, config
     from fedloru.cli.training import train, with_out
 
-    train(api.start(config.load(source, with_out(overrides, out))), quiet)
+    train(api.start(config.load(source, with_out(overrides, out))), quiet, as_json)
 
 
 @app.command()
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)],
     from_round: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Resume from the checkpoint of round N (default: the last); 0: restart."),
@@ -42,6 +45,7 @@ def resume(
         typer.Option("--accept-changes", help="Resume with the threads, device and library versions of this machine."),
     ] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Resume a run that was stopped.
 
@@ -52,14 +56,17 @@ def resume(
     that round; without it, only its missing files are written.
     """
     from fedloru import api
-    from fedloru.cli.training import train, write_missing_page
+    from fedloru import report as reports
+    from fedloru.cli.training import result, train, write_missing_page
 
     if from_round is None and api.finished(folder):
         api.check_unchanged(folder)
         say(f"The run in {folder} is finished: {write_missing_page(folder)}.")
+        if as_json:
+            print_json(result(folder, reports.read(folder).summary))
         return
     run = api.resume(folder, from_round, accept_changes=accept_changes)
     assert run.folder is not None
     if run.state.round == run.plan.rounds and (missing := run.folder.missing):
         say(f"All {run.plan.rounds} rounds are done; writing what is missing: {', '.join(missing)}.")
-    train(run, quiet)
+    train(run, quiet, as_json)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import say
-from fedloru.errors import FedloruError, TrainingError
+from fedloru.cli.output import console, print_json
+from fedloru.errors import TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
 from fedloru.run import checkpoint
@@ -34,36 +36,44 @@ def write_missing_page(folder: Path) -> str:
     return f"its report was missing, and has been written to {reports.write(folder)}"
 
 
+def result(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of a run as ``--json`` prints them."""
+    return {"folder": str(folder), "report": str(folder / REPORT), "summary": summary}
+
+
 def with_out(overrides: Sequence[str] | None, out: str | None) -> list[str]:
     """Return the overrides of a configuration, with ``out`` as the run folder if it is set."""
     return [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())]
 
 
-def train(run: ReportedRun, quiet: bool) -> None:
-    """Train the remaining rounds, and print the results unless ``quiet``."""
+def train(run: ReportedRun, quiet: bool, as_json: bool = False) -> None:
+    """Train the remaining rounds, and print the results: as JSON, or as a table unless ``quiet``."""
     assert run.folder is not None
     folder = run.folder.path
     for note in notes(run.plan, choices=not quiet):
         say(f"Note: {note}")
     try:
-        follow(run, quiet)
-    except (FedloruError, OSError, KeyboardInterrupt) as error:
+        follow(run, quiet, as_json)
+    except (Exception, KeyboardInterrupt) as error:
         error.add_note(_next_step(folder, error, run.plan.recipe.rate, run.plan.partition.scheme == FEDERATION))
         raise
-    if not quiet:
-        from rich.console import Console
+    summary = run.summary() | {"personal": personal(run.rows)}
+    if as_json:
+        print_json(result(folder, summary))
+    elif not quiet:
+        console().print(summary_table(summary))
+        typer.echo(f"Report: {folder / REPORT}")
 
-        Console().print(summary_table(run.summary() | {"personal": personal(run.rows)}))
-        typer.echo(f"Report: {folder / 'report.html'}")
 
-
-def follow(run: ReportedRun, quiet: bool) -> None:
-    """Train the remaining rounds, and display each unless ``quiet``."""
+def follow(run: ReportedRun, quiet: bool, on_stderr: bool = False) -> None:
+    """Train the remaining rounds, and display each unless ``quiet``: on stdout, or on stderr."""
     with closing(iter(run)) as rows:
         if quiet:
             for _ in rows:
                 pass
             return
+        from rich.console import Console
+
         plan, summary = run.plan, run.summary()
         facts = [
             ("clients", f"{plan.clients:,}, {plan.cohort:,} per round"),
@@ -71,8 +81,9 @@ def follow(run: ReportedRun, quiet: bool) -> None:
             ("engine", run.engine.name),
             ("tested", f"{units.part(*test_sizes(plan))} examples"),
         ]
+        screen = Console(stderr=on_stderr)
         title, every = f"{short(plan.method.name)} on {plan.dataset.name}", max(1, plan.rounds // LINES)
-        with Live(title, plan.rounds, run.state.round, facts, every=every, status=lambda: run.carrier.status) as live:
+        with Live(title, plan.rounds, run.state.round, facts, screen, every, lambda: run.carrier.status) as live:
             for row in rows:
                 live.update(row)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.output import Json
 from fedloru.errors import optional
 
 DIGITS = "digits"
@@ -22,6 +23,7 @@ def try_(
     clients: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="The number of clients.")] = 3,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Try out a whole federation on this machine: a server, clients in their own processes, TLS and keys.
 
@@ -50,7 +52,7 @@ def try_(
             logs = run.folder.path / "logs"
             say(f"The server listens on {trial.LOCAL}:{server.port}; starting {clients} clients, who log to {logs}.")
             with processes.started(home, file, server.port, logs, names):
-                train(run, quiet)
+                train(run, quiet, as_json)
                 finish(run)
 
 
@@ -63,6 +65,7 @@ def simulate(
         bool, typer.Option("--federation", help="Use the server and the clients of a federation, in this process.")
     ] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a model on simulated clients, like run; with --federation, by the code of real servers and clients.
 
@@ -74,7 +77,7 @@ def simulate(
 
     chosen = config.load(source, with_out(overrides, out))
     if not federation:
-        train(api.start(chosen), quiet)
+        train(api.start(chosen), quiet, as_json)
         return
     optional("flwr", extra="flower", purpose="fedloru simulate --federation")
     from fedloru.flower.federate import local
@@ -83,4 +86,4 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="fedloru-") as temporary:
         file = Path(temporary, "config.toml")
         file.write_text(config.text(chosen), "utf-8")
-        train(api.start(chosen, local(chosen, file, Path(temporary))), quiet)
+        train(api.start(chosen, local(chosen, file, Path(temporary))), quiet, as_json)

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from fedloru.cli.app import Overrides, Source, app
+from fedloru.cli.completion import run_folders
+from fedloru.cli.output import Json, print_json
 
 
 @app.command()
-def audit(source: Source = None, overrides: Overrides = None) -> None:
+def audit(source: Source = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show how the data is partitioned over clients.
 
     CONFIG is a TOML file or the name of a preset (default: the demo preset).
@@ -21,11 +23,11 @@ def audit(source: Source = None, overrides: Overrides = None) -> None:
     """
     from fedloru.cli.audit_table import show
 
-    show(source, overrides or ())
+    show(source, overrides or (), as_json)
 
 
 @app.command()
-def cost(source: Source = None, overrides: Overrides = None) -> None:
+def cost(source: Source = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show the bytes that a run would send, without training.
 
     CONFIG is a TOML file or the name of a preset (default: the demo preset).
@@ -35,12 +37,12 @@ def cost(source: Source = None, overrides: Overrides = None) -> None:
     """
     from fedloru.cli.cost_table import show
 
-    show(source, overrides or ())
+    show(source, overrides or (), as_json)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)],
     self_contained: Annotated[
         bool,
         typer.Option("--self-contained", help="Embed the plotting script (5 MB): a page to send as a single file."),
@@ -57,7 +59,7 @@ def report(
 
 
 @app.command()
-def config(source: Source = None, overrides: Overrides = None) -> None:
+def config(source: Source = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Print the complete configuration as TOML.
 
     CONFIG is a TOML file or the name of a preset (default: the demo preset).
@@ -66,15 +68,21 @@ def config(source: Source = None, overrides: Overrides = None) -> None:
     """
     from fedloru import config as configs
 
-    typer.echo(configs.text(configs.load(source, overrides or ())), nl=False)
+    chosen = configs.load(source, overrides or ())
+    if as_json:
+        print_json(configs.dump(chosen))
+    else:
+        typer.echo(configs.text(chosen), nl=False)
 
 
 @app.command()
-def presets() -> None:
+def presets(as_json: Json = False) -> None:
     """List the presets, the configurations that come with fedloru."""
     from fedloru.presets import presets as all_presets
 
-    known = all_presets()
-    for name, text in known.items():
-        about = text.splitlines()[0].removeprefix("#").strip()
+    known = {name: text.splitlines()[0].removeprefix("#").strip() for name, text in all_presets().items()}
+    if as_json:
+        print_json({"presets": [{"name": name, "about": about} for name, about in known.items()]})
+        return
+    for name, about in known.items():
         typer.echo(f"{name:<{max(map(len, known))}}  {about}")

@@ -1,49 +1,60 @@
-"""The table of the clients of a federation."""
+"""The clients of a federation, as rows of a table or of JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from fedloru.flower.roster import Client, Seen
 from fedloru.report import units
+from fedloru.report.columns import Column, Listing, Row
 
 
-def listing(clients: Sequence[Client], seen: Mapping[str, Seen], running: bool) -> Table:
-    """Return the table of enrolled clients, with what the server last saw of each; it is empty for what it never saw.
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.2f}"
+
+
+COLUMNS = (
+    Column("client", "client"),
+    Column("status", "status", wraps=False),
+    Column("last_seen", "last seen", lambda time: time[5:16].replace("T", " "), wraps=False, missing="never"),
+    Column("fedloru", "fedloru", wraps=False, missing=""),
+    Column("base", "base", right=True, wraps=False, missing=""),
+    Column("round", "round", right=True, wraps=False, missing=""),
+    Column("examples", "examples", units.plain, right=True, wraps=False, missing=""),
+    Column("up_bytes", "MB up", _megabytes, right=True, wraps=False, missing=""),
+    Column("down_bytes", "down", _megabytes, right=True, wraps=False, missing=""),
+    Column("accuracy", "score", units.percent, right=True, wraps=False, missing=""),
+)
+
+
+def listing(clients: Sequence[Client], seen: Mapping[str, Seen], running: bool) -> Listing:
+    """Return the enrolled clients, with what the server last saw of each.
 
     If the server is not ``running``, no client is online. The score is the accuracy on the client's own test examples.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("client", overflow="fold", min_width=8)
-    for column in ("status", "last seen", "fedloru"):
-        table.add_column(column, no_wrap=True)
-    for column in ("base", "round", "examples", "MB up", "down", "score"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for client in clients:
-        each = seen.get(client.name, Seen())
-        status = "removed" if client.removed else "online" if each.online and running else "away"
-        table.add_row(client.name, status, *(_cells(each) if each.last_seen else ["never"]))
-    return table
+    return Listing(COLUMNS, [_row(client, seen.get(client.name, Seen()), running) for client in clients], compact=True)
 
 
-def problems(clients: Sequence[Client], seen: Mapping[str, Seen]) -> Iterator[Text]:
+def problems(clients: Sequence[Client], seen: Mapping[str, Seen]) -> Iterator[str]:
     """Yield why clients do not take part, or why their last reply was not used."""
     for client in clients:
         if problem := seen.get(client.name, Seen()).problem:
-            yield Text(f"{client.name}: {problem}")
+            yield f"{client.name}: {problem}"
 
 
-def _cells(each: Seen) -> list[str]:
-    return [
-        each.last_seen[5:16].replace("T", " "),
-        each.fedloru,
-        "" if each.version is None else str(each.version),
-        str(each.round or ""),
-        f"{each.examples:,}",
-        f"{each.up_bytes / 1e6:,.2f}",
-        f"{each.down_bytes / 1e6:,.2f}",
-        "" if each.accuracy is None else units.percent(each.accuracy),
-    ]
+def _row(client: Client, each: Seen, running: bool) -> Row:
+    """Return a row, in which what the server never saw is None."""
+    known = bool(each.last_seen)
+    return {
+        "client": client.name,
+        "status": "removed" if client.removed else "online" if each.online and running else "away",
+        "last_seen": each.last_seen or None,
+        "fedloru": each.fedloru or None,
+        "base": each.version,
+        "round": each.round or None,
+        "examples": each.examples if known else None,
+        "up_bytes": each.up_bytes if known else None,
+        "down_bytes": each.down_bytes if known else None,
+        "accuracy": each.accuracy,
+        "problem": each.problem or None,
+    }

@@ -16,7 +16,8 @@ plotly and rich are imported only when something is rendered. ::
                      results             the results table and the CSV file
                      comparison          the comparison page and table
                      comparison_figures  the figures of the comparison page
-    shared           blocks, stylesheet  HTML building blocks and the CSS
+    shared           columns             rows declared once, as a table or as JSON
+                     blocks, stylesheet  HTML building blocks and the CSS
                      style, units        the look of figures; number formats
 """
 

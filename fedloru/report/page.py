@@ -189,7 +189,7 @@ def _communication(records: Records, summary: Mapping[str, Any]) -> Iterator[str
         yield _figure("Bytes over rounds", figures.bytes_by_kind(records), "Cumulative bytes sent, by kind.")
     yield blocks.column([blocks.card("Total bytes", _kinds(summary)), *_fedavg(summary)])
     if summary.get("profiles"):
-        table = blocks.table(*profiles.table(summary["profiles"]), total=True)
+        table = blocks.table(*profiles.listing(summary["profiles"]).texts(), total=True)
         yield blocks.card("Bytes by profile", blocks.scrolled(table), profiles.CAPTION, wide=True)
 
 

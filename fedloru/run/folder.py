@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ INCREMENTS = "increments"
 """The folder of the merged increments."""
 GENERATIONS = "generations"
 """Texts generated at evaluations: a key of rows in memory, and the name of a file in the folder."""
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -211,6 +214,7 @@ class RunFolder:
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""
         checkpoint.save(self.checkpoints, snapshot)
+        log.info("the checkpoint of round %d is saved in %s", snapshot.state.round, self.checkpoints)
 
     def latest(self, device: str, from_round: int | None = None) -> Snapshot | None:
         """Return the last checkpoint, or that of ``from_round``; None if the run must start from scratch.

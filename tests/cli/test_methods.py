@@ -69,9 +69,9 @@ def test_profiles_have_their_bytes(cli: Cli) -> None:
     ):
         assert kilobytes(means, name) == tuple(kb((x + y) / 2) for x, y in zip(usual, ranked, strict=True))
         lines = [line.split() for line in profiles.splitlines()]
-        (at,) = [place for place, line in enumerate(lines) if line[:1] == [name]]
-        assert lines[at] == [name, "usual", *map(kb, usual)]
-        assert lines[at + 1] == ["rank", "1", *map(kb, ranked)]
+        first, second = [line for line in lines if line[:1] == [name]]
+        assert first == [name, "usual", *map(kb, usual)]
+        assert second == [name, "rank", "1", *map(kb, ranked)]
 
 
 def test_equal_clients_have_no_table_of_profiles(cli: Cli) -> None:
