@@ -26,8 +26,8 @@ federation: $(READY)  ## run a server and three clients over TLS on this machine
 test: $(READY)  ## run the default tests; under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
 
-test-marked: $(READY)  ## run the tests that `make test` skips and that need no GPU: slow, language models, Flower, Ray
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m '(slow or hf or flower or ray) and not gpu'
+test-marked: $(READY)  ## run the tests that `make test` skips and that need no GPU: slow, language models, Flower, Ray, browser
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m '(slow or hf or flower or ray or browser) and not gpu'
 
 test-all: $(READY)  ## run every test that needs no GPU
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 -m 'not gpu'

@@ -17,8 +17,10 @@ plotly and rich are imported only when something is rendered. ::
                      comparison          the comparison page and table
                      comparison_figures  the figures of the comparison page
     shared           columns             rows declared once, as a table or as JSON
-                     blocks, stylesheet  HTML building blocks and the CSS
-                     style, units        the look of figures; number formats
+                     blocks, stylesheet  HTML building blocks; the CSS and the script, from assets/
+                     terms               the terms that pages explain, as the glossary does
+                     style, palette      the look of figures; colors in the light and the dark theme
+                     units               number formats
 """
 
 from fedloru.report.comparison import comparison, comparison_table, write_comparison

@@ -2,47 +2,74 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from fedloru.report.stylesheet import CSS
+from fedloru.report import palette, stylesheet
+from fedloru.report.terms import explained, named, used
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
+HELP = (
+    "Underlined words are explained: point at them, or select them with the Tab key. A click on a heading of a table "
+    "sorts by its column. A click on an entry of a legend hides its line, and a double click shows it alone. Smoothing "
+    "replaces each value by the mean of the values around it; the values themselves stay visible, paler. SVG and PNG "
+    "save a figure as it is shown. The page docs/reading-a-page.md of the documentation explains every figure."
+)
 
-PRINT_SCRIPT = """
-for (const [moment, width] of [["beforeprint", "44rem"], ["afterprint", ""]])
-  addEventListener(moment, () => {
-    document.body.style.width = width;
-    document.querySelectorAll(".js-plotly-plot").forEach(plot => Plotly.relayout(plot, {autosize: true}));
-  });
-"""
-"""Resizes the plots to the width of a sheet of paper (A4 or Letter) while the page is printed."""
+_INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def document(title: str, blocks: Iterable[str], script: str) -> str:
-    """Return a complete HTML page; the HTML elements ``script``, which loads plotly, and ``blocks`` are not escaped."""
+    """Return a complete HTML page; the HTML elements ``script``, which loads plotly, and ``blocks`` are not escaped.
+
+    The page can load nothing from the network, and run no other scripts than its own and those next to it on the disk.
+    """
     body = "\n".join(blocks)
+    scripts = f"<script>{stylesheet.script()}</script>\n{script}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
 <title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{CSS}</style>
-{script}
-<script>{PRINT_SCRIPT}</script>
+<style>{stylesheet.css()}</style>
+{scripts}
+<script type="application/json" class="dark-colors">{json.dumps(palette.DARK)}</script>
 </head>
 <body>
 <main>
 {body}
+{_help(body)}
 </main>
 </body>
 </html>
 """
+
+
+def _policy(scripts: str) -> str:
+    """Return a policy that forbids all connections, and all scripts but those in ``scripts`` and in local files."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in _INLINE.findall(scripts)]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src 'self' file: {allowed}"
+    )
+
+
+def _help(body: str) -> str:
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in used(body))
+    return (
+        '<section><details class="card"><summary>How to read this page</summary>'
+        f"<p>{escape(HELP)}</p><dl>{terms}</dl></details></section>"
+    )
 
 
 def header(method: str, name: str, facts: Sequence[str], notes: Iterable[str]) -> str:
@@ -67,8 +94,8 @@ def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:
     """Return tiles of headline numbers, each a label, a value and a short explanation."""
     return '<dl class="tiles">\n{}\n</dl>'.format(
         "\n".join(
-            f'<div><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
-            f'<dd class="aside">{escape(aside)}</dd></div>'
+            f'<div><dt>{explained(label)}</dt><dd class="value">{escape(value)}</dd>'
+            f'<dd class="aside">{explained(aside)}</dd></div>'
             for label, value, aside in numbers
         )
     )
@@ -76,30 +103,28 @@ def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:
 
 def card(title: str, content: str, caption: str = "", *, wide: bool = False) -> str:
     """Return ``content``, which is HTML, under a title and a caption."""
-    subtitle = f"<p>{escape(caption)}</p>" if caption else ""
-    return f'<article class="card{" wide" if wide else ""}"><h3>{escape(title)}</h3>{subtitle}{content}</article>'
+    subtitle = f"<p>{explained(caption)}</p>" if caption else ""
+    return f'<article class="card{" wide" if wide else ""}"><h3>{named(title)}</h3>{subtitle}{content}</article>'
 
 
 def plot(name: str, figure: go.Figure) -> str:
-    """Return a figure as an HTML element with the id ``name``, and the script that renders the figure in it."""
-    html: str = figure.to_html(
-        config=PLOT_CONFIG,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        default_height=f"{figure.layout.height}px",
+    """Return a figure as an HTML element with the id ``name``, which the script of the page draws."""
+    drawing = str(figure.to_json()).replace("<", r"\u003c")
+    return (
+        f'<div class="figure" id="{escape(name)}" style="min-height: {figure.layout.height}px">'
+        f'<script type="application/json">{drawing}</script>'
+        "<noscript>This figure needs JavaScript.</noscript></div>"
     )
-    return html
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False, texts: bool = False) -> str:
-    """Return a table whose first column holds row headers.
+    """Return a table whose first column holds row headers; the script of the page makes it sortable if it has a head.
 
     With ``total``, the last row is styled as a total; with ``texts``, the last column is wide and holds sentences.
     """
-    header_cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    header_cells = "".join(f'<th scope="col">{explained(name)}</th>' for name in head)
     lines = [
-        f'<th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(v)}</td>" for v in row[1:]) for row in rows
+        f'<th scope="row">{named(row[0])}</th>' + "".join(f"<td>{escape(v)}</td>" for v in row[1:]) for row in rows
     ]
     last = f'<tr class="total">{lines.pop()}</tr>' if total else ""
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)

@@ -267,7 +267,7 @@ def _setup(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
     share = f"{trained:,} of {parameters:,} ({units.percent(trained / parameters)})" if trained and parameters else None
     engine = {"engine": summary.get("engine"), "reason": summary.get("engine_reason"), "trained parameters": share}
     listing = blocks.listing("Configuration (TOML)", tomli_w.dumps(records.config))
-    cards = [*_facts("Engine", engine), *_facts("Versions", summary.get("versions", {})), listing]
+    cards = [*_facts("Engine", engine), *_facts("Software", summary.get("versions", {})), listing]
     yield blocks.section("Setup", cards)
 
 

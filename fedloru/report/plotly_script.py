@@ -15,14 +15,6 @@ MISSING = (
     "This page has no figures, because {path} is missing. Restore it, or write a page that needs no other file with: "
     "fedloru report --self-contained {run}"
 )
-_NOTE = """
-const plotlyMissing = text => addEventListener("DOMContentLoaded", () => {
-  const note = document.createElement("p");
-  note.className = "note";
-  note.textContent = text;
-  document.querySelector("header").append(note);
-});
-"""
 
 
 def embedded() -> str:
@@ -35,7 +27,8 @@ def embedded() -> str:
 def shared(run: Path) -> str:
     """Return the HTML element that loads the script from the folder that contains the run folder, and write it there.
 
-    If that folder is not writable, returns the element that holds the script.
+    If that folder is not writable, returns the element that holds the script. The page shows the text of
+    ``data-missing`` if the file is missing when it is opened.
     """
     from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
@@ -48,8 +41,7 @@ def shared(run: Path) -> str:
     except OSError:
         return embedded()
     missing = escape(MISSING.format(path=f"../{path.name}", run=place.name))
-    return f"""<script>{_NOTE}</script>
-<script src="../{path.name}" data-missing="{missing}" onerror="plotlyMissing(this.dataset.missing)"></script>"""
+    return f'<script src="../{path.name}" data-missing="{missing}"></script>'
 
 
 def is_shared(path: Path) -> bool:

@@ -1,16 +1,24 @@
-"""The common style of all figures: system fonts, thin grid lines, and colors suited to color-blind readers."""
+"""The common style of all figures: system fonts, thin grid lines, and the colors of the palette in their light form."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 
-INK, MUTED, GRID, PAPER = "#1f2933", "#5f6b7a", "#e6e9ed", "#ffffff"
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+from fedloru.report.palette import BLUE as BLUE
+from fedloru.report.palette import CLASSES as CLASSES
+from fedloru.report.palette import GREEN as GREEN
+from fedloru.report.palette import GREY as GREY
+from fedloru.report.palette import GRID as GRID
+from fedloru.report.palette import INK as INK
+from fedloru.report.palette import MUTED as MUTED
+from fedloru.report.palette import ORANGE as ORANGE
+from fedloru.report.palette import PAPER as PAPER
+from fedloru.report.palette import PURPLE as PURPLE
+from fedloru.report.palette import SHADES as SHADES
+from fedloru.report.palette import SKY as SKY
+from fedloru.report.palette import VERMILLION as VERMILLION
 
-BLUE, ORANGE, SKY, GREEN, VERMILLION, PURPLE, GREY = (
-    "#0072b2", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#9aa5b1",
-)  # fmt: skip
-"""The palette of Okabe and Ito (2008), designed for all common types of color blindness."""
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 KINDS = {
     "factors": BLUE,
@@ -22,14 +30,6 @@ KINDS = {
     "envelope": GREY,
 }
 """The color of each kind of bytes, in stacking order; the same in every report."""
-
-CLASSES = (
-    "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#bbbbbb",
-)  # fmt: skip
-"""Paul Tol's muted palette plus a gray: about as many colors as can be told apart in one figure."""
-
-SHADES = ((0.0, "#f4f6f8"), (0.25, "#a9cde4"), (0.6, "#2f86bd"), (1.0, "#08306b"))
-"""A color scale for shares from 0 to 1, also suitable for print."""
 
 
 def figure(x: str, y: str, height: int = 320) -> go.Figure:
