@@ -98,7 +98,9 @@ def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any
 TASKS = {
     "mnist": image_task("MNIST, perceptron", "mnist", 10_000, (1, 28, 10)),
     # With 400 clients, a client has 25 images: more than one step of 10.
-    "mnist-small": image_task("MNIST, perceptron, batches of 10", "mnist", 10_000, (1, 28, 10), batch_size=10),
+    "mnist-small": image_task(
+        "MNIST, perceptron, batches of 10", "mnist", 10_000, (1, 28, 10), batch_size=10, clips=(1.0,)
+    ),
     "cifar": image_task("CIFAR-10 copy, perceptron", "cifar10", 6_000, (3, 32, 10)),
     "dolly": perceptron(
         "Dolly categories, bag of words",
