@@ -42,7 +42,7 @@ def accuracy() -> Iterator[Wanted]:
         for rest in ((20, 10), (100, 10, "dirichlet", 0.3))
     ]
     federations += [Federation("motion", 18, 9, "natural"), Federation("heart", 4, 4, "natural")]
-    federations.append(Federation("cnn", 20, 10, "dirichlet", 0.3))
+    federations += [Federation(task, 20, 10, "dirichlet", 0.3) for task in ("cnn-small", "cnn")]
     for federation in federations:
         for contender, share in (*_entries(CONTENDERS, SHARES), *TARGETS):
             yield Wanted(federation, contender, share)

@@ -82,6 +82,16 @@ def image_task(title: str, name: str, train: int, shape: tuple[int, int, int], *
     return perceptron(title, load, shape, 200, 200, about={"train": train, "test": 2_000}, **settings)
 
 
+def convolutional(
+    title: str, name: str, train: int, shape: tuple[int, int, int], width: int, rounds: int, **settings: Any
+) -> Task:
+    """Return a CNN on the first ``train`` images of a data set; convolutions get factors too."""
+    load = lambda folder, seed: data.images(folder, name, train, 1_000)  # noqa: E731
+    make = vision("cnn", {"width": width}, shape, ("conv*", "fc*"))
+    about = {"model": "cnn", "width": width, "train": train, "test": 1_000, "batch_size": 32}
+    return Task(title, load, make, Recipe(batch_size=32), rounds, about, rates=(0.01, 0.03, 0.1, 0.3), **settings)
+
+
 def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any) -> Task:
     """Return a task of ``llm.py``; its data and its model are read once per process."""
     task = cache(made)
@@ -117,15 +127,8 @@ TASKS = {
     "heart": perceptron(
         "heart disease by hospital", data.heart, (26, 1, 2), 64, 64, key="hospital", seeds=5, splits=True
     ),
-    "cnn": Task(
-        "CIFAR-10 copy, CNN",
-        lambda folder, seed: data.images(folder, "cifar10", 6_000, 1_000),
-        vision("cnn", {"width": 16}, (3, 32, 10), ("conv*", "fc*")),
-        Recipe(batch_size=32),
-        30,
-        {"model": "cnn", "width": 16, "train": 6_000, "test": 1_000, "batch_size": 32},
-        rates=(0.01, 0.03, 0.1, 0.3),
-    ),
+    "cnn": convolutional("CIFAR-10 copy, CNN", "cifar10", 6_000, (3, 32, 10), 16, 30),
+    "cnn-small": convolutional("MNIST, CNN", "mnist", 3_000, (1, 28, 10), 8, 20, clips=(1.0,)),
     "minilm": language(
         "SST-2, MiniLM",
         llm_tasks.minilm,
