@@ -14,14 +14,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps curvlinops-for-pytorch
 	@touch $(READY)
 
-# The first of runs/NAME, runs/NAME-2, … that does not exist.
-unused = $$($(BIN)/python -c "import itertools, pathlib; print(next(p for n in itertools.count(1) if not (p := pathlib.Path('runs/$(1)' + f'-{n}' * (n > 1))).exists()))")
-
 demo: $(READY)  ## train the built-in demo; the report is in runs/demo (or runs/demo-2, …)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/fedloru run demo --out $(call unused,demo)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/fedloru run demo
 
-federation: $(READY)  ## run a server and three clients over TLS on this machine; the report is in runs/federation (or -2, …)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/fedloru try digits --out $(call unused,federation)
+federation: $(READY)  ## run a server and three clients over TLS on this machine; the report is in runs/digits (or -2, …)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/fedloru try digits
 
 test: $(READY)  ## run the default tests; under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2

@@ -27,9 +27,10 @@ from fedloru.run.checks import check
 from fedloru.run.description import PYTHON, echo, partition_record, partition_rows
 from fedloru.run.environment import check_environment, environment, restore_threads
 from fedloru.run.environment import save as save_environment
-from fedloru.run.folder import CONFIG, MODEL, PARTITION, SUMMARY, RunFolder
+from fedloru.run.folder import CONFIG, PARTITION, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import SETTINGS, check_config, check_origin, origin
+from fedloru.run.places import is_finished
 from fedloru.run.plan import Plan, on_device
 from fedloru.run.simulation import Simulation
 from fedloru.schema import FEDERATION
@@ -189,7 +190,7 @@ def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, Stat
 
 def finished(folder: str | Path) -> bool:
     """Return whether the run in ``folder`` has finished all its rounds and written its model and summary."""
-    return all((Path(folder) / name).is_file() for name in (MODEL, SUMMARY))
+    return is_finished(Path(folder))
 
 
 def check_unchanged(folder: str | Path) -> None:

@@ -16,7 +16,7 @@
     join             join
     try_out          try, simulate
     certs            certs
-    output, completion   JSON and the width of tables; what the shell completes
+    output, completion, recent: JSON and the width of tables; what the shell completes; the runs meant by default
 
 The files on the left declare the commands, without importing torch; the commands import those on the right.
 """

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,10 @@ Overrides = Annotated[
     ),
 ]
 
-
+NewFolder = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="The run folder, which must not exist (default: runs/NAME, or runs/NAME-2, …)."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 
 
@@ -206,15 +209,15 @@ EVENT_SECONDS, REMEMBERED = 30.0, 10_000
 
 
 class _NoteHandler(logging.Handler):
-    """Prints each distinct warning once, as a line on stderr, and events not too often; with -v, also information."""
+    """Prints each distinct warning once, as a line on stderr, and events not too often; information if ``verbose``."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, verbose: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
-        self.ctx = ctx
+        self.verbose = verbose
         self.printed: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.WARNING and not self.ctx.meta.get(VERBOSE):
+        if record.levelno < logging.WARNING and not self.verbose():
             return
         message, now = record.getMessage(), time.monotonic()
         again = EVENT_SECONDS if record.name.startswith(EVENTS) else math.inf
@@ -229,7 +232,7 @@ class _NoteHandler(logging.Handler):
 
 @contextmanager
 def _printed_messages(ctx: Context) -> Iterator[None]:
-    log, handler = logging.getLogger("fedloru"), _NoteHandler(ctx)
+    log, handler = logging.getLogger("fedloru"), _NoteHandler(lambda: bool(ctx.meta.get(VERBOSE)))
     log.addHandler(handler)
     try:
         yield

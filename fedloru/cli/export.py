@@ -16,9 +16,9 @@ WORST = 5
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True, autocompletion=run_folders)],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="merged: the whole model. peft: an adapter.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create; it must not exist.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="RUN", hidden=True, autocompletion=run_folders)] = None,
     round: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Export the checkpoint of round N; default: the last one.")
     ] = None,
@@ -36,7 +36,7 @@ def export(
 ) -> None:
     """Export the trained model of a run, as a model or an adapter.
 
-    RUN is a run folder, finished or not.
+    RUN is a run folder, finished or not (default: the newest in runs/).
 
     A merged language model can be loaded with from_pretrained of transformers; any other model is a state dict. An
     adapter can be loaded by PEFT for the unchanged base, and holds the updates of all merges and the current factors.
@@ -44,8 +44,9 @@ def export(
     --out chat; fedloru export runs/chat --format peft --rank 16 --out chat-adapter.
     """
     from fedloru import exports
+    from fedloru.cli.recent import last
 
-    summary = exports.export(folder, out, format=format, round=round, rank=rank, base=base)
+    summary = exports.export(folder or last(), out, format=format, round=round, rank=rank, base=base)
     for line in _lines(summary):
         typer.echo(line)
     typer.echo(f"Exported to {out}")

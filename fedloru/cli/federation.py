@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.app import NewFolder, Overrides, Quiet, Source, app, say
 from fedloru.cli.output import Json, console, print_json
 from fedloru.errors import ConfigError, optional, quoted
 
@@ -19,7 +20,7 @@ HOME = Path("federation")
 def serve(
     source: Source = None,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
+    out: NewFolder = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, instead of starting one.")
     ] = None,
@@ -44,8 +45,8 @@ def serve(
     fedloru serve my.toml --port 8443.
     """
     optional("flwr", extra="flower", purpose="fedloru serve")
-    from fedloru import api, config
-    from fedloru.cli.training import train, with_out
+    from fedloru import api
+    from fedloru.cli.training import new_run, train
     from fedloru.flower.serve import Address, finish, serving
 
     if resume is not None and (source or overrides or out):
@@ -54,9 +55,10 @@ def serve(
         )
     if accept_changes and resume is None:
         raise ConfigError(["--accept-changes is only for --resume"], "the command line")
-    chosen = config.load(source, with_out(overrides, out)) if resume is None else None
-    upstream = port if behind_proxy else 0
-    with serving(home, Address(host, port, upstream, tls=not behind_proxy)) as server:
+    address = Address(host, port, port if behind_proxy else 0, tls=not behind_proxy)
+    with ExitStack() as stack:
+        chosen = stack.enter_context(new_run(source, overrides, out, quiet)) if resume is None else None
+        server = stack.enter_context(serving(home, address))
         where = f"127.0.0.1:{server.port}, behind a proxy" if behind_proxy else f"{host}:{server.port}"
         say(f"Listening on {where}; {len(server.roster.clients)} clients are enrolled. Waiting for them to connect.")
         if chosen is not None:

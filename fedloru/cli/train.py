@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.app import NewFolder, Overrides, Quiet, Source, app, say
 from fedloru.cli.completion import run_folders
 from fedloru.cli.output import Json, print_json
 
@@ -16,7 +16,7 @@ from fedloru.cli.output import Json, print_json
 def run(
     source: Source = None,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
+    out: NewFolder = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -27,15 +27,16 @@ def run(
     Ctrl-C saves a checkpoint, then stops. Examples: fedloru run; fedloru run my.toml -s method.tau=5; fedloru run small
     --out runs/first.
     """
-    from fedloru import api, config
-    from fedloru.cli.training import train, with_out
+    from fedloru import api
+    from fedloru.cli.training import new_run, train
 
-    train(api.start(config.load(source, with_out(overrides, out))), quiet, as_json)
+    with new_run(source, overrides, out, quiet) as chosen:
+        train(api.start(chosen), quiet, as_json)
 
 
 @app.command()
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)] = None,
     from_round: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Resume from the checkpoint of round N (default: the last); 0: restart."),
@@ -49,7 +50,7 @@ def resume(
 ) -> None:
     """Resume a run that was stopped.
 
-    DIR is the folder of the run.
+    DIR is the folder of the run (default: the run in runs/ that was stopped last).
 
     The result is bit-identical to that of an uninterrupted run if the device and the versions of the libraries are the
     same; otherwise it is resumed only with --accept-changes. With --from-round, a finished run is trained again from
@@ -57,8 +58,10 @@ def resume(
     """
     from fedloru import api
     from fedloru import report as reports
+    from fedloru.cli.recent import stopped_last
     from fedloru.cli.training import result, train, write_missing_page
 
+    folder = folder or stopped_last()
     if from_round is None and api.finished(folder):
         api.check_unchanged(folder)
         say(f"The run in {folder} is finished: {write_missing_page(folder)}.")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from fedloru import config
 from fedloru import report as reports
 from fedloru.api import ReportedRun
 from fedloru.cli.app import say
 from fedloru.cli.output import console, print_json
+from fedloru.config import Config
 from fedloru.errors import TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
 from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes
+from fedloru.run.places import reserved
 from fedloru.run.plan import test_sizes
 from fedloru.schema import FEDERATION
 from fedloru.settings import short
@@ -41,9 +44,23 @@ def result(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"folder": str(folder), "report": str(folder / REPORT), "summary": summary}
 
 
-def with_out(overrides: Sequence[str] | None, out: str | None) -> list[str]:
-    """Return the overrides of a configuration, with ``out`` as the run folder if it is set."""
-    return [*(overrides or ()), *([f"output.dir={json.dumps(out)}"] if out else ())]
+@contextmanager
+def new_run(source: str | None, overrides: Sequence[str] | None, out: str | None, quiet: bool) -> Iterator[Config]:
+    """Yield the configuration of a new run.
+
+    Its folder is ``out`` or that of an override, which must not exist when the run starts. Otherwise it is that of the
+    configuration, with a number if it exists; it is removed if the run cannot be started.
+    """
+    place = [f"output.dir={json.dumps(out)}"] if out else []
+    chosen = config.load(source, [*(overrides or ()), *place])
+    if out or any(override.partition("=")[0].strip() == "output.dir" for override in overrides or ()):
+        yield chosen
+        return
+    wanted = Path(chosen.output.dir)
+    with reserved(wanted) as folder:
+        if folder != wanted and not quiet:
+            say(f"{wanted} exists: the run is in {folder}.")
+        yield chosen._replace(output=chosen.output.model_copy(update={"dir": folder.as_posix()}))
 
 
 def train(run: ReportedRun, quiet: bool, as_json: bool = False) -> None:
@@ -93,7 +110,7 @@ def _next_step(folder: Path, error: BaseException, lr: float, real: bool) -> str
     checkpoints = checkpoint.rounds(folder / "checkpoint")
     saved = f"Rounds 1 to {checkpoints[-1]} are saved" if checkpoints else "No round was saved"
     if isinstance(error, TrainingError):
-        retry = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}", "--out", f"{folder}-2"]
+        retry = ["fedloru", "run", str(folder / CONFIG), "-s", f"client.lr={lr / 10:g}"]
         return (
             f"{saved}, but the same settings would diverge again. Start a new run with other settings, such as "
             f"`{shlex.join(retry)}`."

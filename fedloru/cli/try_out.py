@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedloru.cli.app import Overrides, Quiet, Source, app, say
+from fedloru.cli.app import NewFolder, Overrides, Quiet, Source, app, say
 from fedloru.cli.output import Json
 from fedloru.errors import optional
 
@@ -21,7 +21,7 @@ def try_(
     source: Source = None,
     overrides: Overrides = None,
     clients: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="The number of clients.")] = 3,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
+    out: NewFolder = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -33,14 +33,16 @@ def try_(
     """
     optional("flwr", extra="flower", purpose="fedloru try")
     from fedloru import api, config
-    from fedloru.cli.training import train, with_out
+    from fedloru.cli.training import new_run, train
     from fedloru.flower import trial
     from fedloru.flower.serve import Address, finish, serving
 
-    everybody = [f"cohort.size={clients}", *with_out(overrides, out), f"partition.clients={clients}"]
-    chosen = config.load(source or DIGITS, everybody)
-    chosen = chosen._replace(federation=chosen.federation.model_copy(update={"clients": clients}))
-    with tempfile.TemporaryDirectory(prefix="fedloru-") as temporary:
+    everybody = [f"cohort.size={clients}", *(overrides or ()), f"partition.clients={clients}"]
+    with (
+        new_run(source or DIGITS, everybody, out, quiet) as chosen,
+        tempfile.TemporaryDirectory(prefix="fedloru-") as temporary,
+    ):
+        chosen = chosen._replace(federation=chosen.federation.model_copy(update={"clients": clients}))
         home = Path(temporary)
         file = home / "config.toml"
         file.write_text(config.text(chosen), "utf-8")
@@ -60,7 +62,7 @@ def try_(
 def simulate(
     source: Source = None,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder to create; it must not exist.")] = None,
+    out: NewFolder = None,
     federation: Annotated[
         bool, typer.Option("--federation", help="Use the server and the clients of a federation, in this process.")
     ] = False,
@@ -73,17 +75,17 @@ def simulate(
     the same model. Example: fedloru simulate my.toml --federation.
     """
     from fedloru import api, config
-    from fedloru.cli.training import train, with_out
+    from fedloru.cli.training import new_run, train
 
-    chosen = config.load(source, with_out(overrides, out))
-    if not federation:
-        train(api.start(chosen), quiet, as_json)
-        return
-    optional("flwr", extra="flower", purpose="fedloru simulate --federation")
-    from fedloru.flower.federate import local
+    with new_run(source, overrides, out, quiet) as chosen:
+        if not federation:
+            train(api.start(chosen), quiet, as_json)
+            return
+        optional("flwr", extra="flower", purpose="fedloru simulate --federation")
+        from fedloru.flower.federate import local
 
-    chosen = chosen._replace(engine=chosen.engine.model_copy(update={"name": "sequential"}))  # as which it is resumed
-    with tempfile.TemporaryDirectory(prefix="fedloru-") as temporary:
-        file = Path(temporary, "config.toml")
-        file.write_text(config.text(chosen), "utf-8")
-        train(api.start(chosen, local(chosen, file, Path(temporary))), quiet, as_json)
+        chosen = chosen._replace(engine=chosen.engine.model_copy(update={"name": "sequential"}))  # to resume it as such
+        with tempfile.TemporaryDirectory(prefix="fedloru-") as temporary:
+            file = Path(temporary, "config.toml")
+            file.write_text(config.text(chosen), "utf-8")
+            train(api.start(chosen, local(chosen, file, Path(temporary))), quiet, as_json)

@@ -42,7 +42,7 @@ def cost(source: Source = None, overrides: Overrides = None, as_json: Json = Fal
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", hidden=True, autocompletion=run_folders)] = None,
     self_contained: Annotated[
         bool,
         typer.Option("--self-contained", help="Embed the plotting script (5 MB): a page to send as a single file."),
@@ -50,12 +50,13 @@ def report(
 ) -> None:
     """Write the HTML report of a run, report.html.
 
-    DIR is a run folder, finished or not. By default, the page loads its plotting script from a file next to the run
-    folder, which all runs there share.
+    DIR is a run folder, finished or not (default: the newest in runs/). By default, the page loads its plotting script
+    from a file next to the run folder, which all runs there share.
     """
+    from fedloru.cli.recent import last
     from fedloru.report import write
 
-    typer.echo(f"Report: {write(folder, self_contained=self_contained)}")
+    typer.echo(f"Report: {write(folder or last(), self_contained=self_contained)}")
 
 
 @app.command()

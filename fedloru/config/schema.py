@@ -32,7 +32,11 @@ GENERATIONS = Setting(
 )
 NEW_TOKENS = Setting("max_new_tokens", Count, 64, "the maximum number of tokens generated for each prompt")
 FOLDER = Setting(
-    "dir", Text, "runs/run", "the run folder, which must not exist; by default runs/ and the name of the configuration"
+    "dir",
+    Text,
+    "runs/run",
+    "the run folder; by default runs/ and the name of the configuration. If it exists, a new run adds a number to it, "
+    "as in runs/demo-2, unless it is named on the command line",
 )
 
 

@@ -148,7 +148,8 @@ def test_data_that_changed_is_refused(cli: Cli) -> None:
 def test_an_existing_folder_is_refused_and_left_as_it_was(cli: Cli) -> None:
     Path("runs/small").mkdir(parents=True)
     Path("runs/small/thesis.txt").write_text("three years")
-    assert "already exists" in cli("run", "small", *QUICK, code=2).stderr
+    assert "already exists" in cli("run", "small", *QUICK, "--out", "runs/small", code=2).stderr
+    assert "already exists" in cli("run", "small", *QUICK, "-s", "output.dir=runs/small", code=2).stderr
     assert [path.name for path in Path("runs/small").iterdir()] == ["thesis.txt"]
 
 
@@ -171,7 +172,7 @@ def test_divergence_in_the_first_round_leaves_no_checkpoint(cli: Cli) -> None:
     assert "No round was saved, but the same settings would diverge again" in result.stderr
     assert "fedloru resume" not in result.stderr
     retry = re.search(r"`fedloru (run .*)`", result.stderr)
-    assert retry and retry[1] == "run runs/small/config.toml -s client.lr=1e+08 --out runs/small-2"
+    assert retry and retry[1] == "run runs/small/config.toml -s client.lr=1e+08"
     assert "round 1: the loss became" in cli(*retry[1].split(), code=2).stderr  # the suggested command runs
 
 
