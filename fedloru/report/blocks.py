@@ -103,7 +103,7 @@ def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:
 
 def card(title: str, content: str, caption: str = "", *, wide: bool = False) -> str:
     """Return ``content``, which is HTML, under a title and a caption."""
-    subtitle = f"<p>{explained(caption)}</p>" if caption else ""
+    subtitle = paragraph(caption) if caption else ""
     return f'<article class="card{" wide" if wide else ""}"><h3>{named(title)}</h3>{subtitle}{content}</article>'
 
 
@@ -137,6 +137,11 @@ def prose(rows: Iterable[tuple[str, str]]) -> str:
     """Return a table of texts with their line breaks preserved, each next to its name."""
     lines = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>\n' for name, text in rows)
     return f'<table class="prose"><tbody>\n{lines}</tbody></table>'
+
+
+def paragraph(text: str) -> str:
+    """Return a sentence, with its terms explained."""
+    return f"<p>{explained(text)}</p>"
 
 
 def scrolled(content: str) -> str:

@@ -16,6 +16,8 @@ from fedloru.report.records import Records, evaluations
 MEGA = 1e6
 DOTS = 60
 """Lines with at most this many points also show a marker at each point."""
+TREND = 3
+"""Fewer points are not connected by a line: they show no trend."""
 SHARES = {"test_f1": ("macro-F1", style.BLUE), "exact_match": ("exact match", style.VERMILLION)}
 WIDE = 20
 """The perplexity axis is logarithmic if the largest value exceeds the smallest by more than this factor."""
@@ -117,9 +119,10 @@ def personal(records: Records) -> go.Figure:
 
 
 def line(x: Sequence[float | str], y: Sequence[float], name: str, color: str) -> go.Scatter:
-    """Return a line trace, with a marker at each point if there are at most ``DOTS`` points."""
-    mode = "lines+markers" if len(x) <= DOTS else "lines"
-    return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": color, "width": 2}, marker={"size": 5})
+    """Return a line trace, with a marker at each point if there are at most ``DOTS``; only markers below ``TREND``."""
+    mode = "markers" if len(x) < TREND else "lines+markers" if len(x) <= DOTS else "lines"
+    marker = {"size": 9 if mode == "markers" else 5, "color": color}
+    return go.Scatter(x=x, y=y, name=name, mode=mode, line={"color": color, "width": 2}, marker=marker)
 
 
 def _area(x: Sequence[float], y: Sequence[float], kind: str, way: str) -> go.Scatter:

@@ -125,24 +125,41 @@ def _curves(records: Records) -> Iterator[str]:
 
 
 def _diagnostics(records: Records) -> Iterator[str]:
+    from fedloru.report import site_figures
+
+    for kind in site_figures.kinds(records):
+        what = f"{kind.capitalize()} rank of the total update Wₜ − W₀, of increments, and of updates of one client"
+        yield _at_sites(f"{kind.capitalize()} ranks", records, site_figures.ranks(records, kind), what)
+    if fields := site_figures.overlaps(records):
+        what = "Overlap between the column and row spaces of consecutive increments, beyond chance level"
+        yield _at_sites("Overlap of consecutive increments", records, fields, what)
+    yield from _of_the_model(records)
+
+
+def _at_sites(title: str, records: Records, fields: Mapping[str, str], what: str) -> str:
+    from fedloru.report import site_figures
+
+    caption = site_figures.caption(records, what)
+    if site_figures.is_trend(records, fields):
+        return _figure(title, site_figures.figure(records, fields), caption, wide=True)
+    return blocks.card(title, blocks.scrolled(blocks.table(*site_figures.table(records, fields))), caption, wide=True)
+
+
+def _of_the_model(records: Records) -> Iterator[str]:
+    """Yield a figure for each diagnostic that shows a trend, and one card for all others."""
     from fedloru.report import diagnostics
 
-    for kind in diagnostics.kinds(records):
-        title = f"{kind.capitalize()} ranks"
-        yield _figure(title, diagnostics.ranks(records, kind), diagnostics.caption(records, kind), wide=True)
-    if diagnostics.compared(records):
-        caption = (
-            "Overlap between the column and row spaces of consecutive increments: "
-            "0 is chance level, 1 means identical subspaces."
-        )
-        yield _figure("Overlap of consecutive increments", diagnostics.overlaps(records), caption, wide=True)
-    if any(row.get("diagnostics") for row in records.rounds):
-        yield _figure(
-            "Per-round diagnostics",
-            diagnostics.diagnostics(records),
-            f"One value per round for the whole model. {diagnostics.coverage(records)}".strip(),
-            wide=True,
-        )
+    measured = diagnostics.measured(records)
+    constants = diagnostics.constants(measured)
+    varying = {name: series for name, series in measured.items() if name not in constants}
+    trends = diagnostics.trends(varying)
+    for title, series in trends.items():
+        yield _figure(title[:1].upper() + title[1:], diagnostics.figure(series), diagnostics.caption(title))
+    few = {name: series for name, series in varying.items() if not any(name in shown for shown in trends.values())}
+    table = blocks.scrolled(blocks.table(*diagnostics.table(few))) if few else ""
+    if few or constants:
+        sentences = "".join(map(blocks.paragraph, constants.values()))
+        yield blocks.card("Diagnostics of the model", table + sentences, diagnostics.coverage(records), wide=True)
 
 
 def _studies(records: Records) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fedloru.report import style
+from fedloru.report import names, style
 from fedloru.report.figures import line
 from fedloru.report.records import ALL
 
@@ -115,11 +115,13 @@ def alignment(study: Record) -> go.Figure:
     edges = {"x": [*ranks, *ranks[::-1]], "y": [*band, *(-width for width in band[::-1])]}
     shading = {"fill": "toself", "fillcolor": style.GRID, "line": {"width": 0}, "hoverinfo": "skip"}
     figure.add_trace(go.Scatter(**edges, **shading, name="chance level", mode="lines"))
+    short = {ALL: "all weights", **names.short(key for key in agreement if key != ALL)}
     for weight, color in zip(_curves(agreement), style.CLASSES, strict=False):
         rows = agreement[weight]
-        trace = line(ranks, [row["cosine"] for row in rows], _weight(weight), color)
+        trace = line(ranks, [row["cosine"] for row in rows], _escaped(short[weight]), color)
         trace.update(error_y={"array": [row["error"] for row in rows], "thickness": 1, "width": 3})
-        figure.add_trace(trace.update(hovertemplate="%{y:.3f}"))
+        full = _escaped(short[ALL] if weight == ALL else weight)
+        figure.add_trace(trace.update(hovertemplate=f"%{{y:.3f}}<extra>{full}</extra>"))
     return figure.update_xaxes(type="category")
 
 
@@ -127,19 +129,16 @@ def alignment_caption(study: Record) -> str:
     """Return the caption of ``alignment``, which says if weights are omitted."""
     clients, weights, limit = len(study["clients"]), len(study["agreement"]) - 1, len(style.CLASSES) - 1
     omitted = f" Shown: the first {limit} of {weights} weights." if weights > limit else ""
+    without = names.without(key for key in study["agreement"] if key != ALL)
     return (
         f"Mean over all pairs of {clients} clients, with jackknife standard errors. Gray: two standard deviations "
-        f"around 0 for independent gradients, all weights together.{omitted}"
+        f"around 0 for independent gradients, all weights together.{omitted} {without}".strip()
     )
 
 
 def _curves(agreement: Mapping[str, Any]) -> list[str]:
     """Return the keys to plot: all weights together and, if there are several weights, each of them."""
     return list(agreement) if len(agreement) > 2 else [ALL]
-
-
-def _weight(name: str) -> str:
-    return "all weights" if name == ALL else _escaped(name.removesuffix(".weight"))
 
 
 def shares(study: Record) -> go.Figure:

@@ -1,27 +1,14 @@
-from fedloru.report import Records, diagnostics, style
+import pytest
+
+from fedloru.report import Records, diagnostics
+from fedloru.report.page import page
+from fedloru.report.records import Records as Run
 
 
-def test_ranks_have_one_line_per_site_in_descending_order(records: Records) -> None:
-    totals, increments = diagnostics.ranks(records).data[:2], diagnostics.ranks(records).data[2:]
-    assert [line.name for line in totals] == [line.name for line in increments] == ["fc2", "fc1"]
-    assert list(totals[0].x) == [10, 20, 30, 40, 50] and list(totals[1].y) == [2.0, 4.0, 6.0, 8.0, 10.0]
-    assert set(increments[1].y) == {3.0}
-
-
-def test_stable_ranks_have_their_own_figure_if_measured(records: Records) -> None:
-    assert diagnostics.kinds(records) == ["effective", "stable"]
-    assert list(diagnostics.ranks(records, "stable").data[0].y) == [2 * t / 9 for t in (10, 20, 30, 40, 50)]
-    assert "Stable rank (sum of the squared" in diagnostics.caption(records, "stable")
-    old = [row | {"sites": {"fc1.weight": {"effective_rank_total": 4.0}}} for row in records.rounds]
-    assert diagnostics.kinds(records._replace(rounds=old)) == ["effective"]
-
-
-def test_only_the_sites_with_the_largest_ranks_are_plotted(records: Records) -> None:
-    sites = {f"layer{n}.weight": {"effective_rank_total": float(n)} for n in range(30)}
-    many = records._replace(rounds=[row | {"sites": sites} for row in records.rounds])
-    names = [line.name for line in diagnostics.ranks(many).data]
-    assert names == [f"layer{n}" for n in range(29, 29 - len(style.CLASSES), -1)]
-    assert "10 of 30 sites" in diagnostics.caption(many)
+def with_diagnostics(records: Run, values: list[dict[str, float | None]]) -> Run:
+    """Return the first rounds of a run with other diagnostics."""
+    rounds = [row | {"diagnostics": found} for row, found in zip(records.rounds, values, strict=False)]
+    return records._replace(rounds=rounds)
 
 
 def test_captions_say_which_rounds_have_diagnostics(records: Records) -> None:
@@ -29,41 +16,52 @@ def test_captions_say_which_rounds_have_diagnostics(records: Records) -> None:
     assert diagnostics.coverage(records._replace(rounds=recorded)) == ""
     some = [row if row["round"] % 10 == 0 else row | {"diagnostics": {}, "sites": {}} for row in records.rounds]
     sentence = f"Recorded in {rounds // 10} of {rounds} rounds, so that diagnostics take about 1 % of the work; "
-    assert sentence in diagnostics.caption(records._replace(rounds=some))
+    assert diagnostics.coverage(records._replace(rounds=some)).startswith(sentence)
 
 
-def test_overlaps_of_column_and_row_spaces_have_separate_subplots(records: Records) -> None:
-    assert not diagnostics.compared(records)
-    overlap = {"overlap_columns": 0.7, "overlap_rows": 0.1}
-    rows = [
-        row | {"sites": {site: values | overlap for site, values in row["sites"].items()}}
-        if row["version"] > 1
-        else row
-        for row in records.rounds
-    ]
-    measured = records._replace(rounds=rows)
-    assert diagnostics.compared(measured)
-    columns, *_, last = diagnostics.overlaps(measured).data
-    assert set(columns.y) == {0.7} and set(last.y) == {0.1} and columns.yaxis != last.yaxis
-    assert min(columns.x) == 20
+def test_each_diagnostic_has_its_own_figure(records: Records) -> None:
+    trends = diagnostics.trends(diagnostics.measured(records))
+    assert list(trends) == ["aggregation gap", "update norm"]
+    (line,) = diagnostics.figure(trends["aggregation gap"]).data
+    assert list(line.y) == [row["diagnostics"]["aggregation_gap"] for row in records.rounds]
+    assert list(line.x) == [row["round"] for row in records.rounds]
 
 
-def test_ranks_measured_once_are_a_bar_chart(records: Records) -> None:
-    rows = [row | {"sites": {}} for row in records.rounds[:-1]]
-    last = records.rounds[-1] | {"sites": {"fc1.weight": {"effective_rank_total": 4.0}, "fc2.weight": {}}}
-    (bar,) = diagnostics.ranks(records._replace(rounds=[*rows, last])).data
-    assert (list(bar.y), list(bar.x)) == (["fc1"], [4.0])
-
-
-def test_each_diagnostic_has_its_own_subplot(records: Records) -> None:
-    gap, norm = diagnostics.diagnostics(records).data
-    assert list(gap.y) == [row["diagnostics"]["aggregation_gap"] for row in records.rounds]
-    assert gap.yaxis != norm.yaxis
-
-
-def test_the_losses_before_and_after_merges_share_a_subplot(records: Records) -> None:
+def test_the_losses_before_and_after_merges_share_a_figure(records: Records) -> None:
     losses = {"loss_before_merge": 0.5, "loss_after_merge": 0.4}
     rows = [row | {"diagnostics": losses if row["merged"] else {}} for row in records.rounds]
-    before, after = diagnostics.diagnostics(records._replace(rounds=rows)).data
-    assert before.yaxis == after.yaxis and list(before.x) == [10, 20, 30, 40, 50]
+    (series,) = diagnostics.trends(diagnostics.measured(records._replace(rounds=rows))).values()
+    before, after = diagnostics.figure(series).data
+    assert list(before.x) == list(after.x) == [10, 20, 30, 40, 50]
     assert (before.y[0], after.y[0]) == (0.5, 0.4)
+
+
+def test_fewer_than_three_rounds_are_a_table(records: Records) -> None:
+    run = with_diagnostics(records, [{"update_cosine": 0.25, "drift": 3.0}, {}, {"update_cosine": -0.5, "drift": None}])
+    measured = diagnostics.measured(run)
+    assert diagnostics.trends(measured) == {}
+    assert diagnostics.table(measured) == (
+        ["", "round 1", "round 3"],
+        [["drift", "3", "–"], ["update cosine", "0.25", "-0.5"]],
+    )
+    text = page(run)
+    assert 'id="update-cosine"' not in text and "round 3" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([1.4e-25, 2.5e-27, 3e-33], "Aggregation gap: 0, exact to rounding, in all 3 measured rounds (at most 1e-25)."),
+        ([1e-33], "Aggregation gap: 0, exact to rounding, in the measured round (at most 1e-33)."),
+        ([0.0, 0.0], "Aggregation gap: 0 in all 2 measured rounds."),
+        ([0.1 + 0.2, 0.3, 0.3], "Aggregation gap: 0.3 in all 3 measured rounds, to rounding."),
+        ([0.3, 0.3], ""),
+        ([1e-9, 2e-9, 3e-9], ""),
+    ],
+)
+def test_values_that_are_constant_to_rounding_are_a_sentence(
+    records: Records, values: list[float], sentence: str
+) -> None:
+    run = with_diagnostics(records, [{"aggregation_gap": value} for value in values])
+    assert diagnostics.constants(diagnostics.measured(run)).get("aggregation_gap", "") == sentence
+    assert ('id="aggregation-gap"' in page(run)) == (len(values) > 2 and not sentence)
