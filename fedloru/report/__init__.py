@@ -6,7 +6,8 @@ plotly and rich are imported only when something is rendered. ::
                      headline, profiles  headline numbers; bytes by client profile
                      page                the HTML page of a run
                      figures             accuracy, loss and bytes
-                     diagnostics         ranks, overlaps and other numbers recorded with each round
+                     diagnostics         numbers recorded with each round, as figures, a table or sentences
+                     site_figures        ranks and overlaps at each site
                      partition_figure    examples and classes per client
                      study_figures       curvature ranks, spectra and gradient alignment
                      generations         texts that a language model generated
@@ -20,7 +21,7 @@ plotly and rich are imported only when something is rendered. ::
                      blocks, stylesheet  HTML building blocks; the CSS and the script, from assets/
                      terms               the terms that pages explain, as the glossary does
                      style, palette      the look of figures; colors in the light and the dark theme
-                     units               number formats
+                     units, names        number formats; short names of layers
 """
 
 from fedloru.report.comparison import comparison, comparison_table, write_comparison

@@ -158,6 +158,7 @@ def _merges(rounds: Sequence[int], versions: Sequence[int]) -> go.Scatter:
         yaxis="y2",
         mode="lines",
         line={"color": style.GREY, "width": 1, "dash": "dot"},
+        opacity=0.6,
         hovertemplate="version %{customdata}",
     )
 

@@ -192,7 +192,7 @@ def test_the_mean_of_a_smoothed_curve_lies_over_the_pale_values(opened: Any) -> 
     reach = [min(2, at, len(raw) - 1 - at) for at in range(len(raw))]
     expected = [np.mean(raw[at - r : at + r + 1]) for at, r in enumerate(reach)]
     np.testing.assert_allclose(mean["y"], expected)
-    assert opened.find_element("css selector", ".controls output").text == "mean of 5 values"
+    assert opened.find_element("css selector", ".controls output").text == "mean of 5"
 
 
 def test_axes_are_switched_to_logarithmic_and_back(opened: Any) -> None:

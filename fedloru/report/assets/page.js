@@ -261,8 +261,8 @@ function smoothingControl({curves, smooth}) {
   const slider = element("input", {type: "range", id: "smoothing", min: 0, max: last, value: 0});
   slider.addEventListener("input", () => {
     const step = Number(slider.value);
-    shown.textContent = step ? `mean of ${WINDOWS[step]} values` : "off";
-    slider.setAttribute("aria-valuetext", shown.textContent);
+    shown.textContent = step ? `mean of ${WINDOWS[step]}` : "off";
+    slider.setAttribute("aria-valuetext", `${shown.textContent}${step ? " values" : ""}`);
     smooth(step);
   });
   return element("label", {}, "Smoothing", slider, shown);
