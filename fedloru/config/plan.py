@@ -19,6 +19,7 @@ from fedloru.config.source import dump
 from fedloru.config.texts import generation_hook, is_language_model, is_text, language_net, prints_date, texts
 from fedloru.config.trial import try_out
 from fedloru.data import Audit, Dataset, Examples, Partition, audit, load, make_partition, size
+from fedloru.data.tables import open_settings
 from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
@@ -36,7 +37,7 @@ OPEN = frozenset(
     {
         *("lowrank.targets", "lowrank.alpha", "lowrank.alphas"),
         *("method.tau", "method.interval", "client.lr"),
-        *("wire.first_download", "output.increments", "data.date"),
+        *("wire.first_download", "output.increments", "data.date", "data.features", "data.fill"),
     }
 )
 """The settings whose defaults depend on other settings, on the model, or on the time at which a run starts."""
@@ -127,7 +128,10 @@ def completed(config: Config, plan: Plan) -> Config:
         lowrank = lowrank.model_copy(update=_factors(lowrank, plan.net))
     wire = config.wire.model_copy(update={"first_download": settings["wire"]["first_download"]})
     output = config.output.model_copy(update={"increments": settings["output"]["increments"]})
-    return config._replace(lowrank=lowrank, method=method, client=client, wire=wire, output=output)
+    data = config.data
+    if plan.dataset.encoding is not None:
+        data = data.model_copy(update=open_settings(plan.dataset.encoding))
+    return config._replace(data=data, lowrank=lowrank, method=method, client=client, wire=wire, output=output)
 
 
 def _filled(section: Section, values: Mapping[str, Any]) -> dict[str, Any]:

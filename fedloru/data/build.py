@@ -46,11 +46,17 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
     y, y_test, classes, remarks = _numbered(name, kind, train.labels, test.labels, raw.classes)
-    scaling = scaling_of(train.x)
-    x, x_test = standardize(train.x, scaling), standardize(test.x, scaling)
-    remarks = (*raw.remarks, *remarks, *doubts)
+    scaling = _scaling(raw, train.x)
+    x, x_test = (_scaled(each.x, scaling) for each in (train, test))
     return Dataset(
-        name, {"x": x, "y": y}, {"x": x_test, "y": y_test}, classes, dict(train.columns), {}, remarks, scaling
+        name,
+        {"x": x, "y": y},
+        {"x": x_test, "y": y_test},
+        classes,
+        dict(train.columns),
+        remarks=(*raw.remarks, *remarks, *doubts),
+        scaling=scaling,
+        encoding=raw.encoding,
     )
 
 
@@ -110,6 +116,20 @@ def scaling_of(x: Tensor) -> Scaling:
     """Return the mean and the standard deviation of ``x`` along axis 1 (channels or features)."""
     means, stds = zip(*(_moments(x[:, channel]) for channel in range(x.shape[1])), strict=True)
     return Scaling(means, stds)
+
+
+def _scaling(raw: Raw, x: Tensor) -> Scaling | None:
+    if raw.encoding is not None:
+        return raw.encoding.scaling
+    return scaling_of(x) if raw.scale else None
+
+
+def _scaled(x: Tensor, scaling: Scaling | None) -> Tensor:
+    """Return ``x`` in float32, standardized by ``scaling``; without it, integers of 16 and more bits are kept."""
+    if scaling is not None:
+        return standardize(x, scaling)
+    narrow = x.is_floating_point() or x.dtype in (torch.uint8, torch.int8, torch.bool)
+    return x.to(torch.float32) if narrow else x
 
 
 def standardize(x: Tensor, scaling: Scaling) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedloru.data import builtin, image_tables, schemes
+from fedloru.data import builtin, image_tables, schemes, tables
 from fedloru.data.folder import folder
 from fedloru.data.npz import npz
 from fedloru.data.partition import Partition
@@ -21,6 +21,8 @@ SOURCES: Table[Reader] = Table(
         "parquet": image_tables.parquet,
         "folder": folder,
         "npz": npz,
+        "table": tables.table,
+        "csv": tables.table,
         "hub": image_tables.hub,
     },
     DataError,

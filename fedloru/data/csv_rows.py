@@ -38,7 +38,7 @@ def read(file: Path, separator: str = ",", name: str | None = None) -> Table:
             for column, value in zip(columns, values, strict=True):
                 column.append(value)
     place = lambda row: f"{name}, row {row} (line {numbers[row]})"  # noqa: E731
-    return Table(dict(zip(names, columns, strict=True)), name, place)
+    return Table(dict(zip(names, columns, strict=True)), name, place, typed=False)
 
 
 def _rows(file: Path, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from fedloru.data.examples import Examples, class_names, examples, size
 from fedloru.data.targets import Kind
 from fedloru.errors import DataError
+
+if TYPE_CHECKING:
+    from fedloru.data.features import Encoding
 
 HOW = (
     "load it with fedloru.data.load, or pass tensors, as in Dataset('mine', train={'x': x, 'y': y}, "
@@ -36,6 +39,7 @@ class _Fields(NamedTuple):
     notes: dict[str, int] = {}
     remarks: tuple[str, ...] = ()
     scaling: Scaling | None = None
+    encoding: Encoding | None = None
 
 
 class Dataset(_Fields):
@@ -44,7 +48,8 @@ class Dataset(_Fields):
     ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
     ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
     ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
-    The command line prints them, and the page of a run shows them. ``scaling`` says how ``x`` was standardized.
+    The command line prints them, and the page of a run shows them. ``scaling`` says how ``x`` was standardized,
+    and ``encoding`` of which columns of a table it was made.
 
     Labels ``y`` of other integer types become int64, and those of shape (N, 1) become (N,). Without classes, floating-
     point ``y``, (N,) or (N, d), are the targets of a regression. Tensors are detached.
@@ -66,6 +71,7 @@ class Dataset(_Fields):
         notes: Mapping[str, int] = {},
         remarks: Sequence[str] = (),
         scaling: Scaling | None = None,
+        encoding: Encoding | None = None,
     ) -> Self:
         names = class_names(name, classes)
         train, test = examples(f"{name!r}, train", train, names), examples(f"{name!r}, test", test, names)
@@ -73,7 +79,7 @@ class Dataset(_Fields):
             if train and len(values) != size(train):
                 raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
         kept = {column: tuple(values) for column, values in columns.items()}
-        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling)
+        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling, encoding)
 
     @property
     def task(self) -> Kind:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedloru.errors import listed
+
+if TYPE_CHECKING:
+    from fedloru.data.features import Encoding
 
 Columns = Mapping[str, Any]
 """Sequences or arrays of one key per example, by the name of the column."""
@@ -28,7 +31,9 @@ class Rows(NamedTuple):
 class Raw(NamedTuple):
     """The examples of a source; by default, part of ``train`` is held out as a test set, and labels name classes.
 
-    With ``classes``, labels are names among them, or else positions in them, which is then remarked.
+    With ``classes``, labels are names among them, or else positions in them, which is then remarked. Unless ``scale``
+    is False, ``x`` is standardized. ``encoding`` says which columns of a table ``x`` was made of, and how it is
+    standardized.
 
     ``remarks`` are sentences about how the data was read, such as which files were not; see ``Dataset.remarks``.
     """
@@ -37,6 +42,8 @@ class Raw(NamedTuple):
     test: Rows | None = None
     classes: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
+    scale: bool = True
+    encoding: Encoding | None = None
 
 
 Reader = Callable[..., Raw]

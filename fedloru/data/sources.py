@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fedloru.data import builtin
+from fedloru.data import builtin, sites
 from fedloru.data.build import build
 from fedloru.data.catalogue import SOURCES
 from fedloru.data.dataset import Dataset
@@ -40,7 +39,8 @@ def load(
     """
     reader = SOURCES.find(source)
     known = settings_of(reader)
-    given = settings | ({"seed": seed} if "seed" in known else {})
+    shared = {"test_fraction": test_fraction, "seed": seed, "task": task}
+    given = settings | {name: value for name, value in shared.items() if name in known}
     for name in given.keys() - known.keys():
         raise DataError(f"the data source {source!r} has no setting {name!r}{choices(name, known)}")
     for name, setting in known.items():
@@ -48,7 +48,7 @@ def load(
             raise DataError(f"the data source {source!r} needs {name}: set data.{name}")
     for problem in problems_of(known, given):
         raise DataError(f"the data source {source!r}: {problem}")
-    name = Path(settings["path"]).stem if "path" in settings else short(source)
+    name = sites.named(settings["path"]) if "path" in settings else short(source)
     try:
         with in_memory(f"the data set {quoted(name)}"):
             data = _built(name, source, reader(**given), test_fraction, seed, task)

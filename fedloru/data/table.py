@@ -27,6 +27,7 @@ class Table:
         where: the file or data set, for messages.
         place: names a row in messages; by default by ``where`` and the number of the row.
         classes: the class names that the file lists.
+        typed: whether values have types, such as in JSON and parquet; in CSV, all are text.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Table:
         where: str,
         place: Place | None = None,
         classes: tuple[str, ...] | None = None,
+        *,
+        typed: bool = True,
     ) -> None:
-        self.where, self.classes = where, classes
+        self.where, self.classes, self.typed = where, classes, typed
         self.place: Place = place or rows_of(where)
         self._columns = dict(columns)
 
@@ -65,7 +68,11 @@ class Table:
 
     def replaced(self, name: str, values: list[Any], classes: tuple[str, ...]) -> Table:
         """Return this table with other ``values`` in the column ``name``, which are among ``classes``."""
-        return Table(self._columns | {name: values}, self.where, self.place, classes)
+        return Table(self._columns | {name: values}, self.where, self.place, classes, typed=self.typed)
+
+    def extended(self, name: str, values: list[Any]) -> Table:
+        """Return this table with a further column, or with other values in one that it has."""
+        return Table(self._columns | {name: values}, self.where, self.place, self.classes, typed=self.typed)
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]], where: str, place: Place) -> Table:
@@ -98,7 +105,9 @@ def joined(tables: Sequence[Table]) -> Table:
         for name in names
     }
     place = place_in([table.place for table in tables], [table.num_rows for table in tables])
-    return Table(columns, f"{tables[0].where} and {len(tables) - 1} more files", place)
+    more = "1 more file" if len(tables) == 2 else f"{len(tables) - 1} more files"
+    typed = all(table.typed for table in tables)
+    return Table(columns, f"{tables[0].where} and {more}", place, tables[0].classes, typed=typed)
 
 
 def place_in(places: Sequence[Place], sizes: Sequence[int]) -> Place:

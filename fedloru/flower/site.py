@@ -106,6 +106,8 @@ def configured(source: Source, hello: Hello) -> Config:
         table |= _own_sections(source)
     else:
         reading = {name: value for name, value in hello.reading.items() if name not in PLACES}
+        if "features" in reading:
+            reading.pop("columns", None)  # the keys of clients in the table of the server
         table["data"] = reading | {"path": str(source.data)}
     return parse(table, "the configuration of the federation")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedloru.data import files, hub, values
+from fedloru.data import files, hub, sites, values
 from fedloru.data.parquet_rows import check_classes
 from fedloru.data.table import Table
 from fedloru.errors import DataError, listed
@@ -25,15 +25,24 @@ class Tables(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def read(path: str, test: str | None = None, subset: str | None = None, label: str | None = None) -> Tables:
-    """Read one or two files, or the splits ``train`` and ``test`` of a data set.
+def read(
+    path: sites.Paths,
+    test: str | None = None,
+    subset: str | None = None,
+    label: str | None = None,
+    columns: Sequence[str] = (),
+) -> Tables:
+    """Read one or two files, one file per site, or the splits ``train`` and ``test`` of a data set.
 
+    A folder has one file per site if ``columns`` has the column ``file``, the name of the site of each row.
     ``test`` names a second file, or another split. ``subset`` names a configuration of a data set on the hub. Class
     names for the column ``label`` are taken from the metadata, if it has any.
 
     Raises:
         DataError: a file, split or data set is missing, or cannot be read.
     """
+    if not isinstance(path, str) or (sites.FILE in columns and Path(path).exists()):
+        return _of_sites(path, test, columns)
     place = Path(path)
     if place.is_file():
         train, held_out = files.read(place), files.read(_test_file(test)) if test else None
@@ -47,6 +56,14 @@ def read(path: str, test: str | None = None, subset: str | None = None, label: s
     name = test or "test"
     train, remarks = splits.read("train"), splits.unread(("train", name))
     return Tables(train, splits.read(name) if test or name in splits.readers else None, train.classes, remarks)
+
+
+def _of_sites(path: sites.Paths, test: str | None, columns: Sequence[str]) -> Tables:
+    found = sites.find(path, test)
+    train, held_out = sites.read(found.files, columns, alike=False), files.read(found.test) if found.test else None
+    if held_out:
+        check_classes(train.where, train.classes, held_out.where, held_out.classes)
+    return Tables(train, held_out, train.classes, found.remarks)
 
 
 def strings(table: Table, name: str, where: str, *, empty: bool = False) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fedloru.data import sites
 from fedloru.data.build import held_out
 from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset, Examples
@@ -25,7 +25,7 @@ from fedloru.hf.encode import Classify, Kind, Plain
 from fedloru.hf.remembered import encoded
 from fedloru.hf.tables import Tables, keys, labels, read
 from fedloru.settings import Expected, When
-from fedloru.settings.types import Flag, Fraction, Text, Texts, Whole
+from fedloru.settings.types import Flag, Fraction, Place, Text, Texts, Whole
 
 log = logging.getLogger("fedloru")
 
@@ -46,7 +46,7 @@ class _Split(NamedTuple):
 
 def load(
     tokenizer: Any,
-    path: Text,
+    path: Place,
     kind: Kind,
     *,
     test: Text | None = None,
@@ -62,7 +62,8 @@ def load(
 
     Args:
         tokenizer: the tokenizer of the model.
-        path: a JSON, JSON Lines, CSV, TSV or parquet file, a folder, or a name on the hub.
+        path: a JSON, JSON Lines, CSV, TSV or parquet file, a folder, a name on the hub, or a table from names of sites
+            to files. With the column file in columns or as the natural key, a folder has one file per site.
         kind: the kind of text, and its columns.
         test: a second file, or the name of a split; default: the split ``test``, or else a held-out part.
         subset: the configuration of a data set on the hub.
@@ -78,8 +79,8 @@ def load(
         DataError: the texts, their columns, the template or the tokenizer cannot be used.
     """
     _check(tokenizer, kind, max_length, pack, positions)
-    name = Path(path).stem
-    tables = read(path, test, subset, kind.label if isinstance(kind, Classify) else None)
+    name = sites.named(path)
+    tables = read(path, test, subset, kind.label if isinstance(kind, Classify) else None, columns)
     train, counts = _encode_split(tables.train, f"{name} (train)", kind, tokenizer, columns, max_length)
     if tables.test is None:
         mask = held_out(_groups(train), test_fraction, seed)

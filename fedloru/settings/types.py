@@ -44,7 +44,7 @@ class FromSize(NamedTuple):
     choose: Callable[[Mapping[str, Any], RunSize], Any]
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Return a tuple as a list, and reject a string, which is itself a sequence of strings."""
     if isinstance(value, str):
         raise ValueError("a string is not a list")
@@ -60,8 +60,12 @@ Fraction = Annotated[float, Field(gt=0, lt=1), Expected("a number in (0, 1)")]
 Betas = Annotated[tuple[Share, Share], Strict(False), Expected("two numbers in [0, 1)")]
 Flag = Annotated[bool, Expected("true or false")]
 Text = Annotated[str, Field(min_length=1), Expected("a string")]
-Texts = Annotated[Sequence[str], BeforeValidator(_listed), Expected("a list of strings")]
-Counts = Annotated[Sequence[Count], BeforeValidator(_listed), Expected("a list of integers >= 1")]
+Place = Annotated[
+    Text | Annotated[Mapping[Text, Text], Field(min_length=1)],
+    Expected("a string, or a table from names of sites to files"),
+]
+Texts = Annotated[Sequence[str], BeforeValidator(listed), Expected("a list of strings")]
+Counts = Annotated[Sequence[Count], BeforeValidator(listed), Expected("a list of integers >= 1")]
 Ranks = Annotated[Mapping[str, Count], Expected("a table from globs to integers >= 1")]
 Alphas = Annotated[Mapping[str, Positive], Expected("a table from globs to numbers > 0")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fedloru.cli import app
+from fedloru.config import load
+from fedloru.config.plan import split
 from tests.hf.letters import letters, write
 
 pytestmark = pytest.mark.hf
@@ -56,3 +59,22 @@ def test_an_audit_shows_tokens_and_skipped_texts(tmp_path: Path, model: Path) ->
 def test_invalid_input_is_reported_before_training(change: str, message: str, tmp_path: Path, model: Path) -> None:
     result = audit(tmp_path, model, change)
     assert result.exit_code == 2 and message in result.stderr and result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_texts_of_one_file_per_site(named: bool, tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "sites"
+    folder.mkdir()
+    for name, rows in (("berlin", 4), ("paris", 5), ("zürich", 6)):
+        lines = [json.dumps({"text": f"to be {name.encode().hex()[:2]} " * (n + 1)}) for n in range(rows)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    paths = f"{{Rome = '{folder}/paris.jsonl', Oslo = '{folder}/berlin.jsonl'}}" if named else f"'{folder}'"
+    file = tmp_path / "sites.toml"
+    file.write_text(
+        f"data = {{source = 'text', kind = 'plain', path = {paths}, max_length = 64, test_fraction = 0.3}}\n"
+        f"partition = {{scheme = 'natural', key = 'file'}}\nmodel = {{name = 'hf:{model}'}}\ncohort = {{size = 1}}",
+        encoding="utf-8",
+    )
+    made = split(load(file))[1]
+    assert made.names == (("Oslo", "Rome") if named else ("berlin", "paris", "zürich"))
+    assert [len(rows) for rows in made.train] == ([3, 3] if named else [3, 3, 4])
