@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +13,32 @@ from fedloru.data import Examples, by_length, described
 from fedloru.errors import ModelError, listed, traced
 from fedloru.inference import computing, prepare
 from fedloru.method import Method, State
-from fedloru.net import Metrics, Net, compute_outputs, constants, metrics
+from fedloru.metrics import Measured, Metric, Missing, measure
+from fedloru.net import Batch, Metrics, Net, compute_outputs, constants
+from fedloru.net import metrics as sums
 from fedloru.tree import Params
 
 
 class Score(NamedTuple):
-    """The mean loss in nats, the accuracy, the number of units they are averaged over, and a classifier's macro-F1.
+    """The mean loss, the accuracy, the number of units they are averaged over, and a classifier's macro-F1.
 
-    Units are examples; for a language model, they are the tokens to be predicted.
+    Units are examples; for a language model, they are the tokens to be predicted. Without classes, such as in a
+    regression, ``accuracy`` and ``f1`` are None. ``metrics`` are the values of further metrics by name, and ``missing``
+    says why others have no value.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     units: int
     f1: float | None = None
+    metrics: Mapping[str, float] = {}
+    missing: Mapping[str, Missing] = {}
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The loss, the accuracy, F1 and all metrics by name, as far as they have a value."""
+        found = {"loss": self.loss, "accuracy": self.accuracy, "f1": self.f1, **self.metrics}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def shared_model(net: Net, method: Method, state: State) -> Params:
@@ -39,12 +51,26 @@ def shared_model(net: Net, method: Method, state: State) -> Params:
 
 
 @torch.no_grad()
-def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, *, rows: Tensor | None = None) -> Score:
+def evaluate(
+    net: Net,
+    tensors: Params,
+    data: Examples,
+    batch_size: int = 1000,
+    *,
+    rows: Tensor | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Score:
     """Score ``tensors`` on ``data``, in evaluation mode, in batches of at most ``batch_size`` examples.
 
     Factors are merged into the weights where that is cheaper; see ``fedloru.inference``.
 
-    ``rows`` are the examples to use, (n,) int64; None means all.
+    Args:
+        net: the model.
+        tensors: the tensors that it computes with.
+        data: the examples.
+        batch_size: the maximum number of examples in a batch.
+        rows: the examples to use, (n,) int64; None means all.
+        metrics: further metrics by name, which score the outputs of all examples and their labels ``y``.
 
     Raises:
         ModelError: the model raises an exception.
@@ -54,13 +80,35 @@ def evaluate(net: Net, tensors: Params, data: Examples, batch_size: int = 1000, 
         order = order[torch.isin(order, rows.to(order.device))]
     with naming_examples("test", data, order[:1]):
         inference = prepare(net, tensors, data, order)
-    scored = []
+    scored, gathered = [], _Outputs([], [])
     with computing(inference):
         for part in order.split(min(batch_size, inference.batch_size)):
             with naming_examples("test", data, part):
                 batch = inference.fetch(data, part)
-                scored.append(metrics(net, compute_outputs(net, batch), batch))
-    return _score(scored)
+                outputs = compute_outputs(net, batch)
+                scored.append(sums(net, outputs, batch))
+            if metrics:
+                gathered.add(outputs, batch)
+    return _score(scored, gathered.measured(metrics) if metrics else Measured({}, {}))
+
+
+class _Outputs(NamedTuple):
+    """The outputs of the batches so far, on the CPU, and their labels."""
+
+    outputs: list[Tensor]
+    labels: list[Tensor]
+
+    def add(self, outputs: Any, batch: Batch) -> None:
+        """Add the outputs of a batch; those of a transformers model are its logits."""
+        each = getattr(outputs, "logits", outputs)
+        if not isinstance(each, Tensor):
+            raise ModelError(f"the model returns a {type(each).__name__}, but eval.metrics need one tensor of outputs")
+        self.outputs.append(each.cpu().to(torch.promote_types(each.dtype, torch.float32)))
+        self.labels.append(batch["y"].cpu())
+
+    def measured(self, metrics: Mapping[str, Metric]) -> Measured:
+        """Return the metrics of all examples."""
+        return measure(metrics, torch.cat(self.outputs), torch.cat(self.labels))
 
 
 @contextmanager
@@ -81,11 +129,15 @@ def naming_examples(kind: str, data: Examples, rows: Tensor) -> Iterator[None]:
         ) from error
 
 
-def _score(scored: list[Metrics]) -> Score:
-    loss, right, units = (sum(torch.stack(values).tolist()) for values in zip(*(m[:3] for m in scored), strict=True))
+def _score(scored: list[Metrics], measured: Measured) -> Score:
+    loss, units = (
+        sum(torch.stack(values).tolist()) for values in zip(*((m.loss, m.count) for m in scored), strict=True)
+    )
+    rights = [m.right for m in scored if m.right is not None]
+    accuracy = sum(torch.stack(rights).tolist()) / units if rights else None
     confusions = [m.confusion for m in scored if m.confusion is not None]
     f1 = macro_f1(torch.stack(confusions).sum(0)) if confusions else None
-    return Score(loss / units, right / units, units, f1)
+    return Score(loss / units, accuracy, units, f1, measured.values, measured.missing)
 
 
 def macro_f1(confusion: Tensor) -> float:

@@ -20,14 +20,16 @@ from fedloru.tree import Params
 class Spread(NamedTuple):
     """Accuracies over clients: mean, standard deviation, and the mean of the worst tenth (at least one client).
 
-    ``loss`` is the mean over clients of their mean losses, in nats per unit.
+    Without classes, such as in a regression, there are none. ``loss`` is the mean over clients of their mean losses per
+    unit, and ``worst_loss`` that of the tenth of the clients with the largest.
     """
 
-    mean: float
-    std: float
-    bottom_decile: float
+    mean: float | None
+    std: float | None
+    bottom_decile: float | None
     clients: int
     loss: float
+    worst_loss: float
 
 
 def personal_model(net: Net, method: Method, state: State, client_state: Params, profile: Profile) -> Params:
@@ -72,12 +74,18 @@ def personal_scores(
 
 def spreads(scores: Scores) -> dict[str, dict[str, float]]:
     """Return the spread of each kind of score, as a table."""
-    return {name: spread(values)._asdict() for name, values in scores.items()}
+    found = {name: spread(values)._asdict() for name, values in scores.items()}
+    return {name: {key: value for key, value in one.items() if value is not None} for name, one in found.items()}
 
 
 def spread(scores: Sequence[Score]) -> Spread:
     """Return the spread of ``scores``, one per client."""
-    values = torch.tensor(sorted(score.accuracy for score in scores), dtype=torch.float64)
-    worst = values[: max(1, math.floor(len(values) / 10))]
-    loss = sum(score.loss for score in scores) / len(scores)
-    return Spread(float(values.mean()), float(values.std(correction=0)), float(worst.mean()), len(values), loss)
+    count, worst = len(scores), max(1, math.floor(len(scores) / 10))
+    losses = sorted((score.loss for score in scores), reverse=True)
+    loss, worst_loss = sum(score.loss for score in scores) / count, sum(losses[:worst]) / worst
+    accuracies = sorted(score.accuracy for score in scores if score.accuracy is not None)
+    if len(accuracies) < count:
+        return Spread(None, None, None, count, loss, worst_loss)
+    values = torch.tensor(accuracies, dtype=torch.float64)
+    bottom = float(values[:worst].mean())
+    return Spread(float(values.mean()), float(values.std(correction=0)), bottom, count, loss, worst_loss)

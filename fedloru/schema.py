@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -71,9 +71,13 @@ class Attendance(Table):
 
 
 class ClientScore(Table):
-    """The accuracy of the shared model, and of its personal one, on a client's own test examples, and the bytes."""
+    """The accuracy of the shared model, and of its personal one, on a client's own test examples, and the bytes.
 
-    accuracy: float
+    Without classes, such as in a regression, there is the ``loss`` of the shared model instead.
+    """
+
+    accuracy: float | None
+    loss: float | None = None
     personal: float | None = None
     up_bytes: Count = 0
     down_bytes: Count = 0
@@ -102,6 +106,7 @@ class Row(Table):
     diagnostics: Numbers = {}
     sites: dict[str, Numbers] = {}
     personal: dict[str, Numbers] | None = None
+    missing: dict[str, str] = {}
     federation: Attendance | None = None
     client_scores: dict[str, ClientScore] = {}
 
@@ -111,6 +116,8 @@ class Summary(Table):
 
     rounds: Count = 0
     method: str = ""
+    task: str = ""
+    loss: str = ""
     final_accuracy: float | None = None
     last5_accuracy: float | None = None
     final_loss: float | None = None
@@ -130,11 +137,23 @@ class Summary(Table):
 class PartitionRecord(Table):
     """The content of ``partition.json``."""
 
+    task: str = ""
     classes: list[Any] = []
     counts: list[list[Count]] = []
     audit: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     names: list[str] = []
+
+
+RESERVED = frozenset({"loss", "accuracy", "perplexity"})
+"""The scores that every row has, or that follow from them; F1 may also be asked for as a metric."""
+
+
+def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the further metrics that ``rows`` have, such as "rmse" for the field "test_rmse"."""
+    fields = dict.fromkeys(field for row in rows for field in row if field.startswith("test_"))
+    names = [field.removeprefix("test_") for field in fields]
+    return [name for name in names if name not in RESERVED | {"f1"}]
 
 
 def check(table: dict[str, Any], form: type[BaseModel]) -> dict[str, Any]:

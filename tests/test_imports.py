@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "fedloru"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
 BASE: frozenset[str] = frozenset({"cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"})
-TO_METHOD = BASE | {"lowrank", "net", "method"}
+TO_METHOD = BASE | {"lowrank", "net", "method", "metrics"}
 TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "footprint", "evaluate", "inference"}
 TO_ENGINE |= {"personal", "session", "weight_reads", "wire"}
 
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "schema": frozenset({"errors", "reading"}),
     "recipe": frozenset({"settings", "errors"}),
     "lowrank": BASE,
+    "metrics": frozenset({"errors", "schema", "settings"}),
     "net": BASE | {"lowrank"},
     "method": BASE | {"lowrank", "net"},
     "methods": TO_METHOD,

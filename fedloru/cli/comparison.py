@@ -35,7 +35,7 @@ def groups(folders: list[Path]) -> list[Group]:
     distinct = {folder.resolve(): folder for folder in folders if not is_shared(folder)}
     check_count(len(distinct))
     runs = [reports.read(folder) for folder in distinct.values()]
-    if not any(row["test_accuracy"] is not None for run in runs for row in run.rounds):
+    if not any(row["test_loss"] is not None for run in runs for row in run.rounds):
         raise RunFolderError("there is nothing to compare: none of the runs has been evaluated yet")
     return reports.grouped(runs)
 

@@ -24,7 +24,7 @@ from fedloru.errors import FedloruError, ModelError, traced
 from fedloru.hf.chat import time_of
 from fedloru.lowrank.choice import alphas_of, default_alpha, globs
 from fedloru.method import Method, Profile, planned
-from fedloru.net import Net
+from fedloru.net import Net, by_labels, outputs_for
 from fedloru.recipe import Recipe
 from fedloru.run.capacities import capacities
 from fedloru.run.checks import check
@@ -76,7 +76,6 @@ def _assembled(config: Config, dataset: Dataset, partition: Partition, tried: Pa
     net, method = parts(config, dataset, clients)
     net = net._replace(source=_source(config, dataset, clients))
     recipe = recipe_of(config)
-    try_out(net, dataset, tried, recipe)
     made = Plan(
         net,
         method,
@@ -88,6 +87,7 @@ def _assembled(config: Config, dataset: Dataset, partition: Partition, tried: Pa
         **run_settings(config),
     )
     check(made)
+    try_out(net, dataset, tried, recipe, made.chosen_metrics)
     return made
 
 
@@ -238,10 +238,10 @@ def _net(config: Config, method: Method, dataset: Dataset) -> Net:
     if is_language_model(config.model):
         lowrank = _lowrank(config) if method.traits.low_rank else None
         return language_net(config.model, lowrank, dataset, _seed(config, config.model.seed))
-    model = _model(config, dataset)
+    model, loss = _model(config, dataset), config.model.loss or by_labels
     if not method.traits.low_rank:
-        return nets.make(model)
-    settings = _lowrank(config)
+        return nets.make(model, losses=loss)
+    settings = _lowrank(config) | {"losses": loss}
     return leave_out(
         nets.attach(model, **settings),
         dataset.train,
@@ -263,7 +263,7 @@ def _model(config: Config, dataset: Dataset) -> nn.Module:
     channels, *pixels = dataset.train["x"].shape[1:]
     if len(set(pixels)) > 1:
         raise ModelError(f"the images of {dataset.name!r} have {pixels[0]}×{pixels[1]} pixels, expected square images")
-    name, settings = config.model.name, config.model.model_dump(exclude={"name", "seed"})
+    name, settings = config.model.name, config.model.model_dump(exclude={"name", "seed", "loss"})
     if taken := [key for key in models.FROM_DATA if key in settings]:
         raise ModelError(f"model.{taken[0]} is set, but {taken[0]} follows from the data: use another name in {name}")
     try:
@@ -271,7 +271,7 @@ def _model(config: Config, dataset: Dataset) -> nn.Module:
             name,
             channels=channels,
             size=pixels[0] if pixels else 1,
-            classes=len(dataset.classes),
+            classes=outputs_for(config.model.loss, dataset.train.get("y"), len(dataset.classes)),
             seed=_seed(config, config.model.seed),
             **settings,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from fedloru.config import texts
 from fedloru.config.derive import Forms, forms_of, one_form, section
@@ -11,11 +11,11 @@ from fedloru.config.fields import Capacities, Section
 from fedloru.config.methods import method_forms, wrapper_forms
 from fedloru.data import SCHEMES, SOURCES, load
 from fedloru.models import FROM_DATA, MODELS
-from fedloru.net import attach
+from fedloru.net import LOSSES, attach
 from fedloru.recipe import Recipe
 from fedloru.run.federation import Federation
 from fedloru.run.plan import keyed_settings
-from fedloru.settings import Setting, settings_of
+from fedloru.settings import In, Setting, settings_of
 from fedloru.settings.types import Count, Text, Whole
 
 CAPACITIES = Setting(
@@ -95,11 +95,19 @@ def _partition() -> Forms:
 
 
 def _model() -> Forms:
-    base, meaning = section("Model", "", [_seed("the initial weights")]), "the model"
-    prefixes = {texts.PREFIX: texts.model_form(base, meaning)}
+    seed, meaning = _seed("the initial weights"), "the model"
+    base = section("Model", "", [seed, LOSS])
+    prefixes = {texts.PREFIX: texts.model_form(section("Model", "", [seed]), meaning)}
     return forms_of(MODELS, "name", base, default="cnn", meaning=meaning, skip=FROM_DATA, prefixes=prefixes)
 
 
+LOSS = Setting(
+    "loss",
+    Annotated[str | None, In(LOSSES)],
+    None,
+    "the loss; a function takes the outputs and the batch, and returns one value per example; by default cross_entropy "
+    "if labels are classes, and mse for a regression",
+)
 Top = section("Top", "Settings of the whole run.", _of_run(""))
 
 SECTIONS: dict[str, Forms] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,24 +12,35 @@ from fedloru import net as nets
 from fedloru import tree
 from fedloru.client import local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
-from fedloru.errors import FedloruError, ModelError, traced
+from fedloru.errors import ConfigError, FedloruError, ModelError, traced
+from fedloru.evaluate import evaluate
+from fedloru.metrics import Metric
 from fedloru.net import Net
+from fedloru.net.loss import OF_LABELS
+from fedloru.net.loss import name_of as loss_name
 from fedloru.recipe import Precision, Recipe
 from fedloru.rng import forked
 from fedloru.session import Job
 
 FIX = "Fix it, or choose another model"
 
+SCORED = 200
+"""The maximum number of test examples on which metrics are tried out."""
+
 log = logging.getLogger("fedloru")
 
 
-def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) -> None:
+def try_out(
+    net: Net, dataset: Dataset, partition: Partition, recipe: Recipe, metrics: Mapping[str, Metric] | None = None
+) -> None:
     """Evaluate the model on one example, and train it on two, and on one if a client ends an epoch with one.
 
-    The model is not changed. A language model is evaluated on the longest text, and trained on texts of a client.
+    The model is not changed. A language model is evaluated on the longest text, and trained on texts of a client. The
+    ``metrics`` score the model on some test examples.
 
     Raises:
         ModelError: the model fails, its outputs or losses have the wrong shape, or it cannot learn.
+        ConfigError: a metric raises an exception.
         DataError: the examples cannot be augmented as configured.
     """
     sizes = partition.train.sizes
@@ -43,6 +55,17 @@ def try_out(net: Net, dataset: Dataset, partition: Partition, recipe: Recipe) ->
         rows = partition.train[client]
         whose = f", with which client {client} ends an epoch of its {len(rows)}"
         _train(net, dataset, _batch(dataset, rows[:1], recipe), recipe.precision, whose, nets.SINGLE)
+    if metrics and size(dataset.test):
+        _try_metrics(net, dataset, metrics)
+
+
+def _try_metrics(net: Net, dataset: Dataset, metrics: Mapping[str, Metric]) -> None:
+    """Score evenly spaced test examples."""
+    examples = size(dataset.test)
+    rows = torch.arange(0, examples, -(-examples // SCORED))
+    found = evaluate(net, _copies(net), dataset.test, rows=rows, metrics=metrics)
+    if failed := [f"{name}: {why.reason}; fix it" for name, why in found.missing.items() if why.raised]:
+        raise ConfigError(failed, f"eval.metrics, tried out on {len(rows)} test examples")
 
 
 def _batch(dataset: Dataset, rows: Tensor, recipe: Recipe) -> Examples:
@@ -68,10 +91,16 @@ def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
     except Exception as error:  # user code may raise anything
         reason = _reason(error, "Choose another model, or other settings")
         raise ModelError(f"the model cannot be evaluated on {subject}: {reason}") from error
-    wanted = (1, len(dataset.classes))
-    if net.score is None and getattr(outputs, "shape", None) != wanted:
+    wanted = (1, nets.outputs_for(loss_name(net.losses), batch.get("y"), len(dataset.classes)))
+    if net.score is None and net.losses in OF_LABELS and getattr(outputs, "shape", None) not in _shapes(*wanted):
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ModelError(f"the model returns {got} for {subject}, expected one score per class, {wanted}")
+        what = "score per class" if dataset.classes and wanted[1] > 1 else "output per target"
+        raise ModelError(f"the model returns {got} for {subject}, expected one {what}, {wanted}")
+
+
+def _shapes(examples: int, outputs: int) -> list[tuple[int, ...]]:
+    """Return the shapes that the outputs of a model may have; a single output needs no axis."""
+    return [(examples, outputs), *([(examples,)] if outputs == 1 else [])]
 
 
 def _train(net: Net, dataset: Dataset, batch: Examples, precision: Precision, whose: str, hint: str = FIX) -> None:

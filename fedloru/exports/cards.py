@@ -15,7 +15,7 @@ from fedloru.exports.formats import TRAINED, Written
 from fedloru.exports.trained import TrainedRun
 from fedloru.run.folder import CONFIG
 from fedloru.run.plan import test_sizes
-from fedloru.schema import FEDERATION
+from fedloru.schema import FEDERATION, metric_names
 from fedloru.settings import short
 
 SCORES = ("test_loss", "test_perplexity", "test_accuracy", "test_f1", "exact_match")
@@ -63,7 +63,9 @@ def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     tested = [row for row in rows if row.get("test_loss") is not None]
     if not tested:
         return {}
-    return {"round": tested[-1]["round"]} | {key: tested[-1][key] for key in SCORES if tested[-1].get(key) is not None}
+    last = tested[-1]
+    fields = [*SCORES, *(f"test_{name}" for name in metric_names([last]))]
+    return {"round": last["round"]} | {key: last[key] for key in fields if last.get(key) is not None}
 
 
 def _header(summary: dict[str, Any]) -> str:

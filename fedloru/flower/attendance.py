@@ -46,6 +46,7 @@ def score_table(
     return {
         name(client): {
             "accuracy": _digits(scores.shared.accuracy),
+            "loss": _digits(scores.shared.loss),
             "personal": _digits(scores.personal.accuracy) if scores.personal else None,
             "up_bytes": spent[client].total("up"),
             "down_bytes": spent[client].total("down"),
@@ -54,6 +55,6 @@ def score_table(
     }
 
 
-def _digits(value: float) -> float:
+def _digits(value: float | None) -> float | None:
     """Return a number with six significant digits, which is enough to show, and shorter in JSON."""
-    return float(f"{value:.6g}")
+    return None if value is None else float(f"{value:.6g}")

@@ -226,7 +226,7 @@ class FlowerCarrier:
             name="",
             clients=plan.clients,
             config=dict(config),
-            reading=dict(reading),
+            reading=dict(reading) | ({"task": plan.dataset.task} if "task" in reading else {}),
             classes=list(plan.dataset.classes),
             shapes=shapes_of(plan.dataset),
             mean=list(scaling.mean) if scaling else [],

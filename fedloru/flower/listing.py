@@ -23,16 +23,20 @@ COLUMNS = (
     Column("examples", "examples", units.plain, right=True, wraps=False, missing=""),
     Column("up_bytes", "MB up", _megabytes, right=True, wraps=False, missing=""),
     Column("down_bytes", "down", _megabytes, right=True, wraps=False, missing=""),
-    Column("accuracy", "score", units.percent, right=True, wraps=False, missing=""),
 )
+ACCURACY = Column("accuracy", "score", units.percent, right=True, wraps=False, missing="")
+LOSS = Column("loss", "loss", units.decimal, right=True, wraps=False, missing="")
 
 
 def listing(clients: Sequence[Client], seen: Mapping[str, Seen], running: bool) -> Listing:
     """Return the enrolled clients, with what the server last saw of each.
 
-    If the server is not ``running``, no client is online. The score is the accuracy on the client's own test examples.
+    If the server is not ``running``, no client is online. The score is the accuracy on the client's own test examples,
+    or, without classes, the loss.
     """
-    return Listing(COLUMNS, [_row(client, seen.get(client.name, Seen()), running) for client in clients], compact=True)
+    rows = [_row(client, seen.get(client.name, Seen()), running) for client in clients]
+    has_classes = any(row["accuracy"] is not None for row in rows) or all(row["loss"] is None for row in rows)
+    return Listing((*COLUMNS, ACCURACY if has_classes else LOSS), rows, compact=True)
 
 
 def problems(clients: Sequence[Client], seen: Mapping[str, Seen]) -> Iterator[str]:
@@ -56,5 +60,6 @@ def _row(client: Client, each: Seen, running: bool) -> Row:
         "up_bytes": each.up_bytes if known else None,
         "down_bytes": each.down_bytes if known else None,
         "accuracy": each.accuracy,
+        "loss": each.loss,
         "problem": each.problem or None,
     }

@@ -230,8 +230,10 @@ class Member:
         net, method = site.plan.net, site.plan.method
         start = method.begin(net, down, own, question.profiled)
         tensors = constants(net, base) | (start if method.expand is None else method.expand(net, start, down))
-        score: Score = evaluate(net, tensors, site.tests)
-        return Scored(**score._asdict())
+        score: Score = evaluate(net, tensors, site.tests, metrics=site.plan.chosen_metrics)
+        return Scored(
+            loss=score.loss, accuracy=score.accuracy, units=score.units, f1=score.f1, metrics=dict(score.metrics)
+        )
 
     def _refusal(self, reason: str) -> Refusal:
         held = self._held()

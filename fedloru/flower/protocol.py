@@ -149,12 +149,13 @@ class Report(_Content):
 
 
 class Scored(_Content):
-    """A score: mean loss in nats, accuracy, and the number of units."""
+    """A score: the mean loss, the accuracy and F1 if there are classes, the number of units, and further metrics."""
 
     loss: Number
-    accuracy: Share
+    accuracy: Share | None
     units: Count
     f1: Share | None = None
+    metrics: Annotated[dict[Short, Number], Field(max_length=64)] = {}
 
 
 class Scores(_Content):

@@ -147,6 +147,12 @@ def aligned(dataset: Dataset, hello: Hello) -> Dataset:
             ": prepare the data like that of the server"
         )
     train, test = dict(dataset.train), dict(dataset.test)
+    if bool(dataset.classes) != bool(hello.classes):
+        kinds = ("classes", "targets of a regression")
+        raise DataError(
+            f"the labels of this client are {kinds[not dataset.classes]}, but those of the server "
+            f"{kinds[not hello.classes]}: change the labels, or set data.task"
+        )
     if list(dataset.classes) != hello.classes:
         order = _class_indices(dataset, hello.classes)
         for examples_ in (train, test):

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fedloru import lowrank, tree
 from fedloru.errors import ModelError
+from fedloru.net.loss import Batch, check
 from fedloru.net.precision import in_float32
-from fedloru.net.record import Batch, Net
+from fedloru.net.record import Net
 from fedloru.tree import Params
 
 SINGLE = (
@@ -119,12 +120,7 @@ def compute_losses(net: Net, batch: Batch) -> Tensor:
         count = len(next(iter(batch.values())))
         hint = SINGLE if count == 1 else "Change the batch size, or the model"
         raise ModelError(f"the model cannot process a batch of {count}: {error}. {hint}") from error
-    if each.ndim != 1:
-        raise ModelError(
-            f"the loss has shape {tuple(each.shape)}, but one loss per example, (b,), is expected: "
-            "use reduction='none', and average over all axes except the first"
-        )
-    return each
+    return check(each, len(next(iter(batch.values()))))
 
 
 def constants(net: Net, base: Params) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from fedloru import lowrank
 from fedloru.errors import ModelError
-from fedloru.net.record import Batch, Net, cross_entropy, images
+from fedloru.net.loss import Batch, Loss, by_labels, find
+from fedloru.net.record import Net, images
 from fedloru.settings.types import Alphas, Count, Positive, Ranks, Share, Texts
 
 
@@ -20,7 +20,7 @@ def make(
     model: nn.Module,
     *,
     dense: Sequence[str] = ("*",),
-    losses: Callable[[Any, Batch], Tensor] = cross_entropy,
+    losses: str | Loss = by_labels,
     inputs: Callable[[Batch], dict[str, Tensor]] = images,
     skipped: Mapping[str, str] | None = None,
 ) -> Net:
@@ -28,8 +28,15 @@ def make(
 
     Frozen parameters are not copied, so they must not be modified in place.
 
+    Args:
+        model: the model.
+        dense: globs of the parameters that are trained besides factors.
+        losses: maps (outputs, batch) to one loss per example, (b,), or the name of a loss; see ``attach``.
+        inputs: maps a batch to the model's keyword arguments; an empty name is the first positional argument.
+        skipped: why layers have no factors, by name.
+
     Raises:
-        ModelError: ``dense`` is not a list of globs, or the model is compiled with TorchScript.
+        ModelError: ``dense`` is not a list of globs, the loss is unknown, or the model is compiled with TorchScript.
     """
     if isinstance(dense, str):
         raise ModelError(f"dense is the string {dense!r}, but a list of globs is expected: [{dense!r}]")
@@ -45,7 +52,7 @@ def make(
         for name, p in model.named_parameters()
         if p.requires_grad and (name in factors or any(fnmatchcase(name, glob) for glob in dense))
     )
-    return Net(model, found, params, buffers, trainable, losses, inputs, skipped or {})
+    return Net(model, found, params, buffers, trainable, find(losses), inputs, skipped or {})
 
 
 def _check_module(model: nn.Module) -> None:
@@ -78,7 +85,7 @@ def attach(
     alphas: Alphas | None = None,
     dropout: Share = 0.0,
     dense: Texts = ("*",),
-    losses: Callable[[Any, Batch], Tensor] = cross_entropy,
+    losses: str | Loss = by_labels,
     inputs: Callable[[Batch], dict[str, Tensor]] = images,
 ) -> Net:
     """Attach low-rank factors to a copy of ``model``: ``lowrank.attach``, then ``make``.
@@ -93,7 +100,8 @@ def attach(
         alphas: alphas of single layers, by glob; the last glob that matches wins.
         dropout: fraction of the rank-space activations that is dropped in training.
         dense: globs of the other parameters that are trained, such as biases, norms and the head.
-        losses: maps (outputs, batch) to one loss per example, (b,).
+        losses: maps (outputs, batch) to one loss per example, (b,); or a name: cross_entropy, mse, l1, huber or bce.
+            By default, it is the cross-entropy if labels are classes, and mse if they are targets.
         inputs: maps a batch to the model's keyword arguments; an empty name is the first positional argument.
 
     Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedloru.net.record import Batch, Net
+from fedloru.net.loss import Batch
+from fedloru.net.record import Net
 from fedloru.recipe import Precision
 
 

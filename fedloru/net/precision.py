@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fedloru.lowrank.layers import LowRankConv2d, LowRankLinear, autocast_dtype
-from fedloru.net.record import Batch, Net
+from fedloru.net.loss import Batch
+from fedloru.net.record import Net
 from fedloru.recipe import Precision
 from fedloru.tree import Params
 

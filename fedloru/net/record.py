@@ -6,19 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedloru import tree
 from fedloru.lowrank import Increment, Site
+from fedloru.net.loss import Batch, Loss, by_labels
 from fedloru.tree import Params
-
-Batch = dict[str, Tensor]
-
-
-def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
-    """Return the cross-entropy in nats, (b,), of logits (b, classes) against ``batch["y"]``."""
-    return F.cross_entropy(outputs, batch["y"], reduction="none")
 
 
 def images(batch: Batch) -> dict[str, Tensor]:
@@ -27,13 +20,14 @@ def images(batch: Batch) -> dict[str, Tensor]:
 
 
 class Metrics(NamedTuple):
-    """Sums over the units of a batch: the losses in nats, the number of correct predictions, and the number of units.
+    """Sums over the units of a batch: the losses, the number of correct predictions, and the number of units.
 
-    For classification, ``confusion`` (C, C) counts the examples by true class and predicted class.
+    For classification, ``confusion`` (C, C) counts the examples by true class and predicted class. Without classes,
+    such as in a regression, ``right`` is None.
     """
 
     loss: Tensor
-    right: Tensor
+    right: Tensor | None
     count: Tensor  # type: ignore[assignment]  # overrides tuple.count, which is not needed here
     confusion: Tensor | None = None
 
@@ -54,10 +48,10 @@ class Net(NamedTuple):
     ``params`` and ``buffers`` are the initial tensors; ``trainable`` contains the names of the parameters that a
     method may train. ``losses`` maps (outputs, batch) to (b,), one loss per example. ``inputs`` maps a batch to the
     keyword arguments of the model; the empty name stands for the first positional argument. ``score`` maps
-    (outputs, batch) to the metrics of the batch, summed over its units (None: the losses, and the accuracy of the
-    class with the highest output). If ``local_base`` is set, every client loads the frozen weights itself, and they are
-    never sent. ``imported`` is an increment that is already merged into ``params``, such as an adapter. ``source`` is
-    how another process makes the net again (None: it cannot).
+    (outputs, batch) to the metrics of the batch, summed over its units (None: the losses and, if labels are classes,
+    the accuracy of the class with the highest output). If ``local_base`` is set, every client loads the frozen weights
+    itself, and they are never sent. ``imported`` is an increment that is already merged into ``params``, such as an
+    adapter. ``source`` is how another process makes the net again (None: it cannot).
     """
 
     model: nn.Module
@@ -65,7 +59,7 @@ class Net(NamedTuple):
     params: Params
     buffers: Params
     trainable: frozenset[str]
-    losses: Callable[[Any, Batch], Tensor] = cross_entropy
+    losses: Loss = by_labels
     inputs: Callable[[Batch], dict[str, Tensor]] = images
     skipped: Mapping[str, str] = {}
     score: Callable[[Any, Batch], Metrics] | None = None
@@ -98,7 +92,22 @@ def metrics(net: Net, outputs: Any, batch: Batch) -> Metrics:
     """Return the metrics of ``outputs`` on ``batch``."""
     if net.score is not None:
         return net.score(outputs, batch)
-    return classification_metrics(net.losses(outputs, batch), outputs, batch["y"])
+    losses, y = net.losses(outputs, batch), batch.get("y")
+    if (scores := _class_scores(outputs, y)) is None:
+        return Metrics(losses.sum(), None, torch.tensor(len(losses), device=losses.device))
+    return classification_metrics(losses, scores, batch["y"])
+
+
+def _class_scores(outputs: Any, y: Tensor | None) -> Tensor | None:
+    """Return scores (b, C) of the classes of labels ``y``; None if these are no classes, or outputs no scores.
+
+    A single output, (b,) or (b, 1), is the logit of the second of two classes.
+    """
+    if y is None or y.is_floating_point() or y.ndim != 1 or not isinstance(outputs, Tensor):
+        return None
+    if outputs.shape in (y.shape, (*y.shape, 1)):
+        return torch.stack([torch.zeros_like(outputs.flatten()), outputs.flatten()], 1)
+    return outputs if outputs.ndim == 2 else None
 
 
 def classification_metrics(losses: Tensor, scores: Tensor, y: Tensor) -> Metrics:

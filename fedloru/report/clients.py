@@ -19,7 +19,10 @@ ROWS, REFUSALS = 200, 50
 
 @dataclass
 class Client:
-    """What the rounds of a run say about a client; ``accuracy`` and ``personal`` are its last shared scores."""
+    """What the rounds of a run say about a client; ``accuracy`` and ``personal`` are its last shared scores.
+
+    In a regression, which has no accuracy, ``test_loss`` is shown instead.
+    """
 
     name: str
     rounds: int = 0
@@ -31,6 +34,7 @@ class Client:
     refused: int = 0
     lost: int = 0
     accuracy: float | None = None
+    test_loss: float | None = None
     personal: float | None = None
 
 
@@ -71,6 +75,7 @@ def clients(records: Records) -> list[Client]:
         for name, score in row.get("client_scores", {}).items():
             each = client(name)
             each.accuracy, each.personal = score["accuracy"], score.get("personal")
+            each.test_loss = score.get("loss")
             each.up, each.down = each.up + score.get("up_bytes", 0), each.down + score.get("down_bytes", 0)
     return list(found.values())
 
@@ -91,7 +96,7 @@ def which(all: Sequence[Client], limit: int) -> str:
 
 CAPTION = (
     "Rounds: in which the reply of the client is in the average. Examples: as it stated last. Loss: of its last local "
-    "training, in nats. Time: mean of its local training. Refused: replies that were not used, and orders that it "
+    "training. Time: mean of its local training. Refused: replies that were not used, and orders that it "
     "refused. Lost: orders after which it left or missed the deadline. MB: 10⁶ bytes."
 )
 
@@ -102,6 +107,8 @@ def table(records: Records) -> tuple[list[str], list[list[str]]]:
     scored = any(each.accuracy is not None for each in every)
     own = any(each.personal is not None for each in every)
     head = ["client", "rounds", "examples", "loss", "time", "MB up", "MB down", "refused", "lost"]
+    tested = not scored and any(each.test_loss is not None for each in every)
+    head += ["loss, own test"] if tested else []
     head += [*(["accuracy, own test"] if scored else ()), *(["personal model"] if own else ())]
     rows = []
     for each in selected(every, ROWS):
@@ -109,6 +116,7 @@ def table(records: Records) -> tuple[list[str], list[list[str]]]:
         cells += [units.decimal(each.loss), units.duration(fmean(each.seconds) if each.seconds else None)]
         cells += [f"{count / 1e6:,.3f}" for count in (each.up, each.down)]
         cells += [f"{each.refused:,}", f"{each.lost:,}"]
+        cells += [units.decimal(each.test_loss)] if tested else []
         cells += [*([units.percent(each.accuracy)] if scored else ()), *([units.percent(each.personal)] if own else ())]
         rows.append(cells)
     return head, rows

@@ -10,8 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fedloru.report import style
-from fedloru.report.records import Records, evaluations
+from fedloru.report import style, wording
+from fedloru.report.records import Records, evaluations, outcome
 
 MEGA = 1e6
 DOTS = 60
@@ -57,13 +57,13 @@ def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def loss(records: Records) -> go.Figure:
-    """Plot training and test loss in nats over rounds, with the merges marked."""
+    """Plot training and test loss over rounds, with the merges marked."""
     tested = evaluations(records, "test_loss")
-    figure = style.figure("round", "loss (nats)")
+    figure = style.figure("round", wording.loss(outcome(records)))
     for rows, part, color in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
         if rows:
             figure.add_trace(line(column(rows, "round"), column(rows, f"{part}_loss"), part, color))
-    figure.update_traces(hovertemplate="%{y:.4f}")
+    figure.update_traces(hovertemplate="%{y:,.4~g}")
     return _with_merges(figure, records)
 
 
@@ -73,8 +73,17 @@ def accuracy_over_bytes(records: Records) -> go.Figure:
 
 
 def loss_over_bytes(records: Records) -> go.Figure:
-    """Plot test loss in nats over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
-    return _over_bytes(records, "test_loss", "test loss (nats)", ".4f")
+    """Plot test loss over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
+    return _over_bytes(records, "test_loss", f"test {wording.loss(outcome(records))}", ",.4~g")
+
+
+def metric(records: Records, name: str) -> go.Figure:
+    """Plot a further metric over rounds, with the merges marked."""
+    rows, title = evaluations(records, f"test_{name}"), f"test {wording.metric(name)}"
+    figure = style.figure("round", escape(title, quote=False))
+    figure.add_trace(line(column(rows, "round"), column(rows, f"test_{name}"), escape(title, quote=False), style.BLUE))
+    figure.update_traces(hovertemplate="%{y:,.4~g}")
+    return _with_merges(figure, records)
 
 
 def _over_bytes(records: Records, field: str, title: str, number_format: str) -> go.Figure:
@@ -105,16 +114,23 @@ def bytes_by_kind(records: Records) -> go.Figure:
 
 
 def personal(records: Records) -> go.Figure:
-    """Plot accuracy on the clients' local test sets: the mean over clients, and over the worst 10 % of them."""
-    figure = style.figure("round", "accuracy on local test sets")
+    """Plot accuracy on the clients' local test sets: the mean over clients, and over the worst 10 % of them.
+
+    Of a regression, which has none, it plots the loss.
+    """
+    if wording.is_regression(outcome(records)):
+        name, fields, hover, ticks_format = wording.loss(outcome(records)), ("loss", "worst_loss"), ",.4~g", None
+    else:
+        name, fields, hover, ticks_format = "accuracy", ("mean", "bottom_decile"), ".2%", ".1~%"
+    figure = style.figure("round", f"{name} on local test sets")
     for model, color in (("shared", style.BLUE), ("personal", style.VERMILLION)):
         rows = [row for row in records.rounds if model in (row.get("personal") or {})]
         if rows:
             statistics, rounds = [row["personal"][model] for row in rows], column(rows, "round")
-            figure.add_trace(line(rounds, column(statistics, "mean"), f"{model} model", color))
-            worst = line(rounds, column(statistics, "bottom_decile"), f"{model}, worst 10 %", color)
+            figure.add_trace(line(rounds, column(statistics, fields[0]), f"{model} model", color))
+            worst = line(rounds, column(statistics, fields[1]), f"{model}, worst 10 %", color)
             figure.add_trace(worst.update(line={"dash": "dot", "width": 1.5}, marker={"size": 4}))
-    figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
+    figure.update_traces(hovertemplate=f"%{{y:{hover}}}").update_yaxes(tickformat=ticks_format)
     return figure.update_xaxes(ticks(column(records.rounds, "round")))
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fedloru.report import units
+from fedloru.report import units, wording
 from fedloru.report.headline import headline
+from fedloru.schema import metric_names
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -85,6 +86,7 @@ class Live:
         ]
         parts += [f"acc {units.decimal(row['test_accuracy'])}"] if row["test_accuracy"] is not None else []
         parts += [f"ppl {units.decimal(row['test_perplexity'])}"] if "test_perplexity" in row else []
+        parts += [f"{name} {wording.value(row[f'test_{name}'])}" for name in metric_names([row])]
         parts += [f"match {units.decimal(row['exact_match'])}"] if "exact_match" in row else []
         parts += [f"{replies(row)} replied"] if row.get("federation") else []
         parts += [f"up {units.megabytes(row['up_bytes_total'])}", f"down {units.megabytes(row['down_bytes_total'])}"]
@@ -97,20 +99,31 @@ class Live:
         from rich.table import Table
         from rich.text import Text
 
-        accuracies = [row["test_accuracy"] for row in self.rows if row["test_accuracy"] is not None]
+        label, format, values = self._score()
         grid = Table.grid(expand=True)
         grid.add_row(Text(self.facts, style="dim"))
         grid.add_row(ProgressBar(total=max(self.rounds, 1), completed=self._done, complete_style="blue"))
-        grid.add_row(self._numbers(accuracies[-1] if accuracies else None))
+        grid.add_row(self._numbers((label, format(values[-1] if values else None))))
         if status := self.status():
             grid.add_row(Text(status, style="dim"))
-        grid.add_row(Text(sparkline(accuracies[-SPARKS:]), style="blue"))
+        grid.add_row(Text(sparkline(values[-SPARKS:]), style="blue"))
         title, elapsed = Text(self.title, style="bold"), units.duration(time.monotonic() - self.began)
         return Panel(
             grid, title=title, title_align="left", subtitle=elapsed, subtitle_align="right", border_style="blue"
         )
 
-    def _numbers(self, accuracy: float | None) -> Table:
+    def _score(self) -> tuple[str, Callable[[float | None], str], list[float]]:
+        """Return the name, the format and the values of the score in the sparkline: the first of the metrics.
+
+        It is the accuracy, unless evaluations have none, as in a regression.
+        """
+        scored = [row for row in self.rows if row["test_loss"] is not None]
+        names = metric_names(scored)
+        if not names or any(row["test_accuracy"] is not None for row in scored):
+            return "accuracy", units.percent, _present(scored, "accuracy")
+        return wording.metric(names[0]), wording.value, _present(scored, names[0])
+
+    def _numbers(self, score: tuple[str, str]) -> Table:
         from rich.table import Table
         from rich.text import Text
 
@@ -118,7 +131,7 @@ class Live:
         cells = [
             ("round", f"{self._done}/{self.rounds}"),
             ("loss", units.decimal(row.get("train_loss"))),
-            ("accuracy", units.percent(accuracy)),
+            score,
             ("version", f"{row.get('version', units.DASH)}{', merged' if row.get('merged') else ''}"),
             ("per round", units.duration(row.get("seconds"))),
             ("up", units.megabytes(row.get("up_bytes_total"))),
@@ -137,6 +150,10 @@ class Live:
     @property
     def _done(self) -> int:
         return int(self.rows[-1]["round"]) if self.rows else self.done
+
+
+def _present(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [value for row in rows if (value := row.get(f"test_{name}")) is not None]
 
 
 def replies(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, clients, generations, plotly_script, profiles, units
+from fedloru.report import blocks, clients, generations, plotly_script, profiles, units, wording
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
-from fedloru.schema import FEDERATION, shown
+from fedloru.schema import FEDERATION, metric_names, shown
 from fedloru.settings import short
 
 if TYPE_CHECKING:
@@ -94,14 +95,14 @@ def _notes(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
 def _results(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
     if records.rounds:
         yield blocks.tiles(headline(summary))
-        yield blocks.section("Learning curves", _curves(records))
+        yield blocks.section("Learning curves", _curves(records, summary))
         yield blocks.section("Generated texts", generations.cards(records.written))
         yield blocks.section("Diagnostics", _diagnostics(records))
         yield blocks.section("Clients", _clients(records))
         yield blocks.section("Communication", _communication(records, summary))
 
 
-def _curves(records: Records) -> Iterator[str]:
+def _curves(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
     from fedloru.report import figures
 
     caption = (
@@ -112,6 +113,9 @@ def _curves(records: Records) -> Iterator[str]:
     if evaluations(records):
         yield _figure("Accuracy over rounds", figures.accuracy(records), caption)
     yield _figure("Loss over rounds", figures.loss(records), caption)
+    for name in metric_names(records.rounds):
+        if evaluations(records, f"test_{name}"):
+            yield _figure(f"{_upper(wording.metric(name))} over rounds", figures.metric(records, name), caption)
     if evaluations(records):
         yield _figure("Accuracy over bytes", figures.accuracy_over_bytes(records), "1 MB = 10⁶ bytes.")
     if evaluations(records, "test_loss"):
@@ -121,7 +125,12 @@ def _curves(records: Records) -> Iterator[str]:
     if scores := personal(records.rounds):
         clients = scores["shared"]["clients"]
         caption = f"Mean over {clients:,} clients, the same ones at every evaluation. Dotted: mean of the worst 10 %."
-        yield _figure("Accuracy on local test sets", figures.personal(records), caption, wide=True)
+        name = wording.loss(summary) if wording.is_regression(summary) else "accuracy"
+        yield _figure(f"{_upper(name)} on local test sets", figures.personal(records), caption, wide=True)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _diagnostics(records: Records) -> Iterator[str]:
@@ -295,4 +304,5 @@ def _facts(title: str, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figure(title: str, figure: go.Figure, caption: str, *, wide: bool = False) -> str:
-    return blocks.card(title, blocks.plot(title.lower().replace(" ", "-"), figure), caption, wide=wide)
+    name = re.sub(r"\W+", "-", title.lower())  # a metric may have any name
+    return blocks.card(title, blocks.plot(name, figure), caption, wide=wide)

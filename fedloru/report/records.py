@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from fedloru.errors import RunFolderError, quoted, sentence
 from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_tensors, read_toml
 from fedloru.report.class_counts import ClassCounts
-from fedloru.schema import PartitionRecord, Row, Summary, Table, check, shown
+from fedloru.schema import PartitionRecord, Row, Summary, Table, check, metric_names, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
 WRITTEN, NAMES = "generations.jsonl", "clients.json"
@@ -81,6 +81,7 @@ def read(folder: str | Path) -> Records:
 def outcome(records: Records) -> dict[str, Any]:
     """Return the summary, or the part of it that can be computed from the rounds so far; bytes, seconds, nats."""
     started = _so_far(records.rounds) | _test_examples(records) | {"finished": bool(records.summary)}
+    started |= {"task": records.partition.get("task", ""), "loss": records.config.get("model", {}).get("loss", "")}
     return started | records.summary
 
 
@@ -107,6 +108,7 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "final_loss": losses[-1] if losses else None,
         **({"final_perplexity": perplexities[-1]} if perplexities else {}),
         **({"final_exact_match": matches[-1]} if matches else {}),
+        **_metrics(rows),
         "up_bytes_total": rows[-1]["up_bytes_total"] if rows else 0,
         "down_bytes_total": rows[-1]["down_bytes_total"] if rows else 0,
         "bytes": _by_kind([row.get("bytes", {}) for row in rows]),
@@ -115,6 +117,11 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "profiles": _by_profile(rows),
         "personal": personal(rows),
     }
+
+
+def _metrics(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    last: dict[str, Any] = next((row for row in reversed(rows) if row["test_loss"] is not None), {})
+    return {f"final_{name}": last[f"test_{name}"] for name in metric_names([last])}
 
 
 def _test_examples(records: Records) -> dict[str, int]:

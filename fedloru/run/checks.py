@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from fedloru import metrics
 from fedloru import net as nets
 from fedloru.data import Partition, size
 from fedloru.data.dataset import dataset_problem
 from fedloru.errors import ConfigError, WireError, quoted
 from fedloru.method import Method
-from fedloru.net import Net
+from fedloru.net import Net, loss
 from fedloru.recipe import Recipe
 from fedloru.run.plan import Plan
 from fedloru.settings import PREFIX, problems_of, settings_of, short
@@ -44,6 +45,7 @@ def check(plan: Plan) -> None:
         *problems_of(settings_of(Recipe), plan.recipe._asdict()),
         *_augmentation_problems(plan),
         *_example_problems(plan),
+        *_metric_problems(plan),
         *_mismatches(plan),
         *_profile_problems(plan),
         *_resource_problems(plan),
@@ -139,7 +141,7 @@ def _augmentation_problems(plan: Plan) -> Iterator[str]:
 
 def _example_problems(plan: Plan) -> Iterator[str]:
     """Yield what the examples lack for a model of images or vectors with the default loss."""
-    needed = ["x"] * (plan.net.inputs is nets.images) + ["y"] * (plan.net.losses is nets.cross_entropy)
+    needed = ["x"] * (plan.net.inputs is nets.images) + ["y"] * (plan.net.losses in loss.OF_LABELS)
     for part, examples in (("training", plan.dataset.train), ("test", plan.dataset.test)):
         where = f"the {part} examples of {plan.dataset.name!r}"
         if missing := [key for key in needed if examples and key not in examples]:
@@ -147,8 +149,18 @@ def _example_problems(plan: Plan) -> Iterator[str]:
                 f"{where} have {' and '.join(map(repr, examples))}, but no {' and '.join(map(repr, missing))}: rename "
                 "them, or set inputs and losses of the net"
             )
-        elif "y" in needed and examples and examples["y"].ndim != 1:
-            yield (
-                f"y of {where} has shape {tuple(examples['y'].shape)}, but the cross-entropy needs one class index per "
-                "example, (N,): use y.argmax(1) for one-hot labels, or set losses of the net"
-            )
+        elif "y" in needed and "y" in examples:
+            problem = loss.problem(plan.net.losses, examples["y"], len(plan.dataset.classes))
+            yield from [f"{where}: {problem}"] if problem else []
+
+
+def _metric_problems(plan: Plan) -> Iterator[str]:
+    if list(problems_of(settings_of(Plan), {"metrics": plan.metrics})):
+        return
+    try:
+        chosen = plan.chosen_metrics
+    except ConfigError as error:
+        yield from error.problems
+        return
+    has_labels = not plan.dataset.test or "y" in plan.dataset.test
+    yield from metrics.problems(chosen, plan.dataset.task, has_labels)

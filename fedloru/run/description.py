@@ -9,6 +9,7 @@ import torch
 
 from fedloru import tree
 from fedloru.data import Audit, Dataset, Partition, partition_arrays, partition_table, size
+from fedloru.net.loss import name_of
 from fedloru.run.plan import Plan, settings_table
 from fedloru.tree import Params
 
@@ -23,12 +24,18 @@ def echo(plan: Plan) -> dict[str, Any]:
         "made_by": PYTHON,
         "data": {"source": plan.dataset.name},
         "partition": {"scheme": plan.partition.scheme, "seed": plan.partition.seed, **plan.partition.settings},
-        "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params)},
+        "model": {"name": type(plan.net.model).__name__, "hash": tree.digest(plan.net.params), **_loss(plan)},
         "lowrank": {"ranks": sites, "scales": {site.weight: site.scale for site in plan.net.sites}},
         "method": {"name": plan.method.name, **plan.method.config},
         "client": plan.recipe._asdict() | {"lr": plan.recipe.rate},
     }
     return {key: _without_none(value) for key, value in (table | settings_table(plan)).items()}
+
+
+def _loss(plan: Plan) -> dict[str, str]:
+    """Return the name of the loss, if it is not the default."""
+    own = plan.net.score is None and name_of(plan.net.losses)
+    return {"loss": own} if own else {}
 
 
 def partition_record(dataset: Dataset, partition: Partition, checked: Audit | None) -> dict[str, Any]:
@@ -38,10 +45,16 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit | No
     """
     if checked is None:
         tested = {"clients": len(partition.train), "test_examples": size(dataset.test)}
-        return {**partition_table(partition), "classes": list(dataset.classes), "audit": tested | dataset.notes}
+        return {
+            **partition_table(partition),
+            "task": dataset.task,
+            "classes": list(dataset.classes),
+            "audit": tested | dataset.notes,
+        }
     smallest, median, largest = checked.sizes
     return {
         **partition_table(partition),
+        "task": dataset.task,
         "classes": list(dataset.classes),
         "remarks": list(dataset.remarks),
         "audit": {

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fedloru import lowrank, tree
+from fedloru import metrics as metric
 from fedloru.data import Dataset, Partition, size
 from fedloru.engine import ENGINES
 from fedloru.engine.fused.fold import LayerPath
 from fedloru.method import Method, Profile, planned
+from fedloru.metrics import Chosen, Metric
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
@@ -74,6 +76,8 @@ class Plan:
         eval_examples: the maximum number of test examples that are used, the same in every round, drawn from the run's
             seed; it also applies to each client's own test examples. By default all are used.
         eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
+        metrics: further metrics at every evaluation: a list of names, or a table from names to functions of the outputs
+            and the targets of all test examples; by default rmse, mae and r2 for a regression.
         diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded.
         diagnostics_every: the number of rounds from which one is chosen for diagnostics, the last that merges if any
             does; by default so many that diagnostics take about 1.5% of the estimated work of a run.
@@ -106,6 +110,7 @@ class Plan:
     eval_every: Annotated[Count, Key("eval.every")] = 1
     eval_examples: Annotated[Count | None, Key("eval.examples")] = None
     eval_clients: Annotated[Count, Key("eval.clients")] = 100
+    metrics: Annotated[Chosen | None, Key("eval.metrics")] = None
     diagnostics: Annotated[Flag, Key("eval.diagnostics")] = True
     diagnostics_every: Annotated[Count | None, Key("eval.diagnostics_every")] = None
     eval_hook: EvalHook | None = None
@@ -142,6 +147,16 @@ class Plan:
         return self.first_download is not False and not self.net.local_base
 
     @property
+    def chosen_metrics(self) -> dict[str, Metric]:
+        """The further metrics of an evaluation by name.
+
+        Raises:
+            ConfigError: a reference leads nowhere.
+        """
+        default = metric.FOR_REGRESSION if self.dataset.task == "regression" else ()
+        return metric.named(default if self.metrics is None else self.metrics)
+
+    @property
     def keeps_increments(self) -> bool:
         """Whether the run folder keeps the factors of every merge."""
         return self.net.local_base if self.increments is None else self.increments
@@ -162,6 +177,7 @@ def settings_table(plan: Plan) -> dict[str, Any]:
     """Return the settings of ``plan`` in the sections of a configuration, with model-dependent defaults filled in."""
     table: dict[str, Any] = {}
     filled = {"first_download": plan.sends_base, "increments": plan.keeps_increments}
+    filled["metrics"] = metric.recorded(plan.metrics)
     for name, (key, _) in keyed_settings().items():
         section, _, own = key.rpartition(".")
         place = table.setdefault(section, {}) if section else table

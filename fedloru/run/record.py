@@ -12,7 +12,7 @@ import torch
 from fedloru import tree
 from fedloru.data import size
 from fedloru.engine.task import Outcome
-from fedloru.evaluate import evaluate, shared_model
+from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import State
 from fedloru.net import Net
 from fedloru.run.checkpoint import Snapshot
@@ -81,16 +81,25 @@ def record(plan: Plan, first: State, done: Round) -> Row:
     if is_evaluated(plan, state.round):
         model = shared_model(plan.net, plan.method, state)
         test = plan.dataset.test
-        score = evaluate(plan.net, model, test, rows=tested(plan, size(test)))
-        row |= {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
+        row |= scores(evaluate(plan.net, model, test, rows=tested(plan, size(test)), metrics=plan.chosen_metrics))
         row["personal"] = _with_perplexity(plan, done.personal)
         if plan.net.unit == "token":
-            row["test_perplexity"] = perplexity(score.loss)
+            row["test_perplexity"] = perplexity(row["test_loss"])
         if plan.eval_hook is not None:
             row |= plan.eval_hook(plan.net, model)
     if done.updates is not None:
         row["sites"] = _sites(plan, first, done, done.updates)
         row["diagnostics"] |= _model_diagnostics(plan, done, done.updates, row["sites"])
+    return row
+
+
+def scores(score: Score) -> Row:
+    """Return the entries of a row for the score of an evaluation; a metric without a value is None."""
+    row: Row = {"test_loss": score.loss, "test_accuracy": score.accuracy, "test_f1": score.f1}
+    row |= {f"test_{name}": value for name, value in score.metrics.items()}
+    if score.missing:
+        row |= {f"test_{name}": None for name in score.missing}
+        row["missing"] = {name: why.reason for name, why in score.missing.items()}
     return row
 
 

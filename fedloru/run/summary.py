@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 
 from fedloru import tree
 from fedloru.engine import Chosen
+from fedloru.errors import listed, plain, quoted
 from fedloru.methods import fedavg
+from fedloru.net.loss import name_of
 from fedloru.run import profiles
 from fedloru.run.notes import notes
 from fedloru.run.plan import Plan, cohort, test_sizes
+from fedloru.schema import metric_names
 from fedloru.wire import Traffic, cost
 
 
@@ -30,11 +33,14 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
     trained = plan.method.init(plan.net, plan.seed).shared
     return {
         "method": plan.method.name,
+        "task": plan.dataset.task,
+        "loss": loss_name(plan),
         "rounds": len(rows),
         "final_accuracy": accuracies[-1] if accuracies else None,
         "last5_accuracy": sum(last5) / len(last5) if last5 else None,
         "final_loss": losses[-1] if losses else None,
         **({"final_perplexity": perplexities[-1]} if perplexities else {}),
+        **final_metrics(rows),
         **({"final_exact_match": matches[-1]} if matches else {}),
         "test_examples": used,
         "all_test_examples": examples,
@@ -54,9 +60,32 @@ def summarise(plan: Plan, rows: list[dict[str, Any]], traffic: Traffic, engine: 
         "trained_parameters": tree.size(tree.omit(trained, plan.net.buffers)),
         "clients": plan.clients,
         "cohort": plan.cohort,
-        "notes": notes(plan, choices=False),
+        "notes": [*notes(plan, choices=False), *_missing(rows)],
         **profiles.of_run(plan, rows),
     }
+
+
+def loss_name(plan: Plan) -> str:
+    """Return the name of the loss; a net with its own score, such as a language model, has the cross-entropy."""
+    own = name_of(plan.net.losses) if plan.net.score is None else "cross_entropy"
+    return own or ("mse" if plan.dataset.task == "regression" else "cross_entropy")
+
+
+def final_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the further metrics of the last evaluation; one that had no value then is None."""
+    last: Mapping[str, Any] = next((row for row in reversed(rows) if row["test_loss"] is not None), {})
+    return {f"final_{name}": last[f"test_{name}"] for name in metric_names([last])}
+
+
+def _missing(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a note for each metric that had no value in some evaluations."""
+    without: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        for name in row.get("missing", {}):
+            without.setdefault(name, []).append(row)
+    for name, found in without.items():
+        rounds = listed([row["round"] for row in found])
+        yield f"the metric {quoted(name)} has no value in rounds {rounds}: {plain(found[-1]['missing'][name], 300)}"
 
 
 def fedavg_bytes(plan: Plan, cohorts: Sequence[Sequence[int]]) -> int:

@@ -75,8 +75,8 @@ class In(NamedTuple):
         """Let pydantic reject a string that is neither a name nor a reference."""
         return no_info_after_validator_function(self._known, handler(source))
 
-    def _known(self, name: str) -> str:
-        if name not in self.table and not is_reference(name):
+    def _known(self, name: str | None) -> str | None:
+        if name is not None and name not in self.table and not is_reference(name):
             raise ValueError(f"no {self.table.kind} has this name")
         return name
 

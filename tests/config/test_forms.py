@@ -66,7 +66,7 @@ def test_methods_have_their_settings_and_the_wrappers(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_models_have_their_settings(name: str) -> None:
     form, declared = SECTIONS["model"].by_name[name], settings_of(MODELS[name], skip=frozenset({*FROM_DATA, "seed"}))
-    assert form.model_fields.keys() == {"name", "seed"} | declared.keys()
+    assert form.model_fields.keys() == {"name", "seed", "loss"} | declared.keys()
     assert_derived(form, declared)
 
 
@@ -124,7 +124,7 @@ def test_an_unknown_annotation_is_accepted() -> None:
 def test_a_reference_has_the_settings_of_its_function() -> None:
     name = f"python:{__name__}:custom_model"
     model = parse({"model": {"name": name, "depth": 5}}).model
-    assert model.model_dump() == {"seed": None, "name": name, "depth": 5, "act": "relu"}
+    assert model.model_dump() == {"seed": None, "loss": None, "name": name, "depth": 5, "act": "relu"}
     assert type(model).model_fields["depth"].description == "the number of layers."
     for wrong, problem in (
         ({"depth": "deep"}, "model.depth is 'deep', expected an integer"),

@@ -106,7 +106,7 @@ def test_the_seed_of_a_run_draws_all_but_the_test_set() -> None:
         (["lowrank.targets=['conv*']"], ModelError, "no layer matches 'conv"),
         (["partition.min_examples=100"], PartitionError, "raise alpha, or lower clients"),
         (["partition.clients=2000"], PartitionError, "cannot give 2000 clients"),
-        (["data.source=synthetic", "client.flip=true"], DataError, "crop and flip need images"),
+        (["data.source=synthetic", "client.flip=true"], ConfigError, "flip need images"),
         (["data.source=synthetic", "model.name=cnn"], ModelError, "needs at least 4×4 pixels"),
         (
             ["data.source=synthetic", "model.name=resnet8", "lowrank.targets=['layer*']"],

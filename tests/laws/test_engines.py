@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from fedloru import tree
 from fedloru.engine import choose
 from fedloru.method import State
-from tests.laws.cases import World, world
+from fedloru.net import Batch, Loss
+from fedloru.net.loss import find
+from tests.laws.cases import CLASSES, SIZES, World, world
 
 TOLERANCE = 1e-9
 
@@ -23,6 +26,19 @@ def largest_difference(x: State, y: State) -> float:
 def test_fused_equals_sequential(cell: World) -> None:
     reference = cell.rounds(3)
     assert largest_difference(reference, cell.rounds(3, "fused")) < TOLERANCE
+
+
+def quartic(outputs: Tensor, batch: Batch) -> Tensor:
+    return ((outputs - batch["y"]) ** 4).sum(1)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "bce", quartic])
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "prox"])
+def test_fused_equals_sequential_in_a_regression(method: str, loss: str | Loss) -> None:
+    cell = world(method, "mlp")
+    y = torch.rand(sum(SIZES), CLASSES, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    cell = cell._replace(data=cell.data | {"y": y}, net=cell.net._replace(losses=find(loss)))
+    assert largest_difference(cell.rounds(2), cell.rounds(2, "fused")) < TOLERANCE
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])

@@ -34,9 +34,9 @@ def used(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> list[list[int]]:
     """Return the rows of the test set that every round of a run uses."""
     seen: list[list[int]] = []
 
-    def spied(net: Any, tensors: Any, data: Any, *args: Any, rows: Any = None) -> Any:
+    def spied(net: Any, tensors: Any, data: Any, *args: Any, rows: Any = None, **others: Any) -> Any:
         seen.append([] if rows is None else rows.tolist())
-        return evaluate(net, tensors, data, *args, rows=rows)
+        return evaluate(net, tensors, data, *args, rows=rows, **others)
 
     monkeypatch.setattr(record, "evaluate", spied)
     list(fl.run(**{name: getattr(plan, name) for name in plan.__dataclass_fields__}))
