@@ -76,6 +76,7 @@ class Session:
     folder: Path
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     edits: list[tuple[int, int, str]] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """Run all blocks, and compare or update their outputs.
@@ -89,10 +90,12 @@ class Session:
         assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(fenced), f"{self.page.name}: unknown blocks"
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             self.block(block, following)
-        if self.edits:
+        if os.environ.get("UPDATE_DOCS"):
             for start, end, printed in reversed(self.edits):
                 text = text[:start] + printed + text[end:]
             self.page.write_text(text, encoding="utf-8")
+        else:
+            assert not self.differences, f"{self.page.name}:\n\n" + "\n".join(self.differences)
 
     def block(self, block: re.Match[str], following: re.Match[str] | None) -> None:
         """Run one block, whose output ``following`` shows if that is a ``text`` block."""
@@ -156,10 +159,9 @@ class Session:
         return out.getvalue()
 
     def compare(self, code: str, shown: str, printed: str, start: int) -> None:
-        if matches(shown, printed):
-            return
-        assert os.environ.get("UPDATE_DOCS"), f"{self.page.name}: {code}\nshows\n{shown}\nbut prints\n{printed}"
-        self.edits.append((start, start + len(shown), tidy(printed)))
+        if not matches(shown, printed):
+            self.differences.append(f"{code}\nshows\n{shown}\nbut prints\n{printed}")
+            self.edits.append((start, start + len(shown), tidy(printed)))
 
 
 @contextlib.contextmanager
