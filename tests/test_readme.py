@@ -21,13 +21,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return fence.findall(page.read_text(encoding="utf-8"))
 
 
-def tested(page: Path) -> bool:
+def is_tested(page: Path) -> bool:
     return marks(page.read_text(encoding="utf-8")) is not None
 
 
 def commands() -> list[tuple[str, str]]:
     """Return the commands of pages that test_pages.py does not run."""
-    pages = [page for page in PAGES if not tested(page)]
+    pages = [page for page in PAGES if not is_tested(page)]
     lines = [(page.name, line) for page in pages for text in blocks(page, "console") for line in text.splitlines()]
     return [(name, line) for name, line in lines if line.startswith("$ fedloru ")]
 
@@ -40,7 +40,7 @@ def test_the_python_block_of_the_readme_runs(capsys: pytest.CaptureFixture[str])
 
 def test_other_pages_with_python_are_tested() -> None:
     """The blocks of tested pages are run by test_pages.py, those of the tutorial by test_writing_a_method.py."""
-    others = {page.stem for page in PAGES if blocks(page, "python") and not tested(page)}
+    others = {page.stem for page in PAGES if blocks(page, "python") and not is_tested(page)}
     assert others == {"README", "writing-a-method"}
 
 
