@@ -289,7 +289,7 @@ def _continue(
     now = environment(plan, run.engine)
     if not run.state.round:
         save_environment(folder.checkpoints, now)
-    elif run.state.round < plan.rounds:
+    elif not run.ended:
         check_environment(folder.checkpoints, run.state.round, now, accept=accept_changes)
     _log(run)
     return run

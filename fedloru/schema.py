@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -111,6 +111,21 @@ class Row(Table):
     client_scores: dict[str, ClientScore] = {}
 
 
+class StartRow(Row):
+    """The content of ``start.json``: the scores of the model before training."""
+
+    round: Literal[0]
+    train_loss: None = None  # type: ignore[assignment]
+
+
+class BestScore(Table):
+    """The best evaluation of a run: by which score, in which round, and its value."""
+
+    by: str
+    round: Count
+    score: float
+
+
 class Summary(Table):
     """The content of ``summary.json``."""
 
@@ -132,6 +147,9 @@ class Summary(Table):
     merges: Count = 0
     profiles: dict[str, Profiled] = {}
     personal: dict[str, Numbers] | None = None
+    start: dict[str, float | None] = {}
+    best: BestScore | None = None
+    ended: str = ""
 
 
 class PartitionRecord(Table):

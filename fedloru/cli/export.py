@@ -22,6 +22,9 @@ def export(
     round: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Export the checkpoint of round N; default: the last one.")
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Export the model of the best evaluation, which eval.keep_best keeps.")
+    ] = False,
     rank: Annotated[
         int | None,
         typer.Option(min=1, metavar="R", help="Truncate the adapter to rank R by an SVD; default: keep it exact."),
@@ -46,7 +49,7 @@ def export(
     from fedloru import exports
     from fedloru.cli.recent import last
 
-    summary = exports.export(folder or last(), out, format=format, round=round, rank=rank, base=base)
+    summary = exports.export(folder or last(), out, format=format, round=round, best=best, rank=rank, base=base)
     for line in _lines(summary):
         typer.echo(line)
     typer.echo(f"Exported to {out}")

@@ -70,6 +70,6 @@ def resume(
         return
     run = api.resume(folder, from_round, accept_changes=accept_changes)
     assert run.folder is not None
-    if run.state.round == run.plan.rounds and (missing := run.folder.missing):
-        say(f"All {run.plan.rounds} rounds are done; writing what is missing: {', '.join(missing)}.")
+    if run.ended and (missing := run.folder.missing):
+        say(f"Nothing is left to train: {run.ended}. Writing what is missing: {', '.join(missing)}.")
     train(run, quiet, as_json)

@@ -78,6 +78,8 @@ def train(run: ReportedRun, quiet: bool, as_json: bool = False) -> None:
     if as_json:
         print_json(result(folder, summary))
     elif not quiet:
+        if run.state.round < run.plan.rounds:
+            typer.echo(f"The run ended after round {run.state.round} of {run.plan.rounds}: {run.ended}.")
         console().print(summary_table(summary))
         typer.echo(f"Report: {folder / REPORT}")
 

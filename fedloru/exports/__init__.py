@@ -30,6 +30,7 @@ def export(
     *,
     format: str = "merged",
     round: int | None = None,
+    best: bool = False,
     rank: int | None = None,
     base: str | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def export(
         out: the folder to create.
         format: ``"merged"`` for the whole model, ``"peft"`` for an adapter of its base.
         round: the round of a checkpoint in the run folder; default: the last one.
+        best: whether to export the model of the best evaluation, which a run with ``keep_best`` keeps.
         rank: truncate the adapter to this rank; default: the rank of all increments and factors together.
         base: the name of the base in the files of the adapter, such as a name on the hub; default: the name of the
             run's model, or the absolute path of its folder.
@@ -58,7 +60,7 @@ def export(
     if format not in FORMATS:
         raise ConfigError([f"there is no format {format!r}{choices(format, FORMATS)}"], "export")
     with _new_folder(Path(out)) as folder:
-        trained = trained_run(run, round)
+        trained = trained_run(run, round, best=best)
         written = FORMATS[format](trained, folder, rank, base)
         checked = check(trained.plan.net, written, trained.tensors, trained.plan.dataset.test)
         summary = facts(trained, format, written, checked)

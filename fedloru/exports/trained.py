@@ -17,7 +17,7 @@ from fedloru.lowrank import Increment
 from fedloru.method import State
 from fedloru.reading import UnreadableError, read_json
 from fedloru.run import checkpoint, increments
-from fedloru.run.folder import INCREMENTS, PARTITION, RunFolder
+from fedloru.run.folder import BEST, INCREMENTS, PARTITION, RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.origin import check_config, check_origin
 from fedloru.run.plan import Plan, on_device
@@ -59,28 +59,33 @@ class TrainedRun(NamedTuple):
         return () if self.plan.net.imported is None else (self.plan.net.imported,)
 
 
-def trained_run(run: Run | str | Path, round: int | None = None) -> TrainedRun:
+def trained_run(run: Run | str | Path, round: int | None = None, *, best: bool = False) -> TrainedRun:
     """Return the state of ``run``, a run or a run folder, after ``round`` (default: the last one available).
+
+    With ``best``, it is that of the best evaluation, which the run must have kept.
 
     Raises:
         RunFolderError: the folder or the checkpoint is missing or damaged, or its starting model has changed.
-        ConfigError: ``run`` is not a folder, and ``round`` is not its current round.
+        ConfigError: ``run`` is not a folder, and ``round`` is not its current round; or the best model is not kept.
     """
+    if best and round is not None:
+        raise ConfigError([f"round is {round}, but the best round is asked for: leave out one of them"], "export")
     if not isinstance(run, Run):
-        return _from_folder(Path(run), round)
+        return _from_folder(Path(run), round, best)
     if round is not None and round != run.state.round:
         raise ConfigError(
             [f"round is {round}, but the run is at round {run.state.round}: pass its run folder instead"], "export"
         )
+    chosen = run.best_state if best else run.state
     base, shared, aux, last = (
-        tree.to(each, "cpu") for each in (run.state.base, run.state.shared, run.state.aux, run.state.increment)
+        tree.to(each, "cpu") for each in (chosen.base, chosen.shared, chosen.aux, chosen.increment)
     )
-    state = run.state._replace(base=base, shared=shared, aux=aux, increment=last)
+    state = chosen._replace(base=base, shared=shared, aux=aux, increment=last)
     folder = None if run.folder is None else run.folder.path
-    return TrainedRun(on_device(run.plan.replace(device="cpu")), state, run.rows, folder)
+    return TrainedRun(on_device(run.plan.replace(device="cpu")), state, run.rows[: chosen.round], folder)
 
 
-def _from_folder(path: Path, round: int | None) -> TrainedRun:
+def _from_folder(path: Path, round: int | None, best: bool) -> TrainedRun:
     folder = RunFolder.open(path)
     if "made_by" in folder.config:
         raise RunFolderError(
@@ -89,13 +94,14 @@ def _from_folder(path: Path, round: int | None) -> TrainedRun:
         )
     config = stored(folder.config, str(path / "config.toml"))
     check_config(path, folder.config)
-    wanted = checkpoint.wanted(folder.checkpoints, round)
+    if best and not config.eval.keep_best:
+        raise ConfigError([f"the run in {path} does not keep its best model: train with eval.keep_best"], "export")
+    states = path / BEST if best else folder.checkpoints
+    wanted = next(reversed(checkpoint.rounds(states)), 0) if best else checkpoint.wanted(states, round)
     plan = _plan(path, config)
     start_hash = tree.digest(plan.net.params | plan.net.buffers)
     check_origin(path, {"starting model": start_hash})
-    state = (
-        checkpoint.load_state(folder.checkpoints, wanted, "cpu") if wanted else plan.method.init(plan.net, plan.seed)
-    )
+    state = checkpoint.load_state(states, wanted, "cpu") if wanted else plan.method.init(plan.net, plan.seed)
     return TrainedRun(plan, state, folder.rows(wanted), path)
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fedloru.report import style, wording
-from fedloru.report.records import Records, evaluations, outcome
+from fedloru.report.records import Records, curve, outcome
 
 MEGA = 1e6
 DOTS = 60
@@ -25,7 +25,7 @@ WIDE = 20
 
 def accuracy(records: Records) -> go.Figure:
     """Plot test accuracy over rounds, with the merges marked."""
-    rows = evaluations(records)
+    rows = curve(records)
     figure = style.figure("round", "test accuracy")
     figure.add_trace(line(column(rows, "round"), column(rows, "test_accuracy"), "test accuracy", style.BLUE))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
@@ -34,7 +34,7 @@ def accuracy(records: Records) -> go.Figure:
 
 def perplexity(records: Records) -> go.Figure:
     """Plot the perplexity of the test tokens over rounds, with the merges marked."""
-    rows = evaluations(records, "test_perplexity")
+    rows = curve(records, "test_perplexity")
     figure = style.figure("round", "test perplexity")
     figure.add_trace(line(column(rows, "round"), column(rows, "test_perplexity"), "test perplexity", style.BLUE))
     figure.update_traces(hovertemplate="%{y:,.3f}").update_yaxes(type="log" if _is_wide(rows) else "linear")
@@ -45,7 +45,7 @@ def shares(records: Records) -> go.Figure:
     """Plot macro-F1 and the fraction of exact matches over rounds, with the merges marked."""
     figure = style.figure("round", "score")
     for field, (name, color) in SHARES.items():
-        if rows := evaluations(records, field):
+        if rows := curve(records, field):
             figure.add_trace(line(column(rows, "round"), column(rows, field), name, color))
     figure.update_traces(hovertemplate="%{y:.2%}").update_yaxes(tickformat=".1~%")
     return _with_merges(figure, records)
@@ -58,7 +58,7 @@ def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
 
 def loss(records: Records) -> go.Figure:
     """Plot training and test loss over rounds, with the merges marked."""
-    tested = evaluations(records, "test_loss")
+    tested = curve(records, "test_loss")
     figure = style.figure("round", wording.loss(outcome(records)))
     for rows, part, color in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
         if rows:
@@ -87,7 +87,7 @@ def metric(records: Records, name: str) -> go.Figure:
 
 
 def _over_bytes(records: Records, field: str, title: str, number_format: str) -> go.Figure:
-    rows = evaluations(records, field)
+    rows = curve(records, field)
     sent = [(row["up_bytes_total"] + row["down_bytes_total"]) / MEGA for row in rows]
     figure = style.figure("MB sent, up + down", title)
     figure.add_trace(line(sent, column(rows, field), title, style.GREEN))

@@ -86,6 +86,8 @@ def _notes(records: Records, summary: Mapping[str, Any]) -> Iterator[str]:
         yield "No rounds have been recorded yet. This page shows only the data and the setup of the run."
     elif not records.summary:
         yield f"This run is not finished: the page shows the {summary['rounds']} of {planned} rounds recorded so far."
+    elif summary.get("ended") and isinstance(planned, int) and summary["rounds"] < planned:
+        yield f"The run ended after {summary['rounds']} of {planned} rounds: {summary['ended']}."
     if summary.get("bytes_measured") is False:
         yield "Byte counts on this page are computed from the method's formula, not measured."
     yield from (f"{note[:1].upper()}{note[1:]}." for note in summary.get("notes", []))

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from fedloru.errors import RunFolderError, quoted, sentence
 from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_tensors, read_toml
 from fedloru.report.class_counts import ClassCounts
-from fedloru.schema import PartitionRecord, Row, Summary, Table, check, metric_names, shown
+from fedloru.schema import PartitionRecord, Row, StartRow, Summary, Table, check, metric_names, shown
 
 CONFIG, PARTITION, ROUNDS, SUMMARY = "config.toml", "partition.json", "rounds.jsonl", "summary.json"
+START = "start.json"
 WRITTEN, NAMES = "generations.jsonl", "clients.json"
 
 STUDIES = "studies"
@@ -40,6 +41,7 @@ class Records(NamedTuple):
 
     ``written`` has the texts that a language model generated for each test prompt, evaluation by evaluation.
     ``ranks`` and ``alignment`` have the results of later analyses, one entry per analyzed checkpoint, in round order.
+    ``start`` has the scores of the model before training, as a row of round 0; {} if they are not known.
     ``names`` are the names of the clients, by index, if they have names.
     """
 
@@ -52,6 +54,12 @@ class Records(NamedTuple):
     ranks: Sequence[dict[str, Any]] = ()
     alignment: Sequence[dict[str, Any]] = ()
     names: Sequence[str] = ()
+    start: Mapping[str, Any] = {}
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The rows of all rounds, after that of round 0 if the model was evaluated before training."""
+        return [*([dict(self.start)] if self.start else ()), *self.rounds]
 
     @property
     def name(self) -> str:
@@ -75,19 +83,26 @@ def read(folder: str | Path) -> Records:
     ranks, alignment = _studies(folder / STUDIES, RANKS, "records"), _studies(folder / STUDIES, ALIGNMENT, "agreement")
     config, partition = _toml(folder / CONFIG), _partition(folder / PARTITION)
     names = _names(folder / NAMES) or partition.get("names", [])
-    return Records(folder, config, partition, rows, summary, written, ranks, alignment, names)
+    start = _object(folder / START, StartRow)
+    return Records(folder, config, partition, rows, summary, written, ranks, alignment, names, start)
 
 
 def outcome(records: Records) -> dict[str, Any]:
     """Return the summary, or the part of it that can be computed from the rounds so far; bytes, seconds, nats."""
     started = _so_far(records.rounds) | _test_examples(records) | {"finished": bool(records.summary)}
     started |= {"task": records.partition.get("task", ""), "loss": records.config.get("model", {}).get("loss", "")}
+    started |= {"start": {name: value for name, value in records.start.items() if name.startswith("test_")}}
     return started | records.summary
 
 
 def evaluations(records: Records, field: str = "test_accuracy") -> list[dict[str, Any]]:
     """Return the rounds in which ``field`` was measured."""
     return [row for row in records.rounds if row.get(field) is not None]
+
+
+def curve(records: Records, field: str = "test_accuracy") -> list[dict[str, Any]]:
+    """Return the rounds in which ``field`` was measured, with round 0 first if it has been before training."""
+    return [row for row in records.measured if row.get(field) is not None]
 
 
 def personal(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:

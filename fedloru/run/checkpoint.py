@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,16 +64,17 @@ class Snapshot(NamedTuple):
         return Ledger.load(sites, self.state, *self.ledger, codec)
 
 
-def save(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint, then remove all but the last two."""
+def save(folder: Path, snapshot: Snapshot, kept: Collection[int] | None = None) -> None:
+    """Write a checkpoint, then remove all others but those of the rounds in ``kept``, by default the one before it."""
     folder.mkdir(exist_ok=True)
     tensors, rest = _flatten(snapshot)
     data = safetensors.torch.save(tensors)
     path = folder / f"round-{snapshot.state.round:06d}.safetensors"
     write_atomic(path, data)
     write_atomic(path.with_suffix(".json"), json.dumps(rest | {"hash": _hash(data, rest)}).encode())
-    for old in rounds(folder)[:-KEEP]:
-        _remove(folder, old)
+    old = rounds(folder)[:-KEEP] if kept is None else set(rounds(folder)) - {snapshot.state.round, *kept}
+    for round in old:
+        _remove(folder, round)
 
 
 def _remove(folder: Path, round: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,23 @@ from fedloru.data import arrays_file
 from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
 from fedloru.lowrank import Increment
-from fedloru.reading import UnreadableError, parse_json, read_bytes, read_toml
+from fedloru.method import State
+from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
 from fedloru.run import checkpoint, increments, lock, origin
 from fedloru.run import environment as environments
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.environment import Environment
-from fedloru.schema import Row, check
+from fedloru.schema import Row, StartRow, check
 from fedloru.tree import Params
 
 CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
+START = "start.json"
+"""The scores of the model before training, as a row of round 0."""
 SUMMARY, REPORT, MODEL = "summary.json", "report.html", "model.safetensors"
 RESULTS = (SUMMARY, REPORT, MODEL)
 """The files of a finished run. The summary marks it as finished, so it is written last and removed first."""
+BEST, BEST_MODEL = "best", "best.safetensors"
+"""The folder of the states after the best evaluations, and the file of the best model of a finished run."""
 INCOMPLETE_CONFIG = ".config.toml.new"
 """The configuration while the folder is being created; it is renamed when all other files exist."""
 INCREMENTS = "increments"
@@ -144,10 +149,12 @@ class RunFolder:
 
     def append(self, row: dict[str, Any]) -> None:
         """Append the row of one round, on disk when this returns; generated texts go to a separate file."""
-        generated = [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]
-        if generated:
+        self._append_generations(row)
+        _append(self.path / ROUNDS, [_without_generations(row)])
+
+    def _append_generations(self, row: dict[str, Any]) -> None:
+        if generated := [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]:
             _append(self.path / f"{GENERATIONS}.jsonl", generated)
-        _append(self.path / ROUNDS, [{key: value for key, value in row.items() if key != GENERATIONS}])
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
         """Return the rows of the first ``rounds`` rounds.
@@ -165,6 +172,27 @@ class RunFolder:
                 f"{path} does not contain rounds 1 to {rounds} in order: restore the file, then resume"
             )
         return rows
+
+    def start(self) -> dict[str, Any] | None:
+        """Return the scores of the model before training, as a row of round 0; None if they are not known yet.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        try:
+            return check(read_json(self.path / START, dict), StartRow)
+        except FileNotFoundError:
+            return None
+        except (OSError, UnreadableError) as error:
+            raise RunFolderError(
+                f"{self.path / START} cannot be read: {error}. Restore it, or remove it and resume: it is written again"
+            ) from error
+
+    def save_start(self, row: dict[str, Any]) -> None:
+        """Write the scores of the model before training; generated texts go to a separate file."""
+        self._forget_generations(-1)
+        self._append_generations(row)
+        write_atomic(self.path / START, json.dumps(_without_generations(row)).encode())
 
     def all_rows(self) -> list[dict[str, Any]]:
         """Return the rows of all rounds that are in the folder.
@@ -185,9 +213,10 @@ class RunFolder:
         """
         lines = self._lines()
         if len(lines) > round:
-            for name in RESULTS:
+            for name in (*RESULTS, BEST_MODEL):
                 remove(self.path / name)
         checkpoint.forget_after(self.checkpoints, round)
+        checkpoint.forget_after(self.path / BEST, round)
         increments.forget_after(self.increments, version)
         self._forget_generations(round)
         write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
@@ -216,6 +245,19 @@ class RunFolder:
         checkpoint.save(self.checkpoints, snapshot)
         log.info("the checkpoint of round %d is saved in %s", snapshot.state.round, self.checkpoints)
 
+    def save_best(self, snapshot: Snapshot, kept: Collection[int]) -> None:
+        """Write the state after the best evaluation so far, then remove those of all rounds that are not ``kept``."""
+        checkpoint.save(self.path / BEST, snapshot, kept)
+
+    def best(self, round: int, device: str) -> State | None:
+        """Return the state after the best evaluation up to ``round``; None if that was before training.
+
+        Raises:
+            RunFolderError: the file of the state is damaged.
+        """
+        found = [kept for kept in checkpoint.rounds(self.path / BEST) if kept <= round]
+        return checkpoint.load(self.path / BEST, found[-1], device).state if found else None
+
     def latest(self, device: str, from_round: int | None = None) -> Snapshot | None:
         """Return the last checkpoint, or that of ``from_round``; None if the run must start from scratch.
 
@@ -233,11 +275,15 @@ class RunFolder:
             return None
         return checkpoint.load(self.checkpoints, known[-1] if from_round is None else from_round, device)
 
-    def finish(self, summary: dict[str, Any], tensors: Params) -> None:
-        """Write the tensors of the final model and the summary, unless they exist."""
-        if not (self.path / MODEL).is_file():
-            copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-            write_atomic(self.path / MODEL, safetensors.torch.save(copies))
+    def finish(self, summary: dict[str, Any], models: Mapping[str, Params]) -> None:
+        """Write the tensors of each of ``models``, which are given by the name of their file, and the summary.
+
+        Files that exist are not written again.
+        """
+        for name, tensors in models.items():
+            if not (self.path / name).is_file():
+                copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+                write_atomic(self.path / name, safetensors.torch.save(copies))
         if not (self.path / SUMMARY).is_file():
             write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2).encode())
 
@@ -247,6 +293,10 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _without_generations(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != GENERATIONS}
 
 
 def is_free(path: Path) -> bool:

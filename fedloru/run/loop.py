@@ -17,21 +17,22 @@ from fedloru import net as nets
 from fedloru.engine import Chosen
 from fedloru.engine.fused.engine import forward_tensors
 from fedloru.engine.task import Observer
-from fedloru.errors import FedloruError
+from fedloru.errors import ConfigError, FedloruError
 from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import Recipe, at_round
-from fedloru.run import budget, increments, profiles
+from fedloru.run import budget, checkpoint, increments, profiles
+from fedloru.run.best import Best, best, check_metric, ending
 from fedloru.run.callbacks import Follower, callbacks_of, following
 from fedloru.run.carrier import Assignment, Carrier, Invited, Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
 from fedloru.run.diagnostics import UpdateStatistics
-from fedloru.run.folder import RunFolder
+from fedloru.run.folder import BEST_MODEL, MODEL, RunFolder
 from fedloru.run.plan import Plan, on_device, profile, references, sampled, title
-from fedloru.run.record import Round, Row, is_evaluated, latest_scores, record
+from fedloru.run.record import Round, Row, evaluation, is_evaluated, latest_scores, record, start_row
 from fedloru.run.simulation import Simulation
-from fedloru.run.summary import summarise
+from fedloru.run.summary import results, summarise
 from fedloru.settings import calling
 from fedloru.tree import Params
 from fedloru.weight_reads import check_readers
@@ -66,14 +67,17 @@ class Run:
         self.plan = plan = on_device(plan)
         self.folder = folder
         self.rows: list[Row] = folder.rows(snapshot.state.round if snapshot else 0) if folder else []
+        self.start: Row | None = folder.start() if folder else None
         first = plan.method.init(plan.net, plan.seed)
         for each in dict.fromkeys(plan.profiles):
             plan.method.down(plan.net, first, each)  # a method may refuse a profile
         check_readers(plan.net, plan.dataset.train, list(forward_tensors(plan.net, plan.method, first)))
-        self._first = first
+        self._first = self._best = first
         self._interval = budget.interval(plan, first)
         ledger = Ledger(plan.net.sites, first, first_download=plan.sends_base, codec=plan.codec)
         self.last = snapshot or Snapshot(first, Traffic(), ledger.save())
+        if plan.keep_best and folder is not None:
+            self._best = folder.best(self.last.state.round, plan.device) or first
         self.carrier = carrier(plan, first)
 
     @property
@@ -91,9 +95,41 @@ class Run:
         """The shared model after the last completed round, with factors that are not merged yet as separate tensors."""
         return shared_model(self.plan.net, self.plan.method, self.state)
 
-    def model(self) -> nn.Module:
-        """Return a plain copy of the shared model, with the current factors merged into its weights."""
-        return nets.load(self.plan.net, self.tensors)
+    @property
+    def best(self) -> Best | None:
+        """The best evaluation so far, by ``eval.best``; None before the first one."""
+        return best(self.plan, self._evaluated)
+
+    @property
+    def best_state(self) -> State:
+        """The server's state after the round of the best evaluation.
+
+        Raises:
+            ConfigError: the run does not keep it.
+        """
+        if not self.plan.keep_best:
+            raise ConfigError(["the run does not keep its best model: set keep_best (eval.keep_best = true)"])
+        return self._best
+
+    @property
+    def ended(self) -> str | None:
+        """Why no further round is trained, such as that the score has not improved; None if there is one to train."""
+        return ending(self.plan, self._evaluated)
+
+    @property
+    def _evaluated(self) -> list[Row]:
+        return [*([self.start] if self.start else ()), *self.rows]
+
+    def model(self, *, best: bool = False) -> nn.Module:
+        """Return a plain copy of the shared model, with the current factors merged into its weights.
+
+        With ``best``, it is that of the best evaluation.
+
+        Raises:
+            ConfigError: the best model is not kept.
+        """
+        state = self.best_state if best else self.state
+        return nets.load(self.plan.net, shared_model(self.plan.net, self.plan.method, state))
 
     def __repr__(self) -> str:
         """Return what is trained, the completed rounds, the last scores and the folder in one line."""
@@ -104,7 +140,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Return the results of the run so far, in the format of ``summary.json``."""
-        return summarise(self.plan, self.rows, self.last.traffic, self.engine)
+        found = summarise(self.plan, self.rows, self.last.traffic, self.engine)
+        return found | results(self.plan, self._evaluated)
 
     def __iter__(self) -> Generator[Row, None, None]:
         """Train the remaining rounds.
@@ -114,32 +151,47 @@ class Run:
         """
         if self.folder is None:
             self.carrier.open(None)
+            self._score_start()
             with following(self.callbacks, self):
                 yield from self._rounds()
             return
         with self.folder.alone():
             self.folder.go_back(self.state.round, self.state.version)
             self.carrier.open(self.folder)
+            self._score_start()
             with following(self.callbacks, self):
                 yield from self._rounds()
                 self.finish(self.folder)
 
     def finish(self, folder: RunFolder) -> None:
         """Write the results of the run after its last round."""
-        folder.finish(self.summary(), dict(self.model().state_dict()))
+        models = {MODEL: self.model()} | ({BEST_MODEL: self.model(best=True)} if self.plan.keep_best else {})
+        folder.finish(self.summary(), {name: dict(model.state_dict()) for name, model in models.items()})
+
+    def _score_start(self) -> None:
+        """Evaluate the model before training, unless that has been done, and check that the plan can use its scores."""
+        if self.start is None:
+            began = time.perf_counter()
+            self.start = start_row(self.plan, self._first, None)
+            self.start["seconds"] = time.perf_counter() - began
+            check_metric(self.plan, self.start)
+            if self.folder:
+                self.folder.save_start(self.start)
 
     def _rounds(self) -> Generator[Row, None, None]:
         saved = self.state.round
         try:
-            while self.state.round < self.plan.rounds:
+            while not self.ended:
                 with calling(" or ".join(references(self.plan)), partial(_failed, self.state.round + 1)):
                     row, after = self._round()
                 if self.folder:
                     self._keep_increment(self.folder, after.state)
+                self._keep_best(row, after)
+                if self.folder:
                     self.folder.append(row)
                 self.last = after
                 self.rows.append(row)
-                due = row["round"] % self.plan.checkpoint_every == 0 or row["round"] == self.plan.rounds
+                due = row["round"] % self.plan.checkpoint_every == 0 or self.ended
                 if self.folder and due:
                     self.folder.save(self.last)
                     saved = row["round"]
@@ -156,6 +208,19 @@ class Run:
             merged = lowrank.increment(self.plan.net.sites, state.increment)
             increments.save(folder.increments, state.version, merged)
 
+    def _keep_best(self, row: Row, after: Snapshot) -> None:
+        """Keep the state after ``row`` if it is the best, and remove those that no checkpoint can go back to."""
+        if not self.plan.keep_best:
+            return
+        rows = [*self._evaluated, row]
+        found = best(self.plan, rows)
+        if found is None or found.round != row["round"]:
+            return
+        self._best = after.state
+        if self.folder:
+            saved = [best(self.plan, rows[: round + 1]) for round in checkpoint.rounds(self.folder.checkpoints)]
+            self.folder.save_best(after, {each.round for each in saved if each})
+
     def _round(self) -> tuple[Row, Snapshot]:
         start = time.perf_counter()
         plan, before = self.plan, self.last
@@ -171,13 +236,16 @@ class Run:
         if plan.round_trip:
             state = on_grid(plan.net.sites, before.state, state, plan.codec)
         ledger.record(state)
-        personal = Personal()
+        personal, scores = Personal(), {}
         if is_evaluated(plan, round):
+            scores = evaluation(plan, state)
             personal = self.carrier.personal(state, partial(self._invite, ledger, state))
         accounts = joined(delivery.accounts, personal.accounts)
         spent = sum(accounts.values(), Traffic())
         after = Snapshot(state, before.traffic + spent, ledger.save())
-        done = Round(before, after, list(delivery.clients), delivery.outcome, recipe.rate, updates, personal.scores)
+        done = Round(
+            before, after, list(delivery.clients), delivery.outcome, recipe.rate, scores, updates, personal.scores
+        )
         row = record(plan, self._first, done)
         row |= profiles.of_round(plan, delivery.clients, accounts) | dict(delivery.notes) | dict(personal.notes)
         row["seconds"] = time.perf_counter() - start

@@ -27,7 +27,7 @@ from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
 from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
-from fedloru.settings.types import Count, Flag, RunSize, Text, Whole
+from fedloru.settings.types import Count, Flag, NotNegative, Ordered, RunSize, Text, Whole
 from fedloru.tree import Params
 from fedloru.wire import CODECS
 
@@ -78,6 +78,12 @@ class Plan:
         eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
         metrics: further metrics at every evaluation: a list of names, or a table from names to functions of the outputs
             and the targets of all test examples; by default rmse, mae and r2 for a regression.
+        keep_best: whether the model of the best evaluation is kept next to that of the last round.
+        eval_best: the score by which evaluations are compared, and whether its lowest or its highest value is the best,
+            such as "lowest loss" or "highest accuracy". The model before training is compared too.
+        patience: the number of evaluations without improvement after which the run ends; by default it trains all
+            rounds.
+        min_delta: the change of the score up to which patience does not count it as an improvement.
         diagnostics: whether aggregation gaps, ranks and agreement of updates are recorded.
         diagnostics_every: the number of rounds from which one is chosen for diagnostics, the last that merges if any
             does; by default so many that diagnostics take about 1.5% of the estimated work of a run.
@@ -111,6 +117,10 @@ class Plan:
     eval_examples: Annotated[Count | None, Key("eval.examples")] = None
     eval_clients: Annotated[Count, Key("eval.clients")] = 100
     metrics: Annotated[Chosen | None, Key("eval.metrics")] = None
+    keep_best: Annotated[Flag, Key("eval.keep_best")] = False
+    eval_best: Annotated[Ordered, Key("eval.best")] = "lowest loss"
+    patience: Annotated[Count | None, Key("eval.patience")] = None
+    min_delta: Annotated[NotNegative, Key("eval.min_delta")] = 0.0
     diagnostics: Annotated[Flag, Key("eval.diagnostics")] = True
     diagnostics_every: Annotated[Count | None, Key("eval.diagnostics_every")] = None
     eval_hook: EvalHook | None = None

@@ -26,8 +26,9 @@ Row = dict[str, Any]
 class Round(NamedTuple):
     """A completed round: the run before and after it, and its cohort.
 
-    ``updates`` is None in a round without diagnostics. ``personal`` are the scores of clients on their own test
-    examples, if they were asked for.
+    ``scores`` are the entries of the row for the evaluation of the model, {} in a round without one. ``updates`` is
+    None in a round without diagnostics. ``personal`` are the scores of clients on their own test examples, if they were
+    asked for.
     """
 
     before: Snapshot
@@ -35,6 +36,7 @@ class Round(NamedTuple):
     cohort: list[int]
     outcome: Outcome
     lr: float
+    scores: Row
     updates: UpdateStatistics | None
     personal: dict[str, dict[str, float]] | None = None
 
@@ -78,15 +80,8 @@ def record(plan: Plan, first: State, done: Round) -> Row:
         "sites": {},
         "personal": None,
     }
-    if is_evaluated(plan, state.round):
-        model = shared_model(plan.net, plan.method, state)
-        test = plan.dataset.test
-        row |= scores(evaluate(plan.net, model, test, rows=tested(plan, size(test)), metrics=plan.chosen_metrics))
-        row["personal"] = _with_perplexity(plan, done.personal)
-        if plan.net.unit == "token":
-            row["test_perplexity"] = perplexity(row["test_loss"])
-        if plan.eval_hook is not None:
-            row |= plan.eval_hook(plan.net, model)
+    row |= done.scores
+    row["personal"] = _with_perplexity(plan, done.personal)
     if done.updates is not None:
         row["sites"] = _sites(plan, first, done, done.updates)
         row["diagnostics"] |= _model_diagnostics(plan, done, done.updates, row["sites"])
@@ -101,6 +96,23 @@ def scores(score: Score) -> Row:
         row |= {f"test_{name}": None for name in score.missing}
         row["missing"] = {name: why.reason for name, why in score.missing.items()}
     return row
+
+
+def evaluation(plan: Plan, state: State) -> Row:
+    """Return the scores of the shared model of ``state`` on the test set, and what ``eval_hook`` adds to them."""
+    model = shared_model(plan.net, plan.method, state)
+    test = plan.dataset.test
+    row = scores(evaluate(plan.net, model, test, rows=tested(plan, size(test)), metrics=plan.chosen_metrics))
+    if plan.net.unit == "token":
+        row["test_perplexity"] = perplexity(row["test_loss"])
+    return row if plan.eval_hook is None else row | plan.eval_hook(plan.net, model)
+
+
+def start_row(plan: Plan, first: State, personal: dict[str, dict[str, float]] | None) -> Row:
+    """Return the scores of the model before training, ``first``, as the row of round 0."""
+    sent = {f"{way}_{what}": 0 for way in ("up", "down") for what in ("bytes", "bytes_total")}
+    row: Row = {"round": 0, "version": first.version, "merged": False, "train_loss": None, **sent}
+    return row | evaluation(plan, first) | {"personal": _with_perplexity(plan, personal)}
 
 
 def perplexity(loss: float) -> float:

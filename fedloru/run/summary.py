@@ -16,8 +16,10 @@ from fedloru.errors import listed, plain, quoted
 from fedloru.methods import fedavg
 from fedloru.net.loss import name_of
 from fedloru.run import profiles
+from fedloru.run.best import best, ending
 from fedloru.run.notes import notes
 from fedloru.run.plan import Plan, cohort, test_sizes
+from fedloru.run.record import latest_scores
 from fedloru.schema import metric_names
 from fedloru.wire import Traffic, cost
 
@@ -86,6 +88,17 @@ def _missing(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name, found in without.items():
         rounds = listed([row["round"] for row in found])
         yield f"the metric {quoted(name)} has no value in rounds {rounds}: {plain(found[-1]['missing'][name], 300)}"
+
+
+def results(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the best evaluation and why the run has ended; ``rows`` include that before training."""
+    found, ended = best(plan, rows), ending(plan, rows)
+    start = latest_scores(rows[:1]) if rows and not rows[0]["round"] else {}
+    return {
+        **({"start": start} if start else {}),
+        **({"best": {"by": plan.eval_best, "round": found.round, "score": found.score}} if found else {}),
+        **({"ended": ended} if ended else {}),
+    }
 
 
 def fedavg_bytes(plan: Plan, cohorts: Sequence[Sequence[int]]) -> int:

@@ -66,6 +66,9 @@ Place = Annotated[
 ]
 Texts = Annotated[Sequence[str], BeforeValidator(listed), Expected("a list of strings")]
 Counts = Annotated[Sequence[Count], BeforeValidator(listed), Expected("a list of integers >= 1")]
+Ordered = Annotated[
+    str, Field(pattern=r"^(lowest|highest) \w+$"), Expected("'lowest' or 'highest' and a score, such as 'lowest loss'")
+]
 Ranks = Annotated[Mapping[str, Count], Expected("a table from globs to integers >= 1")]
 Alphas = Annotated[Mapping[str, Positive], Expected("a table from globs to numbers > 0")]
 

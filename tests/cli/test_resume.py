@@ -162,6 +162,8 @@ def test_a_model_or_summary_that_is_missing_is_written(cli: Cli) -> None:
         for name in missing:
             (RUN / name).unlink()
         message = cli("resume", str(RUN), "--quiet").stderr
-        assert message == f"All 6 rounds are done; writing what is missing: {', '.join(missing)}.\n"
+        assert message == (
+            f"Nothing is left to train: all 6 rounds are trained. Writing what is missing: {', '.join(missing)}.\n"
+        )
         same(Path("whole"), RUN)
         assert all((RUN / name).is_file() for name in missing)

@@ -35,8 +35,8 @@ def test_generated_texts_are_truncated_when_a_run_resumes(tmp_path: Path) -> Non
     rows = list(Run(plan(eval_hook=hook, eval_every=2, checkpoint_every=3), whole))
     file = whole.path / "generations.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [each["round"] for each in lines] == [2, 2, 4, 4, 6, 6]
-    assert [each["generated"] for each in lines[::2]] == [rows[round - 1]["digest"] for round in (2, 4, 6)]
+    assert [each["round"] for each in lines] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert [each["generated"] for each in lines[2::2]] == [rows[round - 1]["digest"] for round in (2, 4, 6)]
     assert "generations" not in (whole.path / "rounds.jsonl").read_text()
     before = file.read_bytes()
     with file.open("a") as left:
