@@ -27,6 +27,7 @@ def test_a_run_writes_a_complete_folder(cli: Cli) -> None:
         "config.toml",
         "partition.json",
         "partition.safetensors",
+        "start.json",
         "rounds.jsonl",
         "summary.json",
         "model.safetensors",
