@@ -79,7 +79,7 @@ def loss_over_bytes(records: Records) -> go.Figure:
 
 def metric(records: Records, name: str) -> go.Figure:
     """Plot a further metric over rounds, with the merges marked."""
-    rows, title = evaluations(records, f"test_{name}"), f"test {wording.metric(name)}"
+    rows, title = curve(records, f"test_{name}"), f"test {wording.metric(name)}"
     figure = style.figure("round", escape(title, quote=False))
     figure.add_trace(line(column(rows, "round"), column(rows, f"test_{name}"), escape(title, quote=False), style.BLUE))
     figure.update_traces(hovertemplate="%{y:,.4~g}")
