@@ -182,7 +182,7 @@ def on_meta() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("make", "problem"),
-    [(Lazy, "mid.weight, mid.bias have no shape yet"), (on_meta, "meta device"), (lambda: Plain, "is a type")],
+    [(Lazy, "mid.weight, mid.bias have no shape yet"), (on_meta, "meta device"), (lambda: Plain, "is the class Plain")],
 )
 def test_models_without_values_are_refused(make: Any, problem: str) -> None:
     for net in (nets.make, nets.attach):

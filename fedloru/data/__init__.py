@@ -10,6 +10,7 @@ from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
 from fedloru.data.examples import described
 from fedloru.data.make import make as make_partition
+from fedloru.data.own import from_arrow, from_frame, from_tensors, from_torch
 from fedloru.data.partition import Partition, arrays_file
 from fedloru.data.partition import arrays as partition_arrays
 from fedloru.data.partition import load as load_partition
@@ -37,6 +38,10 @@ __all__ = [
     "described",
     "dirichlet",
     "fetch",
+    "from_arrow",
+    "from_frame",
+    "from_tensors",
+    "from_torch",
     "iid",
     "load",
     "load_partition",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedloru.data.dataset import Dataset, labels, size
+from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition, digest
 from fedloru.data.ragged import Ragged
 from fedloru.errors import PartitionError, listed, quoted
@@ -58,6 +58,7 @@ def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_u
     Raises:
         PartitionError: the partition is not valid; the message lists all problems and the clients they affect.
     """
+    check_dataset(dataset)
     total = size(dataset.train)
     problems = list(_problems(partition, total, min_examples, allow_unused))
     if problems:

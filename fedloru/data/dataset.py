@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from fedloru.advice import got, instead
 from fedloru.data.examples import Examples, class_names, examples, size
 from fedloru.data.targets import Kind
 from fedloru.errors import DataError
@@ -15,10 +16,7 @@ from fedloru.errors import DataError
 if TYPE_CHECKING:
     from fedloru.data.features import Encoding
 
-HOW = (
-    "load it with fedloru.data.load, or pass tensors, as in Dataset('mine', train={'x': x, 'y': y}, "
-    "test={'x': x_test, 'y': y_test}, classes=('cat', 'dog'))"
-)
+HOW = "fedloru.data.load reads files, and fedloru.data.from_tensors(x, y) takes tensors"
 
 __all__ = ["Dataset", "Examples", "by_length", "labels", "size"]
 
@@ -109,11 +107,13 @@ def _shape(examples: Examples) -> str:
 def dataset_problem(dataset: Any) -> str | None:
     """Return what to do if ``dataset`` is not a ``Dataset`` of tensors, or None if it is one."""
     if not isinstance(dataset, Dataset):
-        return f"the data is a {type(dataset).__name__}, expected a fedloru.data.Dataset: {HOW}"
+        return f"the data is {got(dataset)}, expected a fedloru.data.Dataset: {instead(dataset) or HOW}"
     parts: dict[str, Any] = {"train": dataset.train, "test": dataset.test}  # ``_replace`` checks nothing
     for name, found in parts.items():
         if not isinstance(found, dict):
-            return f"the {name} examples are a {type(found).__name__}, expected a dict of tensors: {HOW}"
+            return (
+                f"the {name} examples are a {type(found).__name__}, expected a dict of tensors: {instead(found) or HOW}"
+            )
         if other := [key for key, value in found.items() if not isinstance(value, Tensor)]:
             kind = type(found[other[0]]).__name__
             return f"{other[0]!r} of the {name} examples is a {kind}, expected a tensor: use torch.as_tensor"

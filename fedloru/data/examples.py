@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedloru.advice import instead
 from fedloru.errors import DataError
 
 Examples = dict[str, Tensor]
@@ -22,10 +23,6 @@ classifier ``y`` (N,) int64.
 """
 
 EXPECTED = "expected a dict of tensors with one row per example, such as {'x': images, 'y': labels}"
-EXIT = {
-    "Dataset": "stack its examples: {'x': torch.stack([x for x, _ in data]), 'y': torch.tensor([y for _, y in data])}",
-    "DataLoader": "concatenate its batches: torch.cat([x for x, _ in loader])",
-}
 
 
 def described(examples: Examples) -> str:
@@ -51,7 +48,9 @@ def examples(where: str, given: Any, classes: Sequence[str]) -> Examples:
             have values that are not finite.
     """
     if not isinstance(given, Mapping):
-        raise DataError(f"{where} is a {type(given).__name__}, {EXPECTED}{_exit(given)}")
+        raise DataError(
+            f"{where} is a {type(given).__name__}, {EXPECTED}{f'; {advice}' if (advice := instead(given)) else ''}"
+        )
     made = {key: _tensor(f"{where}[{key!r}]", value) for key, value in given.items()}
     sizes = {key: len(value) for key, value in made.items()}
     if len(set(sizes.values())) > 1:
@@ -80,12 +79,6 @@ def class_names(where: str, classes: Any) -> tuple[str, ...]:
         hint = f": tuple(map(str, range({classes})))" if isinstance(classes, int) else ""
         raise DataError(f"{where!r}: classes is {classes!r}, expected the names of the classes{hint}")
     return tuple(str(name) for name in classes)
-
-
-def _exit(given: Any) -> str:
-    kinds = {kind.__name__ for kind in type(given).__mro__}
-    hint = next((text for kind, text in EXIT.items() if kind in kinds), "")
-    return f"; {hint}" if hint else ""
 
 
 def _tensor(where: str, value: Any) -> Tensor:

@@ -38,7 +38,7 @@ def read(files: Sequence[Path]) -> Table:
     return from_arrow(whole, name, place, classes[0])
 
 
-def class_names(table: Any, where: Path) -> tuple[str, ...] | None:
+def class_names(table: Any, where: Path | str) -> tuple[str, ...] | None:
     """Return the class names listed in the metadata of ``table``, or None if there are none.
 
     Raises:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedloru import lowrank
+from fedloru.advice import got, instead
 from fedloru.errors import ModelError
 from fedloru.net.loss import Batch, Loss, by_labels, find
 from fedloru.net.record import Net, images
@@ -55,10 +56,17 @@ def make(
     return Net(model, found, params, buffers, trainable, find(losses), inputs, skipped or {})
 
 
+def _advice(value: object) -> str:
+    if isinstance(value, Net):
+        return ": pass the module, net.model, or use the Net as it is"
+    advice = instead(value)
+    return f": {advice}" if advice else ""
+
+
 def _check_module(model: nn.Module) -> None:
     """Raise ``ModelError`` if ``model`` is not a module whose tensors exist and can be replaced."""
     if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}, expected a torch.nn.Module")
+        raise ModelError(f"the model is {got(model)}, expected a torch.nn.Module{_advice(model)}")
     if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules()):
         raise ModelError(
             "the model is compiled with TorchScript, so its tensors cannot be replaced: pass the plain module"

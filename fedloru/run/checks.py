@@ -9,6 +9,7 @@ import torch
 
 from fedloru import metrics
 from fedloru import net as nets
+from fedloru.advice import got
 from fedloru.data import Partition, size
 from fedloru.data.dataset import dataset_problem
 from fedloru.errors import ConfigError, WireError, quoted
@@ -66,8 +67,7 @@ def _part_problems(plan: Plan, name: str) -> Iterator[str]:
     """Yield what is wrong with the type of a part; from Python, it may be anything."""
     value, (expected, phrase) = getattr(plan, name), EXPECTED[name]
     if not isinstance(value, expected):
-        got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-        yield f"{name} is {got}, expected {phrase}"
+        yield f"{name} is {got(value)}, expected {phrase}"
 
 
 def _mismatches(plan: Plan) -> Iterator[str]:
