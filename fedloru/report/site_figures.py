@@ -67,14 +67,15 @@ def caption(records: Records, what: str) -> str:
 def figure(records: Records, of: Mapping[str, str]) -> go.Figure:
     """Plot the fields of ``of`` over rounds: one subplot per field with one line per site."""
     plot = make_subplots(rows=len(of), shared_xaxes=True, vertical_spacing=0.16 / len(of))
-    plot.update_layout(template=style.TEMPLATE, height=120 + 190 * len(of))
+    plot.update_layout(template=style.TEMPLATE, height=120 + 190 * len(of), hovermode="closest")
     shown, short = measured(records)[: len(style.CLASSES)], names.short(measured(records))
     for place, (field, title) in enumerate(of.items(), 1):
         for site, color in zip(shown, style.CLASSES, strict=False):
             series = _series(records, site, field)
             trace = line([at for at, _ in series], [value for _, value in series], escape(short[site], False), color)
             full = escape(site, quote=False)
-            trace.update(legendgroup=site, showlegend=place == 1, hovertemplate=f"%{{y:.2f}}<extra>{full}</extra>")
+            hover = f"{full}<br>{title}, round %{{x}}: %{{y:.2f}}<extra></extra>"
+            trace.update(legendgroup=site, showlegend=place == 1, hovertemplate=hover)
             plot.add_trace(trace, row=place, col=1)
         plot.update_yaxes(title_text=title, row=place, col=1)
     plot.update_xaxes(ticks(column(records.rounds, "round")))

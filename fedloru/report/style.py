@@ -63,7 +63,12 @@ TEMPLATE = go.layout.Template(
         "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY],
         "margin": {"l": 8, "r": 12, "t": 8, "b": 0},
         "hovermode": "x unified",
-        "hoverlabel": {"bgcolor": PAPER, "bordercolor": GRID, "font": {"family": FONT, "size": 12, "color": INK}},
+        "hoverlabel": {
+            "namelength": -1,
+            "bgcolor": PAPER,
+            "bordercolor": GRID,
+            "font": {"family": FONT, "size": 12, "color": INK},
+        },
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "xaxis": _AXIS,
         "yaxis": _AXIS,

@@ -189,6 +189,7 @@ def test_the_mean_of_a_smoothed_curve_lies_over_the_pale_values(opened: Any) -> 
     )
     pale, mean = figure(opened, "loss-over-rounds")["data"][:2]
     assert pale["y"] == raw and pale["opacity"] < 0.5
+    assert pale["hovertemplate"].count("%{") == 2 and pale["text"] == mean["y"]
     reach = [min(2, at, len(raw) - 1 - at) for at in range(len(raw))]
     expected = [np.mean(raw[at - r : at + r + 1]) for at, r in enumerate(reach)]
     np.testing.assert_allclose(mean["y"], expected)
@@ -212,6 +213,23 @@ def test_a_figure_is_saved(opened: Any, downloads: Path, name: str, start: bytes
     path = downloads / f"demo-loss-over-rounds.{name}"
     WebDriverWait(opened, 20).until(lambda _: path.exists() and path.stat().st_size)
     assert path.read_bytes().startswith(start)
+
+
+def test_hovering_shows_values_with_their_round(opened: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    plot = opened.find_element("css selector", "#loss-over-rounds .plot")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+
+    def hovered(_: Any) -> str:
+        ActionChains(opened).move_to_element_with_offset(plot, 30, 0).move_by_offset(5, 5).perform()
+        return " ".join(
+            text.text for text in opened.find_elements("css selector", "#loss-over-rounds .hoverlayer text")
+        )
+
+    found = WebDriverWait(opened, 20).until(hovered)
+    assert "round " in found and "train" in found
 
 
 def test_a_term_is_explained_when_it_gets_the_focus(opened: Any) -> None:

@@ -25,7 +25,7 @@ def test_only_the_sites_with_the_largest_ranks_are_plotted(records: Records) -> 
     many = records._replace(rounds=[row | {"sites": sites} for row in records.rounds])
     lines = ranks(many).data
     assert [line.name for line in lines] == [f"{n}.q" for n in range(29, 29 - len(style.CLASSES), -1)]
-    assert "<extra>model.layers.29.q.weight</extra>" in lines[0].hovertemplate
+    assert lines[0].hovertemplate.startswith("model.layers.29.q.weight<br>")
     caption = site_figures.caption(many, "Ranks")
     assert "10 of 30 sites" in caption and 'without "model.layers."' in caption
 

@@ -148,11 +148,14 @@ function runningMean(values, width) {
   });
 }
 
+/** Returns a curve of means over the pale curve of the values, which shows both on hover. */
 function smoothed(trace, index, width) {
   if (width === 1 || !isCurve(trace)) return [trace];
-  const group = {legendgroup: trace.legendgroup ?? `curve ${index}`};
-  const mean = {...trace, ...group, y: runningMean(trace.y, width), mode: "lines", name: `${trace.name}, smoothed`};
-  return [{...trace, ...group, opacity: 0.3, showlegend: false}, mean];
+  const legendgroup = trace.legendgroup ?? `curve ${index}`;
+  const means = runningMean(trace.y, width);
+  const hovertemplate = trace.hovertemplate?.replace(/%\{y(:[^}]*)?\}/, "$& (smoothed: %{text$1})");
+  const values = {...trace, legendgroup, hovertemplate, text: means, opacity: 0.3, showlegend: false};
+  return [values, {...trace, legendgroup, y: means, mode: "lines", hovertemplate: null, hoverinfo: "skip"}];
 }
 
 /** Returns the names of the x or y axes on which all values are positive and that have no zero to start from. */
@@ -168,8 +171,12 @@ function logAxes({data, layout}, letter) {
   });
 }
 
-function axisTitled(axis) {
-  return axis?.title?.text ? {...axis, unifiedhovertitle: {text: `${axis.title.text} %{x}`}} : axis;
+/** Returns a layout in which values at the same place on the x-axis are listed under its name, such as "round 8". */
+function withHoverTitles(layout) {
+  const names = Object.keys(layout).filter(name => name.startsWith("xaxis"));
+  const title = names.map(name => layout[name].title?.text).find(Boolean); // of subplots, only the last one has a title
+  const titled = names.map(name => [name, {...layout[name], unifiedhovertitle: {text: `${title} %{x}`}}]);
+  return title ? {...layout, ...Object.fromEntries(titled)} : layout;
 }
 
 class Figure {
@@ -212,8 +219,7 @@ class Figure {
   draw() {
     const width = WINDOWS[this.settings.smoothing];
     let data = this.spec.data.flatMap((trace, index) => smoothed(trace, index, width));
-    let layout = {...this.spec.layout};
-    for (const name of Object.keys(layout).filter(key => key.startsWith("xaxis"))) layout[name] = axisTitled(layout[name]);
+    let layout = withHoverTitles(this.spec.layout);
     for (const [name, type] of Object.entries(this.scales)) {
       layout[name] = {...layout[name], type, dtick: type === "log" ? undefined : layout[name].dtick};
     }
