@@ -10,9 +10,9 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from fedloru.report import style, units
-from fedloru.report.figures import TREND, line, ticks
-from fedloru.report.records import Records
+from fedloru.report import style, units, wording
+from fedloru.report.figures import TREND, line, loss_name, ticks
+from fedloru.report.records import Records, outcome
 from fedloru.report.terms import TERMS
 
 ZERO = 1e-12
@@ -80,15 +80,17 @@ def table(all: Mapping[str, Series]) -> tuple[list[str], list[list[str]]]:
     return ["", *(f"round {at:,}" for at in rounds)], rows
 
 
-def figure(series: Mapping[str, Series]) -> go.Figure:
+def figure(records: Records, series: Mapping[str, Series]) -> go.Figure:
     """Plot diagnostics over rounds; the losses before and after merges have a legend."""
-    plot = style.figure("round", "loss (nats)" if AFTER in series else "", height=240)
+    losses = BEFORE in series or AFTER in series
+    unit = wording.unit(outcome(records)) if losses else ""
+    plot = style.figure("round", loss_name(records) if losses else "", height=240)
     for name, values in sorted(series.items(), key=lambda item: item[0] != BEFORE):
         color = style.VERMILLION if name == BEFORE else style.BLUE
         trace = line(list(values), list(values.values()), escape(readable(name), quote=False), color)
         if name == BEFORE:  # wide enough to be visible under the line of the loss after the merge
             trace.update(line={"width": 6}, marker_size=10, opacity=0.6)
-        plot.add_trace(trace.update(hovertemplate="%{y:.4~g} nats" if AFTER in series else "%{y:.4~g}"))
+        plot.add_trace(trace.update(hovertemplate=f"%{{y:.4~g}}{unit}"))
     rounds = sorted({at for values in series.values() for at in values})
     return plot.update_xaxes(ticks(range(rounds[0], rounds[-1] + 1))).update_layout(showlegend=len(series) > 1)
 

@@ -59,22 +59,28 @@ def _is_wide(rows: Sequence[dict[str, Any]]) -> bool:
 def loss(records: Records) -> go.Figure:
     """Plot training and test loss over rounds, with the merges marked."""
     tested = curve(records, "test_loss")
-    figure = style.figure("round", wording.loss(outcome(records)))
+    figure = style.figure("round", loss_name(records))
     for rows, part, color in ((records.rounds, "train", style.VERMILLION), (tested, "test", style.BLUE)):
         if rows:
             figure.add_trace(line(column(rows, "round"), column(rows, f"{part}_loss"), part, color))
-    figure.update_traces(hovertemplate="%{y:,.4~g}")
+    figure.update_traces(hovertemplate=f"%{{y:,.4~g}}{wording.unit(outcome(records))}")
     return _with_merges(figure, records)
 
 
 def accuracy_over_bytes(records: Records) -> go.Figure:
     """Plot test accuracy over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
-    return _over_bytes(records, "test_accuracy", "test accuracy", ".2%").update_yaxes(tickformat=".1~%")
+    return _over_bytes(records, "test_accuracy", "test accuracy", "%{y:.2%}").update_yaxes(tickformat=".1~%")
 
 
 def loss_over_bytes(records: Records) -> go.Figure:
     """Plot test loss over the total bytes sent, up plus down, in MB of 10⁶ bytes."""
-    return _over_bytes(records, "test_loss", f"test {wording.loss(outcome(records))}", ",.4~g")
+    value = f"%{{y:,.4~g}}{wording.unit(outcome(records))}"
+    return _over_bytes(records, "test_loss", f"test {loss_name(records)}", value)
+
+
+def loss_name(records: Records) -> str:
+    """Return the name of the loss for an axis; plotly reads titles as HTML."""
+    return escape(wording.loss(outcome(records)), quote=False)
 
 
 def metric(records: Records, name: str) -> go.Figure:
@@ -86,14 +92,14 @@ def metric(records: Records, name: str) -> go.Figure:
     return _with_merges(figure, records)
 
 
-def _over_bytes(records: Records, field: str, title: str, number_format: str) -> go.Figure:
+def _over_bytes(records: Records, field: str, title: str, value: str) -> go.Figure:
     rows = curve(records, field)
     sent = [(row["up_bytes_total"] + row["down_bytes_total"]) / MEGA for row in rows]
     figure = style.figure("MB sent, up + down", title)
     figure.add_trace(line(sent, column(rows, field), title, style.GREEN))
     figure.update_traces(
         customdata=column(rows, "round"),
-        hovertemplate=f"%{{y:{number_format}}} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
+        hovertemplate=f"{value} after %{{x:,.2f}} MB<br>round %{{customdata}}<extra></extra>",
     )
     return figure.update_layout(hovermode="closest").update_xaxes(rangemode="tozero")
 
@@ -119,7 +125,7 @@ def personal(records: Records) -> go.Figure:
     Of a regression, which has none, it plots the loss.
     """
     if wording.is_regression(outcome(records)):
-        name, fields, hover, ticks_format = wording.loss(outcome(records)), ("loss", "worst_loss"), ",.4~g", None
+        name, fields, hover, ticks_format = loss_name(records), ("loss", "worst_loss"), ",.4~g", None
     else:
         name, fields, hover, ticks_format = "accuracy", ("mean", "bottom_decile"), ".2%", ".1~%"
     figure = style.figure("round", f"{name} on local test sets")

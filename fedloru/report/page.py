@@ -165,7 +165,7 @@ def _of_the_model(records: Records) -> Iterator[str]:
     varying = {name: series for name, series in measured.items() if name not in constants}
     trends = diagnostics.trends(varying)
     for title, series in trends.items():
-        yield _figure(title[:1].upper() + title[1:], diagnostics.figure(series), diagnostics.caption(title))
+        yield _figure(_upper(title), diagnostics.figure(records, series), diagnostics.caption(title))
     few = {name: series for name, series in varying.items() if not any(name in shown for shown in trends.values())}
     table = blocks.scrolled(blocks.table(*diagnostics.table(few))) if few else ""
     if few or constants:

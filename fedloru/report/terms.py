@@ -8,6 +8,8 @@ from html import escape, unescape
 
 TERMS = {
     "aggregation gap": "‖Σ pₖBₖAₖ − B̄Ā‖: the difference between averaging products and multiplying averages.",
+    "AUC": "The area under the ROC curve: how often a positive example has a higher score than a negative one.",
+    "balanced accuracy": "The mean over the classes of the share of their examples that are predicted correctly.",
     "base": "The frozen weights, identical on the server and on every client.",
     "catch-up": (
         "Bringing a client's base to the current version, by increments or by dense weights, whichever is smaller."
@@ -30,6 +32,7 @@ TERMS = {
     "Hessian": "The matrix of second derivatives of the loss; its eigenvalues are the curvatures of the loss.",
     "increment": "The factors merged in one merge.",
     "increments": "Factors of merges, sent to clients that missed them.",
+    "Huber loss": "Half the squared error up to a threshold, and growing linearly beyond it.",
     "label skew": "The mean total variation distance between the classes of a client and those of all clients.",
     "loss at merges": "The loss on at most 500 test examples just before and just after a merge.",
     "macro-F1": "The unweighted mean over the classes of the harmonic mean of precision and recall.",
@@ -46,6 +49,8 @@ TERMS = {
         "What distinguishes a client, such as the highest rank it can train. Clients without one have the default "
         "profile."
     ),
+    "R²": "The share of the variance of the targets that the predictions explain: 1 is perfect, 0 is their mean.",
+    "RMSE": "The square root of the mean squared error, in the unit of the targets.",
     "site": "One adapted weight: its key, the keys of its factors, shape, rank and scale.",
     "spectrum": "The eigenvalues of a matrix, here as the number of those that have at least a given magnitude.",
     "stable rank": (

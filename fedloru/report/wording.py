@@ -33,6 +33,11 @@ def loss(summary: Mapping[str, Any]) -> str:
     return LOSSES.get(name, short(name).replace("_", " "))
 
 
+def unit(summary: Mapping[str, Any]) -> str:
+    """Return the unit of the loss as it follows a number, such as " nats"; "" if it is that of the targets."""
+    return " nats" if loss(summary) == NATS else ""
+
+
 def is_regression(summary: Mapping[str, Any]) -> bool:
     """Return whether a run predicts targets, so that there is no accuracy."""
     return summary.get("task") == "regression"

@@ -19,7 +19,7 @@ from .made_up import alignment, ranks, write_federation, write_run, write_study
 
 pytestmark = pytest.mark.browser
 
-EVIL = "</script><img src=x onerror='document.title=1'>"
+EVIL = "</script><img src=x onerror='document.title=1'><a href='https://example.org'>x</a><b>bold</b>"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the page of a federation with all kinds of figures and tables, and with long and hostile names."""
     names = [EVIL, "a-name-without-any-space-" * 3, *(f"site {number}" for number in range(10))]
     run = write_federation(tmp_path_factory.mktemp("runs") / "demo", names)
+    hostile(run)
     write_study(run, "ranks", ranks(10))
     write_study(run, "alignment", alignment(10))
     return write(run)
+
+
+def hostile(run: Path) -> None:
+    """Give the sites, diagnostics, classes, the loss and other things in a run folder names that are HTML."""
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["sites"] = {f"{EVIL}.{name}": values for name, values in row["sites"].items()}
+        row["diagnostics"] |= {EVIL: row["round"] ** 2}
+        row["bytes"]["up"][EVIL] = 1000
+        row["test_" + EVIL] = 0.5
+    (run / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = json.loads((run / "summary.json").read_text())
+    names = {"method": EVIL, "loss": EVIL, "engine_reason": EVIL, "versions": {EVIL: EVIL}, "notes": [EVIL]}
+    (run / "summary.json").write_text(json.dumps(summary | names))
 
 
 @pytest.fixture
@@ -104,6 +119,7 @@ def test_nothing_is_requested_and_nothing_fails(driver: Any, page: Path) -> None
     assert requested <= {"file", "data", "blob"}
     assert driver.get_log("browser") == []
     assert driver.title == "demo · fedloru"
+    assert driver.find_elements("css selector", "a, img, iframe, b, script[src]:not([data-missing])") == []
 
 
 def test_every_figure_is_drawn(opened: Any) -> None:

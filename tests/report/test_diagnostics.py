@@ -22,7 +22,7 @@ def test_captions_say_which_rounds_have_diagnostics(records: Records) -> None:
 def test_each_diagnostic_has_its_own_figure(records: Records) -> None:
     trends = diagnostics.trends(diagnostics.measured(records))
     assert list(trends) == ["aggregation gap", "update norm"]
-    (line,) = diagnostics.figure(trends["aggregation gap"]).data
+    (line,) = diagnostics.figure(records, trends["aggregation gap"]).data
     assert list(line.y) == [row["diagnostics"]["aggregation_gap"] for row in records.rounds]
     assert list(line.x) == [row["round"] for row in records.rounds]
 
@@ -31,7 +31,7 @@ def test_the_losses_before_and_after_merges_share_a_figure(records: Records) -> 
     losses = {"loss_before_merge": 0.5, "loss_after_merge": 0.4}
     rows = [row | {"diagnostics": losses if row["merged"] else {}} for row in records.rounds]
     (series,) = diagnostics.trends(diagnostics.measured(records._replace(rounds=rows))).values()
-    before, after = diagnostics.figure(series).data
+    before, after = diagnostics.figure(records, series).data
     assert list(before.x) == list(after.x) == [10, 20, 30, 40, 50]
     assert (before.y[0], after.y[0]) == (0.5, 0.4)
 
