@@ -16,6 +16,7 @@ from fedloru import report
 from fedloru.config import Config, completed, dump, stored
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited, dated, federation_plan
+from fedloru.config.trial import try_out
 from fedloru.data import Audit, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
@@ -112,6 +113,9 @@ def run(call: _Call) -> ReportedRun:
     check(plan)
     _set_threads(plan.threads)
     checked = audited(plan.dataset, plan.partition)
+    plan = on_device(plan)
+    if not call.resume:
+        try_out(plan.net, plan.dataset, plan.partition, plan.recipe, plan.chosen_metrics)
     if call.out is None:
         return ReportedRun(plan, callbacks=call.callbacks)
     if call.resume:

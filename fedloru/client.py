@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedloru import tree
+from fedloru import own_optimizer, tree
 from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import Masks
 from fedloru.errors import ModelError, TrainingError, naming
 from fedloru.method import Phase
 from fedloru.net import Slots, compute_losses, constants, mode
+from fedloru.own_optimizer import Own
 from fedloru.recipe import Recipe
 from fedloru.rng import derive
 from fedloru.session import Job, Session, Trained
@@ -177,6 +178,8 @@ def _problem(losses: Sequence[float], finite: bool) -> str | None:
 
 def build_optimizer(recipe: Recipe, leaves: list[Tensor]) -> torch.optim.Optimizer:
     """Return a new optimizer over ``leaves``."""
+    if (own := own_optimizer.find(recipe)) is not None:
+        return Own(leaves, own, recipe.rate)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(leaves, recipe.rate, recipe.momentum, weight_decay=recipe.weight_decay)
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
+from fedloru.errors import quoted
+from fedloru.settings import In, Table, calling, is_reference
 from fedloru.settings.types import Betas, Count, Flag, NotNegative, Per, Positive, Share, When, Whole
 
 Precision = Literal["full", "bf16"]
 
-LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
-"""The default learning rate of each optimizer."""
+OPTIMIZERS: Table[Any] = Table("optimizer", {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3})
+"""The optimizers with their default learning rates; a ``python:`` name refers to a function, see ``own_optimizer``."""
+OWN_RATE = 1e-3
+"""The default learning rate of an optimizer of yours."""
+
+
+def constant(recipe: Recipe, round: int, rounds: int) -> float:
+    """Return 1."""
+    return 1.0
+
+
+def cosine(recipe: Recipe, round: int, rounds: int) -> float:
+    """Return a factor that decreases from 1 in round 1 towards 0 after the last round."""
+    return 0.5 * (1 + math.cos(math.pi * (round - 1) / rounds))
+
+
+def step(recipe: Recipe, round: int, rounds: int) -> float:
+    """Return a factor that is multiplied by ``decay`` every ``decay_every`` rounds."""
+    return float(recipe.decay ** ((round - 1) // recipe.decay_every))
+
+
+SCHEDULES: Table[Callable[..., float]] = Table("schedule", {"constant": constant, "cosine": cosine, "step": step})
+"""The factors of the learning rate in each round; a ``python:`` name refers to a function of (round, rounds)."""
 
 
 class Recipe(NamedTuple):
@@ -18,8 +42,8 @@ class Recipe(NamedTuple):
 
     Args:
         optimizer: the local optimizer; every round starts with a new one. A configuration of a language model has
-            adamw by default.
-        lr: the learning rate; by default 0.1 for sgd, and 0.001 for adam and adamw.
+            adamw by default. A function takes (value, gradient, state, lr, step), and returns the new value and state.
+        lr: the learning rate; by default 0.1 for sgd, and 0.001 for other optimizers.
         momentum: the momentum of SGD.
         weight_decay: the weight decay.
         betas: the decay rates of the two moments.
@@ -30,7 +54,7 @@ class Recipe(NamedTuple):
         drop_last: whether the last batch of an epoch is dropped if it is smaller than the others, since BatchNorm
             fails on a single example; a client with fewer examples than a batch keeps its one batch.
         clip: the maximum norm of the gradient of a local step; 0: it is not clipped.
-        schedule: how the learning rate changes over the rounds.
+        schedule: how the learning rate changes over the rounds; a function takes (round, rounds), and returns a factor.
         decay_every: the number of rounds between decays of the learning rate.
         decay: the factor by which the learning rate decays.
         crop: the number of pixels by which images are padded before a random crop to their size.
@@ -41,10 +65,10 @@ class Recipe(NamedTuple):
             stay in float32.
     """
 
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Annotated[str, In(OPTIMIZERS)] = "sgd"
     lr: Annotated[NotNegative | None, Per("optimizer")] = None
     momentum: Annotated[Share, When("optimizer", ("sgd",))] = 0.9
-    weight_decay: NotNegative = 0.0
+    weight_decay: Annotated[NotNegative, When("optimizer", ("sgd", "adam", "adamw"))] = 0.0
     betas: Annotated[Betas, When("optimizer", ("adam", "adamw"))] = (0.9, 0.999)
     eps: Annotated[Positive, When("optimizer", ("adam", "adamw"))] = 1e-8
     epochs: Count = 1
@@ -52,7 +76,7 @@ class Recipe(NamedTuple):
     batch_size: Count = 10
     drop_last: Flag = False
     clip: NotNegative | None = 1.0
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Annotated[str, In(SCHEDULES)] = "cosine"
     decay_every: Annotated[Count, When("schedule", ("step",))] = 10
     decay: Annotated[Positive, When("schedule", ("step",))] = 0.1
     crop: Whole = 0
@@ -68,18 +92,22 @@ class Recipe(NamedTuple):
     @property
     def rate(self) -> float:
         """The learning rate, or its default for the optimizer."""
-        return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
+        default: float = OPTIMIZERS.get(self.optimizer, OWN_RATE)
+        return default if self.lr is None else self.lr
 
 
 def at_round(recipe: Recipe, round: int, rounds: int) -> Recipe:
     """Return ``recipe`` with the learning rate of ``round``, counted from 1 to ``rounds``.
 
-    ``cosine`` decreases from lr in round 1 towards 0 after the last round; ``step`` multiplies by ``decay`` every
-    ``decay_every`` rounds.
+    Raises:
+        ConfigError: a schedule of yours fails, or returns something else than a factor >= 0.
     """
-    factor = 1.0
-    if recipe.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * (round - 1) / rounds))
-    elif recipe.schedule == "step":
-        factor = recipe.decay ** ((round - 1) // recipe.decay_every)
+    schedule = SCHEDULES.find(recipe.schedule)
+    if not is_reference(recipe.schedule):
+        return recipe._replace(lr=recipe.rate * schedule(recipe, round, rounds))
+    with calling(recipe.schedule, SCHEDULES.error):
+        factor: Any = schedule(round, rounds)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        got = f"{recipe.schedule} returned {quoted(factor)} for round {round} of {rounds}"
+        raise SCHEDULES.error(f"{got}, expected a factor >= 0 of the learning rate")
     return recipe._replace(lr=recipe.rate * factor)

@@ -17,7 +17,7 @@ BASE: frozenset[str] = frozenset(
     {"advice", "cache", "errors", "files", "settings", "reading", "recipe", "rng", "schema", "tree"}
 )
 TO_METHOD = BASE | {"lowrank", "net", "method", "metrics"}
-TO_ENGINE = TO_METHOD | {"client", "data", "dropout", "footprint", "evaluate", "inference"}
+TO_ENGINE = TO_METHOD | {"client", "own_optimizer", "data", "dropout", "footprint", "evaluate", "inference"}
 TO_ENGINE |= {"personal", "session", "weight_reads", "wire"}
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "schema": frozenset({"errors", "reading"}),
     "recipe": frozenset({"settings", "errors"}),
     "lowrank": BASE,
+    "own_optimizer": frozenset({"errors", "recipe", "settings", "tree"}),
     "metrics": frozenset({"errors", "schema", "settings"}),
     "net": BASE | {"lowrank"},
     "method": BASE | {"lowrank", "net"},
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "weight_reads": TO_METHOD | {"data", "dropout"},
     "models": frozenset({"errors", "rng", "settings"}),
     "session": TO_METHOD | {"data", "dropout"},
-    "client": TO_METHOD | {"data", "dropout", "session"},
+    "client": TO_METHOD | {"data", "dropout", "own_optimizer", "session"},
     "footprint": TO_METHOD | {"data"},
     "inference": TO_METHOD | {"data", "footprint"},
     "evaluate": TO_METHOD | {"data", "dropout", "client", "inference"},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedloru import net as nets
-from fedloru import tree
+from fedloru import own_optimizer, tree
 from fedloru.client import local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
 from fedloru.errors import ConfigError, FedloruError, ModelError, traced
@@ -35,14 +35,15 @@ def try_out(
 ) -> None:
     """Evaluate the model on one example, and train it on two, and on one if a client ends an epoch with one.
 
-    The model is not changed. A language model is evaluated on the longest text, and trained on texts of a client. The
-    ``metrics`` score the model on some test examples.
+    The model is not changed. A language model is evaluated on the longest text, and trained on texts of a client. An
+    optimizer of yours takes two steps, and the ``metrics`` score the model on some test examples.
 
     Raises:
         ModelError: the model fails, its outputs or losses have the wrong shape, or it cannot learn.
         ConfigError: a metric raises an exception.
         DataError: the examples cannot be augmented as configured.
     """
+    own_optimizer.try_out(recipe)
     sizes = partition.train.sizes
     largest = partition.train[int(sizes.argmax())]
     first = by_length(dataset.train)[:1] if "length" in dataset.train else largest[:1]

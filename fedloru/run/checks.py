@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fedloru import metrics
+from fedloru import metrics, own_optimizer
 from fedloru import net as nets
 from fedloru.advice import got
 from fedloru.data import Partition, size
@@ -15,7 +15,7 @@ from fedloru.data.dataset import dataset_problem
 from fedloru.errors import ConfigError, WireError, quoted
 from fedloru.method import Method
 from fedloru.net import Net, loss
-from fedloru.recipe import Recipe
+from fedloru.recipe import Recipe, at_round
 from fedloru.run.plan import Plan
 from fedloru.settings import PREFIX, problems_of, settings_of, short
 from fedloru.wire.codec import find as find_codec
@@ -44,6 +44,7 @@ def check(plan: Plan) -> None:
     _refuse(
         *problems_of(settings_of(Plan), vars(plan)),
         *problems_of(settings_of(Recipe), plan.recipe._asdict()),
+        *_recipe_problems(plan),
         *_augmentation_problems(plan),
         *_example_problems(plan),
         *_metric_problems(plan),
@@ -126,6 +127,22 @@ def _resource_problems(plan: Plan) -> Iterator[str]:
         return
     if problem := nets.precision_problem(plan.recipe.precision, torch.device(plan.device), plan.net.params):
         yield problem
+
+
+def _recipe_problems(plan: Plan) -> Iterator[str]:
+    """Yield why the optimizer or the schedule cannot be used."""
+    settings = (settings_of(Recipe), plan.recipe._asdict()), (settings_of(Plan), {"rounds": plan.rounds})
+    if any(list(problems_of(*each)) for each in settings):
+        return
+    try:
+        own = own_optimizer.find(plan.recipe)
+        at_round(plan.recipe, 1, plan.rounds)
+        at_round(plan.recipe, plan.rounds, plan.rounds)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if own is not None and plan.recipe.weight_decay:
+        yield "weight_decay is set, but an optimizer of yours does not use it: remove it, and decay the value yourself"
 
 
 def _augmentation_problems(plan: Plan) -> Iterator[str]:

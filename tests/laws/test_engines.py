@@ -11,6 +11,8 @@ from fedloru.engine import choose
 from fedloru.method import State
 from fedloru.net import Batch, Loss
 from fedloru.net.loss import find
+from fedloru.recipe import Recipe
+from fedloru.tree import Params
 from tests.laws.cases import CLASSES, SIZES, World, world
 
 TOLERANCE = 1e-9
@@ -39,6 +41,21 @@ def test_fused_equals_sequential_in_a_regression(method: str, loss: str | Loss) 
     y = torch.rand(sum(SIZES), CLASSES, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     cell = cell._replace(data=cell.data | {"y": y}, net=cell.net._replace(losses=find(loss)))
     assert largest_difference(cell.rounds(2), cell.rounds(2, "fused")) < TOLERANCE
+
+
+def lion(value: Tensor, gradient: Tensor, state: Params, lr: float, step: int) -> tuple[Tensor, Params]:
+    mean = state.get("mean", torch.zeros_like(value))
+    mixed = 0.9 * mean + 0.1 * gradient
+    scale = 1 + value.norm() / (1 + step)  # of the whole tensor, and of the number of steps
+    return value - lr * scale * torch.tanh(5 * mixed), {"mean": 0.99 * mean + 0.01 * gradient}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedloru", "pfedloru"])
+def test_fused_equals_sequential_with_an_optimizer_of_yours(method: str, model: str) -> None:
+    cell = world(method, model)
+    cell = cell._replace(recipe=Recipe(f"python:{__name__}:lion", lr=0.05, batch_size=4, epochs=2))
+    assert largest_difference(cell.rounds(2), cell.rounds(2, "fused")) < TOLERANCE
+    assert choose("fused", cell.net, cell.method, cell.method.init(cell.net, 3), cell.data, cell.recipe).name == "fused"
 
 
 @pytest.mark.parametrize("path", ["activation", "weight"])

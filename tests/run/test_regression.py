@@ -146,7 +146,7 @@ def test_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_models_with_the_wrong_number_of_outputs_are_refused() -> None:
     net = fl.make(fl.models.build("mlp", channels=5, size=1, classes=2, seed=0))
-    with pytest.raises(FedloruError, match=r"returns \(\d, 2\) for targets of shape"):
+    with pytest.raises(FedloruError, match=r"returns \(1, 2\) for an example of 'tanh'.*one output per target"):
         list(fl.run(net, fl.fedavg(), DATA, fl.data.iid(DATA, 4), rounds=1, cohort=2))
 
 
@@ -155,3 +155,31 @@ def test_several_targets() -> None:
     net = fl.make(fl.models.build("mlp", channels=5, size=1, classes=2, seed=0))
     (row,) = fl.run(net, fl.fedavg(), both, fl.data.iid(both, 4), rounds=1, cohort=2)
     assert row["test_rmse"] > 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "settings", "error", "message"),
+    [
+        (
+            scalar,
+            {},
+            ModelError,
+            r"trained on 2 examples of 'tanh': the loss has shape \(\) for a batch of 2",
+        ),
+        (lambda outputs, batch: fourth(outputs, batch) / 0, {}, ModelError, "untrained model has losses of"),
+        (lambda outputs, batch: fourth(outputs.detach(), batch), {}, ModelError, "no gradient reaches"),
+        (
+            "mse",
+            {"metrics": {"mine": broken}},
+            ConfigError,
+            r"on 40 test examples.*\n.*mine: it failed with Key",
+        ),
+        ("mse", {"metrics": {"mine": "acu"}}, ConfigError, "metrics is .*expected a list of 'auc'"),
+    ],
+)
+def test_losses_and_metrics_of_yours_are_tried_out(
+    losses: Any, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    net = fl.make(fl.models.build("mlp", channels=5, size=1, classes=1, seed=0), losses=losses)
+    with pytest.raises(error, match=message):
+        fl.run(net, fl.fedavg(), DATA, fl.data.iid(DATA, 4), rounds=1, cohort=2, **settings)

@@ -120,7 +120,7 @@ def test_values_of_the_wrong_type_are_refused(settings: dict[str, Any], problem:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "optimizer": ("sgdd", "'sgd', 'adam' or 'adamw'"),
+    "optimizer": ("sgdd", "'sgd', 'adam' or 'adamw', or python:package.module:function"),
     "lr": (float("nan"), "a number >= 0"),
     "momentum": (1.0, "a number in [0, 1)"),
     "weight_decay": (-1e-4, "a number >= 0"),
@@ -131,7 +131,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "batch_size": (True, "an integer >= 1"),
     "drop_last": (1, "true or false"),
     "clip": (-1.0, "a number >= 0 or None"),
-    "schedule": ("cosin", "'constant', 'cosine' or 'step'"),
+    "schedule": ("cosin", "'constant', 'cosine' or 'step', or python:package.module:function"),
     "decay_every": (0, "an integer >= 1"),
     "decay": (float("inf"), "a number > 0"),
     "crop": (-1, "an integer >= 0"),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fedloru import tree
+from fedloru import own_optimizer, tree
 from fedloru.data import Examples, batches_per_epoch, by_length
 from fedloru.engine.fused.chunk import train_chunk, trains_by_products
 from fedloru.engine.fused.fold import Forward, LayerPath, fold, vmapped
@@ -43,6 +43,8 @@ def approve(
     net: Net, method: Method, state: State, data: Examples, recipe: Recipe, path: LayerPath = "auto"
 ) -> Fused | str:
     """Return the first fused forward pass that agrees with the plain one, or the reason why none does."""
+    if unsupported := own_optimizer.problem(recipe):
+        return unsupported
     stacked = forward_tensors(net, method, state)
 
     def problem(candidate: Forward, **settings: Any) -> str | None:

@@ -15,24 +15,30 @@ from torch import Tensor
 from fedloru.engine.fused import stack
 from fedloru.engine.fused.gradients import Gradient, Outer, dense, norms
 from fedloru.engine.fused.local_weight import LocalWeight
+from fedloru.own_optimizer import Step, find, stacked
 from fedloru.recipe import Recipe
 from fedloru.tree import Params
 
 
 class Optimizer(NamedTuple):
-    """SGD with momentum, Adam or AdamW over stacked parameters, with per-client gradient-norm clipping.
+    """SGD with momentum, Adam, AdamW or an own one over stacked parameters, with per-client gradient-norm clipping.
 
-    ``local`` are the weights that update themselves, by SGD.
+    ``local`` are the weights that update themselves, by SGD. ``kept`` is what an ``own`` optimizer keeps for each key,
+    stacked over all clients, and {} before the first step.
     """
 
     recipe: Recipe
     values: Params
     moments: list[Params]
     local: Mapping[str, LocalWeight] = {}
+    own: Step | None = None
+    kept: dict[str, Params] = {}
 
     @classmethod
     def create(cls, recipe: Recipe, values: Params, local: Mapping[str, LocalWeight] | None = None) -> Optimizer:
         """Return an optimizer of ``values`` before its first step."""
+        if (own := find(recipe)) is not None:
+            return cls(recipe, values, [], local or {}, own, {key: {} for key in values})
         moments = (1 if recipe.momentum else 0) if recipe.optimizer == "sgd" else 2
         zeros = [{key: torch.zeros_like(v) for key, v in values.items()} for _ in range(moments)]
         return cls(recipe, values, zeros, local or {})
@@ -58,11 +64,23 @@ class Optimizer(NamedTuple):
         for key, value in self.values.items():
             g = gradients[key] if key in gradients else torch.zeros_like(value)
             moments = [moment[key] for moment in self.moments]
-            if self.recipe.optimizer == "sgd":
+            if self.own is not None:
+                self._own(self.own, key, _scaled(g, factors), step)
+            elif self.recipe.optimizer == "sgd":
                 self._sgd(value, g, factors, moments)
             else:
                 mean, square = moments
                 self._adam(value, _scaled(g, factors), mean, square, step)
+
+    def _own(self, own: Step, key: str, g: Tensor, step: int) -> None:
+        value, kept, m = self.values[key], self.kept[key], len(g)
+        new, state = stacked(own, value, g, stack.first(kept, m), self.recipe.rate, step)
+        value.copy_(new)
+        if not kept:  # all clients take the first step
+            kept.update(state)
+            return
+        for name, each in state.items():
+            kept[name][:m] = each
 
     def _sgd(self, p: Tensor, g: Gradient, factors: Tensor | None, moments: list[Tensor]) -> None:
         r = self.recipe
