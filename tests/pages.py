@@ -9,7 +9,7 @@ temporary working directory:
   are run, the commands of ``NOT_RUN`` are not, and others fail. A command fails if and only if the page shows an error.
   ``> FILE`` saves what it prints.
 - A block with a title, such as ``toml title="my.toml"``, is saved as that file. Other ``toml`` blocks are
-  configurations.
+  configurations, and ``json`` blocks are valid JSON.
 - Code in a comment, from ``<!-- setup`` to ``-->``, is run but not shown: it prepares files that a reader would have.
 
 In an output, ``...`` stands for anything, and white space is not compared. ``UPDATE_DOCS=1`` writes the outputs.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
@@ -116,6 +117,8 @@ class Session:
                 self.console(command, block.start("text"))
         elif block["language"] == "toml":
             parse(tomllib.loads(block["text"]))
+        elif block["language"] == "json":
+            json.loads(block["text"])
         else:
             assert block["language"] == "text", f"{self.page.name}: nothing runs a block of {block['language']}"
 

@@ -17,6 +17,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # between versions of transformers and PEFT
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_work_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
