@@ -2,6 +2,7 @@
 
 from fedloru import config, data, hf, methods, models
 from fedloru.api import resume, run, start
+from fedloru.comparison import compare
 from fedloru.errors import FedloruError
 from fedloru.exports import export
 from fedloru.laws import check
@@ -32,6 +33,7 @@ __all__ = [
     "attach",
     "blocks",
     "check",
+    "compare",
     "config",
     "data",
     "export",

@@ -51,14 +51,18 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},
     "report": frozenset({"errors", "files", "reading", "schema", "settings"}),
+    "comparison": frozenset({"errors", "files", "reading", "schema", "settings", "data", "methods", "run", "report"})
+    | {"analysis"},
     "presets": frozenset(),
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf", "presets"},
     "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE
     | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower", "presets"}
-    | {"__init__"},  # for the version
-    "public": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"},
+    | {"__init__", "comparison"},  # for the version
+    "public": TO_ENGINE
+    | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"}
+    | {"comparison"},
     "__init__": frozenset({"launch", "public"}),
     "__main__": frozenset({"cli"}),
     "launch": frozenset(),
@@ -81,7 +85,7 @@ ALLOWED_IN = {
     "peft": "hf/",
     "tokenizers": "hf/",
     "curvlinops": "analysis/",
-    "scipy": "analysis/",
+    "scipy": ("analysis/", "comparison/paired"),
     "matplotlib": "analysis/",
     "ray": "engine/ray",
     "cryptography": "flower/",

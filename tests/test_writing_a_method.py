@@ -124,7 +124,7 @@ def test_the_commands_of_the_page(cli: Cli) -> None:
     (line,) = [line for line in outputs["methods"].stdout.splitlines() if line.split()[:1] == ["topk"]]
     assert "unsent" in line
     table = [line.split()[0] for line in outputs["compare"].stdout.splitlines() if line.split()[1:2] == ["0"]]
-    assert table == ["fedloru", "topk"]
+    assert table == ["FedLoRU", "topk"]
     if os.environ.get("UPDATE_DOCS"):
         shown(3, outputs["compare"].stdout.partition("ETA 0.00 s\n")[2].rpartition("ETA 0.00 s\n")[2])
 

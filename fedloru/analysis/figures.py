@@ -1,4 +1,4 @@
-"""The style of figures for papers, and how to save them as PDF and PNG; equal data gives identical bytes.
+"""The style of figures for papers, and how to save them as PDF, PNG and SVG; equal data gives identical bytes.
 
 Figures are made without pyplot, so they need no display and depend neither on global state nor on earlier figures.
 """
@@ -57,11 +57,13 @@ SETTINGS: dict[Any, Any] = {
     "errorbar.capsize": 2,
     "pdf.fonttype": 42,  # TrueType fonts, which journals accept
     "savefig.dpi": 300,
+    "svg.hashsalt": "fedloru",  # ids of elements are random otherwise
 }
 
 FORMATS: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "ModDate": None, "Creator": "fedloru", "Producer": "matplotlib"},
     ".png": {"Software": "fedloru"},
+    ".svg": {"Creator": "fedloru", "Date": None},
 }
 """The metadata to save with each format; it contains nothing that depends on the date or the version."""
 
@@ -96,17 +98,17 @@ def legend(axes: Axes, columns: int = 2, title: str | None = None) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, title=title)
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``figure`` to ``stem`` with the suffixes .pdf and .png, and return the two paths.
+def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".pdf", ".png")) -> list[Path]:
+    """Write ``figure`` to ``stem`` with each of ``suffixes``, which are keys of ``FORMATS``, and return the paths.
 
     Raises:
         OSError: the folder is missing or not writable.
     """
     paths = []
-    for suffix, metadata in FORMATS.items():
+    for suffix in suffixes:
         data = io.BytesIO()
         with paper_style():
-            figure.savefig(data, format=suffix[1:], metadata=metadata)
+            figure.savefig(data, format=suffix[1:], metadata=FORMATS[suffix])
         path = stem.with_name(stem.name + suffix)
         write_atomic(path, data.getvalue())
         paths.append(path)

@@ -1,57 +1,119 @@
-"""The comparison of runs on the terminal, as CSV and as a page."""
+"""The comparison of runs on the terminal, and the files it is written to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 
-from fedloru import report as reports
 from fedloru.cli.app import COMMAND_LINE, say
-from fedloru.errors import ConfigError, RunFolderError
-from fedloru.report import Group
-from fedloru.report.plotly_script import is_shared
+from fedloru.cli.output import console, print_json
+from fedloru.comparison import Comparison, places, texts
+from fedloru.comparison.compared import of_records, records_of
+from fedloru.comparison.groups import grouped
+from fedloru.comparison.labels import of_method
+from fedloru.comparison.page import terminal_tables
+from fedloru.comparison.pictures import check_pictures
+from fedloru.errors import ConfigError, choices, quoted
+from fedloru.report.records import Records
+from fedloru.schema import shown
 
 
-def check_count(runs: int) -> None:
-    """Check that there are at least two runs to compare.
+class Files(NamedTuple):
+    """The files to write, each or None; ``pictures`` may be a folder."""
+
+    page: Path | None
+    pictures: Path | None
+    latex: Path | None
+    markdown: Path | None
+    table: Path | None
+    rounds: Path | None
+
+    def check(self) -> None:
+        """Check that all files can be written.
+
+        Raises:
+            FedloruError: one cannot be written, or matplotlib is not installed.
+        """
+        for kind, path in self._asdict().items():
+            if path and kind == "pictures":
+                check_pictures(path)
+            elif path:
+                places.check_place(path, kind)
+
+    def write(self, comparison: Comparison, quiet: bool) -> None:
+        """Write the files."""
+        for kind, path in self._asdict().items():
+            if path:
+                _write(comparison, kind, path)
+                if not quiet:
+                    typer.echo(f"{TITLES[kind]}: {path}")
+
+
+TITLES = {
+    "page": "Page",
+    "pictures": "Pictures",
+    "latex": "LaTeX",
+    "markdown": "Markdown",
+    "table": "Table",
+    "rounds": "Rounds",
+}
+TEXTS = {"latex": texts.latex, "markdown": texts.markdown, "table": texts.table_csv, "rounds": texts.rounds_csv}
+
+
+def _write(comparison: Comparison, kind: str, path: Path) -> None:
+    if kind == "page":
+        comparison.page(path)
+    elif kind == "pictures":
+        comparison.pictures(path)
+    else:
+        places.write(path, TEXTS[kind](comparison.results), kind)
+
+
+def compared(
+    runs: Sequence[Path], baseline: str | None, metric: str | None, target: float | None, names: Sequence[str]
+) -> Comparison:
+    """Return the comparison of the runs in the folders ``runs``; ``names`` has entries OLD=NEW.
 
     Raises:
-        ConfigError: there are fewer.
+        FedloruError: there are fewer than two, one cannot be read, none has been evaluated, or a name is not known.
     """
-    if runs < 2:
+    records = records_of(runs)
+    with shown("the comparison"):
+        return of_records(records, baseline, metric, target, _names(names, records))
+
+
+def output(comparison: Comparison, quiet: bool, as_json: bool) -> None:
+    """Print the cautions, and the comparison: as JSON, or as tables unless ``quiet``."""
+    for caution in comparison.cautions:
+        say(f"Note: {caution}")
+    if as_json:
+        results = comparison.results
+        print_json({"metric": results.metric.name, "target": results.target, "groups": comparison.rows})
+    elif not quiet:
+        screen = console()
+        for table in terminal_tables(comparison.results, screen.width):
+            screen.print(table)
+
+
+def _names(entries: Sequence[str], records: Sequence[Records]) -> dict[str, str]:
+    """Return the new names by the old ones, each a label or a method, which may contain "="."""
+    groups = grouped(records) if entries else []
+    known = [*(group.label for group in groups), *(name for group in groups for name in of_method(group.settings))]
+    return dict(_name(entry, known) for entry in entries)
+
+
+def _name(entry: str, known: Sequence[str]) -> tuple[str, str]:
+    splits = [(entry[:index], " ".join(entry[index + 1 :].split())) for index, c in enumerate(entry) if c == "="]
+    if not any(new for _, new in splits):
+        raise ConfigError([f"--name is {quoted(entry)}, expected OLD=NEW, such as fedloru=Ours"], COMMAND_LINE)
+    found = [(old, new) for old, new in splits if old in known and new]
+    if not found:
+        old = splits[-1][0]
         raise ConfigError(
-            ["there is nothing to compare: name at least two run folders, or use --config with --vary or --seeds"],
+            [f"--name: {quoted(old)} is neither a label nor a method of the runs{choices(old, dict.fromkeys(known))}"],
             COMMAND_LINE,
         )
-
-
-def groups(folders: list[Path]) -> list[Group]:
-    """Return the runs in ``folders``, those that differ only in the seed as one group.
-
-    Raises:
-        FedloruError: there are fewer than two, one cannot be read, or none has been evaluated.
-    """
-    distinct = {folder.resolve(): folder for folder in folders if not is_shared(folder)}
-    check_count(len(distinct))
-    runs = [reports.read(folder) for folder in distinct.values()]
-    if not any(row["test_loss"] is not None for run in runs for row in run.rounds):
-        raise RunFolderError("there is nothing to compare: none of the runs has been evaluated yet")
-    return reports.grouped(runs)
-
-
-def output(groups: list[Group], page: Path | None, csv: Path | None, target: float | None, quiet: bool) -> None:
-    """Print the comparison of ``groups`` unless ``quiet``, and write it to the files ``page`` and ``csv``."""
-    from rich.console import Console
-
-    for caution in reports.cautions(groups):
-        say(f"Note: {caution}")
-    if not quiet:
-        Console().print(reports.comparison_table(groups, target))
-    if csv:
-        reports.write_csv(csv, groups)
-    if page:
-        reports.write_comparison(page, groups, target)
-    for name, path in (("CSV", csv), ("Page", page)):
-        if path and not quiet:
-            typer.echo(f"{name}: {path}")
+    return found[-1]

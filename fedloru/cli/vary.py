@@ -5,18 +5,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import compress, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru import api, config
 from fedloru.cli.app import COMMAND_LINE, say
 from fedloru.cli.training import follow
+from fedloru.comparison.compared import NOTHING
 from fedloru.config import Config
 from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError, quoted
 from fedloru.run.folder import RunFolder, is_free
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
+
+
+Option = tuple[str, str]
+"""A varied setting: its key, and one of its values."""
+
+
+class Combination(NamedTuple):
+    """One value of each varied setting, and all changes of the configuration."""
+
+    values: tuple[Option, ...]
+    changes: list[str]
 
 
 class Planned(NamedTuple):
@@ -29,25 +41,49 @@ class Planned(NamedTuple):
 def planned(source: str, overrides: Sequence[str], vary: Sequence[str], seeds: int, out: Path | None) -> list[Planned]:
     """Return all runs, checked against existing folders; nothing is trained or written.
 
+    A setting is not applied to a method, or another form, that does not have it, if others do: then one run stands for
+    all its values.
+
     Raises:
-        ConfigError: a configuration has problems, or ``vary`` cannot be parsed.
+        ConfigError: a configuration has problems, ``vary`` cannot be parsed, or there are fewer than two runs.
         RunFolderError: a folder exists and has another configuration.
     """
     parent = out or Path("runs", f"compare-{Path(source).stem}")
     runs = []
-    for values in product(*map(_options, vary)):
+    for values, changes in _combinations(source, overrides, [_options(entry) for entry in vary]):
         for seed in range(seeds):
             folder = parent / "_".join([*(_slug(*value) for value in values), f"seed-{seed}"])
-            changes = [f"{key}={value}" for key, value in values]
             fixed = [f"seed={seed}", f"output.dir={json.dumps(str(folder))}"]
-            runs.append(Planned(folder, config.load(source, [*overrides, *changes, *fixed])))
+            runs.append(Planned(folder, config.load(source, [*changes, *fixed])))
+    if len(runs) < 2:
+        raise ConfigError([NOTHING], COMMAND_LINE)
     for run in runs:
         _check_existing(run)
     return runs
 
 
-def make(runs: Sequence[Planned], quiet: bool) -> None:
-    """Train the runs that are missing, and resume those that were interrupted.
+def _combinations(source: str, overrides: Sequence[str], options: Sequence[Sequence[Option]]) -> list[Combination]:
+    """Return the distinct combinations of values, each without the settings that its method or another form lacks.
+
+    A setting that no combination has remains in all of them, so that loading the configuration reports it.
+    """
+    every = [Combination(values, [*overrides, *map("=".join, values)]) for values in product(*options)]
+    known = [[config.has(key, source, each.changes) for key in map(_key, each.changes)] for each in every]
+    used = {_key(change) for each, has in zip(every, known, strict=True) for change in compress(each.changes, has)}
+    kept: dict[tuple[Option, ...], Combination] = {}
+    for each, has in zip(every, known, strict=True):
+        changes = [change for change, known in zip(each.changes, has, strict=True) if known or _key(change) not in used]
+        values = tuple(value for value in each.values if "=".join(value) in changes)
+        kept.setdefault(values, Combination(values, changes))
+    return list(kept.values())
+
+
+def _key(change: str) -> str:
+    return change.partition("=")[0].strip()
+
+
+def make(runs: Sequence[Planned], quiet: bool, on_stderr: bool = False) -> None:
+    """Train the runs that are missing, and resume those that were interrupted; display rounds on stdout or on stderr.
 
     Raises:
         FedloruError: a run cannot be started or fails; the results of earlier runs are kept.
@@ -58,7 +94,7 @@ def make(runs: Sequence[Planned], quiet: bool) -> None:
         if not quiet:
             say(f"Run {number} of {len(unfinished)}: {'resuming ' if started else ''}{run.folder}")
         try:
-            follow(api.resume(run.folder) if started else api.start(run.config), quiet)
+            follow(api.resume(run.folder) if started else api.start(run.config), quiet, on_stderr)
         except (FedloruError, OSError, KeyboardInterrupt) as error:
             next_step = "repeat the command to continue"
             if isinstance(error, TrainingError):
@@ -81,7 +117,7 @@ def split(values: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _options(vary: str) -> list[tuple[str, str]]:
+def _options(vary: str) -> list[Option]:
     key, equals, values = vary.partition("=")
     options = [(key.strip(), value) for value in split(values)]
     if not (equals and key.strip() and all(value for _, value in options)):

@@ -12,7 +12,7 @@ from fedloru.config.derive import Forms
 from fedloru.config.parse import parse
 from fedloru.config.plan import OPEN, completed, plan
 from fedloru.config.schema import SECTIONS, Config, Top
-from fedloru.config.source import DEMO, dump, load, stored, text
+from fedloru.config.source import DEMO, dump, has, load, stored, text
 from fedloru.presets import presets
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Top",
     "completed",
     "dump",
+    "has",
     "load",
     "parse",
     "plan",

@@ -45,6 +45,29 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     return parse(_merge(default, _merge(_without_replaced(table, changes), changes)), name)
 
 
+def has(key: str, source: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
+    """Return whether a configuration has the setting ``key``, such as "method.tau", which FedAvg does not have.
+
+    An unknown section, method or other form has every setting: ``load`` reports it.
+
+    Raises:
+        ConfigError: the file or preset cannot be read, or an override is not of the form ``key=value``.
+    """
+    section, _, name = key.partition(".")
+    forms = SECTIONS.get(section)
+    changes = _overrides(overrides)
+    table = _merge(_without_replaced(_read(str(source or DEMO)), changes), changes).get(section, {})
+    form = forms.find(forms.named(table)) if forms and isinstance(table, dict) else None
+    if form is None:
+        return True
+    field = form.model_fields.get(name.partition(".")[0])
+    return field is not None and all(
+        table.get(item.key, form.model_fields[item.key].default) in item.values
+        for item in field.metadata
+        if isinstance(item, When)
+    )
+
+
 def stored(table: Table, name: str) -> Config:
     """Return the configuration stored in a run folder; earlier versions of fedloru had other defaults.
 

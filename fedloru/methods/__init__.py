@@ -24,10 +24,21 @@ from fedloru.methods.declare import (
 )
 from fedloru.methods.wrappers import WRAPPERS
 from fedloru.methods.wrappers.catalogue import *  # noqa: F403
-from fedloru.settings import Table, calling, check, listed, settings_of
+from fedloru.settings import Table, calling, check, listed, settings_of, short, summary_of
 
 METHODS: Table[Callable[..., Method]] = Table("method", listed(catalogue))
 """The methods by name; ``METHODS.find`` also finds ``python:package.module:function``."""
+
+
+def title(name: str) -> str:
+    """Return the name of a method as papers write it, such as "FedLoRU": how the docstring of its function begins.
+
+    A ``python:`` name is not resolved: the title is the name of the function.
+    """
+    if name not in METHODS:
+        return short(name)
+    words, colon, _ = summary_of(METHODS[name]).partition(":")
+    return words.partition(" (")[0] if colon else name
 
 
 def make(name: str, settings: Mapping[str, Any]) -> Method:

@@ -1,4 +1,4 @@
-"""Reports on runs: reading run folders, HTML pages with figures for one run or several, tables, and live progress.
+"""Reports on a run: reading run folders, the HTML page with its figures, tables, and live progress.
 
 plotly and rich are imported only when something is rendered. ::
 
@@ -13,10 +13,6 @@ plotly and rich are imported only when something is rendered. ::
                      generations         texts that a language model generated
                      plotly_script       embeds or shares the plotting script
                      live                progress and summary on the terminal
-    several runs     groups              group runs by configuration
-                     results             the results table and the CSV file
-                     comparison          the comparison page and table
-                     comparison_figures  the figures of the comparison page
     shared           columns             rows declared once, as a table or as JSON
                      blocks, stylesheet  HTML building blocks; the CSS and the script, from assets/
                      terms               the terms that pages explain, as the glossary does
@@ -24,27 +20,17 @@ plotly and rich are imported only when something is rendered. ::
                      units, names        number formats; short names of layers
 """
 
-from fedloru.report.comparison import comparison, comparison_table, write_comparison
-from fedloru.report.groups import Group, cautions, grouped
 from fedloru.report.live import Live, summary_table
 from fedloru.report.page import page, write
 from fedloru.report.records import Records, read
-from fedloru.report.results import write_csv
 from fedloru.schema import shown
 
 __all__ = [
-    "Group",
     "Live",
     "Records",
-    "cautions",
-    "comparison",
-    "comparison_table",
-    "grouped",
     "page",
     "read",
     "shown",
     "summary_table",
     "write",
-    "write_comparison",
-    "write_csv",
 ]

@@ -28,7 +28,7 @@ def test_missing_runs_are_trained_and_finished_runs_are_reused(cli: Cli) -> None
     assert len(after) == 4 and before.items() <= after.items()
     lines = list(csv.DictReader(Path("cmp.csv").read_text().splitlines()))
     assert [(line["group"], line["seed"], line["round"]) for line in lines] == [
-        (group, seed, round) for group in ("fedavg", "fedloru") for seed in "01" for round in "12"
+        (group, seed, round) for group in ("FedAvg", "FedLoRU") for seed in "01" for round in "12"
     ]
     last = rows(HERE / "fedloru_seed-1")[-1]
     assert (float(lines[-1]["accuracy"]), float(lines[-1]["up_mb"])) == (
@@ -42,15 +42,16 @@ def test_the_table_has_a_row_per_group(cli: Cli) -> None:
     cli(*MAKE, *METHODS, "--seeds", "2")
     output = cli("compare", *HERE.iterdir(), "--target", "1").stdout
     lines = [line.split() for line in output.splitlines()]
-    for name in ("fedavg", "fedloru"):
-        (line,) = [line for line in lines if line[:1] == [name]]
-        assert line[1:3] == ["0,", "1"] and line[4] == "±"
-    assert output.count("not reached") == 4 and "rounds to" in output
+    for name in ("FedAvg", "FedLoRU"):
+        (line,) = [line for line in lines if line[:3] == [name, "0,", "1"]]
+        assert line[4] == "±"
+    assert output.count("reached") == 4 and "rounds" in output
+    assert "Mean difference from FedAvg over shared seeds" in output
 
 
 def test_a_single_seed_shows_no_spread(cli: Cli) -> None:
     output = cli(*MAKE[:-1], *METHODS).stdout
-    assert "±" not in output and "fedloru" in output
+    assert "±" not in output and "FedLoRU" in output and "Fewer than two shared seeds" in output
 
 
 def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
@@ -60,7 +61,7 @@ def test_an_interrupted_run_is_resumed(cli: Cli) -> None:
     for path in (cut / "checkpoint").glob("*2.*"):
         path.unlink()
     output = cli("compare", *HERE.iterdir())
-    assert "0*" in output.stdout and "fedloru_seed-0 (fedloru, seed 0) is not finished" in output.stderr
+    assert "0*" in output.stdout and "fedloru_seed-0 (FedLoRU, seed 0) is not finished" in output.stderr
     output = cli(*MAKE[:-1], *METHODS)
     assert "resuming" in output.stderr and "round 2/2" in output.stdout and "round 1/2" not in output.stdout
     assert rows(cut) == whole and (cut / "summary.json").is_file()
@@ -101,6 +102,57 @@ def test_settings_and_lists_can_be_varied_together(cli: Cli) -> None:
     ]
 
 
+def test_a_varied_setting_applies_to_the_methods_that_have_it(cli: Cli) -> None:
+    tau = ("--vary", "method.tau=1,2")
+    cli(*MAKE, *METHODS, *tau, "--table", "table.csv")
+    assert sorted(times(HERE)) == ["fedavg_seed-0", "fedloru_tau-1_seed-0", "fedloru_tau-2_seed-0"]
+    lines = list(csv.DictReader(Path("table.csv").read_text("utf-8").splitlines()))
+    assert [line["group"] for line in lines] == ["FedAvg", "FedLoRU τ=1", "FedLoRU τ=2"]
+    before = times(HERE)
+    cli(*MAKE, *tau, *METHODS, "--vary", "model.name=mlp,cnn", "--vary", "model.hidden=[8],[9]", "--out", "models")
+    assert len(times(Path("models"))) == 3 * (2 + 1) and times(HERE) == before
+    cli(*MAKE, *METHODS, "-s", "method.tau=1", "--out", "set")
+    assert sorted(times(Path("set"))) == ["fedavg_seed-0", "fedloru_seed-0"]
+    refused = cli(*MAKE, "--vary", "method.name=fedavg,fedlora", *tau, "--out", "new", code=2).stderr
+    assert "method.tau is set, but only method.name = " in refused and not Path("new").exists()
+
+
+def test_settings_that_depend_on_another_are_varied_where_they_have_an_effect(cli: Cli) -> None:
+    cli(*MAKE, "--vary", "client.optimizer=sgd,adamw", "--vary", "client.momentum=0,0.5", "--out", "here")
+    assert sorted(times(Path("here"))) == [
+        "optimizer-adamw_seed-0",
+        "optimizer-sgd_momentum-0.5_seed-0",
+        "optimizer-sgd_momentum-0_seed-0",
+    ]
+
+
+def test_all_files_with_other_names(cli: Cli) -> None:
+    files = {"-o": "c.html", "--latex": "t.tex", "--markdown": "t.md", "--table": "t.csv", "--csv": "r.csv"}
+    files |= {"--pictures": "figures"}
+    options = [word for pair in files.items() for word in pair]
+    names = ("--name", "fedloru=Ours", "--name", "FedAvg=FedAvg (a=b)", "--baseline", "Ours", "--target", "0.1")
+    for _ in range(2):  # the files of a comparison are replaced
+        output = cli(*MAKE[:-1], *METHODS, "--seeds", "2", *names, *options).stdout
+    for name, path in zip(("Page", "LaTeX", "Markdown", "Table", "Rounds", "Pictures"), files.values(), strict=True):
+        assert f"{name}: {path}" in output and Path(path).exists()
+    for path in ("c.html", "t.tex", "t.md", "t.csv", "r.csv", "figures/accuracy-over-rounds.svg"):
+        text = Path(path).read_text("utf-8")
+        assert "Ours" in text or path.endswith("svg")
+    assert "Mean difference from Ours over shared seeds" in Path("t.md").read_text("utf-8")
+    assert Path("figures/accuracy-over-bytes.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_files_of_runs_are_kept(cli: Cli) -> None:
+    cli(*MAKE, *METHODS)
+    page = HERE / "fedavg_seed-0" / "report.html"
+    before = page.read_bytes()
+    output = cli("compare", HERE, "-o", page, code=2)
+    assert "is in the run folder" in output.stderr and output.stdout == "" and page.read_bytes() == before
+    Path("paper.tex").write_text("my paper")
+    assert "paper.tex exists and is not the LaTeX" in cli("compare", HERE, "--latex", "paper.tex", code=2).stderr
+    assert Path("paper.tex").read_text() == "my paper"
+
+
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
@@ -125,9 +177,11 @@ def test_values_are_split_at_commas_outside_of_brackets_and_strings(values: str,
         (("--config", "nowhere", "--seeds", "2"), "there is no such file and no such preset"),
         (("a", "--config", "small"), "both given"),
         (("a", "b", "--vary", "method.tau=1,2"), "--vary requires --config"),
-        (("a", "b", "--target", "90"), "--target is 90, expected an accuracy"),
         (("a", "b", "-o", "no/where.html"), "no/where.html is in a folder that does not exist"),
+        (("a", "b", "--latex", "."), ". is a folder"),
+        (("a", "b", "--pictures", "curves.jpg"), "curves.jpg is neither a folder nor a file that ends in .pdf"),
         (("--config", "small", "--vary", "method.tua=1,2"), "method.tua is not a setting"),
+        (("--config", "small", "--vary", "method.tau=1,0"), "method.tau is 0"),
         (("--config", "small", "--vary", "method.tau"), "is not of the form key=value,value"),
         (("--config", "small", "--vary", "method.tau=1,,2"), "is not of the form key=value,value"),
         (("--config", "small", "--vary", "method.tau=1,1"), "names a value twice"),
@@ -143,6 +197,23 @@ def test_mistakes(cli: Cli, args: tuple[str, ...], message: str) -> None:
 def test_the_same_folder_twice_is_one_run(cli: Cli) -> None:
     cli(*MAKE, *METHODS)
     assert "nothing to compare" in cli("compare", HERE / "fedavg_seed-0", HERE / "fedavg_seed-0", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--name", "fedloru"), "--name is 'fedloru', expected OLD=NEW"),
+        (("--name", "FedLoRu=Ours"), "'FedLoRu' is neither a label nor a method of the runs; did you mean 'FedLoRU'"),
+        (("--name", "fedloru=FedAvg"), "two groups would have the label 'FedAvg'"),
+        (("--target", "90"), "the target is 90, expected a value of accuracy in (0, 1]"),
+        (("--metric", "auc"), "the metric 'auc' was not measured by any of the runs. There are: accuracy, loss"),
+        (("--baseline", "fedprox"), "the baseline 'fedprox' is not a group of runs. There are: FedAvg, FedLoRU"),
+    ],
+)
+def test_unknown_names(cli: Cli, args: tuple[str, ...], message: str) -> None:
+    cli(*MAKE, *METHODS)
+    result = cli("compare", HERE, *args, code=2)
+    assert message in result.stderr and result.stdout == ""
 
 
 def test_runs_on_different_partitions_are_compared_with_a_note(cli: Cli) -> None:

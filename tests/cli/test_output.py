@@ -121,6 +121,13 @@ def test_numbers_that_json_lacks_are_strings(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"a": ["nan", "-inf"], "b": 1.5, "3": None}
 
 
+def test_a_comparison(cli: Cli) -> None:
+    vary = ("--vary", "method.name=fedavg,fedloru", *QUICK)
+    record = answer(cli, "compare", "--config", "small", *vary, "--target", "0.5")
+    assert [row["group"] for row in record["groups"]] == ["FedAvg", "FedLoRU"] and record["metric"] == "accuracy"
+    assert record["groups"][1]["bytes"] < record["groups"][0]["bytes"]
+
+
 def test_piped_tables_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal, a long value stays on its line, and there are no control codes."""
     for variable in ("COLUMNS", "FORCE_COLOR"):

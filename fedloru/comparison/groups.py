@@ -1,4 +1,4 @@
-"""Groups of runs: runs that differ only in seeds form a group, and the other differing settings form its label."""
+"""Groups of runs: runs that differ only in seeds form a group, which is labelled by what distinguishes it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedloru.comparison.labels import SOURCE, Settings, labels, of_method
+from fedloru.errors import ConfigError, choices, quoted
 from fedloru.report.records import Records
 from fedloru.schema import FEDERATION
-from fedloru.settings import short
 
-FORMS = ("method.name", "model.name", "data.source", "partition.scheme", "server.rule", "aggregation.rule")
-"""The settings that select the form of a section; settings of two different forms are not compared."""
+FEDAVG = "fedavg"
+"""The method that others are compared with by default."""
 
 BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "model.hash", "data.date"})
 """Settings that may differ within a group; not ``data.seed``, which determines the test examples.
 
 ``data.date`` is the time at which a run started, if its chat template prints the date.
 """
-
-Settings = dict[str, Any]
 
 
 class Group(NamedTuple):
@@ -35,18 +34,41 @@ class Group(NamedTuple):
         return tuple(run for run in self.runs if run.summary) or self.runs
 
 
-def grouped(runs: Iterable[Records]) -> list[Group]:
-    """Return the groups of ``runs``, in order of their first run."""
+def grouped(runs: Iterable[Records], names: Mapping[str, str] | None = None) -> list[Group]:
+    """Return the groups of ``runs``, in order of their first run.
+
+    ``names`` replaces labels, or the names of methods in them.
+
+    Raises:
+        ConfigError: a key of ``names`` is neither a label nor a method, or two groups would have the same label.
+    """
     by_settings: dict[str, tuple[Settings, list[Records]]] = {}
     for run in runs:
         settings = _settings(run.config)
         by_settings.setdefault(json.dumps(settings, sort_keys=True), (settings, []))[1].append(run)
-    configurations = [settings for settings, _ in by_settings.values()]
-    differing = _differing(configurations)
+    found = labels([settings for settings, _ in by_settings.values()], names or {})
     return [
-        Group(_label(settings, differing, configurations), settings, tuple(sorted(members, key=seed)))
-        for settings, members in by_settings.values()
+        Group(label, settings, tuple(sorted(members, key=seed)))
+        for label, (settings, members) in zip(found, by_settings.values(), strict=True)
     ]
+
+
+def baseline(groups: Sequence[Group], label: str | None = None) -> Group:
+    """Return the group called ``label``, which is a label or a method; by default, the first of FedAvg, or the first.
+
+    Raises:
+        ConfigError: there is no such group, or several.
+    """
+    if label is None:
+        return next((group for group in groups if group.settings.get("method.name") == FEDAVG), groups[0])
+    exact = [group for group in groups if group.label == label]
+    found = exact or [group for group in groups if label in of_method(group.settings)]
+    if len(found) != 1:
+        problem = "is the method of several groups" if found else "is not a group of runs"
+        raise ConfigError(
+            [f"the baseline {quoted(label)} {problem}{choices(label, (g.label for g in groups))}"], SOURCE
+        )
+    return found[0]
 
 
 def seed(run: Records) -> int:
@@ -101,52 +123,6 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     for name, value in config.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     return {key: value for key, value in flat.items() if key not in BY_SEED and not key.startswith("output.")}
-
-
-def _differing(configurations: Sequence[Settings]) -> list[str]:
-    """Return the settings that distinguish groups: first those in ``FORMS``, then the others that differ."""
-    keys = dict.fromkeys([*FORMS, *(key for settings in configurations for key in settings)])
-    return [key for key in keys if any(_differ(key, one, other) for one in configurations for other in configurations)]
-
-
-def _differ(key: str, one: Settings, other: Settings) -> bool:
-    """Return whether ``key`` distinguishes two groups; the settings of two methods may only have a name in common."""
-    if key in one and key in other:
-        own = key.startswith("method.") and key not in FORMS
-        return bool(one[key] != other[key]) and (not own or _same_form(key, one, other))
-    return (key in one or key in other) and _same_form(key, one, other)
-
-
-def _same_form(key: str, one: Settings, other: Settings) -> bool:
-    selectors = [form for form in FORMS if form.split(".")[0] in (key.split(".")[0], "method")]
-    return all(one.get(form) == other.get(form) for form in selectors)
-
-
-def _label(settings: Settings, differing: Sequence[str], configurations: Sequence[Settings]) -> str:
-    short_names = [_last(key) for key in differing]
-    parts = []
-    for key in differing:
-        name = key if short_names.count(_last(key)) > 1 else _last(key).replace("_", " ")
-        if key in settings:
-            parts.append(_form(key, settings, configurations) if key in FORMS else f"{name} {_format(settings[key])}")
-        elif any(key in other and _same_form(key, settings, other) for other in configurations):
-            parts.append(f"no {name}")
-    return ", ".join(parts) or short(str(settings.get("method.name", "runs")))
-
-
-def _form(key: str, settings: Settings, configurations: Sequence[Settings]) -> str:
-    """Return the name of a form as it is displayed: short, unless that of another form is the same."""
-    name = str(settings[key])
-    others = {str(other[key]) for other in configurations if key in other} - {name}
-    return name if short(name) in map(short, others) else short(name)
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
-def _format(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _which_differ(keys: Sequence[str]) -> str:

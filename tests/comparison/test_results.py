@@ -1,0 +1,120 @@
+"""Numbers against independent computations: intervals and tests against scipy, rows and files against the runs."""
+
+import csv
+import io
+from statistics import fmean, stdev
+
+import pytest
+from scipy import stats
+
+from fedloru.comparison import texts
+from fedloru.comparison.groups import Group, grouped
+from fedloru.comparison.metric import METRICS, check_target, chosen
+from fedloru.comparison.paired import difference, half_width
+from fedloru.comparison.results import differences, rows, table
+from fedloru.errors import ConfigError
+from fedloru.report import Records
+
+from .made_up import results, variant
+
+VALUES = {0: 0.91, 1: 0.88, 2: 0.95, 5: 0.90}
+OTHERS = {0: 0.90, 1: 0.89, 2: 0.93, 7: 0.10}
+
+
+def test_intervals_and_tests_equal_those_of_scipy() -> None:
+    found = difference(VALUES, OTHERS)
+    ours, theirs = [VALUES[seed] for seed in (0, 1, 2)], [OTHERS[seed] for seed in (0, 1, 2)]
+    expected = stats.ttest_rel(ours, theirs)
+    interval = expected.confidence_interval(0.95)
+    assert found.seeds == (0, 1, 2) and found.interval is not None
+    assert found.mean == pytest.approx(fmean(ours) - fmean(theirs))
+    assert found.interval == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
+    low, high = stats.t.interval(0.95, 3, fmean(VALUES.values()), stats.sem(list(VALUES.values())))
+    assert half_width(list(VALUES.values())) == pytest.approx((high - low) / 2)
+
+
+def test_without_two_shared_seeds_there_is_no_interval_and_no_test() -> None:
+    assert difference({0: 2.0}, {0: 1.5, 1: 9.0}) == ((0,), 0.5, None, None)
+    assert difference({0: 2.0}, {1: 1.5}) == ((), None, None, None)
+    equal = difference({0: 0.3, 1: 0.4, 2: 0.7}, {0: 0.1, 1: 0.2, 2: 0.5})  # up to rounding
+    assert equal.p is None and equal.interval == pytest.approx((0.2, 0.2))
+
+
+def test_rows_have_the_numbers_of_the_runs(groups: list[Group], records: Records) -> None:
+    first, second = rows(results(groups, 0.5, "FedLoRA"))
+    finals = [run.rounds[-1]["test_accuracy"] for run in groups[0].runs]
+    assert (first["group"], first["seeds"], first["baseline"]) == ("FedLoRU", [0, 1, 2], "FedLoRA")
+    assert first["accuracy"] == pytest.approx(fmean(finals)) and first["accuracy_std"] == pytest.approx(stdev(finals))
+    assert first["bytes"] == first["up_bytes"] + first["down_bytes"]
+    assert first["accuracy_difference"] == pytest.approx(0.1) and first["accuracy_pairs"] == 1
+    assert first["accuracy_p"] is None and first["accuracy_difference_low"] is None
+    assert first["bytes_difference"] == records.rounds[-1]["up_bytes_total"] / 2
+    assert first["bytes_to_target"] < first["bytes"] and first["bytes_to_target_runs"] == 3
+    assert second["accuracy_difference"] is None and second["accuracy_std"] is None
+
+
+def test_differences_are_tested_over_shared_seeds(records: Records) -> None:
+    gains = {"fedavg": (0.0, 0.03, 0.01), "fedloru": (0.02, 0.04, 0.05)}
+    runs = [variant(records, seed, name, gain) for name, each in gains.items() for seed, gain in enumerate(each)]
+    made = results(grouped(runs))
+    expected = stats.ttest_rel(gains["fedloru"], gains["fedavg"])
+    text = differences(made)
+    assert text is not None
+    assert text.rows[0][:4] == ["FedLoRU", "accuracy, points", "0, 1, 2", "+2.3"]
+    assert text.rows[0][5] == f"{expected.pvalue:.3f}" and text.rows[1][3:] == ["0", "[0, 0]", "–"]
+    assert "from FedAvg" in text.caption and "Fewer" not in text.caption
+    assert rows(made)[1]["accuracy_p"] == pytest.approx(expected.pvalue)
+
+
+def test_a_single_group_has_no_differences(records: Records) -> None:
+    assert differences(results(grouped([records]))) is None
+
+
+def test_a_metric_to_minimize_has_no_percentages_and_reaches_targets_from_above(groups: list[Group]) -> None:
+    hidden = [
+        run._replace(rounds=[row | {"test_accuracy": None, "personal": None} for row in run.rounds])
+        for group in groups
+        for run in group.runs
+    ]
+    assert chosen(hidden) == METRICS["loss"]
+    made = results(grouped(hidden), 0.5)
+    head, lines, _ = table(made)
+    cells = dict(zip(head, lines[0], strict=True))
+    last = hidden[0].rounds[-1]["test_loss"]
+    first = next(row["round"] for row in hidden[0].rounds if (row["test_loss"] or 9) <= 0.5)
+    assert cells["final loss"] == f"{last:.3f} ± 0.000" and cells["rounds to 0.5"].startswith(f"{first}")
+    assert "loss" in texts.rounds_csv(made).splitlines()[0].split(",")
+
+
+@pytest.mark.parametrize("target", [0, 90, -1, float("nan")])
+def test_a_target_is_a_possible_value(target: float) -> None:
+    with pytest.raises(ConfigError, match="the target is"):
+        check_target(target, METRICS["accuracy"])
+
+
+def test_the_rounds_have_one_line_per_run_and_round(groups: list[Group], records: Records) -> None:
+    lines = list(csv.DictReader(io.StringIO(texts.rounds_csv(results(groups)))))
+    assert len(lines) == 4 * 50 and list(lines[0])[:4] == ["group", "seed", "round", "accuracy"]
+    last = records.rounds[-1]
+    assert lines[49] == {
+        "group": "FedLoRU",
+        "seed": "0",
+        "round": "50",
+        "accuracy": str(last["test_accuracy"]),
+        "loss": str(last["test_loss"]),
+        "up_mb": str(last["up_bytes_total"] / 1e6),
+        "down_mb": str(last["down_bytes_total"] / 1e6),
+        "seconds": str(round(sum(row["seconds"] for row in records.rounds), 6)),
+    }
+    assert lines[2]["accuracy"] == ""
+
+
+def test_the_table_as_csv_has_the_rows(groups: list[Group]) -> None:
+    made = results(groups, 0.9)
+    read = list(csv.DictReader(io.StringIO(texts.table_csv(made))))
+    for line, row in zip(read, rows(made), strict=True):
+        assert line["seeds"] == " ".join(map(str, row["seeds"]))
+        assert {k: v for k, v in line.items() if k != "seeds"} == {
+            k: "" if v is None else str(v) for k, v in row.items() if k != "seeds"
+        }
