@@ -45,7 +45,8 @@ def compare(
     Args:
         runs: run folders, folders that contain run folders, and runs, which need no folder.
         baseline: the label or the method of the group that others are compared with; by default FedAvg, or the first.
-        metric: the metric, such as "loss"; by default the accuracy, or the loss if there is none.
+        metric: the metric, such as "loss"; by default that of ``eval.best``, if it is set, or the accuracy, or the
+            first further metric, or the loss.
         target: a value of the metric, such as 0.9; adds the rounds, MB and seconds until it was reached.
         names: other labels, by label or by method: {"fedloru": "Ours"} changes "FedLoRU τ=5" to "Ours τ=5".
 

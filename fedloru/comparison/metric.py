@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fedloru.comparison.labels import SOURCE
 from fedloru.errors import ConfigError, RunFolderError, choices, quoted
-from fedloru.report.records import Records, evaluations
+from fedloru.report import wording
+from fedloru.report.records import Records, evaluations, outcome
+from fedloru.schema import metric_names
+
+SHARES = frozenset({"accuracy", "exact_match", "f1"})
+"""Metrics that are fractions of 1."""
+ERRORS = frozenset({"loss", "perplexity", "mse", "rmse", "mae"})
+"""Metrics whose lowest value is the best, unless ``eval.best`` says otherwise; of others, it is the highest."""
+DEFAULT_BEST = "lowest loss"
+"""The default of ``eval.best``, with which a run does not choose a metric."""
 
 
 class Metric(NamedTuple):
-    """A score that evaluations measure: ``column`` of ``rounds.jsonl``, and how it is called and read."""
+    """A score that evaluations measure: its ``key`` in rows and files, its name in texts, and how it is read."""
 
-    column: str
+    key: str
     name: str
     higher_is_better: bool
     is_share: bool
     """Whether it is a fraction of 1, which tables show in % and differences in points."""
 
     @property
-    def key(self) -> str:
-        """The name in rows, in CSV files and in names of files."""
-        return self.name.lower().replace(" ", "_")
+    def column(self) -> str:
+        """The field of ``rounds.jsonl``."""
+        return self.key if self.key == "exact_match" else f"test_{self.key}"
 
     @property
     def scale(self) -> float:
@@ -47,40 +56,35 @@ class Metric(NamedTuple):
         return f"{value * self.scale:g}{' %' if self.is_share else ''}"
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("test_accuracy", "accuracy", higher_is_better=True, is_share=True),
-        Metric("test_loss", "loss", higher_is_better=False, is_share=False),
-        Metric("test_perplexity", "perplexity", higher_is_better=False, is_share=False),
-        Metric("test_f1", "F1", higher_is_better=True, is_share=True),
-        Metric("exact_match", "exact match", higher_is_better=True, is_share=True),
-    )
-}
-"""The metrics by name; the first that was measured is the main one."""
+def chosen(runs: Sequence[Records], key: str | None = None) -> Metric:
+    """Return the metric ``key``, or the main metric of ``runs``.
 
-
-def measured(runs: Sequence[Records]) -> list[Metric]:
-    """Return the metrics that any of ``runs`` has measured, the main one first."""
-    return [metric for metric in METRICS.values() if any(evaluations(run, metric.column) for run in runs)]
-
-
-def chosen(runs: Sequence[Records], name: str | None = None) -> Metric:
-    """Return the metric called ``name``, or the main metric of ``runs``.
+    The main one is that of ``eval.best``, if a run sets it, or the accuracy, or the first further metric, or the loss.
 
     Raises:
-        ConfigError: none of the runs has measured it.
+        ConfigError: none of the runs has measured the metric.
+        RunFolderError: none has been evaluated.
     """
-    known = {metric.name: metric for metric in measured(runs)}
+    known = {metric.key: metric for metric in measured(runs)}
     if not known:
         raise RunFolderError("there is nothing to compare: none of the runs has been evaluated yet")
-    if name is None:
-        return next(iter(known.values()))
-    if name not in known:
+    if key is None:
+        selected = [best[1] for run in runs if (best := _best(run)) and " ".join(best) != DEFAULT_BEST]
+        return known[next((name for name in selected if name in known), next(iter(known)))]
+    if key not in known:
         raise ConfigError(
-            [f"the metric {quoted(name)} was not measured by any of the runs{choices(name, known)}"], SOURCE
+            [f"the metric {quoted(key)} was not measured by any of the runs{choices(key, known)}"], SOURCE
         )
-    return known[name]
+    return known[key]
+
+
+def measured(runs: Sequence[Records]) -> Iterator[Metric]:
+    """Yield the metrics that any of ``runs`` has measured: accuracy, further metrics, the loss, and those of texts."""
+    further = metric_names(row for run in runs for row in run.rounds)
+    for key in dict.fromkeys(["accuracy", *further, "loss", "perplexity", "f1", "exact_match"]):
+        metric = Metric(key, _name(key, runs), _is_gain(key, runs), key in SHARES)
+        if any(evaluations(run, metric.column) for run in runs):
+            yield metric
 
 
 def check_target(target: float, metric: Metric) -> None:
@@ -90,8 +94,23 @@ def check_target(target: float, metric: Metric) -> None:
         ConfigError: it is out of range.
     """
     if metric.is_share and not 0 < target <= 1:
-        raise ConfigError(
-            [f"the target is {target:g}, expected a value of {metric.name} in (0, 1], such as 0.9"], "compare"
-        )
+        problem = f"expected a value of {metric.name} in (0, 1], such as 0.9"
+        raise ConfigError([f"the target is {target:g}, {problem}"], SOURCE)
     if not math.isfinite(target):
         raise ConfigError([f"the target is {target:g}, expected a number"], SOURCE)
+
+
+def _name(key: str, runs: Sequence[Records]) -> str:
+    return wording.loss(outcome(runs[0])) if key == "loss" else wording.metric(key)
+
+
+def _is_gain(key: str, runs: Sequence[Records]) -> bool:
+    declared = [best[0] for run in runs if (best := _best(run)) and best[1] == key]
+    return declared[0] == "highest" if declared else key not in ERRORS
+
+
+def _best(run: Records) -> tuple[str, str] | None:
+    """Return the order and the metric of ``eval.best``, such as ("highest", "auc")."""
+    section = run.config.get("eval", {})
+    words = str(section.get("best", "")).split() if isinstance(section, dict) else []
+    return (words[0], words[1]) if len(words) == 2 else None

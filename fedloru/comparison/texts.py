@@ -89,7 +89,7 @@ def table_csv(results: Results) -> str:
 
 def rounds_csv(results: Results) -> str:
     """Return one line of CSV per round of each run; MB and seconds are cumulative."""
-    metrics = measured([run for group in results.groups for run in group.runs])
+    metrics = list(measured([run for group in results.groups for run in group.runs]))
     head = ["group", "seed", "round", *(metric.key for metric in metrics), "up_mb", "down_mb", "seconds"]
     columns = [metric.column for metric in metrics]
     return _csv(head, (line for group in results.groups for line in _rounds(group, columns)))

@@ -206,7 +206,7 @@ def test_the_same_folder_twice_is_one_run(cli: Cli) -> None:
         (("--name", "FedLoRu=Ours"), "'FedLoRu' is neither a label nor a method of the runs; did you mean 'FedLoRU'"),
         (("--name", "fedloru=FedAvg"), "two groups would have the label 'FedAvg'"),
         (("--target", "90"), "the target is 90, expected a value of accuracy in (0, 1]"),
-        (("--metric", "auc"), "the metric 'auc' was not measured by any of the runs. There are: accuracy, loss"),
+        (("--metric", "auc"), "the metric 'auc' was not measured by any of the runs. There are: accuracy, f1, loss"),
         (("--baseline", "fedprox"), "the baseline 'fedprox' is not a group of runs. There are: FedAvg, FedLoRU"),
     ],
 )

@@ -9,7 +9,7 @@ from scipy import stats
 
 from fedloru.comparison import texts
 from fedloru.comparison.groups import Group, grouped
-from fedloru.comparison.metric import METRICS, check_target, chosen
+from fedloru.comparison.metric import Metric, check_target, chosen
 from fedloru.comparison.paired import difference, half_width
 from fedloru.comparison.results import differences, rows, table
 from fedloru.errors import ConfigError
@@ -77,20 +77,43 @@ def test_a_metric_to_minimize_has_no_percentages_and_reaches_targets_from_above(
         for group in groups
         for run in group.runs
     ]
-    assert chosen(hidden) == METRICS["loss"]
+    assert chosen(hidden).key == "loss"
     made = results(grouped(hidden), 0.5)
     head, lines, _ = table(made)
     cells = dict(zip(head, lines[0], strict=True))
     last = hidden[0].rounds[-1]["test_loss"]
     first = next(row["round"] for row in hidden[0].rounds if (row["test_loss"] or 9) <= 0.5)
-    assert cells["final loss"] == f"{last:.3f} ± 0.000" and cells["rounds to 0.5"].startswith(f"{first}")
+    assert cells["final loss (nats)"] == f"{last:.3f} ± 0.000" and cells["rounds to 0.5"].startswith(f"{first}")
     assert "loss" in texts.rounds_csv(made).splitlines()[0].split(",")
+
+
+def with_metric(run: Records, key: str, best: str | None = None) -> Records:
+    rows = [row | {f"test_{key}": row["test_loss"]} for row in run.rounds]
+    return run._replace(rounds=rows, config=run.config | {"eval": {"best": best} if best else {}})
+
+
+def test_the_main_metric_is_the_one_that_a_run_chooses(records: Records) -> None:
+    assert chosen([records]).key == "accuracy"
+    assert chosen([with_metric(records, "auc", "lowest loss")]).key == "accuracy"
+    assert chosen([records, with_metric(records, "auc", "highest auc")]).key == "auc"
+    no_accuracy = [row | {"test_accuracy": None} for row in records.rounds]
+    regression = records._replace(rounds=no_accuracy, summary=records.summary | {"task": "regression"})
+    assert chosen([regression]).name == "mean squared error"
+    assert chosen([with_metric(regression, "rmse")]) == ("rmse", "RMSE", False, False)
+
+
+def test_the_direction_of_a_metric_is_that_of_the_run_or_known(records: Records) -> None:
+    assert not chosen([with_metric(records, "error", "lowest error")], "error").higher_is_better
+    assert chosen([with_metric(records, "gain")], "gain").higher_is_better
+    assert not chosen([with_metric(records, "mae")], "mae").higher_is_better
+    with pytest.raises(ConfigError, match=r"'AUC' was not measured by any of the runs; did you mean|There are"):
+        chosen([with_metric(records, "auc")], "AUC")
 
 
 @pytest.mark.parametrize("target", [0, 90, -1, float("nan")])
 def test_a_target_is_a_possible_value(target: float) -> None:
     with pytest.raises(ConfigError, match="the target is"):
-        check_target(target, METRICS["accuracy"])
+        check_target(target, Metric("accuracy", "accuracy", higher_is_better=True, is_share=True))
 
 
 def test_the_rounds_have_one_line_per_run_and_round(groups: list[Group], records: Records) -> None:
