@@ -14,7 +14,7 @@ from fedloru.data.memory import memory
 from fedloru.data.paths import read_file
 from fedloru.data.raw import Raw, Rows, unread
 from fedloru.errors import DataError, listed, plain
-from fedloru.settings.types import Text
+from fedloru.settings.types import Count, Text
 
 Layout = Literal["auto", "splits", "classes"]
 
@@ -22,16 +22,18 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 SPLITS = ("train", "test")
 
 
-def folder(*, path: Text, layout: Layout = "auto") -> Raw:
+def folder(*, path: Text, layout: Layout = "auto", size: Count | None = None) -> Raw:
     """Read images from ``path/train/CLASS`` and ``path/test/CLASS``, or from ``path/CLASS``.
 
-    Images are PNG or JPEG files of the same size, with up to 8 bits per channel. They are turned upright, as their EXIF
-    orientation says. Hidden files, other files and images in deeper folders are not read.
+    Images are PNG or JPEG files with up to 8 bits per channel, of the same size or resized. They are turned upright, as
+    their EXIF orientation says. Hidden files, other files and images in deeper folders are not read.
 
     Args:
         path: the folder, relative to the working directory.
         layout: whether path contains splits (train and test) or classes; by default as found, and a folder that can be
             read in two ways is refused.
+        size: the height and width to which images are resized, by an antialiased bilinear filter; images that are not
+            square are stretched. By default, all images must have the same size.
 
     Raises:
         DataError: the folder is missing or contains no images, can be read in two ways, or the images differ in size,
@@ -43,12 +45,12 @@ def folder(*, path: Text, layout: Layout = "auto") -> Raw:
         raise DataError(f"there is no folder {place}; check data.path")
     found = _found(place) if layout == "auto" else layout
     if found == "classes":
-        return _read((_scan(place),))
+        return _read((_scan(place),), size)
     if not (place / "train").is_dir():
         raise DataError(f"{place} has no folder 'train': add it, or set data.layout to 'classes'")
     splits = tuple(_scan(place / name) for name in SPLITS if (place / name).is_dir())
     others = [entry.name for entry in _entries(place) if entry.name not in SPLITS]
-    return _read(splits, unread(list(map(plain, others)), f"not in {' or '.join(SPLITS)}", "item"))
+    return _read(splits, size, unread(list(map(plain, others)), f"not in {' or '.join(SPLITS)}", "item"))
 
 
 class _Scan(NamedTuple):
@@ -76,16 +78,16 @@ def _found(place: Path) -> Layout:
     )
 
 
-def _read(splits: Sequence[_Scan], others: Sequence[str] = ()) -> Raw:
+def _read(splits: Sequence[_Scan], size: int | None, others: Sequence[str] = ()) -> Raw:
     remarks = list(others)
     for scan in splits:
         for reason, names in scan.others.items():
             remarks += unread(names, f"{reason}, in {scan.place}", "item")
-    train, *test = [_rows(scan, remarks) for scan in splits]
+    train, *test = [_rows(scan, remarks, size) for scan in splits]
     return same_channels(Raw(train, test[0] if test else None, remarks=tuple(remarks)))
 
 
-def _rows(scan: _Scan, remarks: list[str]) -> Rows:
+def _rows(scan: _Scan, remarks: list[str], size: int | None) -> Rows:
     if not scan.images:
         instead = "".join(
             f"; {remark}" for reason, names in scan.others.items() for remark in unread(names, reason, "item")
@@ -98,7 +100,7 @@ def _rows(scan: _Scan, remarks: list[str]) -> Rows:
     if outside := [str(file) for file in scan.images if _leads_out(file, scan.place)]:
         links = "1 image is a link to a file" if len(outside) == 1 else f"{len(outside):,} images are links to files"
         remarks.append(f"{links} outside of {scan.place}: {listed(outside)}")
-    x = decode([read_file(file) for file in scan.images], lambda row: str(scan.images[row]), remarks)
+    x = decode([read_file(file) for file in scan.images], lambda row: str(scan.images[row]), remarks, size)
     return Rows(x, np.array([file.parent.name for file in scan.images]))
 
 

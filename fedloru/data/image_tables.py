@@ -4,6 +4,8 @@ Args:
     image: the column of encoded images.
     label: the column of labels.
     columns: further columns to keep, for natural partitions.
+    size: the height and width to which images are resized, by an antialiased bilinear filter; images that are not square
+        are stretched. By default, all images must have the same size.
 """
 
 from __future__ import annotations
@@ -20,17 +22,20 @@ from fedloru.data.raw import Raw, Rows
 from fedloru.data.table import Table
 from fedloru.data.values import keys, kind, labels
 from fedloru.errors import DataError
-from fedloru.settings.types import Text, Texts
+from fedloru.settings.types import Count, Text, Texts
 
 
 class Names(NamedTuple):
-    """The columns of images and labels."""
+    """The columns of images and labels, and the size to which images are resized."""
 
     image: str
     label: str
+    size: int | None
 
 
-def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns: Texts = ()) -> Raw:
+def parquet(
+    *, path: Text, image: Text = "image", label: Text = "label", columns: Texts = (), size: Count | None = None
+) -> Raw:
     """Read parquet files: a file, a folder, or the common prefix of ``NAME_train.parquet`` and ``NAME_test.parquet``.
 
     Class names are read from the JSON list ``classes`` in the metadata of the first file, if there is one.
@@ -42,7 +47,7 @@ def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns
         DataError: a file or a column is missing, or a column has an unsupported type.
         MissingExtraError: pyarrow or pillow is not installed.
     """
-    place, names = Path(path), Names(image, label)
+    place, names = Path(path), Names(image, label, size)
     train, test = _files(place)
     table, folders = read(train), Folders(train[0].parent)
     remarks: list[str] = []
@@ -56,7 +61,9 @@ def parquet(*, path: Text, image: Text = "image", label: Text = "label", columns
     return same_channels(Raw(rows, held_out, table.classes, (*remarks, *unread)))
 
 
-def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Texts = ()) -> Raw:
+def hub(
+    *, path: Text, image: Text = "image", label: Text = "label", columns: Texts = (), size: Count | None = None
+) -> Raw:
     """Load a data set by its name on the Hugging Face hub, or from a local folder in the same layout.
 
     The splits ``train`` and, if it exists, ``test`` are used.
@@ -68,7 +75,7 @@ def hub(*, path: Text, image: Text = "image", label: Text = "label", columns: Te
         DataError: the data set cannot be loaded, or a split or column is missing.
         MissingExtraError: datasets, pyarrow or pillow is not installed.
     """
-    found, names, folders = hub_data.splits(path, label=label), Names(image, label), hub_data.folders(path)
+    found, names, folders = hub_data.splits(path, label=label), Names(image, label, size), hub_data.folders(path)
     table = found.read("train")
     remarks: list[str] = []
     rows = _rows(table, names, columns, folders, remarks)
@@ -81,7 +88,7 @@ def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders, 
     kept = {name: keys(table[name], name, table.where, table.place) for name in columns}
     y = labels(table[names.label], names.label, table.where, table.place, floats=True)
     encoded = [_encoded(value, names.image, folders, table.place(row)) for row, value in enumerate(table[names.image])]
-    return Rows(decode(encoded, table.place, remarks), y, kept)
+    return Rows(decode(encoded, table.place, remarks, names.size), y, kept)
 
 
 def _encoded(value: Any, name: str, folders: Folders, where: str) -> bytes:

@@ -2,7 +2,7 @@
 
 Lossless conversions are silent: a palette is looked up, and an alpha channel is dropped if every pixel is opaque. Other
 conversions are reported in a remark: images are turned upright, gray images become RGB if others have color, and so on.
-Other sizes and more than 8 bits per channel are refused.
+Other sizes, unless all images are resized, and more than 8 bits per channel are refused.
 """
 
 from __future__ import annotations
@@ -40,17 +40,22 @@ TURNED = "turned upright by EXIF orientation"
 NO_EXIF = "not turned upright, since EXIF data cannot be read"
 TRANSPARENT = "read without transparency"
 FIRST_FRAME = "read without later frames"
+STRETCHED = "stretched, since they are not square"
 INKS = "converted from CMYK to RGB"
 GRAY = "converted from gray to RGB, since others have color"
 
 
-def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = None) -> Tensor:
+def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = None, size: int | None = None) -> Tensor:
     """Decode images of the same size to uint8 pixels (N, C, H, W); C is 3 if any image has color, else 1.
+
+    With ``size``, images of any size are resized to ``size`` × ``size`` by Pillow's bilinear filter, which averages
+    over all pixels when it makes an image smaller; images that are not square are stretched.
 
     Args:
         encoded: the content of the files.
         where: returns the name of an image, given its position, for messages.
         remarks: a list to which sentences about conversions are added.
+        size: the height and the width to which images are resized; by default, all must have the same size.
 
     Raises:
         DataError: there are no images, an image cannot be read or has more than 8 bits per channel, images differ in
@@ -62,10 +67,12 @@ def decode(encoded: Sequence[bytes], where: Where, remarks: list[str] | None = N
     stack, done, gray = np.empty((0, 0, 0, 0), np.uint8), dict[str, list[int]](), list[int]()
     for row, data in enumerate(encoded):
         image = _open(data, where(row))
-        _check_header(image, stack, where, row)
+        if size is None:
+            _check_header(image, stack, where, row)
         if not row:
-            check_size(len(encoded) * image.width * image.height * _channels(image), 1, f"images like {where(0)}")
-        pixels, facts = _pixels(image, where(row))
+            area = image.width * image.height if size is None else size * size
+            check_size(len(encoded) * area * _channels(image), 1, f"images like {where(0)}")
+        pixels, facts = _pixels(image, where(row), size)
         if not row:
             stack = np.empty((len(encoded), *pixels.shape), np.uint8)
         _check_shape(pixels.shape, stack, where, row)
@@ -143,17 +150,20 @@ def _check_shape(shape: tuple[int, ...], stack: Pixels, where: Where, row: int) 
     if shape[:2] != (height, width):
         raise DataError(
             f"{where(row)} is {shape[1]}×{shape[0]} pixels, but {where(0)} is {width}×{height}; "
-            "resize all images to the same size"
+            "set data.size to resize all images"
         )
 
 
-def _pixels(image: Image, name: str) -> tuple[Pixels, list[str]]:
-    """Return the upright pixels (H, W, C) of ``image``, and what was done to it."""
+def _pixels(image: Image, name: str, size: int | None) -> tuple[Pixels, list[str]]:
+    """Return the upright pixels (H, W, C) of ``image``, resized to ``size``, and what was done to it."""
     try:
         image.load()
         flat, facts = _flat(image)
         upright, turned = _upright(image, flat)
         frames = [FIRST_FRAME] if getattr(image, "is_animated", False) else []
+        if size is not None and upright.size != (size, size):
+            frames += [STRETCHED] if upright.width != upright.height else []
+            upright = upright.resize((size, size), optional("PIL.Image", extra="data", purpose="resizing").BILINEAR)
         return np.asarray(upright).reshape(upright.height, upright.width, -1), facts + turned + frames
     except MemoryError:
         raise

@@ -141,3 +141,22 @@ def test_sizes_are_checked_before_pixels_are_read(monkeypatch: pytest.MonkeyPatc
 def test_other_formats_are_refused(kind: str) -> None:
     with pytest.raises(DataError, match="cannot be read as an image of the format BMP, GIF"):
         read(encoded(Image.fromarray(COLOR), kind))
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_images_of_any_size_are_resized_by_an_antialiased_bilinear_filter(size: int) -> None:
+    tall = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    remarks: list[str] = []
+    files = [encoded(Image.fromarray(COLOR)), encoded(Image.fromarray(tall)), encoded(Image.fromarray(GRAY))]
+    made = decode(files, lambda row: f"image {row}", remarks, size)
+    assert made.shape == (3, 3, size, size)
+    for pixels, found in zip((COLOR, tall), made[:2], strict=True):
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+        want = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        assert (want[0] - found).abs().max() <= 1
+    assert "2 images were stretched, since they are not square: image 0 and 1 more" in remarks
+
+
+def test_an_image_that_has_the_size_is_not_changed() -> None:
+    square = np.ascontiguousarray(COLOR[:, :4])
+    assert np.array_equal(decode([encoded(Image.fromarray(square))], str, None, 4)[0].permute(1, 2, 0), square)

@@ -272,3 +272,19 @@ def test_importing_data_imports_no_heavy_library() -> None:
     code = f"import sys, fedloru.data; print([m for m in {heavy.split()} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_images_of_folders_and_tables_are_resized(tmp_path: Path) -> None:
+    sizes = [6, 8, 5, 9]
+    write(
+        tmp_path / "t.parquet",
+        pa.table({"image": [encoded(row, size) for row, size in enumerate(sizes)], "label": [0, 1] * 2}),
+    )
+    for row, size in enumerate(sizes):
+        (tmp_path / f"f/{row % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"f/{row % 2}/{row}.png").write_bytes(encoded(row, size))
+    for source, path in (("parquet", "t.parquet"), ("folder", "f")):
+        data = load(source, path=str(tmp_path / path), size=4, test_fraction=0.5)
+        assert data.train["x"].shape == (2, 1, 4, 4)
+        with pytest.raises(DataError, match="set data.size to resize all images"):
+            load(source, path=str(tmp_path / path))
