@@ -4,8 +4,8 @@ Args:
     image: the column of encoded images.
     label: the column of labels.
     columns: further columns to keep, for natural partitions.
-    size: the height and width to which images are resized, by an antialiased bilinear filter; images that are not square
-        are stretched. By default, all images must have the same size.
+    size: the height and width to which images are resized, by an antialiased bilinear filter; images that are not
+        square are stretched. By default, all images must have the same size.
 """
 
 from __future__ import annotations

@@ -286,5 +286,5 @@ def test_images_of_folders_and_tables_are_resized(tmp_path: Path) -> None:
     for source, path in (("parquet", "t.parquet"), ("folder", "f")):
         data = load(source, path=str(tmp_path / path), size=4, test_fraction=0.5)
         assert data.train["x"].shape == (2, 1, 4, 4)
-        with pytest.raises(DataError, match="set data.size to resize all images"):
+        with pytest.raises(DataError, match=r"set data.size to resize all images"):
             load(source, path=str(tmp_path / path))
