@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from fedloru.data import Examples
 from fedloru.evaluate import Score, evaluate, naming_examples, shared_model
 from fedloru.inference import merged
 from fedloru.method import Method, Profile, State
+from fedloru.metrics import Metric
 from fedloru.net import Net, constants
 from fedloru.tree import Params
 
@@ -50,10 +51,12 @@ def personal_scores(
     data: Examples,
     tests: Sequence[tuple[int, Tensor, Profile]],
     client_state: Callable[[int], Params],
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Scores:
     """Score clients, given as (client, test rows, profile): the ``shared`` model, and the ``personal`` ones if any.
 
     A client without state is scored with the shared model in both. If no client has any state, ``personal`` is omitted.
+    ``metrics`` are further metrics by name.
     """
     examples = sum(len(rows) for _, rows, _ in tests)
     with naming_examples("training", data, tests[0][1][:1]):
@@ -62,14 +65,25 @@ def personal_scores(
     scores: Scores = {"shared": [], "personal": []}
     for client, rows, profile in tests:
         batch = {key: value[rows.to(value.device)] for key, value in data.items()}
-        score = evaluate(net, shared, batch)
+        score = evaluate(net, shared, batch, metrics=metrics)
         scores["shared"].append(score)
         if states[client]:
-            score = evaluate(net, personal_model(net, method, state, states[client], profile), batch)
+            score = evaluate(net, personal_model(net, method, state, states[client], profile), batch, metrics=metrics)
         scores["personal"].append(score)
     if not any(states.values()):
         del scores["personal"]
     return scores
+
+
+def entries(scores: Scores) -> Iterator[dict[str, Any]]:
+    """Yield what a row records of each client: its scores by model, and on how many units they are."""
+    for place, shared in enumerate(scores["shared"]):
+        yield {"units": shared.units, **{model: digits(values[place].numbers) for model, values in scores.items()}}
+
+
+def digits(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return numbers with six significant digits, which are enough to show, and shorter in JSON."""
+    return {name: float(f"{value:.6g}") for name, value in numbers.items()}
 
 
 def spreads(scores: Scores) -> dict[str, dict[str, float]]:

@@ -71,14 +71,16 @@ class Attendance(Table):
 
 
 class ClientScore(Table):
-    """The accuracy of the shared model, and of its personal one, on a client's own test examples, and the bytes.
+    """The scores of the shared model, and of its personal one, on a client's test examples, and the bytes.
 
-    Without classes, such as in a regression, there is the ``loss`` of the shared model instead.
+    Earlier versions have an accuracy or a loss of the shared model, and an accuracy of the personal one.
     """
 
-    accuracy: float | None
+    units: Count = 0
+    shared: Numbers = {}
+    personal: Numbers | float | None = None
+    accuracy: float | None = None
     loss: float | None = None
-    personal: float | None = None
     up_bytes: Count = 0
     down_bytes: Count = 0
 

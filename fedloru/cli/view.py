@@ -50,13 +50,17 @@ def report(
 ) -> None:
     """Write the HTML report of a run, report.html.
 
-    DIR is a run folder, finished or not (default: the newest in runs/). By default, the page loads its plotting script
-    from a file next to the run folder, which all runs there share.
+    DIR is a run folder, finished or not (default: the newest in runs/). If clients were scored, the ten that got worse
+    most are printed. By default, the page loads its plotting script from a file next to the run folder, which all runs
+    there share.
     """
+    from fedloru.cli.client_table import show
     from fedloru.cli.recent import last
-    from fedloru.report import write
+    from fedloru.report import read, write
 
-    typer.echo(f"Report: {write(folder or last(), self_contained=self_contained)}")
+    path = write(folder or last(), self_contained=self_contained)
+    show(read(path.parent))
+    typer.echo(f"Report: {path}")
 
 
 @app.command()

@@ -8,6 +8,8 @@ from typing import Any
 from fedloru.errors import plain
 from fedloru.flower.protocol import Scores
 from fedloru.flower.round import Round
+from fedloru.flower.scores import score_of
+from fedloru.personal import digits
 from fedloru.wire import Traffic
 
 REASON, REASONS = 300, 100
@@ -42,19 +44,19 @@ def attendance(done: Round, name: Callable[[int], str]) -> dict[str, Any]:
 def score_table(
     found: Mapping[int, Scores], spent: Mapping[int, Traffic], name: Callable[[int], str]
 ) -> dict[str, Any]:
-    """Return the accuracies of clients on their own test examples, and the bytes exchanged for them."""
+    """Return the scores of clients on their own test examples, and the bytes exchanged for them."""
     return {
         name(client): {
-            "accuracy": _digits(scores.shared.accuracy),
-            "loss": _digits(scores.shared.loss),
-            "personal": _digits(scores.personal.accuracy) if scores.personal else None,
+            "units": each.shared.units,
+            "shared": digits(score_of(each.shared).numbers),
+            **({"personal": digits(score_of(each.personal).numbers)} if each.personal else {}),
             "up_bytes": spent[client].total("up"),
             "down_bytes": spent[client].total("down"),
         }
-        for client, scores in sorted(found.items())
+        for client, each in sorted(found.items())
     }
 
 
-def _digits(value: float | None) -> float | None:
+def _digits(value: float) -> float:
     """Return a number with six significant digits, which is enough to show, and shorter in JSON."""
-    return None if value is None else float(f"{value:.6g}")
+    return float(f"{value:.6g}")

@@ -66,6 +66,8 @@ class FlowerCarrier:
         check: is called while the server waits, and may raise an error.
     """
 
+    scores_start = False
+
     def __init__(
         self,
         plan: Plan,

@@ -71,11 +71,12 @@ def ask(
 def table(found: dict[int, Scores]) -> dict[str, list[Score]]:
     """Return scores by kind, in client order; a client without a personal model counts with the shared one."""
     ordered = [found[client] for client in sorted(found)]
-    scores = {"shared": [_score(each.shared) for each in ordered]}
+    scores = {"shared": [score_of(each.shared) for each in ordered]}
     if any(each.personal for each in ordered):
-        scores["personal"] = [_score(each.personal or each.shared) for each in ordered]
+        scores["personal"] = [score_of(each.personal or each.shared) for each in ordered]
     return scores
 
 
-def _score(scored: Scored) -> Score:
+def score_of(scored: Scored) -> Score:
+    """Return the score that a client states."""
     return Score(**scored.model_dump(exclude={"kind"}))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fedloru.errors import plain, quoted
 from fedloru.report import units
+from fedloru.report.client_scores import by_model
 from fedloru.report.records import Records
 
 NAME, REASON = 40, 300
@@ -74,8 +75,9 @@ def clients(records: Records) -> list[Client]:
             client(name).down += sent
         for name, score in row.get("client_scores", {}).items():
             each = client(name)
-            each.accuracy, each.personal = score["accuracy"], score.get("personal")
-            each.test_loss = score.get("loss")
+            models = by_model(score)
+            each.accuracy, each.test_loss = models["shared"].get("accuracy"), models["shared"].get("loss")
+            each.personal = models.get("personal", {}).get("accuracy")
             each.up, each.down = each.up + score.get("up_bytes", 0), each.down + score.get("down_bytes", 0)
     return list(found.values())
 

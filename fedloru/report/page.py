@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from fedloru.files import write_atomic
-from fedloru.report import blocks, clients, generations, plotly_script, profiles, units, wording
+from fedloru.report import blocks, client_scores, clients, generations, plotly_script, profiles, units, wording
 from fedloru.report.headline import headline
 from fedloru.report.records import Records, evaluations, outcome, personal, read
 from fedloru.schema import FEDERATION, metric_names, shown
@@ -222,6 +222,7 @@ def _communication(records: Records, summary: Mapping[str, Any]) -> Iterator[str
 
 
 def _clients(records: Records) -> Iterator[str]:
+    yield from _client_scores(records)
     if not clients.is_federation(records):
         return
     from fedloru.report import participation
@@ -235,6 +236,19 @@ def _clients(records: Records) -> Iterator[str]:
         caption = f"The last {clients.REFUSALS} of {len(refusals):,}." if len(refusals) > clients.REFUSALS else ""
         table = blocks.table(("round", "client", "reason"), clients.refusal_rows(refusals), texts=True)
         yield blocks.card("Replies that were not used", table, caption, wide=True)
+
+
+def _client_scores(records: Records) -> Iterator[str]:
+    found = client_scores.courses(records)
+    if not found:
+        return
+    table = blocks.scrolled(blocks.table(*client_scores.listing(records).texts()))
+    yield blocks.card("Scores of clients", table, client_scores.caption(records), wide=True)
+    if any(one.change is not None for one in found):
+        caption = (
+            "From the first score of each client to its last one, which has a dot; those that got worse most first."
+        )
+        yield _figure("Change of each client", client_scores.figure(records), caption, wide=True)
 
 
 def _kinds(summary: Mapping[str, Any]) -> str:

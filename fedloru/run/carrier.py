@@ -68,7 +68,7 @@ class Delivery(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """The scores of clients on their own test examples, None without any, and the bytes exchanged for them.
+    """How the scores of clients are distributed, None if they are not known, and the bytes exchanged for them.
 
     ``notes`` is what the carrier adds to the row of the round.
     """
@@ -83,6 +83,9 @@ class Carrier(Protocol):
 
     engine: Chosen
     """What trains the clients, for the record of the run."""
+
+    scores_start: bool
+    """Whether clients can be scored before the first round, which takes no messages."""
 
     @property
     def status(self) -> str:
@@ -104,7 +107,7 @@ class Carrier(Protocol):
         """Train the cohort."""
 
     def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
-        """Return the scores of clients on their own test examples, if there are any.
+        """Return the scores of clients on their own test examples, or on their parts of the test set.
 
         ``invite`` returns clients with what they need to reach the version of ``state``.
         """

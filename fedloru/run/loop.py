@@ -30,7 +30,7 @@ from fedloru.run.checks import check
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import BEST_MODEL, MODEL, RunFolder
 from fedloru.run.plan import Plan, on_device, profile, references, sampled, title
-from fedloru.run.record import Round, Row, evaluation, is_evaluated, latest_scores, record, start_row
+from fedloru.run.record import Round, Row, evaluation, is_evaluated, latest_scores, record, scores_clients, start_row
 from fedloru.run.simulation import Simulation
 from fedloru.run.summary import results, summarise
 from fedloru.settings import calling
@@ -117,6 +117,17 @@ class Run:
         return ending(self.plan, self._evaluated)
 
     @property
+    def client_scores(self) -> list[Row]:
+        """The scores of clients, one row for each round, client and model (shared or personal), such as for pandas."""
+        return [
+            {"round": row["round"], "client": client, "model": model, "units": entry["units"], **entry[model]}
+            for row in self._evaluated
+            for client, entry in row.get("client_scores", {}).items()
+            for model in ("shared", "personal")
+            if isinstance(entry.get(model), dict)
+        ]
+
+    @property
     def _evaluated(self) -> list[Row]:
         return [*([self.start] if self.start else ()), *self.rows]
 
@@ -172,7 +183,9 @@ class Run:
         """Evaluate the model before training, unless that has been done, and check that the plan can use its scores."""
         if self.start is None:
             began = time.perf_counter()
-            self.start = start_row(self.plan, self._first, None)
+            asked = self.carrier.scores_start and self.plan.eval_clients
+            personal = self.carrier.personal(self._first, lambda _: []) if asked else Personal()
+            self.start = start_row(self.plan, self._first, personal)
             self.start["seconds"] = time.perf_counter() - began
             check_metric(self.plan, self.start)
             if self.folder:
@@ -236,9 +249,9 @@ class Run:
         if plan.round_trip:
             state = on_grid(plan.net.sites, before.state, state, plan.codec)
         ledger.record(state)
-        personal, scores = Personal(), {}
-        if is_evaluated(plan, round):
-            scores = evaluation(plan, state)
+        scores = evaluation(plan, state) if is_evaluated(plan, round) else {}
+        personal, last = Personal(), ending(plan, [*self._evaluated, {"round": round, **scores}]) is not None
+        if scores_clients(plan, round, last=last):
             personal = self.carrier.personal(state, partial(self._invite, ledger, state))
         accounts = joined(delivery.accounts, personal.accounts)
         spent = sum(accounts.values(), Traffic())

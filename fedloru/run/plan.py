@@ -26,6 +26,7 @@ from fedloru.metrics import Chosen, Metric
 from fedloru.net import Net
 from fedloru.recipe import Recipe
 from fedloru.rng import gen
+from fedloru.schema import FEDERATION
 from fedloru.settings import PREFIX, In, Setting, problems_of, settings_of, short
 from fedloru.settings.types import Count, Flag, NotNegative, Ordered, RunSize, Text, Whole
 from fedloru.tree import Params
@@ -75,7 +76,10 @@ class Plan:
         eval_every: the number of rounds between evaluations; the last round is always evaluated.
         eval_examples: the maximum number of test examples that are used, the same in every round, drawn from the run's
             seed; it also applies to each client's own test examples. By default all are used.
-        eval_clients: the number of clients that are evaluated on their own test examples, if the partition has any.
+        eval_clients: the number of clients that are scored, drawn from the run's seed, each on its own test examples or
+            else on a part of the test set with its mix of classes.
+        eval_clients_every: the number of rounds between scores of clients; by default, clients with their own test
+            examples are scored at every evaluation, and others before training and after the last round.
         metrics: further metrics at every evaluation: a list of names, or a table from names to functions of the outputs
             and the targets of all test examples; by default rmse, mae and r2 for a regression.
         keep_best: whether the model of the best evaluation is kept next to that of the last round.
@@ -115,7 +119,8 @@ class Plan:
     threads: Annotated[Count | None, Key("engine.threads")] = None
     eval_every: Annotated[Count, Key("eval.every")] = 1
     eval_examples: Annotated[Count | None, Key("eval.examples")] = None
-    eval_clients: Annotated[Count, Key("eval.clients")] = 100
+    eval_clients: Annotated[Whole, Key("eval.clients")] = 100
+    eval_clients_every: Annotated[Count | None, Key("eval.clients_every")] = None
     metrics: Annotated[Chosen | None, Key("eval.metrics")] = None
     keep_best: Annotated[Flag, Key("eval.keep_best")] = False
     eval_best: Annotated[Ordered, Key("eval.best")] = "lowest loss"
@@ -155,6 +160,11 @@ class Plan:
     def sends_base(self) -> bool:
         """Whether a client downloads the base on first contact; never if it loads the base itself."""
         return self.first_download is not False and not self.net.local_base
+
+    @property
+    def has_own_tests(self) -> bool:
+        """Whether clients have their own test examples: a part of the partition, or in a federation their own data."""
+        return bool(self.partition.test) or self.partition.scheme == FEDERATION
 
     @property
     def chosen_metrics(self) -> dict[str, Metric]:
@@ -209,7 +219,7 @@ def sampled(plan: Plan, round: int, clients: Iterable[int], count: int | None = 
 
 
 def scored(plan: Plan, clients: Iterable[int]) -> list[int]:
-    """Return those of ``clients`` that are evaluated on their own test examples, in order; the same in every round."""
+    """Return those of ``clients`` that are scored, in order; the same in every round."""
     return sorted(_drawn(plan, clients, gen(plan.seed, "personal"), plan.eval_clients))
 
 

@@ -15,6 +15,7 @@ from fedloru.engine.task import Outcome
 from fedloru.evaluate import Score, evaluate, shared_model
 from fedloru.method import State
 from fedloru.net import Net
+from fedloru.run.carrier import Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.diagnostics import MERGE_SAMPLE, Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
 from fedloru.run.plan import Plan, tested
@@ -54,6 +55,12 @@ def latest_scores(rows: Sequence[Row]) -> dict[str, float]:
 
 def _is_score(name: str, value: Any) -> bool:
     return name.startswith("test_") and isinstance(value, int | float)
+
+
+def scores_clients(plan: Plan, round: int, *, last: bool) -> bool:
+    """Return whether clients are scored after ``round``, which may be the ``last`` one of the run, or 0."""
+    every = plan.eval_clients_every or (plan.eval_every if plan.has_own_tests else None)
+    return last or not round or (every is not None and round % every == 0)
 
 
 def record(plan: Plan, first: State, done: Round) -> Row:
@@ -108,11 +115,11 @@ def evaluation(plan: Plan, state: State) -> Row:
     return row if plan.eval_hook is None else row | plan.eval_hook(plan.net, model)
 
 
-def start_row(plan: Plan, first: State, personal: dict[str, dict[str, float]] | None) -> Row:
-    """Return the scores of the model before training, ``first``, as the row of round 0."""
+def start_row(plan: Plan, first: State, personal: Personal) -> Row:
+    """Return the scores of the model before training, ``first``, and of clients, as the row of round 0."""
     sent = {f"{way}_{what}": 0 for way in ("up", "down") for what in ("bytes", "bytes_total")}
     row: Row = {"round": 0, "version": first.version, "merged": False, "train_loss": None, **sent}
-    return row | evaluation(plan, first) | {"personal": _with_perplexity(plan, personal)}
+    return row | evaluation(plan, first) | {"personal": _with_perplexity(plan, personal.scores)} | dict(personal.notes)
 
 
 def perplexity(loss: float) -> float:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 
 from fedloru import tree
+from fedloru.data import size
+from fedloru.data.client_tests import client_tests
 from fedloru.engine import choose
 from fedloru.engine.task import Outcome, Task
 from fedloru.errors import ModelError, TrainingError
 from fedloru.method import State
-from fedloru.personal import personal_scores, spreads
+from fedloru.personal import entries, personal_scores, spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.folder import RunFolder
@@ -24,6 +27,7 @@ class Simulation:
     """The clients of ``plan``, which starts at ``first``, in this process."""
 
     status = ""
+    scores_start = True
 
     def __init__(self, plan: Plan, first: State) -> None:
         self.plan = plan
@@ -74,24 +78,41 @@ class Simulation:
         return Delivery(outcome, clients, dict(channel.accounts))
 
     def personal(self, state: State, invite: Callable[[Sequence[int]], Sequence[Invited]]) -> Personal:
-        """Score a sample of clients, the same in every round, on their own test examples."""
+        """Score a sample of clients, the same in every round, on their test examples."""
         plan = self.plan
-        if not plan.partition.test:
-            return Personal()
-        sample = scored(plan, range(plan.clients))
-        tests = [(client, self._own_tests(client), profile(plan, client)) for client in sample]
+        sample = scored(plan, range(plan.clients)) if self._tests else []
+        tests = [(client, self._tests_of(client), profile(plan, client)) for client in sample]
         tests = [test for test in tests if len(test[1])]
         if not tests:
             return Personal()
+        data = plan.dataset.train if plan.has_own_tests else plan.dataset.test
         scores = personal_scores(
-            plan.net, plan.method, state, plan.dataset.train, tests, lambda c: self._clients.load(c, state.round)
+            plan.net,
+            plan.method,
+            state,
+            data,
+            tests,
+            lambda client: self._clients.load(client, state.round),
+            plan.chosen_metrics,
         )
-        return Personal(spreads(scores))
+        by_client = {
+            plan.partition.label(client): entry for (client, *_), entry in zip(tests, entries(scores), strict=True)
+        }
+        spread = spreads(scores) if plan.has_own_tests or "personal" in scores else None
+        return Personal(spread, notes={"client_scores": by_client})
 
-    def _own_tests(self, client: int) -> torch.Tensor:
-        """Return the training rows that ``client`` is tested on."""
-        rows = self.plan.partition.test[client]
-        used = tested(self.plan, len(rows), client)
+    @cached_property
+    def _tests(self) -> Sequence[torch.Tensor]:
+        """The rows of each client's test examples: of the training examples if it has its own, or of the test set."""
+        plan, test = self.plan, self.plan.dataset.test
+        if plan.has_own_tests or not plan.eval_clients:
+            return plan.partition.test
+        return client_tests(plan.dataset, plan.partition, plan.seed, tested(plan, size(test)))
+
+    def _tests_of(self, client: int) -> torch.Tensor:
+        """Return the rows that ``client`` is tested on."""
+        rows = self._tests[client]
+        used = tested(self.plan, len(rows), client) if self.plan.has_own_tests else None
         return rows if used is None else rows[used]
 
     def _train(self, task: Task) -> Outcome:

@@ -1,0 +1,51 @@
+"""Parts of the test set for clients without their own test examples: each has the client's mix of classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedloru.data.dataset import Dataset, size
+from fedloru.data.partition import Partition
+from fedloru.data.ragged import Ragged
+from fedloru.rng import gen
+
+
+def client_tests(dataset: Dataset, partition: Partition, seed: int, used: Tensor | None = None) -> Ragged:
+    """Divide the test examples among all clients and return their rows, one sorted vector per client.
+
+    The test examples of a class are divided in proportion to the training examples of that class on each client, up to
+    rounding, and at random. Without classes, they are divided in proportion to all training examples.
+
+    Args:
+        dataset: the data set.
+        partition: which training examples each client has.
+        seed: draws which examples of a class a client gets.
+        used: the rows of the test examples to divide, (n,) int64; None means all.
+    """
+    rows = torch.arange(size(dataset.test)) if used is None else used.cpu()
+    order = rows[torch.randperm(len(rows), generator=gen(seed, "client tests"))]
+    of_train, of_test = _classes(dataset, dataset.train, partition.train.values), _classes(dataset, dataset.test, order)
+    owners = partition.train.owners
+    found, clients = [], []
+    for label in of_test.unique():
+        tests, holders = order[of_test == label], owners[of_train == label]
+        if len(holders):
+            # Evenly spaced places among the training examples of the class, which are in the order of the clients.
+            places = (torch.arange(len(tests)) + 0.5) * len(holders) / len(tests)
+            found.append(tests)
+            clients.append(holders[places.long()])
+    if not found:
+        return Ragged.sized(torch.empty(0, dtype=torch.int64), torch.zeros(len(partition.train), dtype=torch.int64))
+    values, owned = torch.cat(found), torch.cat(clients)
+    by_row = values.argsort()
+    parts = Ragged.grouped(owned[by_row], len(partition.train))
+    return Ragged(values[by_row][parts.values], parts.offsets)
+
+
+def _classes(dataset: Dataset, examples: dict[str, Tensor], rows: Tensor) -> Tensor:
+    """Return the class of each of ``rows``, or 0 if examples have no single class."""
+    y = examples.get("y")
+    if y is None or y.ndim != 1 or not dataset.classes:
+        return torch.zeros(len(rows), dtype=torch.int64)
+    return y.cpu()[rows.cpu()]

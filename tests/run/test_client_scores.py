@@ -1,0 +1,119 @@
+"""The scores of clients: when they are taken, on which examples, and where they are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedloru import methods
+from fedloru.api import ReportedRun
+from fedloru.data import Partition
+from fedloru.data.client_tests import client_tests
+from fedloru.evaluate import evaluate
+from fedloru.report import client_scores, records
+from fedloru.run.folder import RunFolder
+from fedloru.run.loop import Run
+from tests.run.test_run import plan
+
+
+def rounds(run: Run) -> list[int]:
+    return sorted({row["round"] for row in run.client_scores})
+
+
+def named(**settings: Any) -> Any:
+    """Return a plan whose clients have names."""
+    made = plan(**settings)
+    names = [f"site {client}" for client in range(made.clients)]
+    return made.replace(partition=made.partition._replace(names=names))
+
+
+def own_tests(**settings: Any) -> Any:
+    """Return a plan whose clients have their own test examples."""
+    made = plan(**settings)
+    train = [rows[:-1] for rows in made.partition.train]
+    test = [rows[-1:] for rows in made.partition.train]
+    return made.replace(partition=Partition("by hand", 0, train, test, {}))
+
+
+def test_clients_are_scored_before_training_and_after_the_last_round() -> None:
+    run = Run(named())
+    rows = list(run)
+    assert rounds(run) == [0, 6] and all(row["personal"] is None for row in rows)
+    parts = client_tests(run.plan.dataset, run.plan.partition, run.plan.seed)
+    last = {row["client"]: row for row in run.client_scores if row["round"] == 6}
+    assert list(last) == [f"site {client}" for client, part in enumerate(parts) if len(part)]
+    for client, part in enumerate(parts):
+        if len(part):
+            score = evaluate(run.plan.net, run.tensors, run.plan.dataset.test, rows=part)
+            row = last[f"site {client}"]
+            assert row["model"] == "shared" and row["units"] == len(part)
+            assert row["loss"] == pytest.approx(score.loss, rel=1e-5) and row["accuracy"] == pytest.approx(
+                score.accuracy
+            )
+
+
+def test_clients_with_their_own_examples_are_scored_at_every_evaluation() -> None:
+    run = Run(own_tests(eval_every=4))
+    rows = list(run)
+    assert rounds(run) == [0, 4, 6] and [row["personal"] is not None for row in rows] == [False] * 3 + [
+        True,
+        False,
+        True,
+    ]
+    client = next(row for row in run.client_scores if row["round"] == 6)
+    own = run.plan.partition.test[int(client["client"])]
+    score = evaluate(run.plan.net, run.tensors, run.plan.dataset.train, rows=own)
+    assert client["loss"] == pytest.approx(score.loss, rel=1e-5)
+
+
+def test_the_rounds_and_the_clients_can_be_chosen() -> None:
+    run = Run(own_tests(eval_clients_every=3, eval_clients=2, rounds=4, eval_every=2))
+    list(run)
+    assert rounds(run) == [0, 3, 4] and len({row["client"] for row in run.client_scores}) == 2
+    nobody = Run(plan(eval_clients=0))
+    list(nobody)
+    assert nobody.client_scores == []
+
+
+def test_a_run_that_ends_early_scores_its_clients_in_its_last_round() -> None:
+    run = Run(plan(patience=1, eval_hook=lambda *_: {"test_loss": 1.0}))
+    list(run)
+    assert run.state.round == 1 and rounds(run) == [0, 1]
+
+
+def test_personal_models_are_scored_too() -> None:
+    run = Run(plan(rounds=2, cohort=4).replace(method=methods.fedsa()))
+    rows = list(run)
+    last = [row for row in run.client_scores if row["round"] == 2]
+    assert {row["model"] for row in last} == {"shared", "personal"}
+    assert set(rows[-1]["personal"]) == {"shared", "personal"} and rows[0]["personal"] is None
+
+
+def test_metrics_are_scored_for_each_client() -> None:
+    run = Run(plan(metrics=["balanced_accuracy"], rounds=1))
+    list(run)
+    assert all("balanced_accuracy" in row for row in run.client_scores)
+
+
+def test_the_page_says_which_clients_got_worse(tmp_path: Path) -> None:
+    run = ReportedRun(named(eval_clients_every=3), RunFolder.create(tmp_path / "run", {}, {}))
+    list(run)
+    found = records.read(tmp_path / "run")
+    ordered = client_scores.courses(found)
+    changes = [one.change for one in ordered]
+    assert changes == sorted(changes) and all(one.rounds == (0, 3, 6) for one in ordered)
+    rows = {row["client"]: row for row in run.client_scores if row["round"] == 6}
+    assert all(one.values[-1] == rows[one.client]["accuracy"] for one in ordered)
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "Scores of clients" in text and "Change of each client" in text and "site 0" in text
+    head, cells = client_scores.listing(found, limit=1).texts()
+    assert head[0] == "client" and len(cells) == 1 and cells[0][0] == ordered[0].client
+    assert client_scores.caption(found, limit=1).startswith("The 1 that got worse most. ")
+
+
+def test_a_lower_loss_is_better() -> None:
+    assert client_scores._gain("loss", -0.5) == 0.5 and client_scores._gain("auc", -0.5) == -0.5
+    old = {"accuracy": 0.75, "personal": 0.5, "up_bytes": 0}
+    assert client_scores.by_model(old) == {"shared": {"accuracy": 0.75}, "personal": {"accuracy": 0.5}}
