@@ -113,15 +113,22 @@ def listing(records: Records, limit: int = ROWS) -> Listing:
 def caption(records: Records, limit: int = ROWS) -> str:
     """Return what the table and the picture show."""
     found = courses(records)
-    worse = sum(_gain(score(records), one.change) < 0 for one in found)
+    name = score(records)
+    worse, lately = (sum(_gain(name, change) < 0 for change in changes) for changes in _changes(found))
     rounds = sorted({round for one in found for round in one.rounds})
     when = f"between round {rounds[0]} and round {rounds[-1]}" if len(rounds) > 1 else f"in round {rounds[0]}"
+    recent = f", {lately:,} since round {rounds[-2]}" if len(rounds) > 2 else ""
     which = f"The {limit} that got worse most. " if len(found) > limit else ""
-    lower = "lower" if score(records) in LOWER else "higher"
+    better = f"{'lower' if name in LOWER else 'higher'} is better"
     return (
-        f"{which}{worse:,} of {len(found):,} clients got worse {when} ({lower} is better), each tested on its own "
+        f"{which}{worse:,} of {len(found):,} clients got worse {when}{recent} ({better}), each tested on its own "
         "examples or on a part of the test set with its mix of classes."
     )
+
+
+def _changes(found: Sequence[Course]) -> tuple[list[float | None], list[float | None]]:
+    """Return the changes since the first and since the previous scored round."""
+    return [one.change for one in found], [one.last_change for one in found]
 
 
 def figure(records: Records) -> go.Figure:

@@ -20,6 +20,7 @@ def headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "Perplexity", units.decimal(summary["final_perplexity"]), "of the test tokens"
     elif not wording.is_regression(summary):
         yield "Mean accuracy", units.percent(summary["last5_accuracy"]), "over the last five evaluations"
+    yield from _best(summary)
     yield "Uploaded", units.megabytes(summary["up_bytes_total"]), "clients to server"
     yield "Downloaded", units.megabytes(summary["down_bytes_total"]), "server to clients"
     yield (
@@ -31,6 +32,13 @@ def headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Time", units.duration(summary["seconds"]), f"{units.duration(per_round)} per round"
     yield "Peak memory", units.memory(summary.get("peak_rss_bytes")), "of the process"
     yield from _personal(summary.get("personal") or {}, wording.loss(summary))
+
+
+def _best(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the round of the best evaluation, if it is not the last one."""
+    best = summary.get("best")
+    if best and best["round"] != summary["rounds"]:
+        yield "Best round", f"{best['round']:,}", f"{best['by']}: {units.digits(best['score'])}"
 
 
 def _scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -17,6 +17,7 @@ from fedloru.errors import ConfigError, RunFolderError
 from fedloru.evaluate import evaluate
 from fedloru.net import Net
 from fedloru.report import records
+from fedloru.report.headline import headline
 from fedloru.run.best import Best, best, ending
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
@@ -111,6 +112,7 @@ def test_the_best_model_is_kept_next_to_the_last_one(tmp_path: Path) -> None:
         expected = best(run.plan, [run.start or {}, *run.rows])
         assert expected is not None and _equal(run.best_state, states[expected.round]), row["round"]
     assert run.best == Best(4, 1.0, 2) and run.summary()["best"] == {"by": "lowest loss", "round": 4, "score": 1.0}
+    assert ("Best round", "4", "lowest loss: 1.00") in headline(run.summary())
     saved = safetensors.torch.load_file(tmp_path / "run" / "best.safetensors")
     assert tree.equal(saved, dict(run.model(best=True).state_dict()))
     assert not tree.equal(saved, dict(run.model().state_dict()))
