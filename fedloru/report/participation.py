@@ -43,6 +43,7 @@ def participation(records: Records) -> go.Figure:
         y=list(range(len(names))),
         z=[[None if cell is None else kinds.index(cell) for cell in line] for line in cells],
         text=[[cell or "" for cell in line] for line in cells],
+        customdata=[[_full(name)] * len(rows) for name in names],
         zmin=0,
         zmax=len(kinds) - 1,
         colorscale=_steps(list(OUTCOMES.values())),
@@ -50,7 +51,7 @@ def participation(records: Records) -> go.Figure:
         xgap=2 if len(rows) <= 60 else 0,
         ygap=2,
         hoverongaps=False,
-        hovertemplate="round %{x}: %{text}<extra></extra>",
+        hovertemplate="%{customdata}<br>round %{x}: %{text}<extra></extra>",
     )
     figure.add_trace(grid)
     for kind, color in OUTCOMES.items():
@@ -67,6 +68,10 @@ def _outcomes(came: Mapping[str, Any]) -> dict[str, str]:
     lost = dict.fromkeys(came.get("lost", []), "lost")
     refused = {entry["client"]: "refused" for entry in came.get("refused", [])}
     return lost | refused | dict.fromkeys(came.get("clients", {}), "replied")
+
+
+def _full(name: str) -> str:
+    return escape(shown(name), quote=False)
 
 
 def _label(name: str) -> str:

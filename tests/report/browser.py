@@ -1,4 +1,4 @@
-"""A browser without a window that opens pages from the disk, for tests of what their script does."""
+"""A browser without a window that opens pages from the disk, for tests of their script and for pictures of pages."""
 
 from __future__ import annotations
 

@@ -158,14 +158,15 @@ function smoothed(trace, index, width) {
   return [values, {...trace, legendgroup, y: means, mode: "lines", hovertemplate: null, hoverinfo: "skip"}];
 }
 
-/** Returns the names of the x or y axes on which all values are positive and that have no zero to start from. */
+/** Returns the names of the x or y axes that can be logarithmic: all values are positive, but for x = 0 (round 0). */
 function logAxes({data, layout}, letter) {
   const names = Object.keys(layout).filter(key => key.startsWith(`${letter}axis`));
   return names.filter(name => {
     const id = name.replace("axis", "");
     const traces = data.filter(trace => (trace[`${letter}axis`] ?? letter) === id);
-    const values = traces.flatMap(trace => trace[letter] ?? [null]).filter(value => value !== null);
-    const based = traces.some(trace => trace.type !== "scatter" || (letter === "y" && (trace.stackgroup || trace.fill)));
+    const values = traces.flatMap(trace => trace[letter] ?? [null])
+      .filter(value => value !== null && (letter === "y" || value !== 0));
+    const based = traces.some(trace => trace.type !== "scatter" || trace.stackgroup || trace.fill);
     return layout[name].visible !== false && !layout[name].range && !based && values.length > 1
       && values.every(value => Number.isFinite(value) && value > 0) && Math.max(...values) >= 2 * Math.min(...values);
   });
