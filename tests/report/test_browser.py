@@ -248,6 +248,18 @@ def test_hovering_shows_values_with_their_round(opened: Any) -> None:
     assert "round " in found and "train" in found
 
 
+def test_pages_are_printed_in_the_light_theme_with_figures_that_fit(opened: Any) -> None:
+    prefer(opened, "dark")
+    opened.refresh()
+    resize(opened, 1600)
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert figure(opened, "accuracy-over-rounds")["data"][0]["line"]["color"] in DARK
+    widths = "[...document.querySelectorAll('.plot')].map(p => [p._fullLayout.width, p.clientWidth])"
+    assert all(drawn == room for drawn, room in opened.execute_script(f"return {widths}"))
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert figure(opened, "accuracy-over-rounds")["data"][0]["line"]["color"] in DARK.values()
+
+
 def test_a_term_is_explained_when_it_gets_the_focus(opened: Any) -> None:
     term = opened.find_element("css selector", ".card abbr")
     opened.execute_script("arguments[0].focus()", term)

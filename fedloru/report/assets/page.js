@@ -189,6 +189,8 @@ class Figure {
     this.hasCurves = this.spec.data.some(isCurve);
     this.plot = element("div", {className: "plot"});
     this.plot.style.height = `${this.spec.layout.height}px`;
+    this.plot.role = "img";
+    this.plot.ariaLabel = holder.closest(".card")?.querySelector("h3")?.textContent ?? this.name;
     holder.replaceChildren(this.tools(), this.plot);
   }
 
@@ -222,8 +224,9 @@ class Figure {
     let data = this.spec.data.flatMap((trace, index) => smoothed(trace, index, width));
     let layout = withHoverTitles(this.spec.layout);
     for (const [name, type] of Object.entries(this.scales)) {
-      layout[name] = {...layout[name], type, dtick: type === "log" ? undefined : layout[name].dtick};
+      layout[name] = {...layout[name], type, dtick: type === "log" ? "D2" : layout[name].dtick};
     }
+    if (this.settings.printing) layout = {...layout, width: this.plot.clientWidth};
     if (this.settings.theme === "dark") ({data, layout} = recolored({data, layout}, this.settings.dark));
     return Plotly.react(this.plot, structuredClone(data), structuredClone(layout), CONFIG);
   }
@@ -248,15 +251,15 @@ function drawFigures() {
   return {curves, smooth: step => { settings.smoothing = step; curves.forEach(figure => figure.draw()); }};
 }
 
-/** Prints in the light theme, with figures as wide as a sheet of paper (A4 or Letter). */
+/** Prints in the light theme, with figures that fit a sheet of paper (A4 or Letter). */
 function printable(figures, settings) {
-  const prepare = (printed, width) => () => {
-    document.body.style.width = width;
-    settings.theme = printed ?? theme();
-    figures.forEach(figure => { figure.draw(); Plotly.Plots.resize(figure.plot); });
+  const prepare = printing => () => {
+    document.body.classList.toggle("printing", printing);
+    Object.assign(settings, {printing, theme: printing ? "light" : theme()});
+    figures.forEach(figure => figure.draw());
   };
-  addEventListener("beforeprint", prepare("light", "44rem"));
-  addEventListener("afterprint", prepare(null, ""));
+  addEventListener("beforeprint", prepare(true));
+  addEventListener("afterprint", prepare(false));
 }
 
 // ---- The controls above the page
