@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from fedloru.cli.app import COMMAND_LINE, Overrides, Quiet, app
+from fedloru.cli.completion import run_folders
 from fedloru.cli.output import Json
 from fedloru.errors import ConfigError
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True, autocompletion=run_folders)] = None,
     source: Annotated[
         str | None, typer.Option("--config", metavar="CONFIG", help="Instead of run folders: the configuration to run.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ Source = str | Path | Run
 
 
 def compare(
-    runs: Source | Sequence[Source],
+    runs: Source | Iterable[Source],
     *,
     baseline: str | None = None,
     metric: str | None = None,
@@ -152,7 +152,7 @@ class Comparison:
             return places.write(file, page.page(self.results, file.parent), "page")
 
 
-def records_of(runs: Sequence[Source]) -> list[Records]:
+def records_of(runs: Iterable[Source]) -> list[Records]:
     """Read the runs, each once.
 
     Raises:
@@ -161,7 +161,7 @@ def records_of(runs: Sequence[Source]) -> list[Records]:
     return list(_distinct(runs))
 
 
-def _distinct(runs: Sequence[Source]) -> Iterator[Records]:
+def _distinct(runs: Iterable[Source]) -> Iterator[Records]:
     seen: set[Path] = set()
     for number, run in enumerate(runs, 1):
         if isinstance(run, Run) and run.folder is None:

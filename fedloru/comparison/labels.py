@@ -138,6 +138,8 @@ def _name(key: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict) and len({json.dumps(inner, default=str) for inner in value.values()}) == 1:
+        return _value(next(iter(value.values())))  # such as the rank of every layer
     if isinstance(value, float):
         return f"{value:g}"
     return plain(

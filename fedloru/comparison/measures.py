@@ -26,7 +26,7 @@ class Measure(NamedTuple):
     of: Callable[[Records], float | None]
     scale: float = 1.0
     is_score: bool = False
-    """Whether tables show its spread over seeds, and the same number of decimal places in all rows."""
+    """Whether tables show its spread over seeds."""
     is_cost: bool = False
     """Whether it is the cost of a target, which some runs do not reach."""
     in_table: bool = True

@@ -14,8 +14,6 @@ from fedloru.report import units
 
 NOT_REACHED = "not reached"
 NOT_FINISHED = "* not finished"
-DECIMALS = 3
-"""The decimal places of scores that are not in %."""
 
 
 class Results(NamedTuple):
@@ -155,9 +153,7 @@ def _signed(measure: Measure, value: float) -> str:
 
 
 def _number(measure: Measure, value: float) -> str:
-    if measure.is_score:
-        return f"{value:.{1 if measure.scale == 100 else DECIMALS}f}"
-    return units.digits(value)
+    return f"{value:.1f}" if measure.scale == 100 else units.digits(value)
 
 
 def _p(value: float | None) -> str:

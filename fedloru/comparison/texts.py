@@ -25,7 +25,16 @@ _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "|": "\\textbar{}"},
     **{"<": "$<$", ">": "$>$", "±": "$\\pm$", "−": "$-$", "×": "$\\times$", "≤": "$\\le$", "≥": "$\\ge$"},
-    **{"–": "--", "—": "---", "…": "\\dots{}", "∞": "$\\infty$", "⁶": "$^6$", "·": "$\\cdot$", "°": "$^\\circ$"},
+    **{
+        "–": "--",
+        "—": "---",
+        "…": "\\dots{}",
+        "∞": "$\\infty$",
+        "⁶": "$^6$",
+        "²": "$^2$",
+        "·": "$\\cdot$",
+        "°": "$^\\circ$",
+    },
     **{"[": "{[}", "]": "{]}"},  # a row that begins with [ would be an argument of the row before it
 }
 

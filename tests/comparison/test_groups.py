@@ -45,6 +45,7 @@ def test_seeds_and_folders_do_not_separate_groups() -> None:
         ([{"name": "fedavg"}, {"name": "fedavg", "prox": 0.1}], ["FedAvg", "FedAvg prox=0.1"]),
         ([{"name": "a", "clip": True}, {"name": "a", "clip": False}], ["a clip", "a"]),
         ([{"name": "a", "clip": None}, {"name": "a", "clip": False}], ["a no clip", "a clip=false"]),
+        ([{"name": "a", "x": {"u": 2, "v": 2}}, {"name": "a", "x": {"u": 4, "v": 4}}], ["a x=2", "a x=4"]),
         ([{"name": "fedlora"}, {"name": "fedsa"}, {"name": "python:m:topk"}], ["FedLoRA", "FedSA-LoRA", "topk"]),
         ([{"name": "python:m:topk"}, {"name": "python:n:topk"}], ["python:m:topk", "python:n:topk"]),
         ([{"name": "a", "x": "b" * 50 + "1"}, {"name": "a", "x": "b" * 50 + "2"}], [LONG, f"{LONG} #2"]),
