@@ -103,7 +103,7 @@ def _values(table: Table, name: str, na: Collection[str]) -> list[Any]:
 
 
 def _number(value: Any, table: Table, name: str, row: int) -> float:
-    problem = f"{quoted(value)} ({kind(value)})"
+    problem, advice = f"{quoted(value)} ({kind(value)})", "convert it, or leave the column out with data.features"
     if isinstance(value, str) and not table.typed:
         if _is_number(value):
             return float(value)
@@ -115,8 +115,8 @@ def _number(value: Any, table: Table, name: str, row: int) -> float:
         except (OverflowError, ValueError):
             problem = "a number that is too large"
     if isinstance(value, (date, time, timedelta)):
-        problem += "; convert it to a number, such as days since a date, or leave it out with data.features"
-    raise DataError(f"{table.place(row)}: column {name!r} has {problem}, expected a number: {ADVICE}")
+        advice = "convert it, such as to days since a date, or leave the column out with data.features"
+    raise DataError(f"{table.place(row)}: column {name!r} has {problem}, expected a number: {advice}")
 
 
 def _category(value: Any, table: Table, name: str, row: int) -> str:

@@ -90,7 +90,7 @@ def read(sites: Mapping[str, Path], columns: Sequence[str], *, alike: bool = Tru
 def _read(name: str, file: Path, with_name: bool) -> Table:
     table = files.read(file)
     if not table.num_rows:
-        raise DataError(f"{file} has no rows: every site needs at least one, so remove the file or add its rows")
+        raise DataError(f"{file} has no rows: add some, or remove the file")
     return table.extended(FILE, [name] * table.num_rows) if with_name and FILE not in table.column_names else table
 
 

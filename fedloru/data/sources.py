@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from os import PathLike, fspath
 from typing import Any
 
 from fedloru.data import builtin, sites
@@ -37,6 +38,8 @@ def load(
     Raises:
         DataError: the source or a setting is unknown, or the data is missing or malformed.
     """
+    if isinstance(settings.get("path"), PathLike):
+        settings["path"] = fspath(settings["path"])
     reader = SOURCES.find(source)
     known = settings_of(reader)
     shared = {"test_fraction": test_fraction, "seed": seed, "task": task}

@@ -7,7 +7,7 @@ is learned from training rows only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ Features = Annotated[
 Fill = Annotated[Mapping[str, float | str], Expected("a table from columns to numbers or categories")]
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+DIGITS = re.compile(r"[+-]?[0-9]+")
 CATEGORY = "category"
 LARGE = 30.0
 """Features whose values are larger than this are better standardized."""
@@ -134,10 +135,21 @@ def encoded(
             f"the feature {quoted(large)} has values up to {float(x.abs().max()):,.6g}; standardize = true suits most "
             "models better"
         )
+    remarks += _doubtful(encoding)
     kept = {each: tuple(all_keys[row] for row in fitted.tolist()) for each, all_keys in keys.items()}
     return Raw(
         Rows(x, y[fitted], kept), Rows(x_test, y_test), train.classes, tuple(remarks), scale=False, encoding=encoding
     )
+
+
+def _doubtful(encoding: Encoding) -> Iterator[str]:
+    """Yield a remark for each category such as "NA", which may stand for a missing value."""
+    for name, known in encoding.columns.items():
+        for text in known or ():
+            if text.strip().lower() in values.MISSING_NAMES:
+                yield (
+                    f"column {name!r} has the category {text!r}; if it stands for a missing value, list it in data.na"
+                )
 
 
 def _strata(name: str, y: NDArray[np.generic], keys: Mapping[str, Sequence[str]], task: Task) -> NDArray[np.int64]:
@@ -154,6 +166,11 @@ def _strata(name: str, y: NDArray[np.generic], keys: Mapping[str, Sequence[str]]
 def _kinds(table: Table, options: Options) -> dict[str, bool]:
     """Return for each column of features whether it has numbers."""
     others = {options.label, *options.columns}
+    if not options.features and any(not name.strip() for name in table.column_names):
+        raise DataError(
+            f"{table.where} has a column without a name, like the index that pandas writes: remove it "
+            "(to_csv(index=False)), or list the columns to use in data.features"
+        )
     names = list(options.features) or [name for name in table.column_names if name not in others]
     for name in (*names, *options.categorical):
         if name not in table.column_names:
@@ -176,7 +193,11 @@ def _declared(options: Options) -> dict[str, tuple[str, ...]]:
     """Return the categories that ``data.features`` lists, by column."""
     if not isinstance(options.features, Mapping):
         return {}
-    return {name: tuple(kind) for name, kind in options.features.items() if not isinstance(kind, str)}
+    declared = {name: tuple(kind) for name, kind in options.features.items() if not isinstance(kind, str)}
+    for name, known in declared.items():
+        if not known or len(set(known)) < len(known):
+            raise DataError(f"data.features has {quoted(list(known))} for {name!r}, expected different categories")
+    return declared
 
 
 def _read(table: Table, kinds: Mapping[str, bool], options: Options) -> dict[str, NDArray[np.generic]]:
@@ -193,7 +214,7 @@ def _labels(table: Table, options: Options) -> NDArray[np.generic]:
         texts = [value.strip() for value in found if isinstance(value, str)]
         if all(map(INTEGER.fullmatch, texts)):
             found = [int(text) for text in texts]
-        elif all(map(NUMBER.fullmatch, texts)):
+        elif all(map(NUMBER.fullmatch, texts)) and not all(map(DIGITS.fullmatch, texts)):
             found = [float(text) for text in texts]
     return values.labels(found, options.label, table.where, table.place, floats=True)
 

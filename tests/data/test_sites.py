@@ -72,7 +72,7 @@ def test_bad_sites_are_refused(tmp_path: Path) -> None:
         load("table", path=str(folder))
     (folder / "berlin.csv").write_text("a,label\n")
     (folder / "berlin.csv").rename(folder / "paris.csv")
-    with pytest.raises(DataError, match=r"paris.csv has no rows: every site needs"):
+    with pytest.raises(DataError, match=r"paris.csv has no rows: add some"):
         load("table", path=str(folder))
     (folder / "paris.csv").write_text("b,label\n1,0\n2,1\n")
     with pytest.raises(DataError, match=r"do not have the same columns, but differ in 'a', 'b'"):

@@ -168,7 +168,7 @@ def test_types_of_json_are_kept(values: list[Any], message: str, tmp_path: Path)
 
 def test_dates_of_parquet_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [date(2024, 1, 1)] * 4, "label": [0, 1, 0, 1]}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'a' has .*\(date\); convert it to a number, such as days"):
+    with pytest.raises(DataError, match=r"column 'a' has .*\(date\), expected a number: convert it, such as to days"):
         table(str(tmp_path / "t.parquet"))
 
 
@@ -179,6 +179,8 @@ def test_dates_of_parquet_are_refused(tmp_path: Path) -> None:
         ({"features": ["agee"]}, "has no column 'agee'; did you mean 'age'"),
         ({"features": ["label"]}, "is the label and a feature"),
         ({"features": {"age": "numeric"}}, "has 'numeric' for 'age', expected 'number', 'category' or a list"),
+        ({"features": {"sex": []}}, "expected different categories"),
+        ({"features": {"sex": ["m", "m"]}}, "expected different categories"),
         ({"features": "age"}, "expected a list of columns"),
         ({"missing": "drop"}, "missing is 'drop', expected 'refuse', 'median', 'mean' or 'indicator'"),
         ({"missing": "mean", "fill": {"chol": "a"}}, "data.fill has 'a' for column 'chol', expected a number"),
@@ -200,6 +202,8 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str, tmp_pa
         ("a,label\n1,0\n2\n", "row 1 \\(line 3\\) has 1 values"),
         ("label\n0\n1\n", "has no columns besides"),
         ("a,label\n,0\n,1\n", "no value"),
+        (",a,label\n0,5,0\n1,6,1\n", "column without a name, like the index that pandas writes"),
+        ("a,label\r1,0\r2,1\r", "correct its quotes or line ends"),
         ("a,label\n1,\n2,1\n", "rows have no 'label'"),
     ],
 )
@@ -215,3 +219,12 @@ def test_quoted_line_breaks_and_unknown_test_labels(tmp_path: Path) -> None:
     assert data.encoding is not None and data.encoding.names == ("a", "b=x\ny", "b=z")
     with pytest.raises(DataError, match="test labels that no training example has: 7"):
         table(str(tmp_path / "t.csv"), test=csv(tmp_path / "u.csv", [("a", "b", "label"), (1, "z", 7)]))
+
+
+def test_paths_large_labels_and_doubtful_categories(tmp_path: Path) -> None:
+    large = 10**20
+    rows = [("a", "label"), *[(("NA", "x")[row % 2], (large, 1)[row % 2]) for row in range(8)]]
+    csv(tmp_path / "t.csv", rows)
+    data = load("csv", path=tmp_path / "t.csv")
+    assert data.classes == ("1", str(large))
+    assert data.remarks == ("column 'a' has the category 'NA'; if it stands for a missing value, list it in data.na",)
