@@ -14,6 +14,8 @@ from fedloru.errors import FedloruError, plain
 from fedloru.flower.keys import public_line, read_public_key
 from fedloru.flower.provision import Folder, provision
 from fedloru.flower.roster import Roster
+from fedloru.flower.terms import references
+from fedloru.reading import read_toml
 
 Process = subprocess.Popen[bytes]
 LOCAL = "localhost"
@@ -87,10 +89,14 @@ class Clients:
 
 
 def join_command(home: Path, name: str, config: Path, part: int, port: int) -> list[str]:
-    """Return the command that starts the client ``name`` with its part of the partition in ``config``."""
+    """Return the command that starts the client ``name`` with its part of the partition in ``config``.
+
+    It allows the functions of the configuration, which are those of the user of this machine.
+    """
     folder = Folder(home)
     return [
         *(sys.executable, "-m", "fedloru", "join", "--warm", "--share-scores"),
         *("--server", f"{LOCAL}:{port}", "--ca", str(folder.ca[0]), "--key", str(folder.client(name)[0])),
         *("--data", str(config), "--part", str(part), "--state", str(home / "state" / name)),
+        *(f"--allow={reference}" for reference in dict.fromkeys(references(read_toml(config)))),
     ]

@@ -84,7 +84,7 @@ def configuration(folder: Path, clients: int = 4, images: bool = False, **sectio
         "eval": {"diagnostics": False},
     }
     for name, values in sections.items():
-        if name == "method" or name == "model":
+        if name in ("method", "model", "partition"):
             table[name] = values
         elif isinstance(values, dict):
             table[name] = table.get(name, {}) | values
