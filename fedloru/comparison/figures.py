@@ -78,7 +78,7 @@ def _curves(results: Results, axis: Axis) -> go.Figure:
 def _curve(group: Group, index: int, rounds: Sequence[int], axis: Axis, metric: Metric) -> list[go.Scatter]:
     """Return the mean curve of a group, preceded by its min–max band if the group has several runs."""
     positions = values_at(rounds, group, axis.of)
-    scores = values_at(rounds, group, lambda run: [row.get(metric.column) for row in run.rounds])
+    scores = values_at(rounds, group, lambda run: [row.get(metric.column) for row in run.measured])
     x, name, color = list(map(fmean, positions)), escape(group.label, quote=False), COLORS[index % len(COLORS)]
     mode = "lines+markers" if len(rounds) <= DOTS else "lines"
     mean = go.Scatter(x=x, y=list(map(fmean, scores)), name=name, legendgroup=name, mode=mode, marker={"size": 4})

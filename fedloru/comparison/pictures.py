@@ -72,7 +72,7 @@ def _curves(results: Results, axis: Axis) -> Iterator[Curve]:
     for group in results.groups:
         if rounds := evaluated_rounds(group, metric):
             x = [fmean(values) for values in values_at(rounds, group, axis.of)]
-            scores = values_at(rounds, group, lambda run: [row.get(metric.column) for row in run.rounds])
+            scores = values_at(rounds, group, lambda run: [row.get(metric.column) for row in run.measured])
             intervals = [(fmean(values), half) for values in scores if (half := half_width(values)) is not None]
             low = [metric.scale * metric.bounded(mean - half) for mean, half in intervals]
             high = [metric.scale * metric.bounded(mean + half) for mean, half in intervals]

@@ -97,7 +97,7 @@ def table_csv(results: Results) -> str:
 
 
 def rounds_csv(results: Results) -> str:
-    """Return one line of CSV per round of each run; MB and seconds are cumulative."""
+    """Return one line of CSV per round of each run, before training included; MB and seconds are cumulative."""
     metrics = list(measured([run for group in results.groups for run in group.runs]))
     head = ["group", "seed", "round", *(metric.key for metric in metrics), "up_mb", "down_mb", "seconds"]
     columns = [metric.column for metric in metrics]
@@ -111,7 +111,7 @@ def _rounds(group: Group, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 def _rounds_of(label: str, run: Records, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     seconds = 0.0
-    for row in run.rounds:
+    for row in run.measured:
         seconds += row["seconds"]
         totals = (row["up_bytes_total"] / MEGA, row["down_bytes_total"] / MEGA, round(seconds, 6))
         yield (label, seed(run), row["round"], *map(row.get, columns), *totals)
