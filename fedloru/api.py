@@ -20,6 +20,7 @@ from fedloru.config.trial import try_out
 from fedloru.data import Audit, load_partition
 from fedloru.errors import RunFolderError
 from fedloru.method import State
+from fedloru.recipe import Recipe
 from fedloru.report import notebook
 from fedloru.run import checkpoint
 from fedloru.run.callbacks import Callback, Follower
@@ -90,7 +91,7 @@ class _Call(Plan):
     callbacks: Iterable[Follower] = ()
 
 
-@with_parameters_of(_Call, Plan)
+@with_parameters_of(_Call, Plan, {name: f"pass recipe=fedloru.Recipe({name}=…)" for name in Recipe._fields})
 def run(call: _Call) -> ReportedRun:
     """Return a run with ``cohort`` clients per round; iterate over it to train, one row per round.
 

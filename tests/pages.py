@@ -108,7 +108,7 @@ class Session:
             self.python(block["setup"])
         elif block["language"] == "python":
             if following and following["language"] == "text" and not following["title"]:
-                printed = self.python(block["text"], may_raise=(FedloruError,))
+                printed = self.python(block["text"], may_raise=(FedloruError, TypeError))
                 self.compare(block["text"], following["text"], printed, following.start("text"))
             else:
                 self.python(block["text"])
