@@ -14,7 +14,7 @@ from fedloru.comparison.measures import MEGA, last5, sent
 from fedloru.comparison.metric import Metric
 from fedloru.comparison.results import Results
 from fedloru.report import style
-from fedloru.report.figures import DOTS
+from fedloru.report.figures import DOTS, TREND
 from fedloru.report.records import Records
 
 COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY, style.INK)
@@ -80,8 +80,9 @@ def _curve(group: Group, index: int, rounds: Sequence[int], axis: Axis, metric: 
     positions = values_at(rounds, group, axis.of)
     scores = values_at(rounds, group, lambda run: [row.get(metric.column) for row in run.measured])
     x, name, color = list(map(fmean, positions)), escape(group.label, quote=False), COLORS[index % len(COLORS)]
-    mode = "lines+markers" if len(rounds) <= DOTS else "lines"
-    mean = go.Scatter(x=x, y=list(map(fmean, scores)), name=name, legendgroup=name, mode=mode, marker={"size": 4})
+    mode = "markers" if len(rounds) < TREND else "lines+markers" if len(rounds) <= DOTS else "lines"
+    mean = go.Scatter(x=x, y=list(map(fmean, scores)), name=name, legendgroup=name, mode=mode)
+    mean.update(marker={"size": 4, "color": color})
     mean.update(line={"color": color, "width": 2, "dash": DASHES[index // len(COLORS) % len(DASHES)]})
     mean.update(customdata=rounds, hovertemplate=f"%{{y:{_format(metric)}}}, round %{{customdata}}")
     if len(group.counted) == 1:

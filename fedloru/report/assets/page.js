@@ -166,7 +166,8 @@ function logAxes({data, layout}, letter) {
     const traces = data.filter(trace => (trace[`${letter}axis`] ?? letter) === id);
     const values = traces.flatMap(trace => trace[letter] ?? [null])
       .filter(value => value !== null && (letter === "y" || value !== 0));
-    const based = traces.some(trace => trace.type !== "scatter" || trace.stackgroup || trace.fill);
+    const fromZero = trace => trace.stackgroup || trace.fill?.startsWith("tozero");
+    const based = traces.some(trace => trace.type !== "scatter" || fromZero(trace));
     return layout[name].visible !== false && !layout[name].range && !based && values.length > 1
       && values.every(value => Number.isFinite(value) && value > 0) && Math.max(...values) >= 2 * Math.min(...values);
   });
