@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedloru import report
-from fedloru.config import Config, completed, dump, stored
+from fedloru.config import Config, completed, dump, parse, stored
 from fedloru.config import plan as make_plan
 from fedloru.config.plan import audited, dated, federation_plan
 from fedloru.config.trial import try_out
@@ -23,7 +23,7 @@ from fedloru.method import State
 from fedloru.recipe import Recipe
 from fedloru.report import notebook
 from fedloru.run import checkpoint
-from fedloru.run.callbacks import Callback, Follower
+from fedloru.run.callbacks import Callback, Follower, callbacks_of
 from fedloru.run.carrier import Carrier
 from fedloru.run.checks import check
 from fedloru.run.description import PYTHON, echo, partition_record, partition_rows
@@ -37,6 +37,7 @@ from fedloru.run.plan import Plan, on_device
 from fedloru.run.simulation import Simulation
 from fedloru.schema import FEDERATION
 from fedloru.settings.parameters import with_parameters_of
+from fedloru.track import Tracking, tracking
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class _Call(Plan):
     resume: bool = False
     accept_changes: bool = False
     callbacks: Iterable[Follower] = ()
+    track: str | Mapping[str, Any] | None = None
 
 
 @with_parameters_of(_Call, Plan, {name: f"pass recipe=fedloru.Recipe({name}=…)" for name in Recipe._fields})
@@ -104,6 +106,8 @@ def run(call: _Call) -> ReportedRun:
         accept_changes: whether to resume it even if its environment has changed, such as the number of threads or the
             version of torch, so that the bits may differ from those of an uninterrupted run.
         callbacks: functions that are called with the row of every round, and ``Callback`` objects.
+        track: the tracker that follows the run: tensorboard, mlflow or wandb, or a table of its settings, as in the
+            section [track] of a configuration.
 
     Raises:
         ConfigError: a setting is out of range, or settings contradict each other.
@@ -114,18 +118,26 @@ def run(call: _Call) -> ReportedRun:
     check(plan)
     _set_threads(plan.threads)
     checked = audited(plan.dataset, plan.partition)
+    callbacks = [*callbacks_of(call.callbacks), *_tracking(call.track)]
     plan = on_device(plan)
     if not call.resume:
         try_out(plan.net, plan.dataset, plan.partition, plan.recipe, plan.chosen_metrics)
     if call.out is None:
-        return ReportedRun(plan, callbacks=call.callbacks)
+        return ReportedRun(plan, callbacks=callbacks)
     if call.resume:
         RunFolder.open(call.out)
         folder = RunFolder(Path(call.out), echo(plan))
         with folder.alone():
             _restore_threads(folder, None, call.accept_changes)
-            return _continue(plan, folder, None, call.accept_changes, callbacks=call.callbacks)
-    return _begin(plan, call.out, echo(plan), checked, callbacks=call.callbacks)
+            return _continue(plan, folder, None, call.accept_changes, callbacks=callbacks)
+    return _begin(plan, call.out, echo(plan), checked, callbacks=callbacks)
+
+
+def _tracking(track: str | Mapping[str, Any] | None) -> list[Tracking]:
+    """Return the callback for ``track``, checked as the section [track] of a configuration."""
+    if track is None:
+        return []
+    return tracking(parse({"track": {"tool": track} if isinstance(track, str) else track}).track.model_dump())
 
 
 def start(config: Config, federation: Participants | None = None, *, callbacks: Iterable[Follower] = ()) -> ReportedRun:
@@ -142,7 +154,8 @@ def start(config: Config, federation: Participants | None = None, *, callbacks: 
     complete = dump(completed(config, plan))
     own_data = plan.partition.scheme == FEDERATION
     checked = None if own_data else audited(plan.dataset, plan.partition)
-    return _begin(plan, config.output.dir, complete, checked, _carrier(config, federation), callbacks)
+    followers = [*callbacks_of(callbacks), *tracking(config.track.model_dump())]
+    return _begin(plan, config.output.dir, complete, checked, _carrier(config, federation), followers)
 
 
 def resume(
@@ -170,7 +183,8 @@ def resume(
         opened.latest("cpu", from_round)  # reports a damaged checkpoint before data is loaded
         _restore_threads(opened, from_round, accept_changes)
         plan, carrier = _plan(config, federation), _carrier(config, federation)
-        return _continue(plan, opened, from_round, accept_changes, carrier, callbacks)
+        followers = [*callbacks_of(callbacks), *tracking(config.track.model_dump())]
+        return _continue(plan, opened, from_round, accept_changes, carrier, followers)
 
 
 def load_state(folder: str | Path, round: int | None = None) -> tuple[Plan, State]:

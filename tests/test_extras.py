@@ -30,6 +30,7 @@ IMPORTS = {
     "hf": "transformers, peft, tokenizers, datasets, fedloru.hf.nets, fedloru.hf.adapter",
     "analysis": CURVATURE,
     "ray": "ray",
+    "track": "tensorboard, torch.utils.tensorboard, mlflow, wandb",
     "docs": "mkdocs.commands.build, material, mkdocstrings, mkdocstrings_handlers.python",
     "dev": f"pre_commit, yaml, mypy.api, pytest, xdist, hypothesis, mkdocs, transformers, peft, ray, {FLOWER}",
 }

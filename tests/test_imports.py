@@ -54,8 +54,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "comparison": frozenset({"errors", "files", "reading", "schema", "settings", "data", "methods", "run", "report"})
     | {"analysis"},
     "presets": frozenset(),
-    "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf", "presets"},
-    "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report"},
+    "track": TO_ENGINE | {"engine", "run", "report"},
+    "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf", "presets", "track"},
+    "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "track"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE
     | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower", "presets"}
@@ -91,6 +92,9 @@ ALLOWED_IN = {
     "cryptography": "flower/",
     "uvicorn": "flower/",
     "httpx": "flower/",
+    "tensorboard": "track/",
+    "mlflow": "track/",
+    "wandb": "track/",
 }
 """Optional libraries, and the only place in which each may be imported."""
 

@@ -161,11 +161,11 @@ def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings but those of [output] by their keys, such as "client.lr", as JSON holds them."""
+    """Return all settings but those of [output] and [track] by their keys, such as "client.lr", as JSON holds them."""
     sections = {name: value if isinstance(value, dict) else {"": value} for name, value in table.items()}
     return {
         f"{name}.{key}".strip("."): value
         for name, section in sections.items()
-        if name != "output"
+        if name not in ("output", "track")
         for key, value in json.loads(json.dumps(section)).items()
     }

@@ -122,7 +122,9 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     flat: Settings = {}
     for name, value in config.items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return {key: value for key, value in flat.items() if key not in BY_SEED and not key.startswith("output.")}
+    return {
+        key: value for key, value in flat.items() if key not in BY_SEED and not key.startswith(("output.", "track."))
+    }
 
 
 def _which_differ(keys: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any
+from urllib.parse import urlsplit
 
 from fedloru.config.fields import Section, shown
 from fedloru.config.methods import assembled, wrapper_sections
@@ -135,6 +136,14 @@ def _scaffold_has_one_rank(method: Section, lowrank: Section) -> Iterator[str]:
         yield "method.scaffold = true requires one rank on all clients: remove lowrank.capacities or method.scaffold"
 
 
+def _no_password(track: Section) -> Iterator[str]:
+    if "@" in urlsplit(getattr(track, "uri", None) or "").netloc:
+        yield (
+            "track.uri contains a user or a password, which would be written to the run folder: set the environment "
+            "variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+
+
 CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _cohort_fits,
     _data_has_columns,
@@ -147,4 +156,5 @@ CHECKS: tuple[Callable[..., Iterator[Any]], ...] = (
     _texts_are_generated,
     _shares_add_up,
     _scaffold_has_one_rank,
+    _no_password,
 )

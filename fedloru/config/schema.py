@@ -17,6 +17,7 @@ from fedloru.run.federation import Federation
 from fedloru.run.plan import keyed_settings
 from fedloru.settings import In, Setting, settings_of
 from fedloru.settings.types import Count, Text, Whole
+from fedloru.track import TRACKERS
 
 CAPACITIES = Setting(
     "capacities",
@@ -58,6 +59,7 @@ class Config(NamedTuple):
     engine: Section
     eval: Section
     output: Section
+    track: Section
     federation: Section
 
 
@@ -108,6 +110,13 @@ LOSS = Setting(
     "the loss; a function takes the outputs and the batch, and returns one value per example; by default cross_entropy "
     "if labels are classes, and mse for a regression",
 )
+
+
+def _track() -> Forms:
+    base, meaning = section("Track", "", []), "the tracker of experiments that follows the run"
+    return forms_of(TRACKERS, "tool", base, default="none", meaning=meaning, skip=["run"])
+
+
 Top = section("Top", "Settings of the whole run.", _of_run(""))
 
 SECTIONS: dict[str, Forms] = {
@@ -128,6 +137,7 @@ SECTIONS: dict[str, Forms] = {
     ),
     "eval": one_form("Evaluation of the shared model.", [*_of_run("eval"), GENERATIONS, NEW_TOKENS]),
     "output": one_form("What the run writes.", [FOLDER, *_of_run("output")]),
+    "track": _track(),
     "federation": one_form(
         "How a federation of real clients runs, with `fedloru serve`; simulations ignore it.",
         settings_of(Federation).values(),

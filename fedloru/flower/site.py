@@ -20,7 +20,7 @@ from fedloru.reading import UnreadableError, read_toml
 from fedloru.recipe import Recipe
 from fedloru.run.plan import Plan, on_device
 
-PRIVATE = ("data", "partition", "output", "federation", "engine", "cohort", "eval", "aggregation")
+PRIVATE = ("data", "partition", "output", "track", "federation", "engine", "cohort", "eval", "aggregation")
 """The sections of a configuration that clients do not receive."""
 PLACES = ("path", "test")
 """The settings of [data] that say where the data is."""
