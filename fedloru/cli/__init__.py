@@ -3,6 +3,7 @@
 ::
 
     app              the application: common options, errors, warnings, exit codes
+    init             init                           looks, draft             what data is; the configuration
     train            run, resume                    training                     progress and results
     view             audit, cost, report, config,   audit_table, cost_table
                      presets
@@ -23,7 +24,7 @@ The files on the left declare the commands, without importing torch; the command
 
 import signal
 
-from fedloru.cli import train  # each defines its commands, which are listed in this order
+from fedloru.cli import init, train  # each defines its commands, which are listed in this order
 
 # isort: split
 from fedloru.cli import align, certs, compare, export, federation, join, methods, rank, try_out, view
@@ -46,6 +47,7 @@ __all__ = [
     "compare",
     "export",
     "federation",
+    "init",
     "join",
     "main",
     "methods",

@@ -1,0 +1,154 @@
+"""What data a file or a folder holds, from its name and its first rows, to propose a configuration."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedloru.data import files
+from fedloru.data.lines import lines
+from fedloru.errors import DataError
+from fedloru.reading import UnreadableError, parse_json
+
+IMAGES, TABLE, TEXT, BUILT_IN = "images", "table", "text", "built-in"
+PICTURES = {".png", ".jpg", ".jpeg"}
+SAMPLE, ENTRIES, SITES = 1000, 1000, 20
+"""The numbers of rows of a file, of files in a folder, and of files whose rows are looked at."""
+LONG = 40
+"""The mean number of characters from which the values of a column are texts rather than categories."""
+LABELS = ("label", "target", "class", "y", "outcome", "diagnosis")
+PROMPTS, RESPONSES = ("prompt", "instruction", "question", "input"), ("response", "output", "answer", "completion")
+CONVERSATIONS = ("messages", "conversations", "conversation")
+MISSING = {"?", "NA", "N/A", "NaN", "nan", "null"}
+"""Texts that usually stand for missing values."""
+SPLITS = {"train", "test"}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Found(NamedTuple):
+    """Data of a kind, the settings of [data] that read it, and the number of its files."""
+
+    kind: str
+    data: dict[str, Any]
+    sites: int = 1
+
+
+def look(path: Path) -> Found | None:
+    """Return what ``path`` holds; None if nothing in it is known.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() == ".npz":
+        return Found(IMAGES, {"source": "npz", "path": str(path)})
+    return _file(path, [path]) if path.suffix.lower() in files.READERS else None
+
+
+def around(folder: Path) -> Found | None:
+    """Return the first data in ``folder``, which is looked at by name; None if there is none."""
+    for path in sorted(islice(folder.iterdir(), ENTRIES)):
+        if path.name[:1] in (".", "_") or path.name == "runs":
+            continue
+        try:
+            if found := look(path):
+                return found
+        except (DataError, OSError):
+            continue
+    return None
+
+
+def _folder(path: Path) -> Found | None:
+    entries = sorted(entry for entry in islice(path.iterdir(), ENTRIES) if not entry.name.startswith("."))
+    tables = [entry for entry in entries if entry.suffix.lower() in files.READERS]
+    if tables:
+        return _file(path, tables)
+    deeper = [inner for entry in entries if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
+    deepest = [inner for entry in deeper[:ENTRIES] if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
+    if any(inner.suffix.lower() in PICTURES for inner in [*deeper, *deepest]):
+        return Found(IMAGES, {"source": "folder", "path": str(path)})
+    return None
+
+
+def _file(path: Path, tables: Sequence[Path]) -> Found:
+    """Return what the files ``tables`` of ``path`` hold."""
+    rows = [row for table in tables[:SITES] for row in sample(table)]
+    if not rows:
+        raise DataError(f"{path} has no rows")
+    names, place = list(rows[0]), {"path": path.as_posix()}
+    sites = 1 if {table.stem for table in tables} == SPLITS else len(tables)
+    pictures = [name for name in names if name in ("image", "img") or isinstance(rows[0][name], Mapping | bytes)]
+    if pictures and path.suffix.lower() == ".parquet":
+        return Found(IMAGES, {"source": "parquet", **place, "image": pictures[0], "label": _label(names)})
+    columns = _texts(rows, names)
+    if columns is not None:
+        return Found(TEXT, {"source": "text", **place, **columns}, sites)
+    table = {"source": "csv", **place, "label": _label(names), "standardize": True, **_missing(rows)}
+    return Found(TABLE, table, sites)
+
+
+def _missing(rows: Rows) -> dict[str, Any]:
+    """Return the settings for missing values if ``rows`` have any."""
+    values = {value.strip() if isinstance(value, str) else value for row in rows for value in row.values()}
+    stand_ins = sorted(MISSING & {value for value in values if isinstance(value, str)})
+    if not stand_ins and not {None, ""} & values:
+        return {}
+    return {"missing": "median", **({"na": stand_ins} if stand_ins else {})}
+
+
+def _texts(rows: Rows, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the kind of the texts in ``rows`` and their columns; None if they are a table."""
+    if _first(names, CONVERSATIONS):
+        return {"kind": "instruct"}
+    prompt, response = _first(names, PROMPTS), _first(names, RESPONSES)
+    if prompt and response:
+        return {"kind": "instruct", "prompt": prompt, "response": response}
+    long = [name for name in names if _mean_length(row.get(name) for row in rows) >= LONG]
+    if not long:
+        return None
+    text = _first(names, ("text", "sentence")) or long[0]
+    label = _first(names, LABELS)
+    return {"kind": "plain", "text": text} if label is None else {"kind": "classify", "text": text, "label": label}
+
+
+def _mean_length(values: Iterable[Any]) -> float:
+    found = list(values)
+    return sum(len(value) for value in found if isinstance(value, str)) / len(found)
+
+
+def _label(names: Sequence[str]) -> str:
+    return _first(names, LABELS) or names[-1]
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def sample(file: Path) -> Rows:
+    """Return the first rows of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    ending = file.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        text = (line for _, line in lines(file, str(file)))
+        try:
+            return list(islice(csv.DictReader(text, delimiter="," if ending == ".csv" else "\t"), SAMPLE))
+        except csv.Error as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+    if ending in (".jsonl", ".ndjson"):
+        texts = (line for _, line in lines(file, str(file)) if line.strip())
+        try:
+            return [parse_json(line.encode(), dict) for line in islice(texts, SAMPLE)]
+        except UnreadableError as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+    table = files.read(file)
+    head = {name: table[name][:SAMPLE] for name in table.column_names}
+    return [dict(zip(head, row, strict=True)) for row in zip(*head.values(), strict=True)]

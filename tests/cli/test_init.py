@@ -1,0 +1,121 @@
+"""``fedloru init``: it looks at data, asks or takes flags, and writes a configuration that runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from fedloru.cli import init
+from fedloru.cli.looks import around, look
+from fedloru.config import load
+from tests.cli.conftest import Cli
+
+
+def hospitals(folder: Path) -> None:
+    """Write a table for each of three sites, with missing values."""
+    draw = random.Random(0)
+    folder.mkdir()
+    for site in ("berlin", "paris", "rome"):
+        rows = [f"{draw.randint(30, 80)},{draw.choice('MF')},{draw.choice(['?', '240'])}" for _ in range(40)]
+        table = "\n".join(f"{row},{int(row[:2] > '55')}" for row in rows)
+        (folder / f"{site}.csv").write_text(f"age,sex,chol,disease\n{table}\n")
+
+
+def test_sites_with_a_table_each_become_a_run(cli: Cli) -> None:
+    hospitals(Path("hospitals"))
+    assert "Written: fedloru.toml" in cli("init").stdout
+    config = load("fedloru.toml")
+    assert (config.data.source, config.data.label, config.data.missing, config.data.na) == (
+        "csv",
+        "disease",
+        "median",
+        ["?"],
+    )
+    assert (config.partition.scheme, config.partition.key, config.cohort.size) == ("natural", "file", 3)
+    result = json.loads(cli("run", "fedloru.toml", "-s", "rounds=1", "-q", "--json").stdout)
+    assert result["summary"]["clients"] == 3
+
+
+def test_flags_answer_the_questions(cli: Cli) -> None:
+    flags = ("--data", "built-in", "--path", "mnist5k", "--model", "mlp", "--clients", "7", "--method", "fedavg")
+    cli("init", "mine.toml", *flags)
+    config = load("mine.toml")
+    assert (config.data.source, config.model.name, config.method.name) == ("mnist5k", "mlp", "fedavg")
+    assert (config.partition.clients, config.cohort.size) == (7, 7)
+
+
+def test_the_settings_in_comments_are_the_defaults(cli: Cli) -> None:
+    cli("init", "--data", "built-in")
+    written = Path("fedloru.toml").read_text()
+    Path("all.toml").write_text(re.sub(r"^# (\w+ = )", r"\1", written, flags=re.MULTILINE))
+    both = [load(name)._replace(output=None) for name in ("fedloru.toml", "all.toml")]  # type: ignore[arg-type]
+    assert both[0] == both[1] and Path("all.toml").read_text() != written
+
+
+def test_an_existing_file_is_not_overwritten(cli: Cli) -> None:
+    Path("fedloru.toml").write_text("mine")
+    assert "exists already" in cli("init", code=2).stderr
+    assert Path("fedloru.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "sounds"), "expected 'built-in', 'images', 'table' or 'text'"),
+        (("--data", "built-in", "--path", "cifar"), "there is no built-in data set 'cifar'"),
+        (("--data", "table", "--path", "nothing"), "there is no file or folder nothing"),
+        (("--data", "text", "--path", "hospitals"), "hospitals holds data of the kind table, and not text"),
+        (("--clients", "doctor"), "the clients are 'doctor', expected a number"),
+        (("--clients", "0"), "the clients are '0'"),
+        (("--model", "gpt"), "model.name is 'gpt'"),
+        (("--method", "fedfoo"), "fedfoo"),
+    ],
+)
+def test_wrong_answers_write_nothing(cli: Cli, flags: tuple[str, ...], message: str) -> None:
+    hospitals(Path("hospitals"))
+    assert message in " ".join(cli("init", *flags, code=2).stderr.split())
+    assert not Path("fedloru.toml").exists()
+
+
+def test_questions_are_asked_again_after_a_wrong_answer(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospitals(Path("hospitals"))
+    answers = iter(["table", "nowhere", "hospitals", "mlp", "sex", "fedlora"])
+    asked: list[tuple[str, object]] = []
+
+    def prompt(question: str, default: object, err: bool) -> str:
+        asked.append((question, default))
+        return next(answers)
+
+    monkeypatch.setattr(init, "is_interactive", lambda: True)
+    monkeypatch.setattr("typer.prompt", prompt)
+    assert "there is no file or folder nowhere" in cli("init").stderr
+    assert [default for _, default in asked] == ["table", "hospitals", "hospitals", "mlp", "file", "fedloru"]
+    config = load("fedloru.toml")
+    assert (config.partition.key, config.cohort.size, config.method.name) == ("sex", 2, "fedlora")
+
+
+def test_what_is_found(tmp_path: Path) -> None:
+    def written(name: str, *rows: dict[str, object]) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    chat = look(written("chat.jsonl", {"messages": []}))
+    pairs = look(written("pairs.jsonl", {"instruction": "a", "output": "b"}))
+    texts = look(written("texts.jsonl", {"text": "word " * 20, "label": "good"}))
+    plain = look(written("plain.jsonl", {"body": "word " * 20}))
+    assert chat and pairs and texts and plain
+    assert (chat.kind, chat.data["kind"]) == ("text", "instruct")
+    assert (pairs.data["prompt"], pairs.data["response"]) == ("instruction", "output")
+    assert (texts.data["kind"], texts.data["label"]) == ("classify", "label")
+    assert (plain.data["kind"], plain.data["text"]) == ("plain", "body")
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "pictures" / "cat" / "1.png").touch()
+    pictures = look(tmp_path / "pictures")
+    assert pictures and (pictures.kind, pictures.data["source"]) == ("images", "folder")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jsonl").write_text("{")
+    assert around(tmp_path / "broken") is None and look(tmp_path / "none.bin") is None
