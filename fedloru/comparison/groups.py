@@ -21,6 +21,10 @@ BY_SEED = frozenset({"seed", "partition.seed", "model.seed", "cohort.seed", "mod
 """
 
 
+LATER = frozenset({"data.task"})
+"""Settings of the data that runs of earlier versions did not record: their data may be the same."""
+
+
 class Group(NamedTuple):
     """Runs of one configuration, sorted by seed; ``label`` distinguishes it from the other groups."""
 
@@ -105,6 +109,7 @@ def _different_data(groups: Sequence[Group]) -> Iterator[str]:
     runs = [run for group in groups for run in group.runs]
     if any(run.partition.get("scheme") == FEDERATION for run in runs):
         yield "Some runs have real clients, whose data is not recorded: it may differ between the runs."
+    changed = {key: values for key, values in changed.items() if key not in LATER or None not in values}
     data = [key for key in changed if key.startswith("data.") or key == "eval.examples"]
     if data:
         yield f"The runs use different data sets ({_which_differ(data)}): their accuracies are not comparable."

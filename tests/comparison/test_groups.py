@@ -120,5 +120,7 @@ def test_different_data_and_partitions_are_reported() -> None:
     other = {"source": "mnist5k", "seed": 0}
     assert "different data sets (data.source differs)" in " ".join(cautions(grouped([run(), run(data=other)])))
     avg = {"name": "fedavg"}
+    recorded = run(data={**BASE["data"], "task": "classification"}, method=avg)
+    assert not list(cautions(grouped([run(), recorded])))
     assert "even with the same seed" in " ".join(cautions(grouped([run(), run(hash="other", method=avg)])))
     assert not list(cautions(grouped([run(0), run(1, method=avg)])))

@@ -46,7 +46,7 @@ def test_report(run: Path) -> None:
 
 def test_compare(run: Path) -> None:
     call("run", str(run / "config.toml"), "-s", "method.name=fedlora", "--out", "other", "--quiet")
-    assert "fedlora" in call("compare", str(run), "other", "-o", "both.html")
+    assert "FedLoRA" in call("compare", str(run), "other", "-o", "both.html")
     assert Path("both.html").stat().st_size > 0
 
 
