@@ -7,7 +7,7 @@ temporary working directory:
   raises.
 - ``console`` blocks hold commands after ``$``, each followed by its output or by nothing. ``fedloru`` and ``python``
   are run, the commands of ``NOT_RUN`` are not, and others fail. A command fails if and only if the page shows an error.
-  ``> FILE`` saves what it prints.
+  ``> FILE`` saves what it prints. Notes and errors come before other output.
 - A block with a title, such as ``toml title="my.toml"``, is saved as that file. Other ``toml`` blocks are
   configurations, and ``json`` blocks are valid JSON.
 - Code in a comment, from ``<!-- setup`` to ``-->``, is run but not shown: it prepares files that a reader would have.
@@ -142,7 +142,7 @@ class Session:
             assert program == "fedloru", f"{self.page.name}: nothing runs {program}"
             result = CliRunner().invoke(app, args, prog_name="fedloru", env={"COLUMNS": "80", "TERM": "dumb"})
             failed = result.exit_code != 0
-            printed = result.stdout if target else result.output
+            printed = result.stdout if target else result.stderr + result.stdout
             assert "Traceback" not in result.output, result.output
         expected = bool(re.search(r"^Error: ", command["shown"], re.MULTILINE))
         assert failed == expected, f"{self.page.name}: $ {command['line']}\n{printed}"
