@@ -15,7 +15,7 @@ from fedloru import tree
 from fedloru.errors import RunFolderError, quoted
 from fedloru.files import write_atomic
 from fedloru.reading import UnreadableError, read_json
-from fedloru.run.plan import Plan
+from fedloru.run.plan import Plan, defaults
 
 SETTINGS = Path("checkpoint", "config.json")
 """A second copy of the configuration, to detect changes to config.toml."""
@@ -80,9 +80,11 @@ def check_origin(folder: Path, now: Mapping[str, str]) -> None:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
+    """Return what has changed; a setting that an earlier version did not have counts as its default."""
+    changed, known = [], defaults()
     for key in sorted(old.keys() | new.keys()):
-        before, now = old.get(key), new.get(key)
+        now = new.get(key)
+        before = old.get(key, {} if isinstance(now, dict) else known.get(f"{prefix}{key}"))
         if isinstance(before, dict) and isinstance(now, dict):
             changed += _changes(before, now, f"{prefix}{key}.")
         elif before != now:

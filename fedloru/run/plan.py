@@ -193,6 +193,11 @@ def keyed_settings() -> Mapping[str, tuple[str, Setting]]:
     return {name: (key, setting) for name, setting in settings_of(Plan).items() if (key := _key(setting.annotation))}
 
 
+def defaults() -> dict[str, Any]:
+    """Return the defaults of the settings of a plan by their keys, such as "eval.every"."""
+    return {key: setting.default for key, setting in keyed_settings().values()}
+
+
 def settings_table(plan: Plan) -> dict[str, Any]:
     """Return the settings of ``plan`` in the sections of a configuration, with model-dependent defaults filled in."""
     table: dict[str, Any] = {}

@@ -23,7 +23,7 @@ DATA = {
     "impossible minimum": (["partition.min_examples=150"], "cannot give 10 clients at least 150"),
     "no such data": (["data.source=parquet", "data.path=nowhere"], "there is no file or folder nowhere"),
     "no such column": (["data.source=npz", "data.path=own.npz", "data.columns=['ward']"], "'ward'"),
-    "labels that are not integers": (["data.source=npz", "data.path=odd.npz"], "float64"),
+    "labels that are not classes": (["data.source=npz", "data.path=odd.npz"], "needs one class per example"),
 }
 MODEL = {
     "rank too large": (["lowrank.rank=500"], "got rank 500"),
