@@ -109,10 +109,9 @@ def _headed(entry: tuple[str, float]) -> str:
 
 OVERVIEW = (
     ("fedlora", 0.05),
-    ("fedlmt", 0.05),
-    ("fedmud", 0.05),
     ("fedloru-paper", 0.05),
     ("fedloru", 0.05),
+    ("fedlora-int4", 0.02),
     ("fedloru-int4", 0.02),
 )
 """The contenders in the overview, each at a share of FedAvg's bytes."""
