@@ -57,6 +57,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
         remarks=(*raw.remarks, *remarks, *doubts),
         scaling=scaling,
         encoding=raw.encoding,
+        test_columns=dict(test.columns),
     )
 
 

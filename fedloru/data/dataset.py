@@ -38,12 +38,14 @@ class _Fields(NamedTuple):
     remarks: tuple[str, ...] = ()
     scaling: Scaling | None = None
     encoding: Encoding | None = None
+    test_columns: dict[str, tuple[str, ...]] = {}
 
 
 class Dataset(_Fields):
     """A data set in memory.
 
-    ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions.
+    ``columns`` hold one value per training example, such as the speaker or the hospital, for natural partitions, and
+    ``test_columns`` those of the test examples, by which clients of such a partition are scored.
     ``notes`` count what happened when the data was read, such as how many tokens were cut from long texts.
     ``remarks`` are sentences about how the data was read that its user should know, such as which files were not read.
     The command line prints them, and the page of a run shows them. ``scaling`` says how ``x`` was standardized,
@@ -70,14 +72,17 @@ class Dataset(_Fields):
         remarks: Sequence[str] = (),
         scaling: Scaling | None = None,
         encoding: Encoding | None = None,
+        test_columns: Mapping[str, Sequence[str]] = {},
     ) -> Self:
         names = class_names(name, classes)
         train, test = examples(f"{name!r}, train", train, names), examples(f"{name!r}, test", test, names)
-        for column, values in columns.items():
-            if train and len(values) != size(train):
-                raise DataError(f"{name!r}: column {column!r} has {len(values)} values for {size(train)} examples")
-        kept = {column: tuple(values) for column, values in columns.items()}
-        return super().__new__(cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling, encoding)
+        kept, of_test = (
+            _columns(f"{name!r}{side}", values, part)
+            for side, values, part in (("", columns, train), (", test", test_columns, test))
+        )
+        return super().__new__(
+            cls, name, train, test, names, kept, dict(notes), tuple(remarks), scaling, encoding, of_test
+        )
 
     @property
     def task(self) -> Kind:
@@ -94,6 +99,13 @@ class Dataset(_Fields):
         parts += [f"{len(self.classes):,} classes"] if self.classes else []
         parts += [f"columns {', '.join(map(repr, self.columns))}"] if self.columns else []
         return f"Dataset({self.name!r}, {', '.join(parts)})"
+
+
+def _columns(where: str, columns: Mapping[str, Sequence[str]], examples: Examples) -> dict[str, tuple[str, ...]]:
+    for column, values in columns.items():
+        if examples and len(values) != size(examples):
+            raise DataError(f"{where}: column {column!r} has {len(values)} values for {size(examples)} examples")
+    return {column: tuple(values) for column, values in columns.items()}
 
 
 def _shape(examples: Examples) -> str:

@@ -38,8 +38,7 @@ def load(
     Raises:
         DataError: the source or a setting is unknown, or the data is missing or malformed.
     """
-    if isinstance(settings.get("path"), PathLike):
-        settings["path"] = fspath(settings["path"])
+    settings = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in settings.items()}
     reader = SOURCES.find(source)
     known = settings_of(reader)
     shared = {"test_fraction": test_fraction, "seed": seed, "task": task}

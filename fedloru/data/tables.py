@@ -122,9 +122,12 @@ def encoded(
     rows = torch.arange(train.num_rows)
     if test is None:
         held = held_out(_strata(name, y, keys, task), test_fraction, seed)
-        fitted, tested, y_test = rows[~held].numpy(), _take(found, rows[held].numpy()), y[rows[held].numpy()]
+        fitted, drawn = rows[~held].numpy(), rows[held].numpy()
+        tested, y_test, test_keys = _take(found, drawn), y[drawn], _take_keys(keys, drawn)
     else:
         fitted, tested, y_test = rows.numpy(), _read(test, kinds, options), _labels(test, options)
+        known = [each for each in options.columns if each in test.column_names]
+        test_keys = {each: values.keys(test[each], each, test.where, test.place) for each in known}
     learned = _take(found, fitted)
     encoding = encodings.fit(learned, _declared(options), options.missing, options.fill, options.standardize)
     (x, unknown), (x_test, unknown_test) = (encodings.encode(encoding, each) for each in (learned, tested))
@@ -136,10 +139,12 @@ def encoded(
             "models better"
         )
     remarks += _doubtful(encoding)
-    kept = {each: tuple(all_keys[row] for row in fitted.tolist()) for each, all_keys in keys.items()}
-    return Raw(
-        Rows(x, y[fitted], kept), Rows(x_test, y_test), train.classes, tuple(remarks), scale=False, encoding=encoding
-    )
+    learned_rows, test_rows = Rows(x, y[fitted], _take_keys(keys, fitted)), Rows(x_test, y_test, test_keys)
+    return Raw(learned_rows, test_rows, train.classes, tuple(remarks), scale=False, encoding=encoding)
+
+
+def _take_keys(keys: Mapping[str, Sequence[str]], rows: NDArray[np.int64]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(values[row] for row in rows.tolist()) for name, values in keys.items()}
 
 
 def _doubtful(encoding: Encoding) -> Iterator[str]:

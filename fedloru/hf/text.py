@@ -162,12 +162,14 @@ def _dataset(
         own, test_own = (_groups(split) for split in splits)
         train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)
         remarks += more
-    rows = [example.row for example in splits[0].examples]
-    natural = {column: tuple(splits[0].units[row][i] for row in rows) for i, column in enumerate(columns)}
+    natural, of_test = (
+        {column: tuple(split.units[example.row][i] for example in split.examples) for i, column in enumerate(columns)}
+        for split in splits
+    )
     remarks += doubtful(natural)
     for remark in remarks:
         log.warning("%s", remark)
-    return Dataset(name, train, test, classes, natural, notes, remarks)
+    return Dataset(name, train, test, classes, natural, notes, remarks, test_columns=of_test)
 
 
 def tensors(examples: Sequence[Tokens]) -> Examples:

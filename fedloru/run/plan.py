@@ -77,7 +77,7 @@ class Plan:
         eval_examples: the maximum number of test examples that are used, the same in every round, drawn from the run's
             seed; it also applies to each client's own test examples. By default all are used.
         eval_clients: the number of clients that are scored, drawn from the run's seed, each on its own test examples or
-            else on a part of the test set with its mix of classes.
+            else on its rows of the test set, if these have its key, or on a part with its mix of classes.
         eval_clients_every: the number of rounds between scores of clients; by default, clients with their own test
             examples are scored at every evaluation, and others before training and after the last round.
         metrics: further metrics at every evaluation: a list of names, or a table from names to functions of the outputs

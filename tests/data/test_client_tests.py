@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fedloru.data import Dataset, Partition, iid
+from fedloru.data import Dataset, Partition, from_tensors, iid, natural
 from fedloru.data.client_tests import client_tests
+from fedloru.errors import DataError
 
 
 def _dataset(train: torch.Tensor, test: torch.Tensor, classes: int = 3) -> Dataset:
@@ -48,3 +50,29 @@ def test_without_classes_parts_follow_the_sizes() -> None:
     data = Dataset("numbers", train, test, ())
     clients = Partition("by hand", 0, (torch.arange(30), torch.arange(30, 40)), (), {})
     assert client_tests(data, clients, 0).sizes.tolist() == [15, 5]
+
+
+def test_clients_of_a_natural_partition_are_tested_on_the_rows_with_their_key() -> None:
+    y = torch.arange(300) % 2
+    hospital = [("basel", "chur", "zurich")[row % 3] for row in range(300)]
+    data = from_tensors(torch.arange(300.0)[:, None], y, columns={"hospital": hospital}, standardize=False)
+    parts = client_tests(data, natural(data, "hospital"), 0)
+    assert len(parts.values) == 60 and [len(part) for part in parts] == parts.sizes.tolist()
+    for client, part in enumerate(parts):
+        assert len(part) and {int(value) % 3 for value in data.test["x"][part]} == {client}
+        assert part.tolist() == sorted(part.tolist())
+
+
+def test_rows_of_other_keys_are_tested_by_nobody_and_without_any_key_of_a_client_classes_decide() -> None:
+    train, test = ({"x": torch.zeros(n, 1), "y": torch.arange(n) % 2} for n in (20, 6))
+    columns = {"site": ["a", "b"] * 10}
+
+    def parts(*keys: str) -> list[list[int]]:
+        data = Dataset("sites", train, test, ("0", "1"), columns, test_columns={"site": keys} if keys else {})
+        return [part.tolist() for part in client_tests(data, natural(data, "site"), 0)]
+
+    assert parts("b", "c", "a", "b", "c", "a") == [[2, 5], [0, 3]]
+    assert parts("b", "c", "b", "b", "c", "c") == [[], [0, 2, 3]]
+    assert parts(*"cccccc") == parts() == [[0, 2, 4], [1, 3, 5]]
+    with pytest.raises(DataError, match="'sites', test: column 'site' has 2 values for 6 examples"):
+        parts("a", "b")

@@ -228,3 +228,18 @@ def test_paths_large_labels_and_doubtful_categories(tmp_path: Path) -> None:
     data = load("csv", path=tmp_path / "t.csv")
     assert data.classes == ("1", str(large))
     assert data.remarks == ("column 'a' has the category 'NA'; if it stands for a missing value, list it in data.na",)
+
+
+def test_test_rows_keep_their_keys(tmp_path: Path) -> None:
+    rows = [(("basel", "chur")[row % 2], row, ("sick", "well")[row // 2 % 2]) for row in range(40)]
+    for name, part in (("train", rows), ("test", rows[:6]), ("all", rows)):
+        lines = [",".join(map(str, row)) for row in (("hospital", "age", "label"), *part)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    held = load("csv", path=tmp_path / "all.csv", columns=["hospital"])
+    given = load("csv", path=tmp_path / "train.csv", test=tmp_path / "test.csv", columns=["hospital"])
+    for data in (held, given):
+        expected = [("basel", "chur")[int(age) % 2] for age in data.test["x"][:, 0]]
+        assert list(data.test_columns["hospital"]) == expected
+    assert given.test_columns["hospital"] == ("basel", "chur") * 3
+    (tmp_path / "test.csv").write_text("age,label\n1,sick\n2,well\n")
+    assert load("csv", path=tmp_path / "train.csv", test=tmp_path / "test.csv", columns=["hospital"]).test_columns == {}

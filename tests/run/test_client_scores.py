@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sklearn.metrics import roc_auc_score
 
-from fedloru import methods
+from fedloru import api, methods
 from fedloru.api import ReportedRun
-from fedloru.data import Partition
+from fedloru.data import Partition, from_tensors, natural
 from fedloru.data.client_tests import client_tests
 from fedloru.evaluate import evaluate
+from fedloru.net import make
 from fedloru.report import client_scores, records
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
@@ -117,3 +120,22 @@ def test_a_lower_loss_is_better() -> None:
     assert client_scores._gain("loss", -0.5) == 0.5 and client_scores._gain("auc", -0.5) == -0.5
     old = {"accuracy": 0.75, "personal": 0.5, "up_bytes": 0}
     assert client_scores.by_model(old) == {"shared": {"accuracy": 0.75}, "personal": {"accuracy": 0.5}}
+
+
+def test_a_metric_of_each_hospital_is_of_its_own_test_rows() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(200, 3, generator=generator)
+    y = (x[:, 0] + torch.randn(200, generator=generator) > 0).long()
+    hospitals = [("basel", "chur")[row % 2] for row in range(200)]
+    data = from_tensors(x, y, client=hospitals)
+    net = make(torch.nn.Linear(3, 2))
+    run = api.run(net, methods.fedavg(), data, natural(data, "client"), rounds=2, cohort=2, metrics=["auc"])
+    list(run)
+    with torch.no_grad():
+        outputs = run.model()(data.test["x"]).softmax(1)[:, 1]
+    last = {row["client"]: row for row in run.client_scores if row["round"] == 2}
+    assert list(last) == ["basel", "chur"]
+    for name, row in last.items():
+        own = torch.tensor([each == name for each in data.test_columns["client"]])
+        assert row["units"] == int(own.sum())
+        assert row["auc"] == pytest.approx(roc_auc_score(data.test["y"][own], outputs[own]), rel=1e-5)
