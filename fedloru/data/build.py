@@ -36,6 +36,8 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
     train = _checked(name, raw.train)
     kind, doubts = kind_of(name, train.labels, task), doubtful(train.columns)
     if raw.test is None:
+        if kind == "regression":
+            as_targets(name, train.labels)  # before the split, so that an error names the row of the source
         train, test = split(train, test_fraction, seed, by_class=kind == "classification")
     else:
         test = _checked(f"the test set of {name}", raw.test)
@@ -164,8 +166,8 @@ def _checked(name: str, rows: Rows) -> Rows:
     if x.is_floating_point() and not (finite := x.to(torch.float32).isfinite()).all():
         invalid = (~finite.flatten(1).all(1)).nonzero()
         raise DataError(
-            f"{name}: {len(invalid)} examples have values that are not finite, the first in row {int(invalid[0])}, or "
-            "too large for float32; fix or drop them"
+            f"{name} has values that are not finite, or too large for float32, in {len(invalid)} of {len(x)} examples, "
+            f"first in row {int(invalid[0])}; fix or drop these examples"
         )
     columns = {column: keys(values, column, name) for column, values in rows.columns.items()}
     for column, values in columns.items():

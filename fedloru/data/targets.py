@@ -71,7 +71,7 @@ def as_targets(name: str, labels: NDArray[Any]) -> Tensor:
         y = torch.from_numpy(np.ascontiguousarray(labels.astype(np.float32)))
     if len(wrong := (~y.isfinite().view(len(y), -1).all(1)).nonzero()):
         raise DataError(
-            f"{name}: {len(wrong)} targets are not finite, or too large for float32, the first in row "
-            f"{int(wrong[0])}; fix or drop these examples"
+            f"{name} has targets that are not finite, or too large for float32, in {len(wrong)} of {len(y)} examples, "
+            f"first in row {int(wrong[0])}; fix or drop these examples"
         )
     return y

@@ -202,7 +202,7 @@ def test_invalid_npz_files_are_rejected(tmp_path: Path) -> None:
         ({"x": np.zeros(4), "y": y}, r"\(N, d\)"),
         (
             {"x": x + np.array([[0], [0], [np.nan], [0]]), "y": y},
-            "1 examples have values that are not finite, the first in row 2",
+            "values that are not finite, or too large for float32, in 1 of 4 examples, first in row 2",
         ),
         ({"x": x, "y": y, "x_test": x}, "did you mean 'x_test'"),
     ]
