@@ -80,11 +80,11 @@ def run(data: fl.data.Dataset) -> None:
     ("train", "error", "message"),
     [
         ({"x": X, "y": np.eye(3)[Y]}, DataError, "is a ndarray"),
-        ({"x": X, "y": torch.eye(3)[Y]}, ConfigError, r"y of the training examples .* shape \(12, 3\).*y.argmax\(1\)"),
+        ({"x": X, "y": torch.eye(3)[Y]}, ConfigError, r"training examples .* y has shape \(12, 3\).*y.argmax\(1\)"),
         ({"image": X, "label": Y}, ConfigError, "have 'image' and 'label', but no 'x' and 'y'"),
-        ({"x": X.double(), "y": Y}, ModelError, r"training examples, each with x \(4,\) torch.float64"),
-        ({"x": (X * 9).byte(), "y": Y}, ModelError, r"x \(4,\) torch.uint8"),
-        ({"x": X[:, 0], "y": Y}, ModelError, r"x \(\) torch.float32"),
+        ({"x": X.double(), "y": Y}, ModelError, r"an example of 'toy', x of shape \(1, 4\).* got Double"),
+        ({"x": (X * 9).byte(), "y": Y}, ModelError, r"x of shape \(1, 4\).* got Byte"),
+        ({"x": X[:, 0], "y": Y}, ModelError, r"x of shape \(1,\)"),
         ({}, FedloruError, "0 examples"),
     ],
 )
