@@ -51,7 +51,10 @@ TERMS = {
     ),
     "R²": "The share of the variance of the targets that the predictions explain: 1 is perfect, 0 is their mean.",
     "RMSE": "The square root of the mean squared error, in the unit of the targets.",
-    "site": "One adapted weight: its key, the keys of its factors, shape, rank and scale.",
+    "site": (
+        "One adapted weight of a model: its key, the keys of its factors, shape, rank and scale. In guides to data and "
+        "federations, an institution that takes part as one client, such as a hospital."
+    ),
     "spectrum": "The eigenvalues of a matrix, here as the number of those that have at least a given magnitude.",
     "stable rank": (
         "The sum of the squared singular values over the largest squared one: how many directions matter, by energy."
