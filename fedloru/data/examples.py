@@ -98,8 +98,8 @@ def _check_finite(where: str, x: Tensor) -> None:
     if x.is_floating_point() and not (finite := x.isfinite()).all():
         rows = (~finite.flatten(1).all(1)).nonzero() if x.ndim > 1 else (~finite).nonzero()
         raise DataError(
-            f"{where} has values that are not finite in {len(rows)} of {len(x)} rows, first in row {int(rows[0])}; fix or "
-            "drop these examples"
+            f"{where} has values that are not finite in {len(rows)} of {len(x)} rows, first in row {int(rows[0])}; fix "
+            "or drop these examples"
         )
 
 
