@@ -51,6 +51,12 @@ class Answers(NamedTuple):
     method: str
 
 
+def unknown_kind(kind: str) -> str:
+    """Return that ``kind`` is no kind of data, and what to use if it is a path."""
+    advice = f"; name a file or folder with --path {kind}" if Path(kind).exists() else ""
+    return f"the data is {quoted(kind)}, expected {one_of(KINDS)}{advice}"
+
+
 def data(kind: str, place: str | None) -> Found:
     """Return the data of ``kind`` at ``place``, a path or the name of a built-in data set.
 
@@ -58,14 +64,14 @@ def data(kind: str, place: str | None) -> Found:
         ConfigError: there is nothing at ``place``, or it holds something else.
     """
     if kind not in KINDS:
-        raise ConfigError([f"the data is {quoted(kind)}, expected {one_of(KINDS)}"], COMMAND_LINE)
+        raise ConfigError([unknown_kind(kind)], COMMAND_LINE)
     if kind == BUILT_IN:
         if place not in DATA_SETS:
             raise ConfigError([f"there is no built-in data set {quoted(place)}: {one_of(DATA_SETS)}"], COMMAND_LINE)
         return Found(BUILT_IN, {"source": place})
     if not place or not Path(place).exists():
         raise ConfigError([f"there is no file or folder {place or 'named'}: name the one with the data"], COMMAND_LINE)
-    found = look(Path(place))
+    found = look(Path(place), kind)
     if found is None or found.kind != kind:
         holds = "nothing that fedloru reads" if found is None else f"data of the kind {found.kind}"
         raise ConfigError([f"{place} holds {holds}, and not {kind}"], COMMAND_LINE)

@@ -42,7 +42,7 @@ def init(
 
     if file.exists():
         raise ConfigError([f"{file} exists already: name another file, or remove it"], COMMAND_LINE)
-    near = _near(path, looks)
+    near = _near(path, data, looks)
     kind = _answer("What data? built-in, images, table or text", data, near.kind if near else looks.BUILT_IN, _kind)
     place = near.data["path"] if near and near.kind == kind else "digits" if kind == looks.BUILT_IN else ""
     found = draft.data(kind, _answer("Where is it?", path, place, lambda answer: draft.data(kind, answer)))
@@ -58,19 +58,18 @@ def init(
     say(f"Next: `fedloru audit {file}` shows the data, `fedloru run {file}` trains.")
 
 
-def _near(path: str | None, looks: Any) -> Any:
+def _near(path: str | None, kind: str | None, looks: Any) -> Any:
     """Return the data at ``path``, or the first in the working directory; None if there is none."""
     if path is None:
         return looks.around(Path())
-    return looks.look(Path(path)) if Path(path).exists() else None
+    return looks.look(Path(path), kind) if Path(path).exists() else None
 
 
 def _kind(answer: str) -> None:
-    from fedloru.cli.draft import KINDS
-    from fedloru.settings import one_of
+    from fedloru.cli.draft import KINDS, unknown_kind
 
     if answer not in KINDS:
-        raise ConfigError([f"the data is {answer!r}, expected {one_of(KINDS)}"], COMMAND_LINE)
+        raise ConfigError([unknown_kind(answer)], COMMAND_LINE)
 
 
 def _answer(question: str, given: str | None, proposed: str, check: Callable[[str], object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ IMAGES, TABLE, TEXT, BUILT_IN = "images", "table", "text", "built-in"
 PICTURES = {".png", ".jpg", ".jpeg"}
 SAMPLE, ENTRIES, SITES = 1000, 1000, 20
 """The numbers of rows of a file, of files in a folder, and of files whose rows are looked at."""
-LONG = 40
-"""The mean number of characters from which the values of a column are texts rather than categories."""
+LONG, WORDS = 40, 3
+"""The mean number of characters from which the values of a column are texts rather than categories; of a column that
+is called like a text, or is the only one, the mean number of words."""
+NAMES = ("text", "sentence", "message", "content")
 LABELS = ("label", "target", "class", "y", "outcome", "diagnosis")
 PROMPTS, RESPONSES = ("prompt", "instruction", "question", "input"), ("response", "output", "answer", "completion")
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -37,17 +39,19 @@ class Found(NamedTuple):
     sites: int = 1
 
 
-def look(path: Path) -> Found | None:
+def look(path: Path, kind: str | None = None) -> Found | None:
     """Return what ``path`` holds; None if nothing in it is known.
+
+    ``kind`` is what its user says it holds, which decides between a table and texts if its rows can be either.
 
     Raises:
         DataError: a file cannot be read.
     """
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, kind)
     if path.suffix.lower() == ".npz":
         return Found(IMAGES, {"source": "npz", "path": str(path)})
-    return _file(path, [path]) if path.suffix.lower() in files.READERS else None
+    return _file(path, [path], kind) if path.suffix.lower() in files.READERS else None
 
 
 def around(folder: Path) -> Found | None:
@@ -63,11 +67,11 @@ def around(folder: Path) -> Found | None:
     return None
 
 
-def _folder(path: Path) -> Found | None:
+def _folder(path: Path, kind: str | None) -> Found | None:
     entries = sorted(entry for entry in islice(path.iterdir(), ENTRIES) if not entry.name.startswith("."))
     tables = [entry for entry in entries if entry.suffix.lower() in files.READERS]
     if tables:
-        return _file(path, tables)
+        return _file(path, tables, kind)
     deeper = [inner for entry in entries if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
     deepest = [inner for entry in deeper[:ENTRIES] if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
     if any(inner.suffix.lower() in PICTURES for inner in [*deeper, *deepest]):
@@ -75,7 +79,7 @@ def _folder(path: Path) -> Found | None:
     return None
 
 
-def _file(path: Path, tables: Sequence[Path]) -> Found:
+def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
     """Return what the files ``tables`` of ``path`` hold."""
     rows = [row for table in tables[:SITES] for row in sample(table)]
     if not rows:
@@ -85,7 +89,7 @@ def _file(path: Path, tables: Sequence[Path]) -> Found:
     pictures = [name for name in names if name in ("image", "img") or isinstance(rows[0][name], Mapping | bytes)]
     if pictures and path.suffix.lower() == ".parquet":
         return Found(IMAGES, {"source": "parquet", **place, "image": pictures[0], "label": _label(names)})
-    columns = _texts(rows, names)
+    columns = None if kind == TABLE else _texts(rows, names, certain=kind == TEXT)
     if columns is not None:
         return Found(TEXT, {"source": "text", **place, **columns}, sites)
     table = {"source": "csv", **place, "label": _label(names), "standardize": True, **_missing(rows)}
@@ -101,24 +105,30 @@ def _missing(rows: Rows) -> dict[str, Any]:
     return {"missing": "median", **({"na": stand_ins} if stand_ins else {})}
 
 
-def _texts(rows: Rows, names: Sequence[str]) -> dict[str, Any] | None:
+def _texts(rows: Rows, names: Sequence[str], *, certain: bool) -> dict[str, Any] | None:
     """Return the kind of the texts in ``rows`` and their columns; None if they are a table."""
     if _first(names, CONVERSATIONS):
         return {"kind": "instruct"}
     prompt, response = _first(names, PROMPTS), _first(names, RESPONSES)
     if prompt and response:
         return {"kind": "instruct", "prompt": prompt, "response": response}
-    long = [name for name in names if _mean_length(row.get(name) for row in rows) >= LONG]
-    if not long:
-        return None
-    text = _first(names, ("text", "sentence")) or long[0]
     label = _first(names, LABELS)
+    columns = {name: [row.get(name) for row in rows] for name in names if name != label}
+    long = [name for name, values in columns.items() if _mean(values, len) >= LONG]
+    called = [name for name in columns if name.lower() in NAMES or len(columns) == 1 or certain]
+    worded = [name for name in called if _mean(columns[name], _words) >= (2 if certain else WORDS)]
+    if not long and not worded:
+        return None
+    text = _first([*long, *worded], NAMES) or [*long, *worded][0]
     return {"kind": "plain", "text": text} if label is None else {"kind": "classify", "text": text, "label": label}
 
 
-def _mean_length(values: Iterable[Any]) -> float:
-    found = list(values)
-    return sum(len(value) for value in found if isinstance(value, str)) / len(found)
+def _mean(values: Sequence[Any], measure: Callable[[str], int]) -> float:
+    return sum(measure(value) for value in values if isinstance(value, str)) / len(values)
+
+
+def _words(value: str) -> int:
+    return len(value.split())
 
 
 def _label(names: Sequence[str]) -> str:

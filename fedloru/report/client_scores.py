@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NAME, ROWS, BARS = 40, 200, 40
 """The length to which names are cut, and the maximum number of clients in the table and in the picture."""
+EXPONENT = 700.0
+"""The loss from which a perplexity is no longer told apart; larger ones exceed a float."""
 LOWER = frozenset({"loss", "perplexity", "mse", "rmse", "mae"})
 """The scores of which a lower value is better."""
 SHARES = frozenset({"accuracy", "f1", "balanced_accuracy"})
@@ -52,10 +55,22 @@ def by_model(entry: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {"shared": shared, **({"personal": {"accuracy": personal}} if isinstance(personal, float) else {})}
 
 
+def _values(entry: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Return the score called ``name`` by model, of the models that have it; perplexity follows from the loss."""
+    measured = "loss" if name == "perplexity" else name
+    found = {model: scores[measured] for model, scores in by_model(entry).items() if measured in scores}
+    return {model: math.exp(min(value, EXPONENT)) for model, value in found.items()} if name == "perplexity" else found
+
+
 def score(records: Records) -> str:
-    """Return the score that clients are compared by: the first further metric, or else the accuracy, or the loss."""
+    """Return the score that clients are compared by.
+
+    It is the first further metric, or else the perplexity of a language model, the accuracy, or the loss.
+    """
     found = {name for row in records.measured for entry in _entries(row) for name in by_model(entry)["shared"]}
     further = [name for name in metric_names(records.rounds) if name in found]
+    if not further and "loss" in found and any("test_perplexity" in row for row in records.measured):
+        return "perplexity"
     return next((name for name in (*further, "accuracy") if name in found), "loss")
 
 
@@ -65,17 +80,17 @@ def courses(records: Records) -> list[Course]:
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for row in records.measured:
         for client, entry in row.get("client_scores", {}).items():
-            if name in by_model(entry)["shared"]:
+            if "shared" in _values(entry, name):
                 found.setdefault(client, []).append((row["round"], entry))
     made = [_course(client, name, scored) for client, scored in found.items()]
     return sorted(made, key=lambda one: _gain(name, one.change))
 
 
 def _course(client: str, name: str, scored: Sequence[tuple[int, Mapping[str, Any]]]) -> Course:
-    last = by_model(scored[-1][1])
-    values = tuple(by_model(entry)["shared"][name] for _, entry in scored)
+    last = _values(scored[-1][1], name)
+    values = tuple(_values(entry, name)["shared"] for _, entry in scored)
     rounds = tuple(round for round, _ in scored)
-    return Course(client, scored[-1][1].get("units", 0), rounds, values, last.get("personal", {}).get(name))
+    return Course(client, scored[-1][1].get("units", 0), rounds, values, last.get("personal"))
 
 
 def _entries(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -66,6 +66,7 @@ def test_an_existing_file_is_not_overwritten(cli: Cli) -> None:
     ("flags", "message"),
     [
         (("--data", "sounds"), "expected 'built-in', 'images', 'table' or 'text'"),
+        (("--data", "hospitals"), "or 'text'; name a file or folder with --path hospitals"),
         (("--data", "built-in", "--path", "cifar"), "there is no built-in data set 'cifar'"),
         (("--data", "table", "--path", "nothing"), "there is no file or folder nothing"),
         (("--data", "text", "--path", "hospitals"), "hospitals holds data of the kind table, and not text"),
@@ -112,6 +113,13 @@ def test_what_is_found(tmp_path: Path) -> None:
     assert (pairs.data["prompt"], pairs.data["response"]) == ("instruction", "output")
     assert (texts.data["kind"], texts.data["label"]) == ("classify", "label")
     assert (plain.data["kind"], plain.data["text"]) == ("plain", "body")
+    only = look(written("only.jsonl", {"line": "to be or"}, {"line": "not to be"}))
+    short = look(written("short.jsonl", {"text": "see you at noon", "label": 0}))
+    colors = written("colors.jsonl", {"color": "dark red", "label": 0})
+    assert only and short and (only.kind, only.data["text"]) == ("text", "line")
+    assert (short.data["kind"], short.data["text"], short.data["label"]) == ("classify", "text", "label")
+    named = [look(colors), look(colors, "text"), look(tmp_path / "texts.jsonl", "table")]
+    assert [found and found.kind for found in named] == ["table", "text", "table"]
     (tmp_path / "pictures" / "cat").mkdir(parents=True)
     (tmp_path / "pictures" / "cat" / "1.png").touch()
     pictures = look(tmp_path / "pictures")

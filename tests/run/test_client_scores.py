@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,19 @@ def test_a_metric_of_each_hospital_is_of_its_own_test_rows() -> None:
         own = torch.tensor([each == name for each in data.test_columns["client"]])
         assert row["units"] == int(own.sum())
         assert row["auc"] == pytest.approx(roc_auc_score(data.test["y"][own], outputs[own]), rel=1e-5)
+
+
+def test_clients_of_a_language_model_are_compared_by_perplexity() -> None:
+    def row(round: int, **losses: float) -> dict[str, Any]:
+        scores = {name: {"units": 9, "shared": {"loss": loss, "accuracy": 0.5}} for name, loss in losses.items()}
+        return {"round": round, "test_perplexity": 3.0, "client_scores": scores}
+
+    rows = [row(1, berlin=1.0, paris=1e6), row(2, berlin=2.0, paris=0.0)]
+    found = records.Records(Path(), {}, {}, rows, {})
+    assert client_scores.score(found) == "perplexity"
+    berlin, paris = client_scores.courses(found)
+    assert (berlin.client, berlin.values) == ("berlin", pytest.approx((math.e, math.e**2)))
+    assert paris.values[1] == 1.0 and math.isfinite(paris.values[0])
+    assert "1 of 2 clients got worse" in client_scores.caption(found) and "lower is better" in client_scores.caption(
+        found
+    )
