@@ -40,6 +40,8 @@ DIGITS = re.compile(r"[+-]?[0-9]+")
 CATEGORY = "category"
 LARGE = 30.0
 """Features whose values are larger than this are better standardized."""
+TELLING_ROWS, TELLING_VALUES = 50, 20
+"""From how many rows on, and up to how many values, a column that says every label is remarked."""
 
 
 class Options(NamedTuple):
@@ -139,12 +141,32 @@ def encoded(
             "models better"
         )
     remarks += _doubtful(encoding)
+    if kind_of(name, y, task) == "classification":
+        remarks += _telling(learned, y[fitted])
     learned_rows, test_rows = Rows(x, y[fitted], _take_keys(keys, fitted)), Rows(x_test, y_test, test_keys)
     return Raw(learned_rows, test_rows, train.classes, tuple(remarks), scale=False, encoding=encoding)
 
 
 def _take_keys(keys: Mapping[str, Sequence[str]], rows: NDArray[np.int64]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(values[row] for row in rows.tolist()) for name, values in keys.items()}
+
+
+def _telling(columns: Mapping[str, NDArray[np.generic]], y: NDArray[np.generic]) -> Iterator[str]:
+    """Yield a remark for each column that alone says the label of every row, such as one that the label was made of."""
+    names, label = np.unique(y, return_inverse=True)
+    classes = len(names)
+    if len(y) < TELLING_ROWS or classes < 2:
+        return
+    for name, each in columns.items():
+        texts = (
+            np.array([text or "" for text in each]) if each.dtype == object else each
+        )  # None, if missing, has no order
+        found, value = np.unique(texts, return_inverse=True)
+        if len(found) <= TELLING_VALUES and len(np.unique(value * classes + label)) == len(found):
+            yield (
+                f"column {name!r} says the label of every training row: each of its {len(found)} values has one label "
+                "only. If it was made from the label, or is known only later, leave it out with data.features"
+            )
 
 
 def _doubtful(encoding: Encoding) -> Iterator[str]:

@@ -243,3 +243,23 @@ def test_test_rows_keep_their_keys(tmp_path: Path) -> None:
     assert given.test_columns["hospital"] == ("basel", "chur") * 3
     (tmp_path / "test.csv").write_text("age,label\n1,sick\n2,well\n")
     assert load("csv", path=tmp_path / "train.csv", test=tmp_path / "test.csv", columns=["hospital"]).test_columns == {}
+
+
+@pytest.mark.parametrize(("rows", "made", "noted"), [(100, 1, True), (100, 7, False), (40, 1, False)])
+def test_a_column_that_says_every_label_is_remarked(tmp_path: Path, rows: int, made: int, noted: bool) -> None:
+    table = ["stage,age,label"]
+    table += [f"{row % 4 if row % made == 0 else 2},{row * 37 % 29},{int(row % 4 > 0)}" for row in range(rows)]
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    remarks = " ".join(load("csv", path=tmp_path / "table.csv", standardize=True).remarks)
+    assert ("column 'stage' says the label of every training row: each of its 4 values" in remarks) is noted
+    assert "'age'" not in remarks
+
+
+def test_missing_categories_may_say_the_label(tmp_path: Path) -> None:
+    table = [
+        "ward,noise,label",
+        *(f"{('', 'a', 'b')[row % 3]},{('', 'x')[row % 2]},{int(row % 3 > 0)}" for row in range(90)),
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    (remark,) = load("csv", path=tmp_path / "table.csv", missing="indicator").remarks
+    assert "column 'ward' says the label of every training row: each of its 3 values" in remark
