@@ -98,7 +98,7 @@ def test_a_wrong_value_is_reported_with_what_is_expected(table: dict[str, Any], 
         ({"server": {"lr": 1.0}}, "server.lr is set, but only server.rule = 'momentum', 'adagrad', 'adam' or 'yogi'"),
         (
             {"data": {"path": "x"}},
-            "data.path is set, but only data.source = 'parquet', 'folder', 'npz', 'hub' or 'text'",
+            "data.path is set, but only data.source = 'parquet', 'folder', 'npz', 'table', 'csv', 'hub' or 'text'",
         ),
         (
             {"partition": {"alpha": 1.0}},

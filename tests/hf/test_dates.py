@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from fedloru import api, config
+from fedloru.comparison import groups
 from fedloru.errors import DataError, RunFolderError
 from fedloru.hf.encode import Instruct
 from fedloru.hf.text import load
-from fedloru.report import groups, read
+from fedloru.report import read
 from fedloru.run.folder import CONFIG
 from fedloru.run.origin import SETTINGS
 from tests.hf.letters import CHAT, letters, write

@@ -77,4 +77,4 @@ def test_the_tests_of_every_client_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     )
     plan = made(eval_examples=4, rounds=1)
     list(fl.run(**{name: getattr(plan, name) for name in plan.__dataclass_fields__}))
-    assert sizes == [4, 4, 4]
+    assert sizes == [4, 4, 4] * 2  # before training, and after the last round
