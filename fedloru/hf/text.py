@@ -162,14 +162,17 @@ def _dataset(
         own, test_own = (_groups(split) for split in splits)
         train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)
         remarks += more
-    natural, of_test = (
-        {column: tuple(split.units[example.row][i] for example in split.examples) for i, column in enumerate(columns)}
-        for split in splits
-    )
+    natural, of_test = (_by_column(split, columns) for split in splits)
     remarks += doubtful(natural)
     for remark in remarks:
         log.warning("%s", remark)
     return Dataset(name, train, test, classes, natural, notes, remarks, test_columns=of_test)
+
+
+def _by_column(split: _Split, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the value of each example in the unit columns; {} for a test set that is read without them."""
+    known = columns[: len(split.units[0])] if split.units else ()
+    return {column: tuple(split.units[each.row][i] for each in split.examples) for i, column in enumerate(known)}
 
 
 def tensors(examples: Sequence[Tokens]) -> Examples:
