@@ -185,6 +185,11 @@ def _folders(path: Path) -> list[Path]:
 
 def _of_run(run: Run, number: int) -> Records:
     """Return the records of a run that has no folder."""
-    done = run.state.round == run.plan.rounds
-    summary = run.summary() if done else {}
-    return Records(Path(f"run {number}"), echo(run.plan), partition_table(run.plan.partition), list(run.rows), summary)
+    return Records(
+        Path(f"run {number}"),
+        echo(run.plan),
+        partition_table(run.plan.partition),
+        list(run.rows),
+        run.summary() if run.ended else {},
+        start=run.start or {},
+    )

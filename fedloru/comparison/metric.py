@@ -1,4 +1,4 @@
-"""The metric that runs are compared by: the one place that knows its column, its unit and its direction."""
+"""The metric that runs are compared by: its column, its unit, its direction, and how it is written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from fedloru.comparison.labels import SOURCE
 from fedloru.errors import ConfigError, RunFolderError, choices, quoted
 from fedloru.report import wording
 from fedloru.report.records import Records, evaluations, outcome
+from fedloru.report.scores import SHARES, best_of, higher_is_better
 from fedloru.schema import metric_names
 
-SHARES = frozenset({"accuracy", "exact_match", "f1"})
-"""Metrics that are fractions of 1."""
-ERRORS = frozenset({"loss", "perplexity", "mse", "rmse", "mae"})
-"""Metrics whose lowest value is the best, unless ``eval.best`` says otherwise; of others, it is the highest."""
 DEFAULT_BEST = "lowest loss"
 """The default of ``eval.best``, with which a run does not choose a metric."""
 
@@ -69,7 +66,7 @@ def chosen(runs: Sequence[Records], key: str | None = None) -> Metric:
     if not known:
         raise RunFolderError("there is nothing to compare: none of the runs has been evaluated yet")
     if key is None:
-        selected = [best[1] for run in runs if (best := _best(run)) and " ".join(best) != DEFAULT_BEST]
+        selected = [best[1] for run in runs if (best := best_of(run)) and " ".join(best) != DEFAULT_BEST]
         return known[next((name for name in selected if name in known), next(iter(known)))]
     if key not in known:
         raise ConfigError(
@@ -82,7 +79,7 @@ def measured(runs: Sequence[Records]) -> Iterator[Metric]:
     """Yield the metrics that any of ``runs`` has measured: accuracy, further metrics, the loss, and those of texts."""
     further = metric_names(row for run in runs for row in run.rounds)
     for key in dict.fromkeys(["accuracy", *further, "loss", "perplexity", "f1", "exact_match"]):
-        metric = Metric(key, _name(key, runs), _is_gain(key, runs), key in SHARES)
+        metric = Metric(key, _name(key, runs), higher_is_better(key, runs), key in SHARES)
         if any(evaluations(run, metric.column) for run in runs):
             yield metric
 
@@ -102,15 +99,3 @@ def check_target(target: float, metric: Metric) -> None:
 
 def _name(key: str, runs: Sequence[Records]) -> str:
     return wording.loss(outcome(runs[0])) if key == "loss" else wording.metric(key)
-
-
-def _is_gain(key: str, runs: Sequence[Records]) -> bool:
-    declared = [best[0] for run in runs if (best := _best(run)) and best[1] == key]
-    return declared[0] == "highest" if declared else key not in ERRORS
-
-
-def _best(run: Records) -> tuple[str, str] | None:
-    """Return the order and the metric of ``eval.best``, such as ("highest", "auc")."""
-    section = run.config.get("eval", {})
-    words = str(section.get("best", "")).split() if isinstance(section, dict) else []
-    return (words[0], words[1]) if len(words) == 2 else None

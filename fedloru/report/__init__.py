@@ -18,6 +18,7 @@ plotly and rich are imported only when something is rendered. ::
                      terms               the terms that pages explain, as the glossary does
                      style, palette      the look of figures; colors in the light and the dark theme
                      units, names        number formats; short names of layers
+                     scores, wording     which scores are shares or errors; their names
 """
 
 from fedloru.report.live import Live, summary_table

@@ -11,6 +11,7 @@ from fedloru.errors import plain
 from fedloru.report import units, wording
 from fedloru.report.columns import Column, Listing
 from fedloru.report.records import Records
+from fedloru.report.scores import SHARES, higher_is_better
 from fedloru.schema import metric_names
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ NAME, ROWS, BARS = 40, 200, 40
 """The length to which names are cut, and the maximum number of clients in the table and in the picture."""
 EXPONENT = 700.0
 """The loss from which a perplexity is no longer told apart; larger ones exceed a float."""
-LOWER = frozenset({"loss", "perplexity", "mse", "rmse", "mae"})
-"""The scores of which a lower value is better."""
-SHARES = frozenset({"accuracy", "f1", "balanced_accuracy"})
-"""The scores that are shown as percentages."""
 
 
 class Course(NamedTuple):
@@ -83,7 +80,7 @@ def courses(records: Records) -> list[Course]:
             if "shared" in _values(entry, name):
                 found.setdefault(client, []).append((row["round"], entry))
     made = [_course(client, name, scored) for client, scored in found.items()]
-    return sorted(made, key=lambda one: _gain(name, one.change))
+    return sorted(made, key=lambda one: _gain(records, one.change))
 
 
 def _course(client: str, name: str, scored: Sequence[tuple[int, Mapping[str, Any]]]) -> Course:
@@ -97,9 +94,9 @@ def _entries(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from row.get("client_scores", {}).values()
 
 
-def _gain(name: str, change: float | None) -> float:
+def _gain(records: Records, change: float | None) -> float:
     """Return by how much a client got better."""
-    return 0.0 if change is None else -change if name in LOWER else change
+    return 0.0 if change is None else change if higher_is_better(score(records), [records]) else -change
 
 
 def listing(records: Records, limit: int = ROWS) -> Listing:
@@ -108,14 +105,15 @@ def listing(records: Records, limit: int = ROWS) -> Listing:
     shown = (lambda value: units.percent(value)) if name in SHARES else units.decimal
     changed = (lambda value: f"{100 * value:+.1f}") if name in SHARES else (lambda value: f"{value:+.3f}")
     unit = ", points" if name in SHARES else ""
+    has_personal, has_previous = any(one.personal is not None for one in found), len(_rounds(found)) > 2
     columns = [
         Column("client", "client", lambda client: plain(client, NAME), wraps=False),
         Column("units", "tested on", lambda count: f"{count:,}" if count else units.DASH, right=True),
         Column("first", f"{wording.metric(name)} first", shown, right=True),
         Column("last", "last", shown, right=True),
-        *([Column("personal", "personal model", shown, right=True)] if any(one.personal for one in found) else []),
+        *([Column("personal", "personal model", shown, right=True)] if has_personal else []),
         Column("change", f"change since first{unit}", changed, right=True),
-        Column("last_change", f"change since previous{unit}", changed, right=True),
+        *([Column("last_change", f"change since previous{unit}", changed, right=True)] if has_previous else []),
     ]
     rows = [
         one._asdict()
@@ -128,22 +126,28 @@ def listing(records: Records, limit: int = ROWS) -> Listing:
 def caption(records: Records, limit: int = ROWS) -> str:
     """Return what the table and the picture show."""
     found = courses(records)
-    name = score(records)
-    worse, lately = (sum(_gain(name, change) < 0 for change in changes) for changes in _changes(found))
-    rounds = sorted({round for one in found for round in one.rounds})
-    when = f"between round {rounds[0]} and round {rounds[-1]}" if len(rounds) > 1 else f"in round {rounds[0]}"
-    recent = f", {lately:,} since round {rounds[-2]}" if len(rounds) > 2 else ""
     which = f"The {limit} that got worse most. " if len(found) > limit else ""
-    better = f"{'lower' if name in LOWER else 'higher'} is better"
+    better = f"{'higher' if higher_is_better(score(records), [records]) else 'lower'} is better"
     return (
-        f"{which}{worse:,} of {len(found):,} clients got worse {when}{recent} ({better}), each tested on its own "
-        "examples or on a part of the test set with its mix of classes."
+        f"{which}{_worse(records, found)} ({better}). Each client is tested on its own test examples, or else on its "
+        "rows of the test set, or on a part of the test set with its mix of classes."
     )
 
 
-def _changes(found: Sequence[Course]) -> tuple[list[float | None], list[float | None]]:
-    """Return the changes since the first and since the previous scored round."""
-    return [one.change for one in found], [one.last_change for one in found]
+def _worse(records: Records, found: Sequence[Course]) -> str:
+    """Return how many clients got worse since the first and since the previous scored round."""
+    rounds = _rounds(found)
+    if len(rounds) < 2:
+        return f"{len(found):,} client{'s were' if len(found) > 1 else ' was'} scored in round {rounds[0]}"
+    worse = sum(_gain(records, one.change) < 0 for one in found)
+    lately = sum(_gain(records, one.last_change) < 0 for one in found)
+    recent = f", {lately:,} since round {rounds[-2]}" if len(rounds) > 2 else ""
+    return f"{worse:,} of {len(found):,} clients got worse between round {rounds[0]} and round {rounds[-1]}{recent}"
+
+
+def _rounds(found: Sequence[Course]) -> list[int]:
+    """Return the rounds in which any client was scored."""
+    return sorted({round for one in found for round in one.rounds})
 
 
 def figure(records: Records) -> go.Figure:
@@ -156,7 +160,7 @@ def figure(records: Records) -> go.Figure:
     found = [one for one in courses(records) if one.change is not None][:BARS]
     made = style.figure(wording.metric(name), "", height=90 + 20 * len(found))
     for label, color, is_worse in (("got worse", style.VERMILLION, True), ("got better", style.BLUE, False)):
-        group = [place for place, one in enumerate(found) if (_gain(name, one.change) < 0) == is_worse]
+        group = [place for place, one in enumerate(found) if (_gain(records, one.change) < 0) == is_worse]
         x = [value for place in group for value in (found[place].values[0], found[place].values[-1], None)]
         y = [value for place in group for value in (place, place, None)]
         made.add_trace(

@@ -42,6 +42,16 @@ def test_runs_and_folders_are_compared_together(parts: dict[str, Any], tmp_path:
     assert not found.cautions
 
 
+def test_a_run_without_a_folder_has_its_score_before_training_and_is_finished_if_it_ended_early(
+    parts: dict[str, Any],
+) -> None:
+    early = [trained(parts, fl.fedloru(tau=1), seed, patience=1, min_delta=9.0) for seed in (0, 1)]
+    found = fl.compare(early)
+    assert not found.cautions and found.rows[0]["finished"]
+    first = found.rounds().splitlines()[1].split(",")
+    assert first[2] == "0" and float(first[3]) == early[0].start["test_accuracy"]
+
+
 def test_a_folder_stands_for_the_runs_in_it(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(write_run(tmp_path / "runs" / name))

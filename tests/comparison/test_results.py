@@ -102,6 +102,11 @@ def test_the_main_metric_is_the_one_that_a_run_chooses(records: Records) -> None
     assert chosen([with_metric(regression, "rmse")]) == ("rmse", "RMSE", False, False)
 
 
+def test_a_balanced_accuracy_is_shown_in_percent(records: Records) -> None:
+    metric = chosen([with_metric(records, "balanced_accuracy")], "balanced_accuracy")
+    assert metric.is_share and metric.unit() == ", %" and metric.written(0.9) == "90 %"
+
+
 def test_the_direction_of_a_metric_is_that_of_the_run_or_known(records: Records) -> None:
     assert not chosen([with_metric(records, "error", "lowest error")], "error").higher_is_better
     assert chosen([with_metric(records, "gain")], "gain").higher_is_better

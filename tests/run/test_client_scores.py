@@ -117,8 +117,35 @@ def test_the_page_says_which_clients_got_worse(tmp_path: Path) -> None:
     assert client_scores.caption(found, limit=1).startswith("The 1 that got worse most. ")
 
 
-def test_a_lower_loss_is_better() -> None:
-    assert client_scores._gain("loss", -0.5) == 0.5 and client_scores._gain("auc", -0.5) == -0.5
+def scored_in(rounds: int, best: str = "", **course: float) -> records.Records:
+    """Return a run of ``rounds`` rounds that scores each client by ``course[client]`` times the round."""
+    rows = [
+        {"round": round, "test_error": 0.5, "client_scores": {
+            name: {"units": 9, "shared": {"error": slope * round}} for name, slope in course.items()
+        }}
+        for round in range(1, rounds + 1)
+    ]  # fmt: skip
+    return records.Records(Path(), {"eval": {"best": best}} if best else {}, {}, rows, {})
+
+
+def test_clients_that_got_worse_are_first_as_the_run_orders_the_metric() -> None:
+    for best, first, better in (("", "basel", "higher"), ("lowest error", "chur", "lower")):
+        found = scored_in(2, best, basel=-0.1, chur=0.2)
+        assert client_scores.score(found) == "error"
+        assert client_scores.courses(found)[0].client == first
+        assert f"1 of 2 clients got worse between round 1 and round 2 ({better} is better)" in client_scores.caption(
+            found
+        )
+
+
+def test_changes_are_shown_between_rounds_that_were_scored() -> None:
+    heads = [client_scores.listing(scored_in(rounds, basel=0.1)).texts()[0] for rounds in (2, 3)]
+    assert heads[1] == [*heads[0], "change since previous"] and heads[0][-1] == "change since first"
+    only = client_scores.caption(scored_in(1, basel=0.1))
+    assert "1 client was scored in round 1 (higher" in only and "worse" not in only
+
+
+def test_scores_of_earlier_versions_are_read() -> None:
     old = {"accuracy": 0.75, "personal": 0.5, "up_bytes": 0}
     assert client_scores.by_model(old) == {"shared": {"accuracy": 0.75}, "personal": {"accuracy": 0.5}}
 
