@@ -72,7 +72,7 @@ def _callback(place: int, follower: Any) -> Callback:
 
 @contextmanager
 def following(callbacks: Sequence[Callback], run: Run) -> Iterator[None]:
-    """Tell ``callbacks`` the start and the end of ``run``; the end is told to all that have started, in any case."""
+    """Call ``on_start`` of ``callbacks``, and at the end ``on_end`` of all that have started, also after an error."""
     with ExitStack() as ends:
         for each in callbacks:
             each.on_start(run)

@@ -2,7 +2,7 @@
 
 ::
 
-    tracker    what a tracker is told        catalogue  trackers by name
+    tracker    the interface of trackers     catalogue  trackers by name
     metrics    rows and settings as numbers  callback   the callback: resumes, and survives failures
     tensorboard, mlflow, wandb               each imports its library when a run starts
 """

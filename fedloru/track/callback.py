@@ -1,7 +1,7 @@
-"""The callback that tells a tracker about a run.
+"""The callback that passes a run to a tracker.
 
-What the tracker calls the run, and the last round that it was told, are in ``track.json`` of the run folder. So a
-resumed run continues the same record, without telling a round twice. If the tracker fails, the run goes on without it.
+The tracker's id of the run, and the last round that it recorded, are in ``track.json`` of the run folder. So a resumed
+run continues the same record, and no round is recorded twice. If the tracker fails, the run goes on without it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fedloru.track.tracker import Tracked, Tracker
 
 FILE = "track.json"
 BEFORE = -1
-"""The last round that a tracker was told before it was told any."""
+"""The last recorded round of a run that has none."""
 _LOGIN = re.compile(r"://[^/@\s]+@")
 
 log = logging.getLogger(__name__)
@@ -54,18 +54,18 @@ def tracking(table: Mapping[str, Any]) -> list[Tracking]:
 
 
 class Tracking(Callback):
-    """Tells the tracker ``tool`` about a run."""
+    """Passes the rounds of a run to the tracker ``tool``, which has the settings ``given``."""
 
     def __init__(self, tool: str, given: Mapping[str, Any]) -> None:
         self.tool, self.given = tool, given
         self.tracker: Tracker | None = None
         self.folder: Path | None = None
-        self.told = BEFORE
+        self.recorded = BEFORE
 
     def on_start(self, run: Run) -> None:
-        """Start or continue the record, and tell the rounds that it lacks."""
+        """Start or continue the record, and add the rounds that it lacks."""
         self.folder = run.folder.path if run.folder else None
-        id, self.told = self._remembered()
+        id, self.recorded = self._remembered()
         name = self.folder.resolve().name if self.folder else title(run.plan)
         tracked = Tracked(name, self.folder, id, settings(run.folder.config if run.folder else echo(run.plan)))
         with self._guarded():
@@ -75,17 +75,17 @@ class Tracking(Callback):
             self.on_round(row)
 
     def on_round(self, row: dict[str, Any]) -> None:
-        """Tell the results of a round, unless they were told before the run was stopped."""
-        if row["round"] <= self.told:
+        """Record the results of a round, unless that was done before the run was stopped."""
+        if row["round"] <= self.recorded:
             return
         with self._guarded():
             if self.tracker:
                 self.tracker.log(row["round"], metrics(row))
-                self.told = row["round"]
+                self.recorded = row["round"]
                 self._remember()
 
     def on_end(self, run: Run) -> None:
-        """Tell the summary and the page of a finished run, or that the run was stopped."""
+        """Record the summary and the page of a finished run, or that the run was stopped."""
         with self._guarded():
             if self.tracker and run.ended:
                 self.tracker.finish(run.summary(), self._page())
@@ -108,18 +108,18 @@ class Tracking(Callback):
             log.warning("the run is no longer tracked by %s, but goes on: %s", short(self.tool), problem)
 
     def _remembered(self) -> tuple[str | None, int]:
-        """Return what this tracker calls the run, and the last round that it was told."""
+        """Return this tracker's id of the run, and the last round that it recorded."""
         if self.folder is None:
             return None, BEFORE
         try:
             table = read_json(self.folder / FILE, dict)
             if table["tool"] == self.tool:
                 return str(table["id"]), int(table["round"])
-        except (FileNotFoundError, UnreadableError, KeyError, TypeError, ValueError):
+        except (OSError, UnreadableError, KeyError, TypeError, ValueError):
             pass  # a new record is started
         return None, BEFORE
 
     def _remember(self) -> None:
         if self.tracker and self.folder:
-            table = {"tool": self.tool, "id": self.tracker.id, "round": self.told}
+            table = {"tool": self.tool, "id": self.tracker.id, "round": self.recorded}
             write_atomic(self.folder / FILE, json.dumps(table).encode())

@@ -1,4 +1,4 @@
-"""What a tracker is told about a run."""
+"""The interface of trackers: what one records of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Scalar = str | int | float | bool
 class Tracked(NamedTuple):
     """A run that starts or is resumed.
 
-    ``id`` is what the tracker called the run before it was stopped, or None for a new run. ``settings`` are those of
+    ``id`` is the tracker's id of the run from before it was stopped, or None for a new run. ``settings`` are those of
     the configuration by their keys, such as "client.lr".
     """
 

@@ -1,22 +1,11 @@
-from pathlib import Path
-
 import pytest
 
 from fedloru.comparison.groups import Group, grouped
-from fedloru.report import Records, read
-from tests.report.made_up import write_run
+from fedloru.report import Records
+from tests.report.conftest import records as records
+from tests.report.conftest import run as run
 
 from .made_up import variant
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "demo")
-
-
-@pytest.fixture
-def records(run: Path) -> Records:
-    return read(run)
 
 
 @pytest.fixture

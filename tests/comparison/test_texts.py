@@ -1,4 +1,4 @@
-"""LaTeX and Markdown: every row has all columns, and no character of a label has a meaning of its own."""
+"""LaTeX and Markdown: every row has all columns, and all characters of a label are printed literally."""
 
 import re
 

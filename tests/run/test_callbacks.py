@@ -35,7 +35,7 @@ def test_callbacks_and_functions_get_the_row_of_every_round() -> None:
     assert follow.said == [("start", 0), 1, 2, 3, 4, 5, 6, ("end", 6)]
 
 
-def test_the_end_is_told_once_results_are_written_and_also_if_the_loop_is_left(tmp_path: Path) -> None:
+def test_on_end_is_called_once_results_are_written_and_also_if_the_loop_is_left(tmp_path: Path) -> None:
     class Finished(fl.Callback):
         files: list[str]
 

@@ -110,7 +110,7 @@ def test_wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", key := "0123456789abcdef" * 2 + "01234567")
     rows = interrupted("track.tool=wandb", "track.project=digits")
-    told: dict[int, dict[str, float]] = {}
+    logged: dict[int, dict[str, float]] = {}
     ids, kinds = set(), set()
     for path in sorted(Path("run/wandb").glob("offline-run-*/*.wandb")):
         for record in records(path):
@@ -119,13 +119,13 @@ def test_wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
                 ids.add((record.run.run_id, record.run.project, record.run.display_name))
             if record.WhichOneof("record_type") == "history":
                 items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                assert items["_step"] not in told
-                told[items["_step"]] = items
+                assert items["_step"] not in logged
+                logged[items["_step"]] = items
     assert not kinds & {"environment", "output_raw"}
     assert not [path for path in Path("run").rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
     assert len(ids) == 1 and next(iter(ids))[1:] == ("digits", "run")
-    assert sorted(told) == [0, 1, 2, 3, 4]
-    assert [told[row["round"]]["train_loss"] for row in rows] == pytest.approx([row["train_loss"] for row in rows])
+    assert sorted(logged) == [0, 1, 2, 3, 4]
+    assert [logged[row["round"]]["train_loss"] for row in rows] == pytest.approx([row["train_loss"] for row in rows])
     assert list(Path("run/wandb").glob("offline-run-*/files/report.html"))
 
 

@@ -17,39 +17,39 @@ from fedloru.track import Tracked, tracking
 from fedloru.track.metrics import metrics, settings
 
 QUICK = ["rounds=4", "method.tau=2", "output.checkpoint_every=2"]
-TOLD: list[tuple[Any, ...]] = []
+CALLS: list[tuple[Any, ...]] = []
 DOWN: set[int] = set()
 """The rounds in which the tracker fails."""
 
 
 class Recorder:
-    """Remembers what it is told; fails in the rounds of ``DOWN``, with a message that has a password."""
+    """Remembers every call; fails in the rounds of ``DOWN``, with a message that has a password."""
 
     def __init__(self, run: Tracked) -> None:
         self.id = run.id or "the-id"
-        TOLD.append(("start", run.name, run.id))
+        CALLS.append(("start", run.name, run.id))
 
     def log(self, round: int, metrics: Mapping[str, float]) -> None:
         if round in DOWN:
             raise ConnectionError("http://user:secret@host:5000 is down")
-        TOLD.append((round, metrics.get("train_loss")))
+        CALLS.append((round, metrics.get("train_loss")))
 
     def finish(self, summary: Mapping[str, Any], page: str | None) -> None:
-        TOLD.append(("finish", summary["rounds"], page is not None and "<html" in page))
+        CALLS.append(("finish", summary["rounds"], page is not None and "<html" in page))
 
     def stop(self) -> None:
-        TOLD.append(("stop",))
+        CALLS.append(("stop",))
 
 
 TOOL = f"track.tool=python:{__name__}:Recorder"
 
 
 @pytest.fixture(autouse=True)
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     monkeypatch.chdir(tmp_path)
-    TOLD.clear()
+    CALLS.clear()
     DOWN.clear()
-    return TOLD
+    return CALLS
 
 
 def train(*overrides: str, rounds: int = 4) -> list[dict[str, Any]]:
@@ -60,38 +60,38 @@ def train(*overrides: str, rounds: int = 4) -> list[dict[str, Any]]:
     return taken
 
 
-def test_a_tracker_is_told_every_round_and_the_summary(told: list[tuple[Any, ...]]) -> None:
+def test_a_tracker_records_every_round_and_the_summary(calls: list[tuple[Any, ...]]) -> None:
     rows = train(TOOL)
     every = [(row["round"], row["train_loss"]) for row in rows]
-    assert told == [("start", "run", None), (0, None), *every, ("finish", 4, True)]
+    assert calls == [("start", "run", None), (0, None), *every, ("finish", 4, True)]
     assert json.loads(Path("run/track.json").read_text())["round"] == 4
 
 
-def test_a_resumed_run_continues_the_record(told: list[tuple[Any, ...]]) -> None:
-    """Three rounds are told; the run goes back to the checkpoint of round 2, and round 3 is not told again."""
+def test_a_resumed_run_continues_the_record(calls: list[tuple[Any, ...]]) -> None:
+    """Three rounds are recorded; the run goes back to the checkpoint of round 2, and round 3 is not recorded again."""
     train(TOOL, rounds=3)
     Path("run/checkpoint/round-000003.safetensors").unlink()
     Path("run/checkpoint/round-000003.json").unlink()
-    assert told[-1] == ("stop",)
+    assert calls[-1] == ("stop",)
     resumed = fl.resume("run")
     assert resumed.state.round == 2
     list(resumed)
-    assert [each[0] for each in told] == ["start", 0, 1, 2, 3, "stop", "start", 4, "finish"]
-    assert told[6] == ("start", "run", "the-id")
+    assert [each[0] for each in calls] == ["start", 0, 1, 2, 3, "stop", "start", 4, "finish"]
+    assert calls[6] == ("start", "run", "the-id")
 
 
 def test_a_failure_is_one_warning_and_the_record_is_completed_later(
-    told: list[tuple[Any, ...]], caplog: pytest.LogCaptureFixture
+    calls: list[tuple[Any, ...]], caplog: pytest.LogCaptureFixture
 ) -> None:
     DOWN.add(2)
     with caplog.at_level(logging.WARNING, "fedloru.track"):
         train(TOOL, rounds=3)
     (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("fedloru.track")]
     assert "no longer tracked by Recorder, but goes on: ConnectionError" in warning and "secret" not in warning
-    assert [each[0] for each in told] == ["start", 0, 1]
+    assert [each[0] for each in calls] == ["start", 0, 1]
     DOWN.clear()
     list(fl.resume("run"))
-    assert [each[0] for each in told][3:] == ["start", 2, 3, 4, "finish"]
+    assert [each[0] for each in calls][3:] == ["start", 2, 3, 4, "finish"]
 
 
 def test_a_tracker_that_cannot_start_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,12 +123,12 @@ def test_settings_are_checked() -> None:
     assert tracking(load("small").track.model_dump()) == []
 
 
-def test_a_run_from_python_is_tracked(told: list[tuple[Any, ...]]) -> None:
+def test_a_run_from_python_is_tracked(calls: list[tuple[Any, ...]]) -> None:
     digits = fl.data.load("digits")
     net = fl.attach(fl.models.build("mlp", channels=1, size=8, classes=10, hidden=[8], seed=0), rank=2)
     tool = TOOL.partition("=")[2]
     list(fl.run(net, fl.fedavg(), digits, fl.data.iid(digits, clients=4), rounds=2, cohort=2, track=tool))
-    assert [each[0] for each in told] == ["start", 0, 1, 2, "finish"] and "digits" in told[0][1]
+    assert [each[0] for each in calls] == ["start", 0, 1, 2, "finish"] and "digits" in calls[0][1]
     with pytest.raises(ConfigError, match=r"track\.project"):
         fl.run(
             net, fl.fedavg(), digits, fl.data.iid(digits, clients=4), cohort=2, track={"tool": "mlflow", "project": 3}
