@@ -15,6 +15,7 @@ from fedloru.cli.looks import BUILT_IN, IMAGES, TABLE, TEXT, Found, look
 from fedloru.config import SECTIONS, Top
 from fedloru.config.fields import Section
 from fedloru.data import files, sites
+from fedloru.data.values import keys
 from fedloru.errors import ConfigError, quoted
 from fedloru.methods import METHODS
 from fedloru.reading import parse_toml
@@ -104,6 +105,7 @@ def clients(answer: str, found: Found) -> tuple[int | str, int]:
 
     Raises:
         ConfigError: it is neither a number, nor "file" for one client per file, nor a column.
+        DataError: values of the column cannot identify clients.
     """
     if answer.isdecimal() and int(answer):
         return int(answer), int(answer)
@@ -128,12 +130,15 @@ def method(name: str) -> str:
 
 
 def _values(column: str, found: Found) -> int:
-    """Return the number of values of a column in all files; 0 if they lack it."""
-    paths = sites.find(found.data["path"]).files.values()
-    tables = [files.read(path) for path in paths]
-    if not all(column in table.column_names for table in tables):
+    """Return the number of values of a column in all files; 0 if they lack it.
+
+    Raises:
+        DataError: values of the column cannot identify clients.
+    """
+    tables = {path: files.read(path) for path in sites.find(found.data["path"]).files.values()}
+    if not all(column in table.column_names for table in tables.values()):
         return 0
-    return len({value for table in tables for value in table[column]})
+    return len({key for path, table in tables.items() for key in keys(table[column], column, str(path))})
 
 
 def text(answers: Answers, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedloru.cli.app import COMMAND_LINE, app, say
+from fedloru.cli.app import COMMAND_LINE, app, check_place, say
 from fedloru.errors import ConfigError, FedloruError
 
 DEFAULT = Path("fedloru.toml")
@@ -40,6 +40,7 @@ def init(
     """
     from fedloru.cli import draft, looks
 
+    check_place(file)
     if file.exists():
         raise ConfigError([f"{file} exists already: name another file, or remove it"], COMMAND_LINE)
     near = _near(path, data, looks)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fedloru.data import files
 from fedloru.data.lines import lines
-from fedloru.errors import DataError
+from fedloru.errors import DataError, FedloruError
 from fedloru.reading import UnreadableError, parse_json
 
 IMAGES, TABLE, TEXT, BUILT_IN = "images", "table", "text", "built-in"
@@ -50,7 +50,7 @@ def look(path: Path, kind: str | None = None) -> Found | None:
     if path.is_dir():
         return _folder(path, kind)
     if path.suffix.lower() == ".npz":
-        return Found(IMAGES, {"source": "npz", "path": str(path)})
+        return Found(IMAGES, {"source": "npz", "path": path.as_posix()})
     return _file(path, [path], kind) if path.suffix.lower() in files.READERS else None
 
 
@@ -62,7 +62,7 @@ def around(folder: Path) -> Found | None:
         try:
             if found := look(path):
                 return found
-        except (DataError, OSError):
+        except (FedloruError, OSError):
             continue
     return None
 
@@ -75,15 +75,15 @@ def _folder(path: Path, kind: str | None) -> Found | None:
     deeper = [inner for entry in entries if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
     deepest = [inner for entry in deeper[:ENTRIES] if entry.is_dir() for inner in islice(entry.iterdir(), ENTRIES)]
     if any(inner.suffix.lower() in PICTURES for inner in [*deeper, *deepest]):
-        return Found(IMAGES, {"source": "folder", "path": str(path)})
+        return Found(IMAGES, {"source": "folder", "path": path.as_posix()})
     return None
 
 
 def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
     """Return what the files ``tables`` of ``path`` hold."""
     rows = [row for table in tables[:SITES] for row in sample(table)]
-    if not rows:
-        raise DataError(f"{path} has no rows")
+    if not rows or not rows[0]:
+        raise DataError(f"{path} has no {'columns' if rows else 'rows'}")
     names, place = list(rows[0]), {"path": path.as_posix()}
     sites = 1 if {table.stem for table in tables} == SPLITS else len(tables)
     pictures = [name for name in names if name in ("image", "img") or isinstance(rows[0][name], Mapping | bytes)]
@@ -98,9 +98,10 @@ def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
 
 def _missing(rows: Rows) -> dict[str, Any]:
     """Return the settings for missing values if ``rows`` have any."""
-    values = {value.strip() if isinstance(value, str) else value for row in rows for value in row.values()}
-    stand_ins = sorted(MISSING & {value for value in values if isinstance(value, str)})
-    if not stand_ins and not {None, ""} & values:
+    values = [value for row in rows for value in row.values()]
+    texts = {value.strip() for value in values if isinstance(value, str)}
+    stand_ins = sorted(MISSING & texts)
+    if not stand_ins and "" not in texts and not any(value is None for value in values):
         return {}
     return {"missing": "median", **({"na": stand_ins} if stand_ins else {})}
 
@@ -150,7 +151,8 @@ def sample(file: Path) -> Rows:
     if ending in (".csv", ".tsv"):
         text = (line for _, line in lines(file, str(file)))
         try:
-            return list(islice(csv.DictReader(text, delimiter="," if ending == ".csv" else "\t"), SAMPLE))
+            reader = csv.DictReader(text, delimiter="," if ending == ".csv" else "\t")
+            return [{name: row[name] for name in reader.fieldnames or ()} for row in islice(reader, SAMPLE)]
         except csv.Error as error:
             raise DataError(f"{file} cannot be read: {error}") from error
     if ending in (".jsonl", ".ndjson"):

@@ -82,6 +82,35 @@ def test_wrong_answers_write_nothing(cli: Cli, flags: tuple[str, ...], message: 
     assert not Path("fedloru.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nested.jsonl", '{"x": [1, 2], "label": 1}\n{"x": {"a": null}, "label": 0}\n'),
+        ("surplus.csv", "a,b,label\n1,2,0,9\n3,4,1\n"),
+        ("nameless.jsonl", "{}\n"),
+        ("binary.parquet", "PAR1"),
+    ],
+)
+def test_any_file_nearby_is_looked_at_without_an_error(cli: Cli, name: str, text: str) -> None:
+    Path(name).write_text(text)
+    cli("init")
+    assert load("fedloru.toml").data.source in ("csv", "digits")
+    refused = cli("init", "other.toml", "--data", "images", "--path", name, code=2).stderr
+    assert name in refused and "did not expect" not in refused
+
+
+def test_clients_are_a_column_whose_values_can_identify_them(cli: Cli) -> None:
+    Path("scans.jsonl").write_text('{"x": [1, 2], "age": 1.5, "label": 1}\n{"x": [3, 4], "age": null, "label": 0}\n')
+    for column in ("x", "age"):
+        flags = ("--data", "table", "--path", "scans.jsonl", "--clients", column)
+        assert f"'{column}'" in cli("init", *flags, code=2).stderr and not Path("fedloru.toml").exists()
+
+
+def test_the_place_of_the_file_is_checked_before_any_question(cli: Cli) -> None:
+    refused = cli("init", "no/where.toml", "--method", "fedfoo", code=2).stderr
+    assert "no/where.toml is in a folder that does not exist" in refused
+
+
 def test_questions_are_asked_again_after_a_wrong_answer(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     hospitals(Path("hospitals"))
     answers = iter(["table", "nowhere", "hospitals", "mlp", "sex", "fedlora"])
