@@ -111,7 +111,7 @@ class Comparison:
         return list(grouping.cautions(self.groups))
 
     def latex(self) -> str:
-        """Return the tables of means and of paired differences as LaTeX, which needs the package booktabs."""
+        """Return the tables of means and of paired differences as LaTeX, which needs booktabs and graphicx."""
         return texts.latex(self.results)
 
     def markdown(self) -> str:

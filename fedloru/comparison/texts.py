@@ -14,6 +14,8 @@ from fedloru.comparison.results import Results, Text, differences, rows, table
 from fedloru.report.records import Records
 
 LATEX_START = "% Comparison by fedloru"
+FITTED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}"
+"""Shrinks what follows to the width of the text, if it is wider."""
 MARKDOWN_START = "<!-- Comparison by fedloru -->"
 
 _GREEK = (
@@ -40,9 +42,11 @@ _LATEX = {
 
 
 def latex(results: Results) -> str:
-    """Return the tables as LaTeX, which needs the package booktabs."""
+    """Return the tables as LaTeX, which needs the packages booktabs and graphicx."""
     parts = zip(_parts(results), (_best(results), None), ("comparison", "differences"), strict=False)
-    return "\n".join([f"{LATEX_START}; needs \\usepackage{{booktabs}}", *(_latex_table(*part) for part in parts)])
+    return "\n".join(
+        [f"{LATEX_START}; needs \\usepackage{{booktabs,graphicx}}", *(_latex_table(*part) for part in parts)]
+    )
 
 
 def escaped(text: str) -> str:
@@ -60,13 +64,14 @@ def _latex_table(part: Text, best: int | None, label: str) -> str:
 \\centering
 \\caption{{{escaped(_caption(part, best))}}}
 \\label{{tab:{label}}}
+{FITTED}{{%
 \\begin{{tabular}}{{{columns}}}
 \\toprule
 {" & ".join(map(escaped, part.head))} \\\\
 \\midrule
 {body}
 \\bottomrule
-\\end{{tabular}}
+\\end{{tabular}}}}
 \\end{{table}}
 """
 

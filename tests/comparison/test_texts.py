@@ -1,6 +1,9 @@
 """LaTeX and Markdown: every row has all columns, and all characters of a label are printed literally."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,16 @@ def test_latex_has_two_tables_whose_rows_have_all_columns(groups: list[Group]) -
             assert line.endswith(r" \\") and len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert text.count(r"\textbf{") == 1 and all(character.isascii() for character in text)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_and_fits_the_page(groups: list[Group], tmp_path: Path) -> None:
+    (tmp_path / "table.tex").write_text(latex(results(named(groups, HOSTILE), 0.9)), encoding="utf-8")
+    start = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table.tex}\end{document}"
+    (tmp_path / "paper.tex").write_text(start, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60)
+    assert done.returncode == 0 and "Overfull" not in done.stdout
 
 
 def test_latex_prints_every_character() -> None:

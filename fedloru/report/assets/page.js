@@ -225,7 +225,8 @@ class Figure {
     let data = this.spec.data.flatMap((trace, index) => smoothed(trace, index, width));
     let layout = withHoverTitles(this.spec.layout);
     for (const [name, type] of Object.entries(this.scales)) {
-      layout[name] = {...layout[name], type, dtick: type === "log" ? "D2" : layout[name].dtick};
+      layout[name] = {...layout[name], type};
+      if (type === "log") layout[name] = {tickformat: "~g", ...layout[name], dtick: "D2"};  // 0.5, not 5
     }
     if (this.settings.printing) layout = {...layout, width: this.plot.clientWidth};
     if (this.settings.theme === "dark") ({data, layout} = recolored({data, layout}, this.settings.dark));
