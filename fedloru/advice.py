@@ -35,6 +35,12 @@ def instead(value: Any) -> str:
     return ""
 
 
+def hint(value: Any, before: str = "") -> str:
+    """Return ``instead(value)`` after a colon and ``before``, for the end of a message; "" if there is neither."""
+    advice = instead(value)
+    return f": {before}{advice}" if before or advice else ""
+
+
 def got(value: Any) -> str:
     """Return what ``value`` is, for messages: its type, and those of its two parts if it is a pair."""
     if isinstance(value, type):

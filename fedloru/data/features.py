@@ -19,7 +19,7 @@ from fedloru.data import cells
 from fedloru.data.dataset import Scaling
 from fedloru.data.memory import check_size
 from fedloru.data.table import Table
-from fedloru.errors import DataError, listed, quoted
+from fedloru.errors import DataError, choices, listed, quoted
 
 Missing = Literal["refuse", "median", "mean", "indicator"]
 NUMBER = "number"
@@ -75,6 +75,19 @@ def read(table: Table, kinds: Mapping[str, bool], na: Collection[str]) -> dict[s
     return found
 
 
+def check_filled(names: Collection[str], missing: Missing, fill: Mapping[str, float | str]) -> None:
+    """Check that ``fill`` has values for columns among ``names``, and that missing values are filled.
+
+    Raises:
+        DataError: ``fill`` would have no effect.
+    """
+    if fill and missing == "refuse":
+        raise DataError("data.fill is set, but data.missing is 'refuse': set it to 'median', 'mean' or 'indicator'")
+    for name in fill:
+        if name not in names:
+            raise DataError(f"data.fill has {name!r}, which is no column of features{choices(name, names)}")
+
+
 def check_complete(table: Table, columns: Columns) -> None:
     """Check that no value is missing.
 
@@ -102,12 +115,12 @@ def fit(
     """Return the encoding of the training rows ``columns``; ``declared`` categories and ``fill`` are not learned.
 
     Raises:
-        DataError: a column has too many categories, or has no value to learn from.
+        DataError: a column has too many categories, or has no value to learn from; or ``fill`` has another kind.
     """
     kinds = {name: _known(name, values, declared.get(name)) for name, values in columns.items()}
     rule = None if missing == "refuse" else missing
-    found = {} if rule is None else {name: _fill(name, columns[name], rule, fill or {}) for name in columns}
-    encoding = Encoding(kinds, found, missing == "indicator")
+    filled = {} if rule is None else {name: _fill(name, columns[name], kinds[name], rule, fill or {}) for name in kinds}
+    encoding = Encoding(kinds, filled, missing == "indicator")
     return encoding._replace(scaling=_scaling(encoding, columns)) if standardize else encoding
 
 
@@ -161,20 +174,22 @@ def _known(name: str, values: NDArray[Any], declared: tuple[str, ...] | None) ->
     return known
 
 
-def _fill(name: str, values: NDArray[Any], rule: str, given: Mapping[str, float | str]) -> float | str:
-    numeric = values.dtype != object
+def _fill(
+    name: str, values: NDArray[Any], known: Sequence[str] | None, rule: str, given: Mapping[str, float | str]
+) -> float | str:
+    """Return the value for missing ones of a column, of numbers or of the ``known`` categories."""
     if name in given:
-        if isinstance(given[name], str) == numeric:
-            wanted = "a number" if numeric else "one of its categories"
+        if isinstance(given[name], str) if known is None else given[name] not in known:
+            wanted = "a number" if known is None else f"one of its categories: {listed(known)}"
             raise DataError(f"data.fill has {quoted(given[name])} for column {name!r}, expected {wanted}")
         return given[name]
-    present = values[~is_missing(values)]
+    present = values[~is_missing(values) if known is None else np.isin(values, known)]
     if not len(present):
         raise DataError(
             f"column {name!r} has no value in any training row, so there is none to fill in: leave it out with "
             "data.features, or set data.fill"
         )
-    if not numeric:
+    if known is not None:
         counts = Counter(present.tolist())
         return str(min(counts, key=lambda value: (-counts[value], value)))
     return float(present.mean() if rule == "mean" else np.median(present))

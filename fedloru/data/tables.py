@@ -118,6 +118,7 @@ def encoded(
     if not train.num_rows:
         raise DataError(f"{train.where} has no rows")
     kinds = _kinds(train, options)
+    encodings.check_filled(kinds, options.missing, options.fill or {})
     y = _labels(train, options)
     keys = {each: values.keys(train[each], each, train.where, train.place) for each in options.columns}
     found = _read(train, kinds, options)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedloru import lowrank
-from fedloru.advice import got, instead
+from fedloru.advice import got, hint
 from fedloru.errors import ModelError
 from fedloru.net.loss import Batch, Loss, by_labels, find
 from fedloru.net.record import Net, images
@@ -59,8 +59,7 @@ def make(
 def _advice(value: object) -> str:
     if isinstance(value, Net):
         return ": pass the module, net.model, or use the Net as it is"
-    advice = instead(value)
-    return f": {advice}" if advice else ""
+    return hint(value)
 
 
 def _check_module(model: nn.Module) -> None:

@@ -60,6 +60,11 @@ def test_arrays_texts_targets_and_given_tests() -> None:
     assert tokens.train["x"].dtype == torch.int64
 
 
+class Unsized(Pictures):
+    def __len__(self) -> int:
+        raise NotImplementedError("no length")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -86,6 +91,18 @@ def test_arrays_texts_targets_and_given_tests() -> None:
         (lambda: from_frame(pd.DataFrame([[1, 2]], columns=["a", "a"]), "a"), "two columns 'a'"),
         (lambda: from_frame(pd.DataFrame({"a": [1, 2], "y": [0, 1]}), "y", mising="mean"), "did you mean 'missing'"),
         (lambda: from_arrow(pd.DataFrame(), "y"), r"table is a DataFrame, .*from_frame\(df"),
+        (lambda: from_tensors(X, Y, standardize="yes"), "standardize is 'yes', expected true or false"),
+        (lambda: from_tensors(X, Y, classes="ab"), "classes is 'ab', expected the names"),
+        (lambda: from_tensors(X, Y, columns=["a"]), "columns is a list, expected a dict"),
+        (lambda: from_tensors(X, Y, client=3), "client is 3, expected one name for each example"),
+        (lambda: from_tensors(X, Y, test=(X, Y, SITES[:2])), "column 'client' has 2 values for 20 examples"),
+        (lambda: from_tensors(X.to_sparse(), Y), r"x is a tensor of the layout torch.sparse_coo: use to_dense\(\)"),
+        (lambda: from_tensors(X.to("meta"), Y), "x is a tensor on the device meta, which holds no values"),
+        (lambda: from_torch(Unsized()), "dataset has no length: NotImplementedError: no .*; fix the data set"),
+        (lambda: from_frame(frame(), "y", client=SITES), "client is .*, expected a string or None"),
+        (lambda: from_frame(frame(), 3), "label is 3, expected a string"),
+        (lambda: from_frame(frame(), "y", categorical="sex"), "categorical is 'sex', expected a list of strings"),
+        (lambda: from_frame(frame(), "y", categorical=None), "categorical is None, expected a list of strings"),
     ],
 )
 def test_other_values_are_refused_in_a_sentence(call: Any, message: str) -> None:

@@ -183,6 +183,15 @@ def test_dates_of_parquet_are_refused(tmp_path: Path) -> None:
         ({"features": {"sex": ["m", "m"]}}, "expected different categories"),
         ({"features": "age"}, "expected a list of columns"),
         ({"missing": "drop"}, "missing is 'drop', expected 'refuse', 'median', 'mean' or 'indicator'"),
+        ({"fill": {"chol": 1.0}}, "data.fill is set, but data.missing is 'refuse': set it to 'median'"),
+        (
+            {"missing": "mean", "fill": {"col": 1.0}},
+            "data.fill has 'col', which is no column of features; did you mean",
+        ),
+        (
+            {"missing": "mean", "fill": {"sex": "x"}},
+            "data.fill has 'x' for column 'sex', expected one of its categories",
+        ),
         ({"missing": "mean", "fill": {"chol": "a"}}, "data.fill has 'a' for column 'chol', expected a number"),
         ({"test": "nowhere.csv"}, "no test file|no file nowhere.csv: check data.test"),
     ],
