@@ -28,7 +28,7 @@ def client_tests(dataset: Dataset, partition: Partition, seed: int, used: Tensor
         used: the rows of the test examples to divide, (n,) int64; None means all.
     """
     rows = torch.arange(size(dataset.test)) if used is None else used.cpu()
-    if (named := _keys(dataset, partition)) is not None:
+    if (named := keys_of_tests(dataset, partition)) is not None:
         return _by_key(named, partition, rows.sort().values)
     order = rows[torch.randperm(len(rows), generator=gen(seed, "client tests"))]
     of_train, of_test = _classes(dataset, dataset.train, partition.train.values), _classes(dataset, dataset.test, order)
@@ -49,7 +49,7 @@ def client_tests(dataset: Dataset, partition: Partition, seed: int, used: Tensor
     return Ragged(values[by_row][parts.values], parts.offsets)
 
 
-def _keys(dataset: Dataset, partition: Partition) -> Sequence[str] | None:
+def keys_of_tests(dataset: Dataset, partition: Partition) -> Sequence[str] | None:
     """Return the key of each test example; None if clients have no keys, or no test example has the key of a client."""
     if partition.scheme != "natural" or partition.names is None:
         return None

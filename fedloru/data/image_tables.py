@@ -3,7 +3,7 @@
 Args:
     image: the column of encoded images.
     label: the column of labels.
-    columns: further columns to keep, for natural partitions.
+    columns: further columns to keep, for natural partitions; also of the test examples, if these have them.
     size: the height and width to which images are resized, by an antialiased bilinear filter; images that are not
         square are stretched. By default, all images must have the same size.
 """
@@ -55,7 +55,7 @@ def parquet(
     if test:
         other = read(test)
         check_classes(table.where, table.classes, other.where, other.classes)
-        held_out = _rows(other, names, (), folders, remarks)
+        held_out = _rows(other, names, _known(columns, other), folders, remarks)
     used = {*train, *test, *folders.read_files}
     unread = unread_files(place, used, "neither train*.parquet nor test*.parquet") if place.is_dir() else ()
     return same_channels(Raw(rows, held_out, table.classes, (*remarks, *unread)))
@@ -79,9 +79,15 @@ def hub(
     table = found.read("train")
     remarks: list[str] = []
     rows = _rows(table, names, columns, folders, remarks)
-    test = _rows(found.read("test"), names, (), folders, remarks) if "test" in found.readers else None
+    held_out = found.read("test") if "test" in found.readers else None
+    test = None if held_out is None else _rows(held_out, names, _known(columns, held_out), folders, remarks)
     remarks += found.unread(("train", "test"), folders.read_files)
     return same_channels(Raw(rows, test, table.classes, tuple(remarks)))
+
+
+def _known(columns: Sequence[str], table: Table) -> list[str]:
+    """Return those of ``columns`` that a table of test examples has."""
+    return [name for name in columns if name in table.column_names]
 
 
 def _rows(table: Table, names: Names, columns: Sequence[str], folders: Folders, remarks: list[str]) -> Rows:

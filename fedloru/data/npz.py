@@ -41,7 +41,8 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
 
     Args:
         path: the file, relative to the working directory.
-        columns: further arrays to keep, for natural partitions.
+        columns: further arrays to keep, for natural partitions; with test examples, also hospital_test for hospital,
+            if there is one, so that clients are scored on their own.
         axes: the axes of x: height, width and, last or first, channels. By default, 1 to 4 channels are recognized,
             and shapes that can be read in two ways are refused.
 
@@ -55,7 +56,8 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
     regular(place)
     with _refusing(place), ZipFile(place) as archive:
         entries = _entries(archive)
-        held_out = ("x_test", "y_test") if "x_test" in entries else ()
+        test_columns = {name: f"{name}_test" for name in columns if f"{name}_test" in entries}
+        held_out = ("x_test", "y_test", *test_columns.values()) if "x_test" in entries else ()
         wanted = ("x", "y", *columns, *held_out)
         for name in wanted:
             if name not in entries:
@@ -70,7 +72,11 @@ def npz(*, path: Text, columns: Texts = (), axes: Axes = "auto") -> Raw:
     if not held_out:
         return Raw(train, remarks=remarks)
     _check_alike(arrays["x"], arrays["x_test"], path)
-    test = Rows(_axes(arrays["x_test"], axes, f"{path}: x_test"), as_labels(arrays["y_test"], "y_test", path))
+    test = Rows(
+        _axes(arrays["x_test"], axes, f"{path}: x_test"),
+        as_labels(arrays["y_test"], "y_test", path),
+        {name: flat(arrays[key], key, path) for name, key in test_columns.items()},
+    )
     return Raw(train, test, remarks=remarks)
 
 

@@ -171,7 +171,7 @@ def _of_tables(
     test: Table | None,
     label: str,
     client: str | None,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     coded: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set of tables; ``coded`` columns are categories, if they are features."""
@@ -204,7 +204,7 @@ def _keys(client: Any, columns: Any = None) -> dict[str, Any]:
     """Return the keys of examples by column."""
     if columns is not None and not isinstance(columns, Mapping):
         raise DataError(f"columns is {got(columns)}, expected a dict from columns to one name for each example")
-    found: dict[str, Any] = dict(columns or {}) | ({} if client is None else {CLIENT: client})
+    found: dict[str, Any] = {**(columns or {}), **({} if client is None else {CLIENT: client})}
     for name, each in found.items():
         if isinstance(each, str) or not hasattr(each, "__iter__"):
             what = f"the text {quoted(each)}" if isinstance(each, str) else quoted(each)

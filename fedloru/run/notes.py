@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fedloru import net as nets
+from fedloru.data.client_tests import keys_of_tests
 from fedloru.lowrank.choice import Choice
 from fedloru.method import Method, is_merge_round
 from fedloru.run.plan import Plan
@@ -18,7 +19,23 @@ def notes(plan: Plan, *, choices: bool = True) -> list[str]:
 
     With ``choices``, this includes the layers that stay dense by default.
     """
-    return [*_dense_layers(plan, choices), *merge_notes(plan.method, plan.rounds), *_precision_notes(plan)]
+    return [
+        *_dense_layers(plan, choices),
+        *merge_notes(plan.method, plan.rounds),
+        *_precision_notes(plan),
+        *_test_notes(plan),
+    ]
+
+
+def _test_notes(plan: Plan) -> Iterator[str]:
+    """Yield a note if clients of a natural partition are not tested on examples of their own."""
+    scored = plan.eval_clients and plan.partition.scheme == "natural" and not plan.has_own_tests
+    if scored and keys_of_tests(plan.dataset, plan.partition) is None:
+        key = plan.partition.settings.get("key")
+        yield (
+            f"no test example has a value of {key!r} of a client, so each client is scored on test examples with its "
+            f"mix of classes: add {key!r} to the test set, or set partition.test_fraction"
+        )
 
 
 def _precision_notes(plan: Plan) -> Iterator[str]:

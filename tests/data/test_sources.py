@@ -68,6 +68,7 @@ def test_parquet_pair_in_a_folder(tmp_path: Path) -> None:
     data = load("parquet", path=str(tmp_path), columns=["speaker"])
     assert data.train["x"].shape == (12, 1, 6, 6) and len(data.test["y"]) == 6
     assert data.classes == ("ant", "bee", "cat") and data.columns["speaker"][8] == "2"
+    assert data.test_columns == {"speaker": data.columns["speaker"][:6]}
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(encoded(r))))) for r in [*range(9), 0, 1, 2]])
     want = (pixels / 255 - (pixels / 255).mean()) / (pixels / 255).std(correction=0)
     assert torch.allclose(data.train["x"].squeeze(1), want, atol=1e-5)
@@ -220,6 +221,23 @@ def test_invalid_npz_files_are_rejected(tmp_path: Path) -> None:
     np.savez(path, x=x, y=y, who=np.arange(3))
     with pytest.raises(DataError, match="'who' has 3 values for 4 examples"):
         load("npz", path=str(path), columns=["who"])
+
+
+def test_npz_has_keys_of_test_examples(tmp_path: Path) -> None:
+    arrays = {
+        "x": np.zeros((4, 2)),
+        "y": [0, 1, 0, 1],
+        "who": [1, 2, 1, 2],
+        "x_test": np.zeros((2, 2)),
+        "y_test": [0, 1],
+    }
+    np.savez(tmp_path / "a.npz", **arrays, who_test=[2, 1])
+    assert load("npz", path=str(tmp_path / "a.npz"), columns=["who"]).test_columns == {"who": ("2", "1")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert load("npz", path=str(tmp_path / "a.npz"), columns=["who"]).test_columns == {}
+    np.savez(tmp_path / "a.npz", **arrays, who_test=[2])
+    with pytest.raises(DataError, match="test set of a: column 'who' has 1 values for 2 examples"):
+        load("npz", path=str(tmp_path / "a.npz"), columns=["who"])
 
 
 def test_hub_layout_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from fedloru.net import make
 from fedloru.report import client_scores, records
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
+from fedloru.run.notes import notes
 from tests.run.test_run import plan
 
 
@@ -167,6 +168,15 @@ def test_a_metric_of_each_hospital_is_of_its_own_test_rows() -> None:
         own = torch.tensor([each == name for each in data.test_columns["client"]])
         assert row["units"] == int(own.sum())
         assert row["auc"] == pytest.approx(roc_auc_score(data.test["y"][own], outputs[own]), rel=1e-5)
+
+
+@pytest.mark.parametrize("keys", [(), (["basel", "chur"] * 5,)])
+def test_a_note_says_that_clients_are_not_scored_on_their_own_rows(keys: tuple[list[str], ...]) -> None:
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    data = from_tensors(x, y, client=["basel", "chur"] * 20, test=(x[:10], y[:10], *keys))
+    run = api.run(make(torch.nn.Linear(3, 2)), methods.fedavg(), data, natural(data, "client"), rounds=1, cohort=2)
+    found = [note for note in notes(run.plan) if "each client is scored on test examples with its mix" in note]
+    assert len(found) == (0 if keys else 1)
 
 
 def test_clients_of_a_language_model_are_compared_by_perplexity() -> None:
