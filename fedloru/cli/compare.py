@@ -85,7 +85,10 @@ def compare(
     files = Files(page, pictures, latex, markdown, table, csv)
     files.check()
     if source is not None:
+        from fedloru.cli.early_checks import check_options
+
         planned = variations.planned(source, overrides or [], vary or [], seeds or 1, out)
+        check_options([one.config for one in planned], baseline, metric, target, names or [])
         variations.make(planned, quiet, as_json)
         runs = [one.folder for one in planned]
     comparison = compared(runs or [], baseline, metric, target, names or [])

@@ -105,13 +105,22 @@ def _names(entries: Sequence[str], records: Sequence[Records]) -> dict[str, str]
     return dict(_name(entry, known) for entry in entries)
 
 
+def splits(entry: str) -> list[tuple[str, str]]:
+    """Return the pairs of an old and a new name that ``entry``, OLD=NEW, may mean: both names may contain "=".
+
+    Raises:
+        ConfigError: there is no such pair.
+    """
+    pairs = [(entry[:index], " ".join(entry[index + 1 :].split())) for index, c in enumerate(entry) if c == "="]
+    if found := [(old, new) for old, new in pairs if new]:
+        return found
+    raise ConfigError([f"--name is {quoted(entry)}, expected OLD=NEW, such as fedloru=Ours"], COMMAND_LINE)
+
+
 def _name(entry: str, known: Sequence[str]) -> tuple[str, str]:
-    splits = [(entry[:index], " ".join(entry[index + 1 :].split())) for index, c in enumerate(entry) if c == "="]
-    if not any(new for _, new in splits):
-        raise ConfigError([f"--name is {quoted(entry)}, expected OLD=NEW, such as fedloru=Ours"], COMMAND_LINE)
-    found = [(old, new) for old, new in splits if old in known and new]
+    found = [(old, new) for old, new in splits(entry) if old in known]
     if not found:
-        old = splits[-1][0]
+        old = splits(entry)[-1][0]
         raise ConfigError(
             [f"--name: {quoted(old)} is neither a label nor a method of the runs{choices(old, dict.fromkeys(known))}"],
             COMMAND_LINE,

@@ -216,6 +216,29 @@ def test_unknown_names(cli: Cli, args: tuple[str, ...], message: str) -> None:
     assert message in result.stderr and result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--name", "fedloru"), "--name is 'fedloru', expected OLD=NEW"),
+        (("--name", "FedLoRu=Ours"), "'FedLoRu' is neither a label nor a method of the runs; did you mean 'FedLoRU'"),
+        (("--target", "90"), "the target is 90, expected a value of accuracy in (0, 1]"),
+        (("--metric", "loss", "--target", "nan"), "the target is nan, expected a number"),
+        (("--metric", "rmse"), "the metric 'rmse' was not measured by any of the runs. There are: accuracy"),
+        (("--baseline", "fedprox"), "the baseline 'fedprox' is not a group of runs. There are: FedAvg, FedLoRU"),
+    ],
+)
+def test_options_are_checked_before_training(cli: Cli, args: tuple[str, ...], message: str) -> None:
+    result = cli(*MAKE, *METHODS, *args, code=2)
+    assert message in result.stderr and result.stdout == "" and not list(Path().iterdir())
+
+
+def test_metrics_and_labels_that_only_trained_runs_have_are_accepted(cli: Cli) -> None:
+    metric = ("-s", 'eval.metrics=["auc"]', "--metric", "auc", "--target", "0.5")
+    ranks = ("--vary", "lowrank.rank=1,2", "--baseline", "Ours rank=2, alpha=4", "--name", "fedloru=Ours")
+    output = cli(*MAKE[:-1], *ranks, *metric).stdout
+    assert "rounds to 0.5" in " ".join(output.split())
+
+
 def test_runs_on_different_partitions_are_compared_with_a_note(cli: Cli) -> None:
     output = cli(*MAKE, "--vary", "partition.alpha=0.3,0.6")
     assert "Note: The runs have different partitions of the data (partition.alpha differs)" in output.stderr
