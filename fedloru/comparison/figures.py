@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from fedloru.comparison.curves import AXES, Axis, evaluated_rounds, values_at
 from fedloru.comparison.groups import Group, seed
-from fedloru.comparison.measures import MEGA, last5, sent
+from fedloru.comparison.measures import MEGA, averaged, last5, sent
 from fedloru.comparison.metric import Metric
 from fedloru.comparison.results import Results
 from fedloru.report import style
@@ -43,7 +43,9 @@ def over_seconds(results: Results) -> go.Figure:
 def pareto(results: Results) -> go.Figure:
     """Plot the metric against MB sent: small markers for runs, large ones for group means, and the Pareto front."""
     groups, metric = results.groups, results.metric
-    figure = _figure(results, AXES["bytes"].title, f"test {metric.name}, mean of last five evaluations")
+    last = averaged(groups, metric)
+    evaluations = f"mean of last {last} evaluations" if last > 1 else "last evaluation"
+    figure = _figure(results, AXES["bytes"].title, f"test {metric.name}, {evaluations}")
     means = {index: mean for index, group in enumerate(groups) if (mean := _mean(group, metric))}
     front = list(pareto_front(list(means.values()), higher_is_better=metric.higher_is_better))
     front_line = go.Scatter(x=[x for x, _ in front], y=[y for _, y in front], mode="lines", name="Pareto front")

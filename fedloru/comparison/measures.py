@@ -13,6 +13,8 @@ from fedloru.report.records import Records, evaluations, personal
 
 MEGA = 1e6
 WAYS = ("up", "down")
+LAST = 5
+"""The maximum number of evaluations over which a score is averaged."""
 
 
 class Measure(NamedTuple):
@@ -42,10 +44,10 @@ def measures(groups: Sequence[Group], metric: Metric, target: float | None = Non
     """Return what is compared between ``groups``, in the order of the columns of a table."""
     name, scale = metric.name, metric.scale
     points = f"{name}{metric.unit('points')}"
-    score = partial(Measure, scale=scale, is_score=True)
+    score, last = partial(Measure, scale=scale, is_score=True), averaged(groups, metric)
     return [
         score(metric.key, f"final {name}{metric.unit()}", partial(final, metric), difference=points),
-        score(f"last5_{metric.key}", f"last 5{metric.unit()}", partial(last5, metric)),
+        score(f"last5_{metric.key}", f"last {last}{metric.unit()}", partial(last5, metric), in_table=last > 1),
         *(measure for measure in _further(groups) if measure.key != metric.key),
         Measure("up_bytes", "MB up", partial(sent, ways=("up",)), 1 / MEGA),
         Measure("down_bytes", "MB down", partial(sent, ways=("down",)), 1 / MEGA),
@@ -61,9 +63,14 @@ def final(metric: Metric, run: Records) -> float | None:
 
 
 def last5(metric: Metric, run: Records) -> float | None:
-    """Return the mean of ``metric`` over the last five evaluations."""
-    measured = [row[metric.column] for row in evaluations(run, metric.column)[-5:]]
+    """Return the mean of ``metric`` over the last evaluations, at most five."""
+    measured = [row[metric.column] for row in evaluations(run, metric.column)[-LAST:]]
     return fmean(measured) if measured else None
+
+
+def averaged(groups: Sequence[Group], metric: Metric) -> int:
+    """Return the number of evaluations over which ``last5`` averages, at most five."""
+    return min(LAST, max(len(evaluations(run, metric.column)) for group in groups for run in group.counted))
 
 
 def sent(run: Records, ways: Sequence[str] = WAYS, rounds: int | None = None) -> int:

@@ -19,7 +19,7 @@ def headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if "final_perplexity" in summary:
         yield "Perplexity", units.decimal(summary["final_perplexity"]), "of the test tokens"
     elif not wording.is_regression(summary):
-        yield "Mean accuracy", units.percent(summary["last5_accuracy"]), "over the last five evaluations"
+        yield "Mean accuracy", units.percent(summary["last5_accuracy"]), "over the last evaluations, at most five"
     yield from _best(summary)
     yield "Uploaded", units.megabytes(summary["up_bytes_total"]), "clients to server"
     yield "Downloaded", units.megabytes(summary["down_bytes_total"]), "server to clients"

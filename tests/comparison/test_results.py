@@ -67,6 +67,15 @@ def test_differences_are_tested_over_shared_seeds(records: Records) -> None:
     assert rows(made)[1]["accuracy_p"] == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.parametrize(("evaluated", "title"), [(9, "last 5, %"), (3, "last 3, %"), (1, None)])
+def test_the_mean_of_the_last_evaluations_says_of_how_many(records: Records, evaluated: int, title: str | None) -> None:
+    scored = [row for row in records.rounds if row["test_accuracy"] is not None]
+    made = results(grouped([records._replace(rounds=scored[:evaluated])]))
+    assert [head for head in table(made).head if head.startswith("last")] == [title] * (title is not None)
+    last = [row["test_accuracy"] for row in scored[:evaluated][-5:]]
+    assert rows(made)[0]["last5_accuracy"] == pytest.approx(fmean(last))
+
+
 def test_a_single_group_has_no_differences(records: Records) -> None:
     assert differences(results(grouped([records]))) is None
 
