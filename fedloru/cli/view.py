@@ -52,7 +52,7 @@ def report(
 
     DIR is a run folder, finished or not (default: the newest in runs/). If clients were scored, the ten that got worse
     most are printed. By default, the page loads its plotting script from a file next to the run folder, which all runs
-    there share.
+    there share; if that would be in the working directory, the page embeds it.
     """
     from fedloru.cli.client_table import show
     from fedloru.cli.recent import last

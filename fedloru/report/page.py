@@ -41,8 +41,8 @@ AUDIT = {
 def write(folder: str | Path, *, self_contained: bool = False) -> Path:
     """Write the page of a run to its folder and return the path of the page.
 
-    The page loads plotly from a file next to the run folder, which all runs there share; a ``self_contained`` page
-    embeds it and so can be sent as a single file.
+    The page loads plotly from a file next to the run folder, which all runs there share. A ``self_contained`` page, or
+    that of a run folder in the working directory, embeds it, and so can be sent as a single file.
 
     Raises:
         RunFolderError: the folder does not exist, is not a run folder, or contains a file that cannot be read.

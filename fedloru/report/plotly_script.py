@@ -27,13 +27,15 @@ def embedded() -> str:
 def shared(run: Path) -> str:
     """Return the HTML element that loads the script from the folder that contains the run folder, and write it there.
 
-    If that folder is not writable, returns the element that holds the script. The page shows the text of
-    ``data-missing`` if the file is missing when it is opened.
+    If that folder is not writable, or is the working directory, where nobody expects such a file, returns the element
+    that holds the script. The page shows the text of ``data-missing`` if the file is missing when it is opened.
     """
     from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
     place = Path(os.path.abspath(run))  # noqa: PTH100  # not resolved: the page is opened where the user put the folder
     path = place.parent / f"{PREFIX}{get_plotlyjs_version()}{SUFFIX}"
+    if place.parent == Path.cwd() and not path.is_file():
+        return embedded()
     script = get_plotlyjs().encode()
     try:
         if not path.is_file() or path.read_bytes() != script:

@@ -189,6 +189,17 @@ def test_a_page_embeds_the_script_if_it_cannot_be_shared(run: Path, monkeypatch:
     assert Parsed(path.read_text("utf-8")).links == [] and not list(run.parent.glob("*.js"))
 
 
+def test_no_script_is_left_in_the_working_directory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    for folder in (run, run.name):
+        assert Parsed(write(folder).read_text("utf-8")).links == [] and not list(run.parent.glob("*.js"))
+    monkeypatch.chdir(run.parent.parent)
+    write(run)
+    assert len(list(run.parent.glob("plotly-*.min.js"))) == 1
+    monkeypatch.chdir(run.parent)
+    assert "data-missing" in write(run).read_text("utf-8")  # a script that is there already is shared
+
+
 def test_write_rejects_other_folders(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError):
         write(tmp_path)
