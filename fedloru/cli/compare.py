@@ -58,7 +58,9 @@ def compare(
             metavar="PLACE", help="Write learning curves for a paper: a folder, or a file.pdf, file.png or file.svg."
         ),
     ] = None,
-    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs, graphicx).")] = None,
+    latex: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs, graphicx).")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results as CSV, one line per group.")
