@@ -172,6 +172,11 @@ def listed(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:10]) + more
 
 
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Return the number with its noun, such as "1 client is" or "2,000 clients are"; ``plural`` defaults to an s."""
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+
+
 def choices(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown ``name``: the most similar of ``known``, and a list of all."""
     options = sorted(known)
@@ -217,6 +222,6 @@ def naming(client: int, round: int, step: int, steps: int, examples: int | None 
         if isinstance(error, torch.OutOfMemoryError):
             raise  # the run adds which setting to lower
         reason = str(error) if isinstance(error, FedloruError) else f"{traced(error)}; fix the model or these examples"
-        whose = "" if examples is None else f" on its {examples} example{'s' if examples > 1 else ''}"
+        whose = "" if examples is None else f" on its {counted(examples, 'example')}"
         message = f"local step {step + 1} of {steps}{whose} failed: {reason}"
         raise TrainingError(message, client=client, round=round) from error

@@ -10,7 +10,7 @@ import typer
 
 from fedloru.cli.app import NewFolder, Overrides, Quiet, Source, app, say
 from fedloru.cli.output import Json, console, print_json
-from fedloru.errors import ConfigError, optional, quoted
+from fedloru.errors import ConfigError, counted, optional, quoted
 
 Home = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The federation directory, made by `fedloru certs`.")]
 HOME = Path("federation")
@@ -60,7 +60,8 @@ def serve(
         chosen = stack.enter_context(new_run(source, overrides, out, quiet)) if resume is None else None
         server = stack.enter_context(serving(home, address))
         where = f"127.0.0.1:{server.port}, behind a proxy" if behind_proxy else f"{host}:{server.port}"
-        say(f"Listening on {where}; {len(server.roster.clients)} clients are enrolled. Waiting for them to connect.")
+        enrolled = counted(len(server.roster.clients), "client is", "clients are")
+        say(f"Listening on {where}; {enrolled} enrolled. Waiting for them to connect.")
         if chosen is not None:
             _note_cohort(chosen.cohort.size, server.federation.clients or 0)
             run = api.start(chosen, server.federation)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fedloru.comparison.groups import Group, cautions
 from fedloru.comparison.groups import differences as differing_settings
 from fedloru.comparison.results import NOT_FINISHED, Results, Text, differences, table
+from fedloru.errors import counted
 from fedloru.report import blocks, plotly_script, units
 from fedloru.report.page import REPORT
 from fedloru.report.records import Records
@@ -39,7 +40,7 @@ def page(results: Results, folder: Path) -> str:
 def title_of(results: Results) -> str:
     """Return the title of the page, such as "6 runs in 2 groups"."""
     runs, groups = sum(len(group.runs) for group in results.groups), len(results.groups)
-    return f"{runs} run{'s' * (runs != 1)} in {groups} group{'s' * (groups != 1)}"
+    return f"{counted(runs, 'run')} in {counted(groups, 'group')}"
 
 
 def terminal_tables(results: Results, width: int) -> list[Table]:

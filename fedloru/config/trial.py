@@ -12,7 +12,7 @@ from fedloru import net as nets
 from fedloru import own_optimizer, tree
 from fedloru.client import local_batch, local_schedule
 from fedloru.data import Dataset, Examples, Partition, batches_per_epoch, by_length, size
-from fedloru.errors import ConfigError, FedloruError, ModelError, traced
+from fedloru.errors import ConfigError, FedloruError, ModelError, counted, traced
 from fedloru.evaluate import evaluate
 from fedloru.metrics import Metric
 from fedloru.net import Net
@@ -105,8 +105,7 @@ def _shapes(examples: int, outputs: int) -> list[tuple[int, ...]]:
 
 
 def _train(net: Net, dataset: Dataset, batch: Examples, precision: Precision, whose: str, hint: str = FIX) -> None:
-    count = size(batch)
-    subject = f"{count} example{'s' if count > 1 else ''} of {dataset.name!r}{whose}"
+    subject = f"{counted(size(batch), 'example')} of {dataset.name!r}{whose}"
     tensors = _copies(net)
     leaves = {key: tensors[key].requires_grad_() for key in sorted(net.trainable)}
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition, digest
 from fedloru.data.ragged import Ragged
-from fedloru.errors import PartitionError, listed, quoted
+from fedloru.errors import PartitionError, counted, listed, quoted
 
 
 class Audit(NamedTuple):
@@ -109,7 +109,8 @@ def _problems(partition: Partition, total: int, min_examples: int, allow_unused:
     yield from _out_of_range(partition, rows[~in_range], owners[~in_range], total)
     yield from _duplicates(partition, rows[in_range], owners[in_range], uses)
     if not allow_unused and (unused := _where(uses == 0)):
-        yield f"{len(unused)} examples are assigned to no client (rows {listed(unused)}); set allow_unused to allow it"
+        examples = counted(len(unused), "example is", "examples are")
+        yield f"{examples} assigned to no client (rows {listed(unused)}); set allow_unused to allow it"
     yield from _too_small(partition, torch.bincount(owners, minlength=clients), min_examples)
 
 
@@ -125,8 +126,9 @@ def _out_of_range(partition: Partition, rows: Tensor, owners: Tensor, total: int
 def _duplicates(partition: Partition, rows: Tensor, owners: Tensor, uses: Tensor) -> Iterator[str]:
     if duplicates := _where(uses > 1):
         clients = sorted(set(owners[uses[rows] > 1].tolist()))
+        examples = counted(len(duplicates), "example is", "examples are")
         yield (
-            f"{len(duplicates)} examples are assigned more than once (rows {listed(duplicates)}), "
+            f"{examples} assigned more than once (rows {listed(duplicates)}), "
             f"to clients {_named(partition, clients)}; assign each to one client, for training or for testing"
         )
 

@@ -19,7 +19,7 @@ from fedloru.data import cells
 from fedloru.data.dataset import Scaling
 from fedloru.data.memory import check_size
 from fedloru.data.table import Table
-from fedloru.errors import DataError, choices, listed, quoted
+from fedloru.errors import DataError, choices, counted, listed, quoted
 
 Missing = Literal["refuse", "median", "mean", "indicator"]
 NUMBER = "number"
@@ -145,10 +145,8 @@ def encode(encoding: Encoding, columns: Columns) -> tuple[Tensor, Counter[str]]:
 def remarks(where: str, unknown: Mapping[str, int]) -> Iterator[str]:
     """Yield a remark for each column with values that are not among its categories."""
     for name, count in unknown.items():
-        yield (
-            f"{count:,} {where} rows have a value in column {name!r} that is not among its categories: they have 0 in "
-            "all its features"
-        )
+        rows = counted(count, f"{where} row has", f"{where} rows have")
+        yield f"{rows} a value in column {name!r} that is not among its categories, and 0 in all its features"
 
 
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloru.errors import listed
+from fedloru.errors import counted, listed
 
 if TYPE_CHECKING:
     from fedloru.data.features import Encoding
@@ -54,4 +54,4 @@ def unread(names: Sequence[str], reason: str, thing: str = "file") -> tuple[str,
     """Return the remark that ``names`` were not read for ``reason``: how many, and the first ten; () without names."""
     if not names:
         return ()
-    return (f"{len(names):,} {thing}{'s' * (len(names) != 1)} not read ({reason}): {listed(names)}",)
+    return (f"{counted(len(names), thing)} not read ({reason}): {listed(names)}",)

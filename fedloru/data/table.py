@@ -8,7 +8,7 @@ from itertools import accumulate, chain
 from typing import Any
 
 from fedloru.data.memory import SPLIT, in_memory
-from fedloru.errors import DataError, choices, optional
+from fedloru.errors import DataError, choices, counted, optional
 
 Place = Callable[[int], str]
 """Names the file and the row of a value, given the number of its row."""
@@ -105,9 +105,9 @@ def joined(tables: Sequence[Table]) -> Table:
         for name in names
     }
     place = place_in([table.place for table in tables], [table.num_rows for table in tables])
-    more = "1 more file" if len(tables) == 2 else f"{len(tables) - 1} more files"
     typed = all(table.typed for table in tables)
-    return Table(columns, f"{tables[0].where} and {more}", place, tables[0].classes, typed=typed)
+    where = f"{tables[0].where} (and {counted(len(tables) - 1, 'more file')})"
+    return Table(columns, where, place, tables[0].classes, typed=typed)
 
 
 def place_in(places: Sequence[Place], sizes: Sequence[int]) -> Place:

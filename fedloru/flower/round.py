@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fedloru.errors import FedloruError, WireError
+from fedloru.errors import FedloruError, WireError, counted
 from fedloru.flower import protocol
 from fedloru.flower.envelope import TRAIN
 from fedloru.flower.guests import REMIND, Guests
@@ -225,7 +225,7 @@ class Round:
         reasons = dict.fromkeys(self.lost, "it did not reply") | dict(self.refused)
         each = [f"{self.guests.name(client)}: {reason}" for client, reason in sorted(reasons.items())]
         every = "; ".join(each) or "no other client is connected"
-        count = f"round {self.assignment.round}: {len(self.replies)} clients have replied"
+        count = f"round {self.assignment.round}: {counted(len(self.replies), 'client has', 'clients have')} replied"
         return FedloruError(f"{count}, but the quorum is {quorum} (federation.quorum): {every}")
 
     def _count(self, client: int, profile: Profile, traffic: Traffic) -> None:

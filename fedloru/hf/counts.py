@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from fedloru.errors import counted
 from fedloru.hf.blocks import IGNORED, Tokens
 
 SAMPLED = 100
@@ -69,14 +70,15 @@ def compared(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> Counts:
 def warnings(counts: Counts, max_length: int, lost: int) -> Iterator[str]:
     """Yield what the user should know; ``lost`` is the number of tokens that were cut or dropped."""
     if counts.cut or counts.dropped:
-        message = f"{counts.cut:,} examples are longer than data.max_length = {max_length} and were truncated"
+        cut = counted(counts.cut, "example was", "examples were")
+        message = f"{cut} longer than data.max_length = {max_length} and truncated"
         more = f", and {counts.dropped:,} more were dropped because nothing of their response fits"
         message += more if counts.dropped else ""
         yield f"{message}; {lost:,} of {counts.tokens:,} tokens were lost"
     if counts.empty:
-        yield f"{counts.empty:,} empty texts were skipped"
+        yield f"{counted(counts.empty, 'empty text was', 'empty texts were')} skipped"
     if counts.unanswered:
-        dropped = "1 conversation" if counts.unanswered == 1 else f"{counts.unanswered:,} conversations"
+        dropped = counted(counts.unanswered, "conversation")
         yield f"dropped {dropped} in which the assistant says nothing"
     if counts.merged:
         yield (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedloru import tree
+from fedloru.errors import counted
 from fedloru.lowrank import Increment, Site
 from fedloru.net.loss import Batch, Loss, by_labels
 from fedloru.tree import Params
@@ -84,7 +85,7 @@ class Net(NamedTuple):
         span = f"rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else "no rank"
         sizes = tree.size(tree.omit(self.params, self.factors)), tree.size(tree.select(self.params, self.trainable))
         counts = f"{sizes[0]:,} parameters, {sizes[1]:,} trainable"
-        layers = f"{len(self.sites)} low-rank layer{'s' * (len(self.sites) != 1)}"
+        layers = f"{counted(len(self.sites), 'low-rank layer')}"
         return f"Net({type(self.model).__name__}, {layers}, {span}, {counts})"
 
 

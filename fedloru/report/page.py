@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from fedloru.errors import counted
 from fedloru.files import write_atomic
 from fedloru.report import blocks, client_scores, clients, generations, plotly_script, profiles, units, wording
 from fedloru.report.headline import headline
@@ -72,7 +73,7 @@ def page(records: Records, script: str | None = None) -> str:
 def _header(records: Records, summary: Mapping[str, Any]) -> str:
     config = records.config
     method = summary.get("method") or config.get("method", {}).get("name", "")
-    facts = [f"{summary['rounds']:,} round{'s' * (summary['rounds'] != 1)}"]
+    facts = [counted(summary["rounds"], "round")]
     if "clients" in summary and "cohort" in summary:
         facts.append(f"{summary['clients']:,} clients, {summary['cohort']:,} in each round")
     if "seed" in summary or "seed" in config:

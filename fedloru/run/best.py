@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from fedloru.errors import ConfigError, quoted
+from fedloru.errors import ConfigError, counted, quoted
 from fedloru.run.plan import Plan
 from fedloru.settings import one_of
 
@@ -49,7 +49,7 @@ def ending(plan: Plan, rows: Iterable[Row]) -> str | None:
     if plan.patience is not None:
         found = best(plan, evaluated, min_delta=plan.min_delta)
         if found is not None and found.later >= plan.patience:
-            times = f"{found.later} evaluation{'s' * (found.later != 1)}"
+            times = counted(found.later, "evaluation")
             return f"{metric(plan)} has not improved in {times} since round {found.round}"
     return f"all {plan.rounds} rounds are trained" if evaluated and evaluated[-1]["round"] >= plan.rounds else None
 

@@ -74,7 +74,7 @@ def test_statistics_and_categories_are_those_of_the_training_rows(tmp_path: Path
     want = (np.array([100, 3]) - filled.mean()) / filled.std()
     assert torch.allclose(data.test["x"][:, 0], torch.tensor(want, dtype=torch.float32))
     assert data.test["x"][:, 1:].tolist() == [[0, 0], [1, 0]]
-    assert any("1 test rows have a value in column 'b' that is not among" in remark for remark in data.remarks)
+    assert any("1 test row has a value in column 'b' that is not among" in remark for remark in data.remarks)
 
 
 def test_indicators_are_further_features(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_truncated_and_dropped_examples_are_counted_and_logged(
         "empty texts": 0,
     }
     (message,) = caplog.messages
-    assert "2 examples are longer than data.max_length = 16" in message and "2 more were dropped" in message
+    assert "2 examples were longer than data.max_length = 16 and truncated, and 2 more were dropped" in message
     caplog.clear()
     assert loaded(tokenizer, path, ASK, test=path).notes["tokens cut"] == 0 and not caplog.messages
 
@@ -182,7 +182,7 @@ def test_a_truncated_text_with_a_class_keeps_its_special_tokens(
     assert texts(data.train) == ["^abc$", "^abcd$"]
     assert (data.notes["examples cut"], data.notes["tokens cut"]) == (2, 8)
     assert caplog.messages == [
-        "mail: 2 examples are longer than data.max_length = 6 and were truncated; 8 of 30 tokens were lost"
+        "mail: 2 examples were longer than data.max_length = 6 and truncated; 8 of 30 tokens were lost"
     ]
 
 

@@ -44,7 +44,7 @@ def test_an_audit_shows_tokens_and_skipped_texts(tmp_path: Path, model: Path) ->
     assert facts["clients"] == "2" and facts["empty texts"] == "1" and "label skew" not in facts
     least, most = (int(number) for number in facts["tokens per client"].split(",")[0].split(" to "))
     assert int(facts["tokens"]) + int(facts["tokens cut"]) == sum(6 * n + 2 for n in range(1, 6)) > least + most
-    assert "Note: play: 1 empty texts were skipped" in result.stderr
+    assert "Note: play: 1 empty text was skipped" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fedloru.engine.parts.pool import Part, Pool
 from fedloru.engine.parts.worker import Blueprint, Round
 from fedloru.engine.setup import Chosen, Setup
 from fedloru.engine.task import Outcome, Task
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, counted
 from fedloru.method import NOTHING, Method
 from fedloru.methods import rebuild
 from fedloru.net import Net
@@ -56,7 +56,7 @@ def distribute(setup: Setup, name: str, pool: Pool, auto: Build, builds: Mapping
                     task.observe(*message)
         return _joined([result.outcome for result in results], setup.net)
 
-    reason = f"{pool.parts} worker{'s' * (pool.parts > 1)}, each with the engine {inner.name!r} ({inner.reason})"
+    reason = f"{counted(pool.parts, 'worker')}, each with the engine {inner.name!r} ({inner.reason})"
     return Chosen(run, name or inner.name, reason, inner.clients, pool.parts)
 
 
