@@ -163,6 +163,7 @@ class PartitionRecord(Table):
     audit: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     names: list[str] = []
+    tested_on: str = ""
 
 
 RESERVED = frozenset({"loss", "accuracy", "perplexity"})

@@ -10,7 +10,7 @@ from fedloru.cli.app import say
 from fedloru.cli.output import console, print_json
 from fedloru.config.plan import audited, planned_method, split
 from fedloru.data import Audit, Dataset, Partition, size
-from fedloru.errors import plain
+from fedloru.errors import counted, plain
 from fedloru.report import units
 from fedloru.report.columns import Column, Listing, facts
 from fedloru.run.notes import merge_notes
@@ -58,16 +58,14 @@ def show(source: str | None, overrides: Sequence[str], as_json: bool) -> None:
     for note in merge_notes(planned_method(chosen, len(partition.train)), chosen.rounds):
         say(f"Note: {note}")
     record = _record(dataset, partition.scheme, checked, chosen.eval.examples)
-    has_classes = len(dataset.classes) == checked.columns
+    classes = dataset.classes if len(dataset.classes) == checked.columns else ()
     if as_json:
-        counts = _counts(dataset.classes, checked, partition, checked.clients) if has_classes else []
-        print_json(record | {"examples_by_class": counts})
+        print_json(record | {"examples_by_class": _counts(classes, checked, partition, checked.clients)})
         return
     notes = [Column(name, name, _count) for name in dataset.notes]
     out = console()
     out.print(facts([*FACTS, *notes, *LAST_FACTS], record | record["notes"]))
-    if has_classes:
-        out.print(_labels(dataset.classes, checked, partition).table())
+    out.print(_clients(classes, checked, partition).table())
 
 
 def _record(dataset: Dataset, scheme: str, checked: Audit, tested: int | None) -> dict[str, Any]:
@@ -93,29 +91,33 @@ def _sizes(spread: tuple[int, float, int] | None) -> dict[str, float] | None:
 
 
 def _counts(classes: tuple[str, ...], checked: Audit, partition: Partition, clients: int) -> list[dict[str, Any]]:
-    """Return the examples of the first clients: of each, the number of all, and by class."""
+    """Return the examples of the first clients: of each, the number of all, by class, and of tokens for texts."""
+    tokens = [] if checked.tokens_of is None else checked.tokens_of[:clients].tolist()
     return [
         {
             "client": client,
             "name": partition.label(client),
             "all": sum(counts),
-            "classes": dict(zip(classes, counts, strict=True)),
+            **({"tokens": tokens[client]} if tokens else {}),
+            "classes": dict(zip(classes, counts, strict=True)) if classes else {},
         }
         for client, counts in enumerate(checked.first(clients).tolist())
     ]
 
 
-def _labels(classes: tuple[str, ...], checked: Audit, partition: Partition) -> Listing:
+def _clients(classes: tuple[str, ...], checked: Audit, partition: Partition) -> Listing:
     shown = classes[:CLASSES]
-    omitted = [] if len(classes) <= CLASSES else [f"{len(classes) - CLASSES} more classes"]
-    omitted += [] if checked.clients <= CLIENTS else [f"{checked.clients - CLIENTS:,} more clients"]
+    omitted = [] if len(classes) <= CLASSES else [counted(len(classes) - CLASSES, "more class", "more classes")]
+    omitted += [] if checked.clients <= CLIENTS else [counted(checked.clients - CLIENTS, "more client")]
     columns = [
         Column("name", "client", lambda name: plain(name, NAME), right=True),
         Column("all", "all", _count, right=True),
     ]
+    columns += [Column("tokens", "tokens", _count, right=True)] if checked.tokens_of is not None else []
     columns += [Column(f"class {name}", name, _count, right=True) for name in shown]
     rows = [
         row | {f"class {name}": count for name, count in row["classes"].items()}
         for row in _counts(classes, checked, partition, CLIENTS)
     ]
-    return Listing(columns, rows, "examples by class", ", ".join(omitted) or None)
+    title = "examples by class" if classes else "examples of each client"
+    return Listing(columns, rows, title, ", ".join(omitted) or None)

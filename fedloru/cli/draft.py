@@ -158,6 +158,7 @@ def _table(answers: Answers) -> dict[str, Any]:
     model: dict[str, Any] = {"name": answers.model}
     if answers.found.kind == TABLE and answers.model == "mlp":
         model["hidden"] = [64, 64]
+    metrics = {"eval": {"metrics": list(answers.found.metrics)}} if answers.found.metrics else {}
     return {
         "rounds": 30,
         "data": answers.found.data,
@@ -165,6 +166,7 @@ def _table(answers: Answers) -> dict[str, Any]:
         "model": model,
         "method": {"name": answers.method},
         "cohort": {"size": min(COHORT, answers.number)},
+        **metrics,
     }
 
 

@@ -48,7 +48,7 @@ def init(
     place = near.data["path"] if near and near.kind == kind else "digits" if kind == looks.BUILT_IN else ""
     found = draft.data(kind, _answer("Where is it?", path, place, lambda answer: draft.data(kind, answer)))
     name = _answer("Which model?", model, draft.model_for(found), lambda answer: draft.model(answer, found))
-    many = draft.PER_FILE if found.sites > 1 else str(draft.CLIENTS)
+    many = draft.PER_FILE if found.sites > 1 else found.client or str(draft.CLIENTS)
     question = "How many clients? A number, or a column" + ", or 'file': one per file" * (found.sites > 1)
     who, count = draft.clients(_answer(question, clients, many, lambda answer: draft.clients(answer, found)), found)
     how = _answer("Which method?", method, "fedloru", draft.method)

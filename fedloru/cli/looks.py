@@ -24,6 +24,13 @@ NAMES = ("text", "sentence", "message", "content")
 LABELS = ("label", "target", "class", "y", "outcome", "diagnosis")
 PROMPTS, RESPONSES = ("prompt", "instruction", "question", "input"), ("response", "output", "answer", "completion")
 CONVERSATIONS = ("messages", "conversations", "conversation")
+CLIENTS = (
+    *("client", "client_id", "site", "hospital", "clinic", "institution", "centre", "center", "branch", "store"),
+    *("user", "user_id", "person", "speaker", "subject", "device", "device_id", "country", "region"),
+)
+"""Names of columns that usually identify clients, the most certain ones first."""
+FEWEST = 5
+"""The mean number of rows that a value of a column has if it identifies clients."""
 MISSING = {"?", "NA", "N/A", "NaN", "nan", "null"}
 """Texts that usually stand for missing values."""
 SPLITS = {"train", "test"}
@@ -32,11 +39,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Found(NamedTuple):
-    """Data of a kind, the settings of [data] that read it, and the number of its files."""
+    """Data of a kind, the settings of [data] that read it, and the number of its files.
+
+    ``client`` is the column that seems to identify clients, and ``metrics`` what is worth measuring.
+    """
 
     kind: str
     data: dict[str, Any]
     sites: int = 1
+    client: str = ""
+    metrics: tuple[str, ...] = ()
 
 
 def look(path: Path, kind: str | None = None) -> Found | None:
@@ -91,9 +103,20 @@ def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
         return Found(IMAGES, {"source": "parquet", **place, "image": pictures[0], "label": _label(names)})
     columns = None if kind == TABLE else _texts(rows, names, certain=kind == TEXT)
     if columns is not None:
-        return Found(TEXT, {"source": "text", **place, **columns}, sites)
-    table = {"source": "csv", **place, "label": _label(names), "standardize": True, **_missing(rows)}
-    return Found(TABLE, table, sites)
+        return Found(TEXT, {"source": "text", **place, **columns}, sites, _client(rows, names, *columns.values()))
+    label = _label(names)
+    table = {"source": "csv", **place, "label": label, "standardize": True, **_missing(rows)}
+    classes = {str(row.get(label)) for row in rows}
+    return Found(TABLE, table, sites, _client(rows, names, label), ("auc",) if len(classes) == 2 else ())
+
+
+def _client(rows: Rows, names: Sequence[str], *others: str) -> str:
+    """Return the column that identifies clients by its name and its values; "" if there is none."""
+    column = _first([name for name in names if name not in others], CLIENTS)
+    if column is None:
+        return ""
+    values = {value if isinstance(value := row.get(column), str | int) else "" for row in rows}
+    return column if "" not in values and 1 < len(values) <= len(rows) / FEWEST else ""
 
 
 def _missing(rows: Rows) -> dict[str, Any]:
@@ -133,7 +156,8 @@ def _words(value: str) -> int:
 
 
 def _label(names: Sequence[str]) -> str:
-    return _first(names, LABELS) or names[-1]
+    others = [name for name in names if name.lower() not in CLIENTS]
+    return _first(names, LABELS) or (others or names)[-1]
 
 
 def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:

@@ -34,6 +34,8 @@ class Audit(NamedTuple):
     """The number of classes; 1 if examples have no class."""
     tokens: tuple[int, float, int] | None = None
     """Tokens per client, for texts: minimum, median, maximum."""
+    tokens_of: Tensor | None = None
+    """The number of tokens of each client, (K,) int64, for texts."""
 
     @property
     def counts(self) -> Tensor:
@@ -68,6 +70,7 @@ def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_u
     y = labels(dataset)
     held = Ragged(torch.zeros_like(train.values) if y is None else y.cpu()[train.values], train.offsets)
     columns = 1 if y is None else len(dataset.classes)
+    tokens = None if length is None else _sums(length.cpu()[train.values], train)
     skew, classes = _skew(held, y, columns)
     return Audit(
         clients=len(train),
@@ -79,7 +82,8 @@ def audit(dataset: Dataset, partition: Partition, min_examples: int = 1, allow_u
         hash=digest(partition),
         labels=held,
         columns=columns,
-        tokens=None if length is None else _spread(_sums(length.cpu()[train.values], train)),
+        tokens=None if tokens is None else _spread(tokens),
+        tokens_of=tokens,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +56,13 @@ def keys_of_tests(dataset: Dataset, partition: Partition) -> Sequence[str] | Non
         return None
     values = dataset.test_columns.get(partition.settings.get("key", ""), ())
     return None if set(partition.names).isdisjoint(values) else values
+
+
+def tested_on(dataset: Dataset, partition: Partition) -> Literal["own", "key", "classes"]:
+    """Return what clients are tested on: their own examples, the test examples of their key, or of their classes."""
+    if partition.test:
+        return "own"
+    return "classes" if keys_of_tests(dataset, partition) is None else "key"
 
 
 def _by_key(values: Sequence[str], partition: Partition, rows: Tensor) -> Ragged:

@@ -22,6 +22,13 @@ NAME, ROWS, BARS = 40, 200, 40
 EXPONENT = 700.0
 """The loss from which a perplexity is no longer told apart; larger ones exceed a float."""
 
+TESTED_ON = {
+    "own": " Each client is tested on its own test examples.",
+    "key": " Each client is tested on its rows of the test set.",
+    "classes": " Each client is tested on a part of the test set with its mix of classes.",
+}
+"""What clients are tested on, by the word for it in ``partition.json``; earlier versions have none."""
+
 
 class Course(NamedTuple):
     """A score of a client over the rounds in which it was scored, and the last one of its personal model."""
@@ -128,10 +135,7 @@ def caption(records: Records, limit: int = ROWS) -> str:
     found = courses(records)
     which = f"The {limit} that got worse most. " if len(found) > limit else ""
     better = f"{'higher' if higher_is_better(score(records), [records]) else 'lower'} is better"
-    return (
-        f"{which}{_worse(records, found)} ({better}). Each client is tested on its own test examples, or else on its "
-        "rows of the test set, or on a part of the test set with its mix of classes."
-    )
+    return f"{which}{_worse(records, found)} ({better}).{TESTED_ON.get(records.partition.get('tested_on', ''), '')}"
 
 
 def _worse(records: Records, found: Sequence[Course]) -> str:

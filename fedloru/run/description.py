@@ -9,6 +9,7 @@ import torch
 
 from fedloru import tree
 from fedloru.data import Audit, Dataset, Partition, partition_arrays, partition_table, size
+from fedloru.data.client_tests import tested_on
 from fedloru.net.loss import name_of
 from fedloru.run.plan import Plan, settings_table
 from fedloru.tree import Params
@@ -50,6 +51,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit | No
             "task": dataset.task,
             "classes": list(dataset.classes),
             "audit": tested | dataset.notes,
+            "tested_on": "own",
         }
     smallest, median, largest = checked.sizes
     return {
@@ -57,6 +59,7 @@ def partition_record(dataset: Dataset, partition: Partition, checked: Audit | No
         "task": dataset.task,
         "classes": list(dataset.classes),
         "remarks": list(dataset.remarks),
+        "tested_on": tested_on(dataset, partition),
         "audit": {
             "clients": checked.clients,
             "examples": checked.examples,

@@ -40,6 +40,33 @@ def test_sites_with_a_table_each_become_a_run(cli: Cli) -> None:
     assert result["summary"]["clients"] == 3
 
 
+def test_a_column_that_is_called_like_a_client_becomes_the_clients(cli: Cli) -> None:
+    hospitals(Path("hospitals"))
+    rows = [
+        f"{row},{site.stem}"
+        for site in sorted(Path("hospitals").iterdir())
+        for row in site.read_text().splitlines()[1:]
+    ]
+    Path("heart.csv").write_text("\n".join(["age,sex,chol,disease,Hospital", *rows]))
+    cli("init", "--path", "heart.csv")
+    config = load("fedloru.toml")
+    assert (config.partition.scheme, config.partition.key, config.cohort.size) == ("natural", "Hospital", 3)
+    Path("few.csv").write_text("\n".join(["age,person,label", *(f"{n},{n},{n % 2}" for n in range(20))]))
+    cli("init", "few.toml", "--path", "few.csv")
+    assert load("few.toml").partition.scheme == "iid"
+
+
+def test_two_classes_are_measured_by_auc(cli: Cli) -> None:
+    hospitals(Path("hospitals"))
+    cli("init")
+    assert load("fedloru.toml").eval.metrics == ["auc"]
+    result = json.loads(cli("run", "fedloru.toml", "-s", "rounds=1", "-q", "--json").stdout)
+    assert 0 <= result["summary"]["final_auc"] <= 1
+    Path("three.csv").write_text("\n".join(["age,kind", *(f"{n},{'abc'[n % 3]}" for n in range(30))]))
+    cli("init", "three.toml", "--path", "three.csv")
+    assert not load("three.toml").eval.metrics
+
+
 def test_flags_answer_the_questions(cli: Cli) -> None:
     flags = ("--data", "built-in", "--path", "mnist5k", "--model", "mlp", "--clients", "7", "--method", "fedavg")
     cli("init", "mine.toml", *flags)

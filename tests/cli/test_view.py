@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,15 @@ def test_audit_shows_sizes_skew_labels_and_hash(cli: Cli) -> None:
 def test_audit_reports_what_its_table_omits(cli: Cli) -> None:
     output = cli("audit", "small", "-s", "partition.scheme=iid", "-s", "partition.clients=30").stdout
     assert "10 more clients" in output
+
+
+def test_an_audit_of_targets_has_a_row_per_client(cli: Cli) -> None:
+    rows = [f"{n},{site},{n / 2 + 0.25}" for n, site in enumerate(["kiel"] * 12 + ["ulm"] * 8)]
+    Path("t.csv").write_text("\n".join(["age,site,price", *rows]))
+    flags = ("data.source=csv", "data.path=t.csv", "data.label=price", "partition.scheme=natural", "partition.key=site")
+    output = cli("audit", *(word for flag in (*flags, "cohort.size=2") for word in ("-s", flag))).stdout
+    counts = dict(re.findall(r"^ *(kiel|ulm) +(\d+) *$", output, re.MULTILINE))
+    assert set(counts) == {"kiel", "ulm"} and sum(map(int, counts.values())) == 16
 
 
 def test_cost_is_what_the_run_measures_without_envelopes(cli: Cli) -> None:

@@ -45,6 +45,12 @@ def test_an_audit_shows_tokens_and_skipped_texts(tmp_path: Path, model: Path) ->
     least, most = (int(number) for number in facts["tokens per client"].split(",")[0].split(" to "))
     assert int(facts["tokens"]) + int(facts["tokens cut"]) == sum(6 * n + 2 for n in range(1, 6)) > least + most
     assert "Note: play: 1 empty text was skipped" in result.stderr
+    rows = {
+        name: [int(number) for number in row]
+        for name, *row in re.findall(r"^ *(Ann|Bob) +(\d+) +(\d+) *$", result.stdout, re.M)
+    }
+    assert sorted(tokens for _, tokens in rows.values()) == [least, most]
+    assert sum(examples for examples, _ in rows.values()) == int(facts["training examples"])
 
 
 @pytest.mark.parametrize(

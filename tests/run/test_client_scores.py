@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from fedloru import api, methods
 from fedloru.api import ReportedRun
-from fedloru.data import Partition, from_tensors, natural
+from fedloru.data import Partition, audit, from_tensors, natural
 from fedloru.data.client_tests import client_tests
 from fedloru.evaluate import evaluate
 from fedloru.net import make
 from fedloru.report import client_scores, records
+from fedloru.run.description import partition_record
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.notes import notes
@@ -116,6 +118,17 @@ def test_the_page_says_which_clients_got_worse(tmp_path: Path) -> None:
     head, cells = client_scores.listing(found, limit=1).texts()
     assert head[0] == "client" and len(cells) == 1 and cells[0][0] == ordered[0].client
     assert client_scores.caption(found, limit=1).startswith("The 1 that got worse most. ")
+
+
+@pytest.mark.parametrize("make_plan", [named, own_tests])
+def test_the_caption_says_what_clients_are_tested_on(make_plan: Callable[[], Any], tmp_path: Path) -> None:
+    made = make_plan()
+    record = partition_record(made.dataset, made.partition, audit(made.dataset, made.partition))
+    list(ReportedRun(made, RunFolder.create(tmp_path / "run", {}, record)))
+    expected = "on its own test examples." if made.has_own_tests else "with its mix of classes."
+    found = records.read(tmp_path / "run")
+    assert client_scores.caption(found).endswith(expected)
+    assert client_scores.caption(found._replace(partition={})).endswith("better).")
 
 
 def scored_in(rounds: int, best: str = "", **course: float) -> records.Records:
