@@ -66,7 +66,7 @@ def test_factors_are_merged_where_the_product_takes_fewer_operations() -> None:
     whole = merged(net, tensors, data, 12)
     site = net.sites[0]
     assert not whole.keys() & net.factors
-    assert torch.allclose(whole["weight"], tensors["weight"] + site.scale * tensors["b"] @ tensors["a"])
+    torch.testing.assert_close(whole["weight"], tensors["weight"] + site.scale * tensors["b"] @ tensors["a"])
 
 
 def test_an_embedding_is_merged_for_more_examples_than_it_has_words() -> None:

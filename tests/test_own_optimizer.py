@@ -68,7 +68,7 @@ def test_an_optimizer_of_yours_is_one_of_torch() -> None:
             leaf.grad = gradient.clone()
             optimizer.step()
         ends.append(leaf.detach())
-    assert torch.allclose(*ends)
+    torch.testing.assert_close(*ends)
 
 
 def made(**settings: Any) -> Any:

@@ -147,7 +147,7 @@ def test_a_server_optimizer_steps_along_the_median() -> None:
     ((before, ups, after),) = run_rounds(net, method, 1)
     for key in before.shared.keys() - net.statistics:
         middle = torch.stack([up.shared[key] for up in ups]).median(0).values
-        assert torch.allclose(after.shared[key], before.shared[key] + 0.5 * (middle - before.shared[key]))
+        torch.testing.assert_close(after.shared[key], before.shared[key] + 0.5 * (middle - before.shared[key]))
 
 
 @pytest.mark.parametrize("setting", [{"rule": "median"}, {"rule": "trimmed_mean", "trim": 0.3}, {"max_norm": 0.1}])
