@@ -17,7 +17,7 @@ from torch import Tensor
 from fedloru import own_optimizer, tree
 from fedloru.data import Examples, Schedule, fetch, schedule
 from fedloru.dropout import Masks
-from fedloru.errors import ModelError, TrainingError, naming
+from fedloru.errors import ModelError, diverged, naming
 from fedloru.method import Phase
 from fedloru.net import Slots, compute_losses, constants, mode
 from fedloru.own_optimizer import Own
@@ -157,12 +157,7 @@ def finish(
         TrainingError: a loss or a trained tensor is not finite.
     """
     if problem := _problem(losses, finite):
-        raise TrainingError(
-            f"{problem}; lower the learning rate (now {session.recipe.rate:g}) or the scale alpha/rank, or clip the "
-            "gradient norm",
-            client=job.client,
-            round=session.round,
-        )
+        raise diverged(problem, session.recipe.rate, client=job.client, round=session.round)
     mean = math.fsum(map(operator.mul, losses, counts)) / sum(counts)
     up, client_state = session.method.up(session.net, trained, session.down, job.client_state, len(counts))
     return Trained(up, client_state, mean)

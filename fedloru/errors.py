@@ -7,7 +7,7 @@
     ├─ DataError            a data source that is missing or malformed
     │  └─ PartitionError    a partition that cannot be created, or fails its audit
     ├─ ModelError           a model that cannot be adapted, or folded
-    ├─ TrainingError        a client that failed or diverged, with the client and the round
+    ├─ TrainingError        training that failed or diverged, with the client and the round
     ├─ WireError            a message that cannot be read, or belongs to another run
     ├─ CredentialError      a certificate or key that is missing, invalid, expired, or belongs to something else
     ├─ UnreachableError     a server that does not answer, perhaps only now
@@ -72,15 +72,38 @@ class ModelError(FedloruError):
 
 
 class TrainingError(FedloruError):
-    """Local training that failed on a client; ``problem`` is the message without the client and the round.
+    """Training that failed or diverged; ``problem`` is the message without the client and the round.
 
-    ``name`` is that of the client, if it has one.
+    ``client`` is None if it was not the local training of a client, and ``name`` is that of the client, if it has one.
     """
 
-    def __init__(self, message: str, *, client: int, round: int, name: str | None = None) -> None:
+    def __init__(self, message: str, *, client: int | None, round: int, name: str | None = None) -> None:
         self.client, self.round, self.problem = client, round, message
         known = "" if name is None else f" ({quoted(name)})"
-        super().__init__(f"client {client}{known}, round {round}: {message}")
+        where = "" if client is None else f"client {client}{known}, "
+        super().__init__(f"{where}round {round}: {message}")
+
+
+def diverged(problem: str, rate: float, *, client: int | None, round: int) -> TrainingError:
+    """Return the error of training that diverged at the learning rate ``rate``."""
+    advice = f"lower the learning rate (now {rate:g}) or the scale alpha/rank, or clip the gradient norm"
+    return TrainingError(f"{problem}; {advice}", client=client, round=round)
+
+
+@contextmanager
+def decomposing(rate: float, round: int) -> Iterator[None]:
+    """Report that a matrix cannot be decomposed: the weights of a model have become too large for that.
+
+    Raises:
+        TrainingError: a decomposition failed.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        problem = "the weights have diverged: a singular value decomposition does not converge"
+        raise diverged(problem, rate, client=None, round=round) from error
 
 
 class WireError(FedloruError):

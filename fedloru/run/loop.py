@@ -17,7 +17,7 @@ from fedloru import net as nets
 from fedloru.engine import Chosen
 from fedloru.engine.fused.engine import forward_tensors
 from fedloru.engine.task import Observer
-from fedloru.errors import ConfigError, FedloruError
+from fedloru.errors import ConfigError, FedloruError, decomposing
 from fedloru.evaluate import shared_model
 from fedloru.method import State
 from fedloru.recipe import Recipe, at_round
@@ -195,7 +195,11 @@ class Run:
         saved = self.state.round
         try:
             while not self.ended:
-                with calling(" or ".join(references(self.plan)), partial(_failed, self.state.round + 1)):
+                round = self.state.round + 1
+                with (
+                    calling(" or ".join(references(self.plan)), partial(_failed, round)),
+                    decomposing(self.plan.recipe.rate, round),
+                ):
                     row, after = self._round()
                 if self.folder:
                     self._keep_increment(self.folder, after.state)

@@ -120,7 +120,7 @@ class Simulation:
             return self.engine.run(task)
         except TrainingError as error:
             names = self.plan.partition.names
-            if names is None:
+            if names is None or error.client is None:
                 raise
             raise TrainingError(
                 error.problem, client=error.client, round=error.round, name=names[error.client]

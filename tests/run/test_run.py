@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedloru import methods, tree
 from fedloru import net as nets
 from fedloru.data import Dataset, Partition
-from fedloru.errors import ConfigError
+from fedloru.errors import ConfigError, TrainingError
 from fedloru.recipe import Recipe
 from fedloru.run import record
 from fedloru.run.checks import check
@@ -63,6 +63,23 @@ def test_a_run_stopped_while_it_writes_a_row_resumes_bit_for_bit(
     resumed = Run(plan(), again, snapshot)
     assert timeless([*resumed]) == timeless(rows[3:]) and timeless(resumed.rows) == timeless(rows)
     assert tree.equal(resumed.state.shared, whole.state.shared) and tree.equal(resumed.state.base, whole.state.base)
+
+
+def test_weights_that_cannot_be_decomposed_have_diverged() -> None:
+    """FedHM sends a truncated SVD; the last word of the embedding is in no example, so the loss stays finite."""
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(8, 3))
+    data, rows = {"x": torch.zeros(8, 1, dtype=torch.int64), "y": torch.zeros(8, dtype=torch.int64)}, torch.arange(8)
+    partition = Partition("by hand", 0, (rows[:4], rows[4:]), (), {})
+    net, dataset = nets.attach(model, rank=2, targets=["0"]), Dataset("words", data, data, ("a", "b", "c"))
+    run = Run(Plan(net, methods.fedhm(), dataset, partition, rounds=1, cohort=1))
+    shared = tree.map(torch.clone, run.state.shared)
+    shared["0.weight"][-1] = torch.inf
+    run.last = run.last._replace(state=run.state._replace(shared=shared))
+    with pytest.raises(
+        TrainingError, match=r"^round 1: the weights have diverged: .* lower the learning rate"
+    ) as found:
+        next(iter(run))
+    assert (found.value.client, found.value.round) == (None, 1)
 
 
 def test_an_error_in_training_keeps_the_last_completed_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
