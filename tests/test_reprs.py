@@ -67,3 +67,4 @@ def test_empty_and_replaced_parts_can_be_printed() -> None:
     assert repr(empty._replace(train={"x": [1, 2]})) == "Dataset('', 2 training and 0 test examples of 'x')"
     assert repr(Partition("none", 0, (), (), {})) == "Partition('none', 0 clients with 0 training examples each)"
     assert repr(fl.make(torch.nn.Linear(2, 1))) == "Net(Linear, 0 low-rank layers, no rank, 3 parameters, 3 trainable)"
+    assert "0 parameters, 0 trainable" in repr(fl.make(torch.nn.Linear(2, 1))._replace(params={}))

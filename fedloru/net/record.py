@@ -83,7 +83,8 @@ class Net(NamedTuple):
         """Return the model, its low-rank layers and its sizes in one line."""
         ranks = sorted({site.rank for site in self.sites})
         span = f"rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else "no rank"
-        sizes = tree.size(tree.omit(self.params, self.factors)), tree.size(tree.select(self.params, self.trainable))
+        trainable = tree.select(self.params, self.trainable & self.params.keys())
+        sizes = tree.size(tree.omit(self.params, self.factors)), tree.size(trainable)
         counts = f"{sizes[0]:,} parameters, {sizes[1]:,} trainable"
         layers = f"{counted(len(self.sites), 'low-rank layer')}"
         return f"Net({type(self.model).__name__}, {layers}, {span}, {counts})"

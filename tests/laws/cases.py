@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 from fedloru import methods
@@ -145,6 +147,18 @@ MODELS: dict[str, Model] = {
     "cnn-batch": Model(lambda: ConvNet(lambda: nn.BatchNorm2d(4)), pictures),
     "transformer": Model(Transformer, sentences, ("token", "q", "v", "up", "down")),
 }
+
+
+def rotated(names: Iterable[str]) -> list[ParameterSet]:
+    """Return a parameter (method, model) for each cell of the table: by default, each method runs with one model.
+
+    The models take turns. The other cells are slow tests.
+    """
+    return [
+        pytest.param(name, model, id=f"{name}-{model}", marks=[pytest.mark.slow] * ((row + column) % len(MODELS) > 0))
+        for row, name in enumerate(names)
+        for column, model in enumerate(MODELS)
+    ]
 
 
 class World(NamedTuple):

@@ -19,7 +19,7 @@ from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
 from fedloru.run.plan import Plan, cohort
 from fedloru.wire import Ledger, MessageSpec, Sync, catch_up, cost, decode_sync, encode_sync
-from tests.laws.cases import METHODS, NOT_MERGING, World, world
+from tests.laws.cases import METHODS, NOT_MERGING, World, rotated, world
 
 
 def plan(cell: World, **settings: object) -> Plan:
@@ -43,7 +43,11 @@ def without_time(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name]().traits.low_rank])
+WHOLE_RUNS = pytest.mark.parametrize(("method", "model"), rotated(METHODS))
+"""For laws of whole runs, which take longer than a round."""
+
+
+@pytest.mark.parametrize(("method", "model"), rotated(m for m in METHODS if METHODS[m]().traits.low_rank))
 def test_bases_are_equal_bit_for_bit_after_catch_up(method: str, model: str) -> None:
     """Clients participate at random, lose their base at random, and receive nothing but sync messages."""
     cell = world(method, model, torch.float32)
@@ -87,6 +91,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(method: str, model: str, eng
     assert without_time(written) == without_time(rows)
 
 
+@WHOLE_RUNS
 def test_measured_bytes_are_the_formula_and_an_envelope(cell: World) -> None:
     """The envelope of a message is at most 400 bytes plus 120 per tensor. Clients that prune send less."""
     run = Run(plan(cell, codec="fp32"))
@@ -183,6 +188,7 @@ def test_bases_are_equal_after_catch_up_with_increments_in_codes(method: str) ->
     assert version >= 3
 
 
+@WHOLE_RUNS
 def test_cohorts_and_rows_depend_on_the_seed_alone(cell: World) -> None:
     first, second = Run(plan(cell)), Run(plan(cell))
     torch.manual_seed(99)  # the global generator must not matter
