@@ -3,7 +3,7 @@
     python benchmarks/codecs.py [--seeds 3] [--out benchmarks/results/codecs]
 
 MNIST-5k: 20 clients, 10 per round, rank 8, the default settings of a client; a perceptron for 20 rounds, a CNN of width
-16 for 10. FedLoRU merges every 5 rounds. The accuracy is the mean of the last three rounds. Bytes are those of all
+16 for 10. The accuracy is the mean of the last three rounds. Bytes are those of all
 messages of a run, the first download of the base excluded.
 """
 
@@ -25,7 +25,8 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {"mlp": ({}, 20), "cnn": ({"widt
 METHODS = {
     "FedAvg": methods.fedavg,
     "FedLoRA": methods.fedlora,
-    "FedLoRU": lambda: methods.fedloru(tau=5),
+    "FedLoRU": methods.fedloru,
+    "FedLoRU as published": lambda: methods.fedloru(recipe="paper"),
     "FFA-LoRA": methods.ffalora,
 }
 CODECS = ("fp32", "bf16", "int8", "int4")
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "codecs")
     options = parser.parse_args()
     results = []
-    print(f"{'model':6}{'method':10}{'codec':7}{'accuracy in %':>18}{'bytes':>8}")
+    print(f"{'model':6}{'method':22}{'codec':7}{'accuracy in %':>18}{'bytes':>8}")
     for model in MODELS:
         for name in METHODS:
             whole = 0.0
@@ -78,7 +79,7 @@ def main() -> None:
                 results[-1]["bytes"] = nbytes
                 spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
                 mean = f"{statistics.mean(accuracies):.1f} ± {spread:.1f}"
-                print(f"{model:6}{name:10}{codec:7}{mean:>18}{nbytes / whole:8.3f}", flush=True)
+                print(f"{model:6}{name:22}{codec:7}{mean:>18}{nbytes / whole:8.3f}", flush=True)
     options.out.with_suffix(".json").write_text(json.dumps({"seeds": options.seeds, "runs": results}, indent=1) + "\n")
 
 
