@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloru.data import doubts
 from fedloru.data.classes import Numbered, numbers
 from fedloru.data.dataset import Dataset, Scaling
 from fedloru.data.labels import as_labels
 from fedloru.data.raw import Raw, Rows
 from fedloru.data.targets import Kind, Task, as_classes, as_targets, kind_of
-from fedloru.data.values import doubtful, keys
-from fedloru.errors import DataError
+from fedloru.data.values import keys
+from fedloru.errors import DataError, counted
 from fedloru.rng import gen
 
 
@@ -34,7 +35,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
         DataError: the rows, labels or shapes cannot be used.
     """
     train = _checked(name, raw.train)
-    kind, doubts = kind_of(name, train.labels, task), doubtful(train.columns)
+    kind, doubtful = kind_of(name, train.labels, task), doubts.of_keys(train.columns)
     if raw.test is None:
         if kind == "regression":
             as_targets(name, train.labels)  # before the split, so that an error names the row of the source
@@ -48,6 +49,8 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
             f"{tuple(test.x.shape[1:])}; resize one of them"
         )
     y, y_test, classes, remarks = _numbered(name, kind, train.labels, test.labels, raw.classes)
+    if kind == "classification" and task == "auto" and raw.classes is None:
+        remarks += tuple(doubts.of_integers(name, train.labels, classes))
     scaling = _scaling(raw, train.x)
     x, x_test = (_scaled(each.x, scaling) for each in (train, test))
     return Dataset(
@@ -56,7 +59,7 @@ def build(name: str, raw: Raw, *, test_fraction: float, seed: int, task: Task = 
         {"x": x_test, "y": y_test},
         classes,
         dict(train.columns),
-        remarks=(*raw.remarks, *remarks, *doubts),
+        remarks=(*raw.remarks, *remarks, *doubtful),
         scaling=scaling,
         encoding=raw.encoding,
         test_columns=dict(test.columns),
@@ -75,7 +78,8 @@ def _numbered(
             f"{name}: training examples have targets of shape {train.shape[1:]}, but test examples {test.shape[1:]}: "
             "give all examples the same targets"
         )
-    return Numbered(as_targets(name, train), as_targets(f"the test set of {name}", test), ())
+    y, y_test = as_targets(name, train), as_targets(f"the test set of {name}", test)
+    return Numbered(y, y_test, (), tuple(doubts.of_targets(name, y)))
 
 
 def split(rows: Rows, fraction: float, seed: int, *, by_class: bool = True) -> tuple[Rows, Rows]:
@@ -101,7 +105,7 @@ def held_out(groups: NDArray[Any], fraction: float, seed: int) -> Tensor:
         raise DataError(
             f"test_fraction must be between 0 and 1, got {fraction}; it is needed because there is no separate test set"
         )
-    _, group = np.unique(groups, return_inverse=True)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = torch.randperm(len(group), generator=gen(seed, "split"))
     drawn = torch.from_numpy(group)[order]
     held = torch.zeros(len(group), dtype=torch.bool)
@@ -110,7 +114,9 @@ def held_out(groups: NDArray[Any], fraction: float, seed: int) -> Tensor:
         held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
     if not held.any():
         raise DataError(
-            f"test_fraction {fraction} holds out none of {len(group)} examples; raise it, or provide a test set"
+            f"test_fraction {fraction} holds out none of {counted(len(group), 'example')}, since the largest class has "
+            f"{sizes.max()}: raise it, or provide a test set. If labels are the targets of a regression, set data.task "
+            "(task in Python) to 'regression'"
         )
     return held
 

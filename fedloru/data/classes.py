@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloru.data import doubts
 from fedloru.errors import DataError, listed, quoted
 
 TYPES = {"i": "integers", "u": "integers", "b": "booleans", "U": "text"}
@@ -51,6 +52,7 @@ def numbers(name: str, train: NDArray[Any], test: NDArray[Any], classes: Sequenc
     _check_known(f"{name} has test labels that no training example has", test.tolist(), set(known))
     if empty := [repr(each) for position, each in enumerate(names) if position not in map(index.get, known)]:
         remarks += (f"{name}: no training example has the class {listed(empty)}",)
+    remarks += tuple(doubts.of_classes(name, train, names))
     y, y_test = (torch.tensor([index[label] for label in labels.tolist()]) for labels in (train, test))
     return Numbered(y, y_test, names, remarks)
 

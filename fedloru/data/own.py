@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedloru.advice import got, hint
-from fedloru.data import arrays, frames, items, tables
+from fedloru.data import arrays, doubts, frames, items, tables
 from fedloru.data.build import build
 from fedloru.data.dataset import Dataset
 from fedloru.data.examples import class_names
@@ -224,5 +224,5 @@ def _large(x: Tensor) -> tuple[str, ...]:
     if x.ndim < 2 or not x.numel() or not (x.is_floating_point() or x.dtype == torch.uint8):
         return ()
     largest = float(x.abs().max())
-    large = largest > tables.LARGE  # not of NaN, which is refused later
+    large = largest > doubts.LARGE  # not of NaN, which is refused later
     return (f"x has values up to {largest:,.6g}; standardize=True suits most models better",) if large else ()

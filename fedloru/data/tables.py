@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
+from fedloru.data import doubts, files, sites, values
 from fedloru.data import features as encodings
-from fedloru.data import files, sites, values
 from fedloru.data.build import held_out
 from fedloru.data.cells import NUMBER, is_numeric
 from fedloru.data.features import Encoding, Missing
@@ -38,8 +38,6 @@ Fill = Annotated[Mapping[str, float | str], Expected("a table from columns to nu
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 DIGITS = re.compile(r"[+-]?[0-9]+")
 CATEGORY = "category"
-LARGE = 30.0
-"""Features whose values are larger than this are better standardized."""
 TELLING_ROWS, TELLING_VALUES = 50, 20
 """From how many rows on, and up to how many values, a column that says every label is remarked."""
 
@@ -135,13 +133,13 @@ def encoded(
     encoding = encodings.fit(learned, _declared(options), options.missing, options.fill, options.standardize)
     (x, unknown), (x_test, unknown_test) = (encodings.encode(encoding, each) for each in (learned, tested))
     remarks = [*encodings.remarks("training", unknown), *encodings.remarks("test", unknown_test)]
-    if not options.standardize and float(x.abs().max()) > LARGE:
+    if not options.standardize and float(x.abs().max()) > doubts.LARGE:
         large = encoding.names[int(x.abs().amax(0).argmax())]
         remarks.append(
             f"the feature {quoted(large)} has values up to {float(x.abs().max()):,.6g}; standardize = true suits most "
             "models better"
         )
-    remarks += _doubtful(encoding)
+    remarks += doubts.of_categories(encoding.columns)
     if kind_of(name, y, task) == "classification":
         remarks += _telling(learned, y[fitted])
     learned_rows, test_rows = Rows(x, y[fitted], _take_keys(keys, fitted)), Rows(x_test, y_test, test_keys)
@@ -168,16 +166,6 @@ def _telling(columns: Mapping[str, NDArray[np.generic]], y: NDArray[np.generic])
                 f"column {name!r} says the label of every training row: each of its {len(found)} values has one label "
                 "only. If it was made from the label, or is known only later, leave it out with data.features"
             )
-
-
-def _doubtful(encoding: Encoding) -> Iterator[str]:
-    """Yield a remark for each category such as "NA", which may stand for a missing value."""
-    for name, known in encoding.columns.items():
-        for text in known or ():
-            if text.strip().lower() in values.MISSING_NAMES:
-                yield (
-                    f"column {name!r} has the category {text!r}; if it stands for a missing value, list it in data.na"
-                )
 
 
 def _strata(name: str, y: NDArray[np.generic], keys: Mapping[str, Sequence[str]], task: Task) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ different values, so a column must not have both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 
 from fedloru.data.table import Place, rows_of
 from fedloru.errors import DataError, listed, quoted
-
-MISSING_NAMES = frozenset({"none", "nan", "null", "na", "n/a", "nat", "<na>"})
-"""Texts that other programs write for missing values, in lower case."""
 
 NUMBERS = (int, float, Decimal, type(None))
 """The types of a column of floating-point numbers, with those of missing values."""
@@ -120,18 +117,6 @@ def texts(values: Sequence[Any], name: str, where: str, place: Place | None = No
                 f"{place(row)}: column {name!r} holds {kind(value)}, expected text: convert it, or name another column"
             )
     return [value or "" for value in values]
-
-
-def doubtful(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return a remark for each column with keys such as "None" or "nan", which may stand for missing values."""
-    remarks = []
-    for name, values in columns.items():
-        for text in sorted({value for value in values if value.strip().lower() in MISSING_NAMES}):
-            remarks.append(
-                f"column {name!r} has the text {text!r} in {values.count(text):,} rows, which is used as a key; "
-                "drop these rows if it stands for a missing value"
-            )
-    return tuple(remarks)
 
 
 def is_missing(value: Any) -> bool:

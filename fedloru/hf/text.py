@@ -12,12 +12,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedloru.data import sites
+from fedloru.data import doubts, sites
 from fedloru.data.build import held_out
 from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset, Examples
 from fedloru.data.table import Table
-from fedloru.data.values import doubtful
 from fedloru.errors import DataError
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.counts import Counts, warnings
@@ -163,7 +162,7 @@ def _dataset(
         train["y"], test["y"], classes, more = numbers(name, own, test_own, kind.labels or tables.classes)
         remarks += more
     natural, of_test = (_by_column(split, columns) for split in splits)
-    remarks += doubtful(natural)
+    remarks += doubts.of_keys(natural)
     for remark in remarks:
         log.warning("%s", remark)
     return Dataset(name, train, test, classes, natural, notes, remarks, test_columns=of_test)
