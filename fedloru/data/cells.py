@@ -35,6 +35,7 @@ ADVICE = (
     "write numbers as 1234.5, without separators or units; data.na lists texts that stand for missing values, and "
     "data.categorical columns of categories"
 )
+DATE_ADVICE = "convert it, such as to days since a date, or leave the column out with data.features"
 
 
 def is_numeric(table: Table, name: str, na: Collection[str]) -> bool:
@@ -56,7 +57,7 @@ def is_numeric(table: Table, name: str, na: Collection[str]) -> bool:
     elif any(_is_number(value) for _, value in texts):
         numbers(table, name, na)
         return True
-    _check_not_numbers(table, name, texts, LIKE_DATE, "a date or time")
+    _check_not_numbers(table, name, texts, LIKE_DATE, "a date or time", DATE_ADVICE)
     _check_not_numbers(table, name, texts, LIKE_NUMBER, "not a number as programs write it")
     return False
 
@@ -107,15 +108,16 @@ def _number(value: Any, table: Table, name: str, row: int) -> float:
     if isinstance(value, str) and not table.typed:
         if _is_number(value):
             return float(value)
-        what = "looks like a date or time" if LIKE_DATE.fullmatch(value.strip()) else "is not a number"
-        raise DataError(f"{table.place(row)}: column {name!r} has numbers, but {quoted(value)} {what}: {ADVICE}")
+        is_date = LIKE_DATE.fullmatch(value.strip())
+        what, advice = ("looks like a date or time", DATE_ADVICE) if is_date else ("is not a number", ADVICE)
+        raise DataError(f"{table.place(row)}: column {name!r} has numbers, but {quoted(value)} {what}: {advice}")
     if isinstance(value, (bool, int, float, Decimal)):
         try:
             return float(value)
         except (OverflowError, ValueError):
             problem = "a number that is too large"
     if isinstance(value, (date, time, timedelta)):
-        advice = "convert it, such as to days since a date, or leave the column out with data.features"
+        advice = DATE_ADVICE
     raise DataError(f"{table.place(row)}: column {name!r} has {problem}, expected a number: {advice}")
 
 
@@ -136,11 +138,11 @@ def _category(value: Any, table: Table, name: str, row: int) -> str:
 
 
 def _check_not_numbers(
-    table: Table, name: str, texts: Sequence[tuple[int, str]], pattern: re.Pattern[str], what: str
+    table: Table, name: str, texts: Sequence[tuple[int, str]], pattern: re.Pattern[str], what: str, advice: str = ADVICE
 ) -> None:
     for row, value in texts:
         if pattern.fullmatch(value.strip()):
-            raise DataError(f"{table.place(row)}: {quoted(value)} in column {name!r} is {what}: {ADVICE}")
+            raise DataError(f"{table.place(row)}: {quoted(value)} in column {name!r} is {what}: {advice}")
 
 
 def _is_number(value: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedloru.advice import got, hint
-from fedloru.data.parquet_rows import class_names
+from fedloru.data.parquet_rows import class_names, without_index
 from fedloru.data.table import Table, check_names, from_arrow, rows_of
 from fedloru.data.values import plain
 from fedloru.errors import DataError, optional
@@ -39,4 +39,4 @@ def arrow(table: Any, what: str) -> Table:
         table = pa.Table.from_batches([table])
     if not isinstance(table, pa.Table):
         raise DataError(f"{what} is {got(table)}, expected a pyarrow Table{hint(table)}")
-    return from_arrow(table, what, classes=class_names(table, what))
+    return from_arrow(without_index(table), what, classes=class_names(table, what))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fedloru.errors import DataError, optional
 
 MAX_ROWS, MAX_BYTES = 2**26, 2**35
 """The maximum numbers of rows, and of bytes before compression. A small file can hold more than fits into memory."""
+INDEX = re.compile(r"__index_level_[0-9]+__")
+"""The name that pandas gives to an index without one."""
 
 
 def read(files: Sequence[Path]) -> Table:
@@ -56,6 +59,11 @@ def class_names(table: Any, where: Path | str) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
+def without_index(table: Any) -> Any:
+    """Return a pyarrow ``table`` without the indices of pandas that have no name: numbers of rows are no features."""
+    return table.drop_columns([name for name in table.column_names if INDEX.fullmatch(name)])
+
+
 def check_classes(first: str, names: tuple[str, ...] | None, file: str, other: tuple[str, ...] | None) -> None:
     """Check that two files list the same class names, if both list some.
 
@@ -73,7 +81,7 @@ def _file(file: Path) -> Any:
     try:
         with pq.ParquetFile(regular(file)) as opened:
             _check_size(file, opened.metadata)
-            table = opened.read()
+            table = without_index(opened.read())
         for at, field in enumerate(table.schema):
             if (wanted := _decoded(field.type)) != field.type:
                 table = table.set_column(at, pa.field(field.name, wanted), table.column(at).cast(wanted))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedloru.errors import plain
+from fedloru.errors import counted, listed, plain
 from fedloru.report import units, wording
 from fedloru.report.columns import Column, Listing
 from fedloru.report.records import Records
@@ -135,7 +135,16 @@ def caption(records: Records, limit: int = ROWS) -> str:
     found = courses(records)
     which = f"The {limit} that got worse most. " if len(found) > limit else ""
     better = f"{'higher' if higher_is_better(score(records), [records]) else 'lower'} is better"
-    return f"{which}{_worse(records, found)} ({better}).{TESTED_ON.get(records.partition.get('tested_on', ''), '')}"
+    tested_on = TESTED_ON.get(records.partition.get("tested_on", ""), "")
+    return f"{which}{_worse(records, found)} ({better}).{_without(records, found)}{tested_on}"
+
+
+def _without(records: Records, found: Sequence[Course]) -> str:
+    """Return which clients were scored, but lack the score that they are compared by."""
+    scored = {client for row in records.measured for client in row.get("client_scores", {})}
+    names = [plain(client, NAME) for client in sorted(scored - {one.client for one in found})]
+    lacking = counted(len(names), "client has", "clients have")
+    return f" {lacking} no {wording.metric(score(records))}: {listed(names)}." if names else ""
 
 
 def _worse(records: Records, found: Sequence[Course]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as Torch
 
 import fedloru as fl
-from fedloru.data import from_arrow, from_frame, from_tensors, from_torch, iid, natural
+from fedloru.data import from_arrow, from_frame, from_tensors, from_torch, iid, load, natural
 from fedloru.errors import DataError, FedloruError
 
 pd: Any = pytest.importorskip("pandas")
@@ -147,6 +148,16 @@ def test_frames_and_arrow_tables_are_tables() -> None:
     assert torch.equal(other.train["x"], data.train["x"]) and other.classes == ("well", "sick")
     with pytest.raises(DataError, match=r"df, row 2 has no value in column 'age'"):
         from_frame(frame(), "sick", client="site")
+
+
+def test_an_unnamed_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
+    df = frame().drop(columns="age")
+    df.to_parquet(tmp_path / "t.parquet")
+    for data in (
+        from_arrow(pa.Table.from_pandas(df), "sick", client="site", test_fraction=0.25),
+        load("csv", path=tmp_path / "t.parquet", label="sick", columns=["site"], test_fraction=0.25),
+    ):
+        assert data.encoding is not None and list(data.encoding.columns) == ["kind"]
 
 
 def test_parts_of_a_run_are_refused_with_the_function_to_use() -> None:

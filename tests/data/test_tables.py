@@ -124,8 +124,11 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "codes": (["007", "008", "009"], "'007' in column 'a' is not a number"),
     "mixed": ([1, "two", 3], "column 'a' has numbers, but 'two' is not a number"),
     "NA": ([1, "NA", 3], "but 'NA' is not a number: .*data.na"),
-    "dates": (["2024-01-31", "2024-02-01", "2024-02-02"], "'2024-01-31' in column 'a' is a date or time"),
-    "german dates": (["31.01.2024", "1.2.2024", "2.2.2024"], "is a date or time"),
+    "dates": (
+        ["2024-01-31", "2024-02-01", "2024-02-02"],
+        "'2024-01-31' in column 'a' is a date or time: convert it, such as to days",
+    ),
+    "german dates": (["31.01.2024", "1.2.2024", "2.2.2024"], "is a date or time: convert it"),
     "a date among numbers": ([1, "2024-01-31", 2], "'2024-01-31' looks like a date"),
     "infinite": (["inf", "inf", "inf"], "'inf' in column 'a' is not a number"),
     "too large": ([1, "1e300", 2], "row 1 \\(line 3\\): column 'a' has an infinite or too large number"),

@@ -159,6 +159,14 @@ def test_changes_are_shown_between_rounds_that_were_scored() -> None:
     assert "1 client was scored in round 1 (higher" in only and "worse" not in only
 
 
+def test_the_caption_names_clients_without_the_score() -> None:
+    found = scored_in(2, basel=0.1, chur=0.2)
+    of_one_class = {"units": 1, "shared": {"loss": 0.5}}
+    found.rounds[1]["client_scores"] |= {"uri": of_one_class}
+    assert "0 of 2 clients got worse" in client_scores.caption(found)
+    assert client_scores.caption(found).endswith(" 1 client has no error: uri.")
+
+
 def test_scores_of_earlier_versions_are_read() -> None:
     old = {"accuracy": 0.75, "personal": 0.5, "up_bytes": 0}
     assert client_scores.by_model(old) == {"shared": {"accuracy": 0.75}, "personal": {"accuracy": 0.5}}
