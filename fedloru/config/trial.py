@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,13 @@ from fedloru.errors import ConfigError, FedloruError, ModelError, counted, trace
 from fedloru.evaluate import evaluate
 from fedloru.metrics import Metric
 from fedloru.net import Net
-from fedloru.net.loss import OF_LABELS
+from fedloru.net.loss import OF_CLASSES, OF_LABELS, by_labels
 from fedloru.net.loss import name_of as loss_name
 from fedloru.recipe import Precision, Recipe
 from fedloru.rng import forked
 from fedloru.session import Job
 
+LOSSES_OF_SCORES = OF_CLASSES | {by_labels}
 FIX = "Fix it, or choose another model"
 
 SCORED = 200
@@ -90,13 +92,34 @@ def _evaluate(net: Net, dataset: Dataset, batch: Examples) -> None:
         with torch.no_grad(), nets.mode(net, False), forked(first.device):
             outputs = nets.forward(net, _copies(net), batch)
     except Exception as error:  # user code may raise anything
-        reason = _reason(error, "Choose another model, or other settings")
+        reason = _reason(error, _advice(name, first))
         raise ModelError(f"the model cannot be evaluated on {subject}: {reason}") from error
     wanted = (1, nets.outputs_for(loss_name(net.losses), batch.get("y"), len(dataset.classes)))
     if net.score is None and net.losses in OF_LABELS and getattr(outputs, "shape", None) not in _shapes(*wanted):
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         what = "score per class" if dataset.classes and wanted[1] > 1 else "output per target"
         raise ModelError(f"the model returns {got} for {subject}, expected one {what}, {wanted}")
+    if dataset.classes and net.losses in LOSSES_OF_SCORES and _are_probabilities(outputs):
+        log.warning(
+            "the model returns probabilities, with which it learns slowly: the cross-entropy expects scores, so remove "
+            "the softmax"
+        )
+
+
+def _advice(name: str, example: Tensor) -> str:
+    if example.is_floating_point():
+        return "Choose another model, or other settings"
+    return (
+        f"The model gets {name} as {example.dtype}, as if it had indices of tokens: if it has numbers, convert it with "
+        f"{name}.astype('float32') or {name}.float(), or standardize it"
+    )
+
+
+def _are_probabilities(outputs: Any) -> bool:
+    """Return whether ``outputs`` (1, classes) are positive and sum to 1."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    return bool((outputs >= 0).all() and (outputs.sum(1) - 1).abs().max() < 1e-4)
 
 
 def _shapes(examples: int, outputs: int) -> list[tuple[int, ...]]:

@@ -75,6 +75,6 @@ def stacked(x: Sequence[Any], what: str) -> Tensor:
 
 def _tensor(x: Sequence[Any], what: str) -> Tensor:
     try:
-        return torch.tensor(x)
+        return torch.tensor(np.array(x) if isinstance(x[0], np.ndarray) else x)  # slow for a list of arrays
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{what} is a {type(x).__name__} that is not a table of numbers ({error})") from error

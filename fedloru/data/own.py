@@ -223,6 +223,6 @@ def _test_rows(test: Any, classes: Sequence[str] | None, name: str) -> Rows:
 def _large(x: Tensor) -> tuple[str, ...]:
     if x.ndim < 2 or not x.numel() or not (x.is_floating_point() or x.dtype == torch.uint8):
         return ()
-    largest = float(x.abs().max())
+    largest = float(x.detach().abs().max())
     large = largest > doubts.LARGE  # not of NaN, which is refused later
     return (f"x has values up to {largest:,.6g}; standardize=True suits most models better",) if large else ()

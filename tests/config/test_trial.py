@@ -159,3 +159,16 @@ def test_a_model_is_not_changed() -> None:
     assert all(x.grad is None and not layer.training for x in module.parameters() for layer in module.modules())
     assert tree.equal(net.params | net.buffers, handed)
     assert not any(value.requires_grad for value in net.params.values())
+
+
+def test_a_model_that_returns_probabilities_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    tried(nn.Sequential(nn.Linear(6, CLASSES), nn.LogSoftmax(1)))
+    assert not caplog.messages
+    tried(nn.Sequential(nn.Linear(6, CLASSES), nn.Softmax(1)))
+    assert "remove the softmax" in caplog.text
+
+
+def test_integers_that_are_no_tokens_are_refused_with_advice() -> None:
+    wide = data.from_tensors(torch.arange(120).view(20, 6), torch.arange(20) % CLASSES)
+    with pytest.raises(ModelError, match=r"The model gets x as torch.int64, .* convert it with .*x.float\(\)"):
+        try_out(nets.make(nn.Linear(6, CLASSES)), wide, parted(8, 4), Recipe(batch_size=4))

@@ -150,6 +150,14 @@ def test_frames_and_arrow_tables_are_tables() -> None:
         from_frame(frame(), "sick", client="site")
 
 
+@pytest.mark.filterwarnings("error")
+def test_lists_of_arrays_and_tensors_with_a_gradient_are_read_without_a_warning() -> None:
+    x = np.random.default_rng(0).random((20, 3))
+    expected = from_tensors(x, [0, 1] * 10).train["x"]
+    assert torch.equal(from_tensors([*x], [0, 1] * 10).train["x"], expected)
+    assert torch.equal(from_tensors(torch.tensor(x, requires_grad=True), [0, 1] * 10).train["x"], expected)
+
+
 def test_an_unnamed_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
     df = frame().drop(columns="age")
     df.to_parquet(tmp_path / "t.parquet")
