@@ -139,7 +139,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the clients' test sets are drawn with seed + 1",
-        "fedloru/data/schemes.py",
+        "fedloru/data/client_split.py",
         'gen(seed, "client-split", client)',
         'gen(seed + 1, "client-split", client)',
         ("tests/data/test_golden_partitions.py::test_the_rows_of_seed_0[natural]",),

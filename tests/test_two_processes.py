@@ -31,7 +31,8 @@ from fedloru.net import Net
 from fedloru.recipe import Recipe, at_round
 from fedloru.rng import gen
 from fedloru.run.loop import Run
-from fedloru.run.plan import Plan, cohort
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import cohort
 from fedloru.session import Job, Session
 from fedloru.wire import MessageSpec
 

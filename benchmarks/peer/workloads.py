@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fedloru as fl
-from fedloru.run.plan import Plan, cohort
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import cohort
 
 try:
     from peer.networks import Encoder

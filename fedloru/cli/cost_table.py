@@ -14,7 +14,8 @@ from fedloru.report import units
 from fedloru.report.columns import Column, Listing
 from fedloru.run import profiles
 from fedloru.run.notes import notes
-from fedloru.run.plan import Plan, cohort
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import cohort
 from fedloru.run.summary import fedavg_bytes
 from fedloru.settings import short
 from fedloru.wire import KINDS, Traffic, cost_by_profile

@@ -24,7 +24,7 @@ from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes
 from fedloru.run.places import reserved
-from fedloru.run.plan import test_sizes
+from fedloru.run.sampling import test_sizes
 from fedloru.schema import FEDERATION
 from fedloru.settings import short
 

@@ -12,23 +12,19 @@ Args:
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from itertools import chain
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fedloru.data.client_split import finished
 from fedloru.data.dataset import Dataset, check_dataset, labels, size
 from fedloru.data.partition import Partition
+from fedloru.data.partitioners import assign, partitioners
 from fedloru.data.ragged import Ragged
 from fedloru.data.values import keys
-from fedloru.errors import PartitionError, choices, listed, optional, quoted
+from fedloru.errors import PartitionError, choices
 from fedloru.rng import derive, gen
 from fedloru.settings.types import Count, Flag, Positive, Share, Text, Whole
 
@@ -50,7 +46,7 @@ def iid(
     # The same cuts as flwr-datasets' IidPartitioner, which takes 0.5 ms per client: 5 s for 10,000 clients.
     least, more = divmod(len(order), clients)
     made = Ragged.sized(order, least + (torch.arange(clients) < more).long())
-    return _finish("iid", seed, made, {"clients": clients}, min_examples, test_fraction)
+    return finished("iid", seed, made, {"clients": clients}, min_examples, test_fraction)
 
 
 def dirichlet(
@@ -87,7 +83,7 @@ def dirichlet(
         too_few = int((positions.sizes < min_examples).sum())
         if not too_few:
             made = Ragged(order[positions.values], positions.offsets)
-            return _finish("dirichlet", seed, made, settings, min_examples, test_fraction)
+            return finished("dirichlet", seed, made, settings, min_examples, test_fraction)
         if too_few > MAX_TOO_SMALL:
             break
     raise PartitionError(
@@ -97,10 +93,10 @@ def dirichlet(
 
 
 def _draw_dirichlet(y: Sequence[int], clients: int, alpha: float, self_balancing: bool, seed: int) -> Ragged:
-    partitioners = _partitioners("dirichlet")
+    available = partitioners("dirichlet")
     try:
-        partitioner = partitioners.DirichletPartitioner(clients, "value", float(alpha), 0, self_balancing, False, seed)
-        return _assign(partitioner, y)
+        partitioner = available.DirichletPartitioner(clients, "value", float(alpha), 0, self_balancing, False, seed)
+        return assign(partitioner, y)
     except FloatingPointError as error:
         raise PartitionError(
             f"self_balancing with alpha {alpha:g} failed: only clients that are already above the average size have a "
@@ -137,11 +133,11 @@ def shards(
     present = [count for count in torch.bincount(y).tolist() if count]
     if not 1 <= classes_per_client <= len(present):
         raise PartitionError(f"classes_per_client must be 1 to {len(present)}, got {classes_per_client}")
-    partitioner = _partitioners("shards").PathologicalPartitioner(
+    partitioner = partitioners("shards").PathologicalPartitioner(
         clients, "value", classes_per_client, "first-deterministic", False, derive(seed, "partition", "shards")
     )
     try:
-        positions = _assign(partitioner, y.tolist())
+        positions = assign(partitioner, y.tolist())
     except ValueError as error:
         raise PartitionError(
             f"{clients} clients with {classes_per_client} classes each need more shards than some class has examples "
@@ -155,7 +151,7 @@ def shards(
         )
     settings = {"clients": clients, "classes_per_client": classes_per_client, "allow_unused": allow_unused}
     made = Ragged(order[positions.values], positions.offsets)
-    return _finish("shards", seed, made, settings, min_examples, test_fraction)
+    return finished("shards", seed, made, settings, min_examples, test_fraction)
 
 
 def natural(
@@ -195,7 +191,7 @@ def natural(
     if not kept:
         raise PartitionError(f"no value of {key!r} has {min_examples} examples; lower min_examples")
     settings = {"key": key, "allow_unused": allow_unused}
-    return _finish("natural", seed, kept, settings, min_examples, test_fraction, names)
+    return finished("natural", seed, kept, settings, min_examples, test_fraction, names)
 
 
 def _shuffled(dataset: Dataset, clients: int, min_examples: int, seed: int) -> Tensor:
@@ -221,63 +217,3 @@ def _labels(dataset: Dataset, scheme: str) -> Tensor:
     if y is None:
         raise PartitionError(f"the scheme {scheme!r} needs one class per example, but {dataset.name!r} has none")
     return y
-
-
-def _partitioners(scheme: str) -> Any:
-    return optional("flwr_datasets.partitioner", extra="data", purpose=f"the partition scheme {scheme!r}")
-
-
-def _assign(partitioner: Any, values: Sequence[Any]) -> Ragged:
-    """Partition rows by ``values`` with a partitioner of flwr-datasets; return the positions of each client."""
-    datasets = optional("datasets", extra="data", purpose="partitioning with flwr-datasets")
-    partitioner.dataset = datasets.Dataset.from_dict({"value": list(values)})
-    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
-    with quiet, redirect_stderr(io.StringIO()), np.errstate(divide="raise", invalid="raise"):
-        partitioner.load_partition(0)
-    # The first call fills this table for all clients; calling load_partition for each would take about 1 ms per client.
-    indices = partitioner._partition_id_to_indices
-    sizes = torch.tensor([len(indices[client]) for client in range(len(indices))], dtype=torch.int64)
-    positions = chain.from_iterable(indices[client] for client in range(len(indices)))
-    return Ragged.sized(torch.from_numpy(np.fromiter(positions, np.int64, int(sizes.sum()))), sizes)
-
-
-def _finish(
-    scheme: str,
-    seed: int,
-    clients: Ragged,
-    settings: dict[str, Any],
-    min_examples: int,
-    test_fraction: float,
-    names: Sequence[str] | None = None,
-) -> Partition:
-    _check(clients, min_examples, test_fraction, names)
-    settings = settings | {"min_examples": min_examples, "test_fraction": test_fraction}
-    ordered = clients.ordered()
-    train, test = _hold_out(ordered, test_fraction, seed) if test_fraction else (ordered, ())
-    return Partition(scheme, seed, train, test, settings, names)
-
-
-def _check(clients: Ragged, min_examples: int, test_fraction: float, names: Sequence[str] | None) -> None:
-    if min_examples < 1 or not 0 <= test_fraction < 1:
-        raise PartitionError(
-            "min_examples must be at least 1, and test_fraction at least 0 and below 1; "
-            f"got min_examples {min_examples} and test_fraction {test_fraction}"
-        )
-    small = (clients.sizes < min_examples).nonzero().flatten().tolist()
-    if small:
-        shown = small if names is None else [quoted(names[client]) for client in small]
-        raise PartitionError(
-            f"clients with fewer than {min_examples} examples: {listed(shown)}; "
-            "lower min_examples, use fewer clients, or choose another partition"
-        )
-
-
-def _hold_out(clients: Ragged, fraction: float, seed: int) -> tuple[Ragged, Ragged]:
-    """Split the rows of every client into training and test rows, at least one each; a single row is for training."""
-    held = torch.zeros(len(clients.values), dtype=torch.bool)
-    starts, sizes = clients.offsets.tolist(), clients.sizes.tolist()
-    for client, (start, own) in enumerate(zip(starts, sizes, strict=False)):
-        if count := min(max(1, round(fraction * own)), own - 1):
-            drawn = torch.randperm(own, generator=gen(seed, "client-split", client))[:count]
-            held[start + drawn] = True
-    return clients.where(~held), clients.where(held)

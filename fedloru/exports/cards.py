@@ -14,7 +14,7 @@ from fedloru.exports.checks import Check
 from fedloru.exports.formats import TRAINED, Written
 from fedloru.exports.trained import TrainedRun
 from fedloru.run.folder import CONFIG
-from fedloru.run.plan import test_sizes
+from fedloru.run.sampling import test_sizes
 from fedloru.schema import FEDERATION, metric_names
 from fedloru.settings import short
 

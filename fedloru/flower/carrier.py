@@ -31,7 +31,8 @@ from fedloru.personal import spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.federation import Federation
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, scored
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import scored
 from fedloru.wire import Channel
 from fedloru.wire.traffic import joined
 

@@ -8,5 +8,5 @@
     folder    the run folder                       checkpoint   states to resume from
     origin    hashes of what a run started from    increments   the factors of each merge
     lock      one writer per folder                client_state what clients keep between rounds
-    budget    the rounds with diagnostics
+    budget    the rounds with diagnostics          sampling     clients and test examples that are drawn
 """

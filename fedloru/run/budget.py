@@ -23,7 +23,8 @@ from fedloru.evaluate import naming_examples
 from fedloru.footprint import footprint
 from fedloru.method import State, is_merge_round
 from fedloru.run.diagnostics import LARGEST, MERGE_SAMPLE
-from fedloru.run.plan import Plan, test_sizes
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import test_sizes
 
 SHARE = 0.01
 """The share of the estimated work of a run that diagnostics take."""

@@ -29,8 +29,9 @@ from fedloru.run.checkpoint import Snapshot
 from fedloru.run.checks import check
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.run.folder import BEST_MODEL, MODEL, RunFolder
-from fedloru.run.plan import Plan, on_device, profile, references, sampled, title
+from fedloru.run.plan import Plan, on_device, profile, references, title
 from fedloru.run.record import Round, Row, evaluation, is_evaluated, latest_scores, record, scores_clients, start_row
+from fedloru.run.sampling import sampled
 from fedloru.run.simulation import Simulation
 from fedloru.run.summary import results, summarise
 from fedloru.settings import calling

@@ -18,7 +18,8 @@ from fedloru.net import Net
 from fedloru.run.carrier import Personal
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.diagnostics import MERGE_SAMPLE, Ranks, UpdateStatistics, increment_ranks, overlaps, total_ranks
-from fedloru.run.plan import Plan, tested
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import tested
 from fedloru.tree import Params
 
 Row = dict[str, Any]

@@ -18,7 +18,8 @@ from fedloru.personal import entries, personal_scores, spreads
 from fedloru.run.carrier import Assignment, Delivery, Invited, Personal
 from fedloru.run.client_state import ClientStore, InMemory, OnDisk
 from fedloru.run.folder import RunFolder
-from fedloru.run.plan import Plan, profile, scored, tested
+from fedloru.run.plan import Plan, profile
+from fedloru.run.sampling import scored, tested
 from fedloru.session import Job
 from fedloru.wire import Channel
 

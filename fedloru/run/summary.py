@@ -18,8 +18,9 @@ from fedloru.net.loss import name_of
 from fedloru.run import profiles
 from fedloru.run.best import best, ending
 from fedloru.run.notes import notes
-from fedloru.run.plan import Plan, cohort, test_sizes
+from fedloru.run.plan import Plan
 from fedloru.run.record import latest_scores
+from fedloru.run.sampling import cohort, test_sizes
 from fedloru.schema import metric_names
 from fedloru.wire import Traffic, cost
 

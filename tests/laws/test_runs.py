@@ -17,7 +17,8 @@ from fedloru.rng import gen
 from fedloru.run.client_state import OnDisk
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
-from fedloru.run.plan import Plan, cohort
+from fedloru.run.plan import Plan
+from fedloru.run.sampling import cohort
 from fedloru.wire import Ledger, MessageSpec, Sync, catch_up, cost, decode_sync, encode_sync
 from tests.laws.cases import METHODS, NOT_MERGING, World, rotated, world
 

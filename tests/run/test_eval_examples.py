@@ -9,8 +9,7 @@ import torch
 
 import fedloru as fl
 from fedloru.evaluate import evaluate
-from fedloru.run import plan as plans
-from fedloru.run import record, simulation
+from fedloru.run import record, sampling, simulation
 from fedloru.run.plan import Plan
 
 
@@ -56,7 +55,7 @@ def test_scores_are_those_of_the_subset() -> None:
     (*_, row) = list(
         run := fl.run(plan.net, plan.method, plan.dataset, plan.partition, rounds=3, cohort=2, eval_examples=10)
     )
-    rows = plans.tested(plan, 40)
+    rows = sampling.tested(plan, 40)
     subset = {key: value[rows] for key, value in plan.dataset.test.items()}
     score = evaluate(run.plan.net, run.tensors, subset)
     assert (row["test_loss"], row["test_accuracy"]) == pytest.approx((score.loss, score.accuracy))
@@ -64,9 +63,12 @@ def test_scores_are_those_of_the_subset() -> None:
 
 
 def test_by_default_and_beyond_the_size_all_are_used() -> None:
-    assert plans.tested(made(), 40) is None and plans.test_sizes(made()) == (40, 40)
-    assert plans.tested(made(eval_examples=40), 40) is None and plans.test_sizes(made(eval_examples=1000)) == (40, 40)
-    assert plans.test_sizes(made(eval_examples=1)) == (1, 40)
+    assert sampling.tested(made(), 40) is None and sampling.test_sizes(made()) == (40, 40)
+    assert sampling.tested(made(eval_examples=40), 40) is None and sampling.test_sizes(made(eval_examples=1000)) == (
+        40,
+        40,
+    )
+    assert sampling.test_sizes(made(eval_examples=1)) == (1, 40)
 
 
 def test_the_tests_of_every_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
