@@ -5,6 +5,7 @@ plotly and rich are imported only when something is rendered. ::
     one run          records             read a run folder
                      headline, profiles  headline numbers; bytes by client profile
                      page                the HTML page of a run
+                     results             its sections of results
                      figures             accuracy, loss and bytes
                      diagnostics         numbers recorded with each round, as figures, a table or sentences
                      site_figures        ranks and overlaps at each site

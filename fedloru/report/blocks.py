@@ -117,6 +117,12 @@ def plot(name: str, figure: go.Figure) -> str:
     )
 
 
+def figure(title: str, figure: go.Figure, caption: str = "", *, wide: bool = False) -> str:
+    """Return a card with a figure, whose id follows from the title."""
+    name = re.sub(r"\W+", "-", title.lower())  # a metric may have any name
+    return card(title, plot(name, figure), caption, wide=wide)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False, texts: bool = False) -> str:
     """Return a table whose first column holds row headers; the script of the page makes it sortable if it has a head.
 

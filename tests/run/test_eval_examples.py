@@ -64,10 +64,8 @@ def test_scores_are_those_of_the_subset() -> None:
 
 def test_by_default_and_beyond_the_size_all_are_used() -> None:
     assert sampling.tested(made(), 40) is None and sampling.test_sizes(made()) == (40, 40)
-    assert sampling.tested(made(eval_examples=40), 40) is None and sampling.test_sizes(made(eval_examples=1000)) == (
-        40,
-        40,
-    )
+    assert sampling.tested(made(eval_examples=40), 40) is None
+    assert sampling.test_sizes(made(eval_examples=1000)) == (40, 40)
     assert sampling.test_sizes(made(eval_examples=1)) == (1, 40)
 
 
