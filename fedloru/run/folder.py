@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,14 @@ from fedloru.errors import RunFolderError
 from fedloru.files import remove, rename, write_atomic
 from fedloru.lowrank import Increment
 from fedloru.method import State
-from fedloru.reading import UnreadableError, parse_json, read_bytes, read_json, read_toml
-from fedloru.run import checkpoint, increments, lock, origin
+from fedloru.reading import UnreadableError, read_toml
+from fedloru.run import checkpoint, increments, lock, origin, row_files
 from fedloru.run import environment as environments
 from fedloru.run.checkpoint import Snapshot
 from fedloru.run.environment import Environment
-from fedloru.schema import Row, StartRow, check
 from fedloru.tree import Params
 
-CONFIG, PARTITION, ROUNDS = "config.toml", "partition.json", "rounds.jsonl"
-START = "start.json"
-"""The scores of the model before training, as a row of round 0."""
+CONFIG, PARTITION = "config.toml", "partition.json"
 SUMMARY, REPORT, MODEL = "summary.json", "report.html", "model.safetensors"
 RESULTS = (SUMMARY, REPORT, MODEL)
 """The files of a finished run. The summary marks it as finished, so it is written last and removed first."""
@@ -38,8 +34,6 @@ INCOMPLETE_CONFIG = ".config.toml.new"
 """The configuration while the folder is being created; it is renamed when all other files exist."""
 INCREMENTS = "increments"
 """The folder of the merged increments."""
-GENERATIONS = "generations"
-"""Texts generated at evaluations: a key of rows in memory, and the name of a file in the folder."""
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +77,7 @@ class RunFolder:
             if rows:
                 write_atomic(arrays_file(path / PARTITION), safetensors.torch.save(rows))
             write_atomic(path / PARTITION, json.dumps(partition).encode())
-            write_atomic(path / ROUNDS, b"")
+            write_atomic(path / row_files.ROUNDS, b"")
             if imported is not None:
                 increments.save(path / INCREMENTS, 0, imported)
             rename(path / INCOMPLETE_CONFIG, path / CONFIG)
@@ -149,12 +143,7 @@ class RunFolder:
 
     def append(self, row: dict[str, Any]) -> None:
         """Append the row of one round, on disk when this returns; generated texts go to a separate file."""
-        self._append_generations(row)
-        _append(self.path / ROUNDS, [_without_generations(row)])
-
-    def _append_generations(self, row: dict[str, Any]) -> None:
-        if generated := [{"round": row["round"], **each} for each in row.get(GENERATIONS, ())]:
-            _append(self.path / f"{GENERATIONS}.jsonl", generated)
+        row_files.append(self.path, row)
 
     def rows(self, rounds: int) -> list[dict[str, Any]]:
         """Return the rows of the first ``rounds`` rounds.
@@ -162,37 +151,7 @@ class RunFolder:
         Raises:
             RunFolderError: a line is missing or damaged.
         """
-        path = self.path / ROUNDS
-        try:
-            rows = [check(parse_json(line, dict), Row) for line in self._lines()[:rounds]]
-        except UnreadableError as error:
-            raise RunFolderError(f"{path} has a damaged line: {error}. Restore the file, then resume") from error
-        if [row.get("round") for row in rows] != list(range(1, rounds + 1)):
-            raise RunFolderError(
-                f"{path} does not contain rounds 1 to {rounds} in order: restore the file, then resume"
-            )
-        return rows
-
-    def start(self) -> dict[str, Any] | None:
-        """Return the scores of the model before training, as a row of round 0; None if they are not known yet.
-
-        Raises:
-            RunFolderError: the file is damaged.
-        """
-        try:
-            return check(read_json(self.path / START, dict), StartRow)
-        except FileNotFoundError:
-            return None
-        except (OSError, UnreadableError) as error:
-            raise RunFolderError(
-                f"{self.path / START} cannot be read: {error}. Restore it, or remove it and resume: it is written again"
-            ) from error
-
-    def save_start(self, row: dict[str, Any]) -> None:
-        """Write the scores of the model before training; generated texts go to a separate file."""
-        self._forget_generations(-1)
-        self._append_generations(row)
-        write_atomic(self.path / START, json.dumps(_without_generations(row)).encode())
+        return row_files.read(self.path, rounds)
 
     def all_rows(self) -> list[dict[str, Any]]:
         """Return the rows of all rounds that are in the folder.
@@ -200,7 +159,19 @@ class RunFolder:
         Raises:
             RunFolderError: a line is missing or damaged.
         """
-        return self.rows(len(self._lines()))
+        return row_files.read(self.path)
+
+    def start(self) -> dict[str, Any] | None:
+        """Return the scores of the model before training, as a row of round 0; None if they are not known yet.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        return row_files.read_start(self.path)
+
+    def save_start(self, row: dict[str, Any]) -> None:
+        """Write the scores of the model before training; generated texts go to a separate file."""
+        row_files.save_start(self.path, row)
 
     def go_back(self, round: int, version: int) -> None:
         """Remove everything written after ``round``, at which ``version`` increments were merged.
@@ -211,34 +182,13 @@ class RunFolder:
         Raises:
             RunFolderError: the file of generated texts is damaged.
         """
-        lines = self._lines()
-        if len(lines) > round:
+        if row_files.count(self.path) > round:
             for name in (*RESULTS, BEST_MODEL):
                 remove(self.path / name)
         checkpoint.forget_after(self.checkpoints, round)
         checkpoint.forget_after(self.path / BEST, round)
         increments.forget_after(self.increments, version)
-        self._forget_generations(round)
-        write_atomic(self.path / ROUNDS, b"".join(lines[:round]))
-
-    def _forget_generations(self, round: int) -> None:
-        """Remove texts generated after ``round``, and an incomplete line that a killed run may have left."""
-        path = self.path / f"{GENERATIONS}.jsonl"
-        if not path.exists():
-            return
-        try:
-            complete = [line for line in read_bytes(path).splitlines(keepends=True) if line.endswith(b"\n")]
-            kept = [line for line in complete if parse_json(line, dict)["round"] <= round]
-        except (OSError, UnreadableError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path} has a damaged line: {error}. Restore or remove it, then resume") from error
-        write_atomic(path, b"".join(kept))
-
-    def _lines(self) -> list[bytes]:
-        path = self.path / ROUNDS
-        try:
-            return read_bytes(path).splitlines(keepends=True) if path.exists() else []
-        except (OSError, UnreadableError) as error:
-            raise RunFolderError(f"{path} cannot be read: {error}. Restore the file, then resume") from error
+        row_files.forget_after(self.path, round)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""
@@ -286,17 +236,6 @@ class RunFolder:
                 write_atomic(self.path / name, safetensors.torch.save(copies))
         if not (self.path / SUMMARY).is_file():
             write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2).encode())
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _without_generations(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != GENERATIONS}
 
 
 def is_free(path: Path) -> bool:

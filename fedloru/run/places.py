@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 
 from fedloru.run import lock
-from fedloru.run.folder import CONFIG, MODEL, ROUNDS, SUMMARY
+from fedloru.run.folder import CONFIG, MODEL, SUMMARY
+from fedloru.run.row_files import ROUNDS
 
 RUNS = Path("runs")
 """The folder of the runs whose folder is not named."""
