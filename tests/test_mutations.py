@@ -112,8 +112,8 @@ MUTATIONS = (
     Mutation(
         "a configured partition is drawn with seed + 1",
         "fedloru/config/plan.py",
-        "seed=_seed(config, config.partition.seed), **settings",
-        "seed=_seed(config, config.partition.seed) + 1, **settings",
+        "seed=seed_of(config, config.partition.seed), **settings",
+        "seed=seed_of(config, config.partition.seed) + 1, **settings",
         ("tests/data/test_golden_partitions.py::test_the_seed_of_a_configured_partition",),
     ),
     Mutation(

@@ -8,7 +8,8 @@ from typing import Any
 from fedloru import config as configs
 from fedloru.cli.app import say
 from fedloru.cli.output import console, print_json
-from fedloru.config.plan import audited, planned_method, split
+from fedloru.config.parts import planned_method
+from fedloru.config.plan import audited, split
 from fedloru.data import Audit, Dataset, Partition, size
 from fedloru.errors import counted, plain
 from fedloru.report import units

@@ -5,7 +5,8 @@
     fields    what sections are made of       derive   sections from declarations
     schema    all sections                    methods  [method] and the wrappers        forms   data, partitions, models
     parse     table → Config                  checks   what cannot be set together
-    source    files, presets and overrides    plan     Config → everything a run is made of
+    source    files, presets and overrides    parts    Config → the model, the method and the recipe
+    plan      Config → everything a run is made of
 """
 
 from fedloru.config.derive import Forms

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from fedloru import tree
 from fedloru.config import Config, stored
-from fedloru.config.plan import examples, parts
+from fedloru.config.parts import parts
+from fedloru.config.plan import examples
 from fedloru.config.texts import is_language_model
 from fedloru.data import Dataset, load_partition
 from fedloru.errors import ConfigError, DataError, RunFolderError

@@ -9,7 +9,8 @@ import torch
 
 from fedloru import tree
 from fedloru.config import Config, parse
-from fedloru.config.plan import examples, parts, recipe_of, split
+from fedloru.config.parts import parts, recipe_of
+from fedloru.config.plan import examples, split
 from fedloru.config.trial import try_out
 from fedloru.data import Dataset, Examples, Partition, size
 from fedloru.data.dataset import Scaling

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedloru.config.plan import parts
+from fedloru.config.parts import parts
 from fedloru.config.plan import plan as make_plan
 from fedloru.flower import federate, member
 from fedloru.flower.site import Site, build

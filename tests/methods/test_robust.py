@@ -14,7 +14,7 @@ from torch import Tensor
 
 import fedloru as fl
 from fedloru import methods, tree
-from fedloru.config.plan import planned_method
+from fedloru.config.parts import planned_method
 from fedloru.engine import Task, choose
 from fedloru.errors import ConfigError, ModelError
 from fedloru.laws.rehearsal import Stage, rehearse
