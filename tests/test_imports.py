@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "personal": TO_METHOD | {"data", "dropout", "client", "evaluate", "inference"},
     "engine": TO_ENGINE,
     "run": TO_ENGINE | {"engine"},
-    "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "api"},
+    "flower": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "reported_run", "api"},
     "analysis": TO_ENGINE | {"run", "report"},
     "hf": TO_ENGINE | {"engine", "run"},
     "laws": TO_ENGINE | {"engine", "methods"},
@@ -56,11 +56,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "presets": frozenset(),
     "track": TO_ENGINE | {"engine", "run", "report"},
     "config": TO_ENGINE | {"methods", "models", "engine", "run", "hf", "presets", "track"},
-    "api": TO_ENGINE | {"methods", "models", "engine", "run", "config", "report", "track"},
+    "stored_run": TO_ENGINE | {"run", "config"},
+    "reported_run": TO_ENGINE | {"run", "report"},
+    "api": TO_ENGINE
+    | {"methods", "models", "engine", "run", "config", "stored_run", "report", "reported_run", "track"},
     "exports": TO_ENGINE | {"engine", "run", "config", "hf"},
     "cli": TO_ENGINE
-    | {"methods", "models", "engine", "run", "config", "report", "api", "analysis", "exports", "flower", "presets"}
-    | {"__init__", "comparison"},  # for the version
+    | {"methods", "models", "engine", "run", "config", "report", "stored_run", "reported_run", "api"}
+    | {"analysis", "exports", "flower", "presets", "comparison"}
+    | {"__init__"},  # for the version
     "public": TO_ENGINE
     | {"methods", "models", "engine", "run", "config", "report", "api", "hf", "exports", "laws"}
     | {"comparison"},

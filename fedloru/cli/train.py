@@ -60,10 +60,12 @@ def resume(
     from fedloru import report as reports
     from fedloru.cli.recent import stopped_last
     from fedloru.cli.training import result, train, write_missing_page
+    from fedloru.run.places import is_finished
+    from fedloru.stored_run import check_unchanged
 
     folder = folder or stopped_last()
-    if from_round is None and api.finished(folder):
-        api.check_unchanged(folder)
+    if from_round is None and is_finished(folder):
+        check_unchanged(folder)
         say(f"The run in {folder} is finished: {write_missing_page(folder)}.")
         if as_json:
             print_json(result(folder, reports.read(folder).summary))

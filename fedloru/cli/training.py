@@ -13,13 +13,13 @@ import typer
 
 from fedloru import config
 from fedloru import report as reports
-from fedloru.api import ReportedRun
 from fedloru.cli.app import say
 from fedloru.cli.output import console, print_json
 from fedloru.config import Config
 from fedloru.errors import TrainingError
 from fedloru.report import Live, summary_table, units
 from fedloru.report.records import personal
+from fedloru.reported_run import ReportedRun
 from fedloru.run import checkpoint
 from fedloru.run.folder import CONFIG, REPORT
 from fedloru.run.notes import notes

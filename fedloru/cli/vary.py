@@ -16,6 +16,7 @@ from fedloru.comparison.compared import NOTHING
 from fedloru.config import Config
 from fedloru.errors import ConfigError, FedloruError, RunFolderError, TrainingError, quoted
 from fedloru.run.folder import RunFolder, is_free
+from fedloru.run.places import is_finished
 
 OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
@@ -88,7 +89,7 @@ def make(runs: Sequence[Planned], quiet: bool, on_stderr: bool = False) -> None:
     Raises:
         FedloruError: a run cannot be started or fails; the results of earlier runs are kept.
     """
-    unfinished = [run for run in runs if not api.finished(run.folder)]
+    unfinished = [run for run in runs if not is_finished(run.folder)]
     for number, run in enumerate(unfinished, 1):
         started = (run.folder / "config.toml").is_file()
         if not quiet:

@@ -17,6 +17,7 @@ from fedloru.flower.proxy import Proxy
 from fedloru.flower.roster import Roster
 from fedloru.flower.superlink import SuperLink
 from fedloru.flower.superlink_grid import SuperLinkGrid
+from fedloru.reported_run import ReportedRun
 from fedloru.run.lock import alone, in_use
 
 SERVER = "server"
@@ -87,7 +88,7 @@ def running(home: Path) -> bool:
     return (home / SERVER).is_dir() and in_use(home / SERVER)
 
 
-def finish(run: api.ReportedRun) -> None:
+def finish(run: ReportedRun) -> None:
     """Tell the clients that the federation has finished."""
     if isinstance(run.carrier, FlowerCarrier):
         done = f"The federation has finished after {run.state.round} rounds."

@@ -23,6 +23,7 @@ from fedloru.engine.local import frames
 from fedloru.engine.local.pool import Pool
 from fedloru.errors import ConfigError, FedloruError, ModelError, TrainingError
 from fedloru.method import Down, State, Total, Up
+from fedloru.reported_run import ReportedRun
 from fedloru.rng import gen
 from fedloru.session import Job
 from fedloru.wire import Traffic
@@ -37,11 +38,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def start(folder: Path, engine: dict[str, Any], **changes: Any) -> api.ReportedRun:
+def start(folder: Path, engine: dict[str, Any], **changes: Any) -> ReportedRun:
     return api.start(config.parse(SETTINGS | changes | {"engine": engine, "output": {"dir": str(folder)}}))
 
 
-def processes(run: api.ReportedRun) -> list[Any]:
+def processes(run: ReportedRun) -> list[Any]:
     """Return the processes of a run, from the pool that its engine holds."""
     pool = inspect.getclosurevars(run.engine.run).nonlocals["pool"]
     return [handle.process for handle in pool._all]

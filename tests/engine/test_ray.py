@@ -22,6 +22,7 @@ from fedloru.errors import ConfigError, FedloruError, ModelError, RunFolderError
 from fedloru.method import State
 from fedloru.methods import fedavg
 from fedloru.recipe import Recipe
+from fedloru.reported_run import ReportedRun
 from fedloru.run.diagnostics import UpdateStatistics
 from fedloru.wire import Channel, Traffic
 from tests.engine.cohort import Cohort, built, jobs, near, vectors
@@ -205,7 +206,7 @@ SETTINGS = {
 }
 
 
-def start(folder: Path, **engine: Any) -> api.ReportedRun:
+def start(folder: Path, **engine: Any) -> ReportedRun:
     return api.start(config.parse(SETTINGS | {"engine": engine, "output": {"checkpoint_every": 1, "dir": str(folder)}}))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedloru.api import ReportedRun
 from fedloru.report import notebook
+from fedloru.reported_run import ReportedRun
 from tests.run.test_run import plan
 
 

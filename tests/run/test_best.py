@@ -12,12 +12,12 @@ import torch
 
 import fedloru as fl
 from fedloru import tree
-from fedloru.api import ReportedRun
 from fedloru.errors import ConfigError, RunFolderError
 from fedloru.evaluate import evaluate
 from fedloru.net import Net
 from fedloru.report import records
 from fedloru.report.headline import headline
+from fedloru.reported_run import ReportedRun
 from fedloru.run.best import Best, best, ending
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run

@@ -12,12 +12,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from fedloru import api, methods
-from fedloru.api import ReportedRun
 from fedloru.data import Partition, audit, from_tensors, natural
 from fedloru.data.client_tests import client_tests
 from fedloru.evaluate import evaluate
 from fedloru.net import make
 from fedloru.report import client_scores, records
+from fedloru.reported_run import ReportedRun
 from fedloru.run.description import partition_record
 from fedloru.run.folder import RunFolder
 from fedloru.run.loop import Run
