@@ -144,3 +144,71 @@ def test_failed_allocations_are_reported_in_a_sentence(error: Exception, monkeyp
     monkeypatch.setattr("fedloru.data.sources.SOURCES.find", lambda name: out_of_memory(error), raising=False)
     with pytest.raises(DataError, match="does not fit into memory"):
         load("digits")
+
+
+@pytest.mark.parametrize(
+    ("shape", "want"), [((8, 5), (5,)), ((8, 4, 5), (1, 4, 5)), ((8, 6, 5, 3), (3, 6, 5)), ((8, 3, 4, 5), (3, 4, 5))]
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.int32])
+def test_npz_axes(tmp_path: Path, shape: tuple[int, ...], want: tuple[int, ...], dtype: type) -> None:
+    x = np.random.default_rng(0).integers(0, 99, shape).astype(dtype)
+    np.savez(tmp_path / "a.npz", x=x, y=np.array([3, 7] * 4), who=np.arange(8))
+    data = load("npz", path=str(tmp_path / "a.npz"), test_fraction=0.25, columns=["who"])
+    assert data.train["x"].shape == (6, *want) and data.train["x"].dtype == torch.float32
+    assert data.classes == ("3", "7") and len(data.columns["who"]) == 6
+
+
+def test_npz_vectors_are_standardized_per_feature(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(5, [1, 100, 0.01], (50, 3))
+    x[:, 2] = 4
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(50) % 2, x_test=x[:4], y_test=np.array([0, 1, 1, 1]))
+    data = load("npz", path=str(tmp_path / "a.npz"))
+    assert torch.allclose(data.train["x"].std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4)
+    assert data.test["y"].tolist() == [0, 1, 1, 1] and torch.equal(data.test["x"], data.train["x"][:4])
+
+
+def test_invalid_npz_files_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"x": x}, "no array 'y'"),
+        ({"x": np.array([{}] * 4, dtype=object), "y": y}, "without object arrays"),
+        ({"x": x, "y": np.arange(3)}, "4 examples, but 3 labels"),
+        ({"x": np.zeros(4), "y": y}, r"\(N, d\)"),
+        (
+            {"x": x + np.array([[0], [0], [np.nan], [0]]), "y": y},
+            "values that are not finite, or too large for float32, in 1 of 4 examples, first in row 2",
+        ),
+        ({"x": x, "y": y, "x_test": x}, "did you mean 'x_test'"),
+    ]
+    for arrays, message in cases:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=message):
+            load("npz", path=str(path))
+    for damage in (b"", b"\x80\x04K\x01.", b"PK\x03\x04 and then nothing"):
+        path.write_bytes(damage)
+        with pytest.raises(DataError, match="not a NumPy archive"):
+            load("npz", path=str(path))
+    np.save(tmp_path / "one.npy", x)
+    with pytest.raises(DataError, match="not a NumPy archive"):
+        load("npz", path=str(tmp_path / "one.npy"))
+    np.savez(path, x=x, y=y, who=np.arange(3))
+    with pytest.raises(DataError, match="'who' has 3 values for 4 examples"):
+        load("npz", path=str(path), columns=["who"])
+
+
+def test_npz_has_keys_of_test_examples(tmp_path: Path) -> None:
+    arrays = {
+        "x": np.zeros((4, 2)),
+        "y": [0, 1, 0, 1],
+        "who": [1, 2, 1, 2],
+        "x_test": np.zeros((2, 2)),
+        "y_test": [0, 1],
+    }
+    np.savez(tmp_path / "a.npz", **arrays, who_test=[2, 1])
+    assert load("npz", path=str(tmp_path / "a.npz"), columns=["who"]).test_columns == {"who": ("2", "1")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert load("npz", path=str(tmp_path / "a.npz"), columns=["who"]).test_columns == {}
+    np.savez(tmp_path / "a.npz", **arrays, who_test=[2])
+    with pytest.raises(DataError, match="test set of a: column 'who' has 1 values for 2 examples"):
+        load("npz", path=str(tmp_path / "a.npz"), columns=["who"])

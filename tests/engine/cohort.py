@@ -38,6 +38,11 @@ def sequences(length: int = 5, width: int = 8) -> Examples:
     return flat | {"x": flat["x"].view(-1, length, width)}
 
 
+def linear() -> nn.Module:
+    """Return a linear model of vectors."""
+    return nn.Linear(6, 3)
+
+
 def jobs(states: dict[int, tree.Params] | None = None, clients: Sequence[int] = range(4)) -> list[Job]:
     """Return the jobs of ``clients``, each with its own rows."""
     starts = [sum(SIZES[:k]) for k in range(4)]

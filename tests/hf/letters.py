@@ -1,4 +1,4 @@
-"""Character tokenizers, so that expected token counts can be checked by hand."""
+"""Character tokenizers, so that expected token counts can be checked by hand, and the texts they read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedloru.data import Dataset
+from fedloru.hf.encode import Instruct
+from fedloru.hf.text import load
+
 LETTERS = [chr(code) for code in range(32, 127)] + ["\n"]
 UNK, BOS, EOS = 0, 1, 2
+ASK = Instruct(response="answer", template="Q:{question}\nA:")
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -48,3 +53,16 @@ def write(path: Path, columns: dict[str, list[Any]], metadata: dict[str, str] | 
     table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata(metadata) if metadata else table, path)
     return str(path)
+
+
+def pairs(tmp_path: Path, count: int = 6, **more: list[Any]) -> str:
+    """Write questions with longer and longer answers, and return the path of the file."""
+    questions = [f"what is {n}?" for n in range(count)]
+    return write(
+        tmp_path / "qa.parquet", {"question": questions, "answer": ["x" * n for n in range(1, count + 1)], **more}
+    )
+
+
+def loaded(tokenizer: Any, path: str, kind: Any, **settings: Any) -> Dataset:
+    """Return the data set of a file of texts."""
+    return load(tokenizer, path, kind, **{"test_fraction": 0.2, "max_length": 100, **settings})

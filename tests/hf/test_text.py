@@ -11,16 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedloru.data import Dataset, Examples, audit, natural
+from fedloru.data import Examples, audit, natural
 from fedloru.errors import DataError
 from fedloru.hf.encode import Classify, Instruct, Plain
 from fedloru.hf.templates import ALPACA, ALPACA_WITH_CONTEXT
-from fedloru.hf.text import load
-from tests.hf.letters import BOS, CHAT, EOS, ids, letters, spelled, write
+from tests.hf.letters import ASK, BOS, CHAT, EOS, ids, letters, loaded, spelled, write
 
 pytestmark = pytest.mark.hf
-
-ASK = Instruct(response="answer", template="Q:{question}\nA:")
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +29,6 @@ def texts(examples: Examples, key: str = "input_ids") -> list[str]:
     """Return the text of each example without padding; tokens without a loss are shown as dots."""
     rows = zip(examples[key].tolist(), examples["length"].tolist(), strict=True)
     return ["".join("." if token == -100 else spelled([token]) for token in row[:length]) for row, length in rows]
-
-
-def pairs(tmp_path: Path, count: int = 6, **more: list[Any]) -> str:
-    questions = [f"what is {n}?" for n in range(count)]
-    return write(
-        tmp_path / "qa.parquet", {"question": questions, "answer": ["x" * n for n in range(1, count + 1)], **more}
-    )
-
-
-def loaded(tokenizer: Any, path: str, kind: Any, **settings: Any) -> Dataset:
-    return load(tokenizer, path, kind, **{"test_fraction": 0.2, "max_length": 100, **settings})
 
 
 def test_the_loss_is_only_on_the_response_and_its_end(tokenizer: Any, tmp_path: Path) -> None:
@@ -186,15 +172,6 @@ def test_a_truncated_text_with_a_class_keeps_its_special_tokens(
     ]
 
 
-def test_unknown_classes_are_rejected(tokenizer: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "mail.parquet", {"text": ["a", "b", "c"], "label": ["spam", "ham", "egg"]})
-    other = write(tmp_path / "other.parquet", {"text": ["a", "b"], "label": ["spam", "ham"]})
-    with pytest.raises(DataError, match=r"not among its 2 classes: 'egg'"):
-        loaded(tokenizer, path, Classify(labels=("spam", "ham")), test=path)
-    with pytest.raises(DataError, match=r"no training example has: 'egg'"):
-        loaded(tokenizer, other, Classify(), test=path)
-
-
 def test_a_fraction_of_each_class_or_speaker_is_held_out(tokenizer: Any, tmp_path: Path) -> None:
     path, lines = play(tmp_path)
     data = loaded(tokenizer, path, Plain(), columns=["speaker"], test_fraction=0.3)
@@ -240,77 +217,6 @@ def test_files_folders_and_splits(tokenizer: Any, tmp_path: Path, monkeypatch: p
     assert texts(loaded(tokenizer, str(folder), Plain()).train) == ["^text 0$", "^text 1$", "^text 2$"]
     with pytest.raises(DataError, match=r"no split 'valid'; did you mean 'validation'"):
         loaded(tokenizer, str(folder), Plain(), test="valid")
-
-
-BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
-    "no such column": ({}, ASK._replace(response="anwser"), {}, "no column 'anwser'; did you mean 'answer'"),
-    "no column of the template": ({}, ASK._replace(template="{qestion}"), {}, "no column 'qestion'; did you mean"),
-    "no such key": ({}, ASK, {"columns": ["speaker"]}, "no column 'speaker'"),
-    "numbers": ({"answer": [1, 2]}, ASK, {}, "holds integer, expected text"),
-    "empty response": ({"answer": ["a", " \n"]}, ASK, {}, r"1 of 2 rows have an empty 'answer' \(rows 1"),
-    "missing prompt": ({"question": [None, "b"]}, Instruct("question", None, "answer"), {}, "empty 'question'"),
-    "empty prompt": ({"question": ["", "b"]}, ASK._replace(template="{question}"), {}, "1 of 2 rows have an empty"),
-    "a template without a column": ({}, ASK._replace(template="alpacca"), {}, "names no column"),
-    "an open brace": ({}, ASK._replace(template="{question"), {}, "not a valid format string"),
-    "no chat template": ({}, Instruct("question", None, "answer", "chat"), {}, "has no chat template"),
-    "too long for the tokenizer": ({}, ASK, {"max_length": 201}, "expected 2 to 200, the limit of the model"),
-    "too long for the model": ({}, ASK, {"positions": 50}, "expected 2 to 50"),
-    "too short": ({}, ASK, {"max_length": 1}, "max_length is 1"),
-    "nothing fits": ({}, ASK, {"max_length": 3}, "no example has a token to predict within 3 tokens"),
-    "packed classes": ({}, Classify("question", "answer"), {"pack": True}, "cannot be packed"),
-    "no class": ({"answer": ["a", None]}, Classify("question", "answer"), {}, "1 of 2 rows have no 'answer'"),
-    "no key": ({"who": ["a", None]}, ASK, {"columns": ["who"]}, "1 of 2 rows have no 'who'"),
-    "no rows": ({"question": [], "answer": []}, ASK, {}, "has no rows"),
-    "a class of fractions": ({"answer": [0.5, 1.5]}, Classify("question", "answer"), {}, "must be integers or strings"),
-    "several classes": ({"answer": [[0], [0, 1]]}, Classify("question", "answer"), {}, "integers or strings, got list"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_invalid_input_is_rejected(name: str, tmp_path: Path) -> None:
-    changes, kind, settings, message = BAD[name]
-    path = write(tmp_path / "qa.parquet", {"question": ["why?", "how?"], "answer": ["so", "thus"], **changes})
-    with pytest.raises(DataError, match=message):
-        loaded(letters(model_max_length=200), path, kind, test=path, **settings)
-
-
-def test_a_tokenizer_without_an_end_of_sequence_token_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no end-of-sequence token"):
-        loaded(letters(eos_token=None), pairs(tmp_path), ASK)
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{{ raise_exception('no user') }}", "chat template fails"),
-        ("{{ messages | length }}{{ messages[0]['content'] }}", "renders a prompt differently"),
-    ],
-)
-def test_an_unusable_chat_template_is_rejected(template: str, message: str, tmp_path: Path) -> None:
-    kind = Instruct("question", None, "answer", "chat")
-    with pytest.raises(DataError, match=message):
-        loaded(letters(chat_template=template), pairs(tmp_path), kind)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("latin.jsonl", b'{"text": "\xe9t\xe9"}\n', r"latin\.jsonl, line 1 is not UTF-8 text"),
-        ("a.jsonl", b"{\n", r"a\.jsonl, row 0 \(line 2\) is not valid JSON"),
-        ("a.csv", b"a,b\n", "has no rows"),
-        ("a.csv", b"a,b\n1,2\n3\n", r"row 1 \(line 3\) has 1 values, but the first line names 2 columns"),
-        ("a.txt", b"a,b\n", "has an unknown file type"),
-        ("a.parquet", b"nothing", "not a readable parquet file"),
-    ],
-)
-def test_invalid_files_are_rejected(tokenizer: Any, name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        loaded(tokenizer, str(tmp_path / name), Plain())
-    with pytest.raises(DataError, match=r"there is no file or folder nowhere\.jsonl"):
-        loaded(tokenizer, "nowhere.jsonl", Plain())
-    with pytest.raises(DataError, match="there is no test file nowhere"):
-        loaded(tokenizer, pairs(tmp_path), ASK, test="nowhere")
 
 
 def merging() -> Any:
