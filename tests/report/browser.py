@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,3 +55,25 @@ def photograph(driver: Any, path: Path) -> None:
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def color(driver: Any, selector: str, name: str = "background-color") -> str:
+    """Return a color of an element, such as "#ffffff"."""
+    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    values = driver.execute_script(script, selector, name).strip("rgba()").split(",")[:3]
+    return "#" + "".join(f"{int(value):02x}" for value in values)
+
+
+def click(driver: Any, selector: str) -> None:
+    """Click on an element, wherever it is."""
+    driver.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def figure(driver: Any, name: str) -> dict[str, Any]:
+    """Return the data and the layout that a figure is drawn from."""
+    script = (
+        "const p = document.querySelector(`#${arguments[0]} .plot`); return JSON.stringify([p.data, p._fullLayout])"
+    )
+    keep = "(key, value) => key.startsWith('_') ? undefined : value"
+    data, layout = json.loads(driver.execute_script(script.replace("_fullLayout]", f"layout], {keep}"), name))
+    return {"data": data, "layout": layout}

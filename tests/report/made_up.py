@@ -228,3 +228,20 @@ def write_federation(folder: Path, names: list[str], *, rounds: int = 12) -> Pat
     table = {"scheme": "federation", "seed": 0, "settings": {}, "train": [[]] * len(names), "test": [], "audit": audit}
     (folder / "partition.json").write_text(json.dumps(table | {"hash": "00", "classes": ["0", "1"]}))
     return folder
+
+
+EVIL = "</script><img src=x onerror='document.title=1'><a href='https://example.org'>x</a><b>bold</b>"
+
+
+def hostile(run: Path) -> None:
+    """Give the sites, diagnostics, classes, the loss and other things in a run folder names that are HTML."""
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["sites"] = {f"{EVIL}.{name}": values for name, values in row["sites"].items()}
+        row["diagnostics"] |= {EVIL: row["round"] ** 2}
+        row["bytes"]["up"][EVIL] = 1000
+        row["test_" + EVIL] = 0.5
+    (run / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = json.loads((run / "summary.json").read_text())
+    names = {"method": EVIL, "loss": EVIL, "engine_reason": EVIL, "versions": {EVIL: EVIL}, "notes": [EVIL]}
+    (run / "summary.json").write_text(json.dumps(summary | names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,79 +13,10 @@ import pytest
 from fedloru.report import blocks, write
 from fedloru.report.palette import DARK, GROUND, PAPER
 
-from .browser import browser, photograph, prefer, resize
-from .made_up import alignment, ranks, write_federation, write_run, write_study
+from .browser import click, color, figure, photograph, prefer, resize
+from .made_up import write_run
 
 pytestmark = pytest.mark.browser
-
-EVIL = "</script><img src=x onerror='document.title=1'><a href='https://example.org'>x</a><b>bold</b>"
-
-
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downloads")
-
-
-@pytest.fixture(scope="module")
-def driver(downloads: Path) -> Iterator[Any]:
-    with browser(downloads) as driver:
-        yield driver
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the page of a federation with all kinds of figures and tables, and with long and hostile names."""
-    names = [EVIL, "a-name-without-any-space-" * 3, *(f"site {number}" for number in range(10))]
-    run = write_federation(tmp_path_factory.mktemp("runs") / "demo", names)
-    hostile(run)
-    write_study(run, "ranks", ranks(10))
-    write_study(run, "alignment", alignment(10))
-    return write(run)
-
-
-def hostile(run: Path) -> None:
-    """Give the sites, diagnostics, classes, the loss and other things in a run folder names that are HTML."""
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["sites"] = {f"{EVIL}.{name}": values for name, values in row["sites"].items()}
-        row["diagnostics"] |= {EVIL: row["round"] ** 2}
-        row["bytes"]["up"][EVIL] = 1000
-        row["test_" + EVIL] = 0.5
-    (run / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    summary = json.loads((run / "summary.json").read_text())
-    names = {"method": EVIL, "loss": EVIL, "engine_reason": EVIL, "versions": {EVIL: EVIL}, "notes": [EVIL]}
-    (run / "summary.json").write_text(json.dumps(summary | names))
-
-
-@pytest.fixture
-def opened(driver: Any, page: Path) -> Any:
-    prefer(driver, "light")
-    resize(driver, 1200)
-    driver.get(page.as_uri())
-    driver.execute_script("localStorage.clear()")
-    driver.refresh()
-    driver.get_log("browser")
-    return driver
-
-
-def color(driver: Any, selector: str, name: str = "background-color") -> str:
-    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    values = driver.execute_script(script, selector, name).strip("rgba()").split(",")[:3]
-    return "#" + "".join(f"{int(value):02x}" for value in values)
-
-
-def click(driver: Any, selector: str) -> None:
-    driver.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
-def figure(driver: Any, name: str) -> dict[str, Any]:
-    """Return the data and the layout that a figure is drawn from."""
-    script = (
-        "const p = document.querySelector(`#${arguments[0]} .plot`); return JSON.stringify([p.data, p._fullLayout])"
-    )
-    keep = "(key, value) => key.startsWith('_') ? undefined : value"
-    data, layout = json.loads(driver.execute_script(script.replace("_fullLayout]", f"layout], {keep}"), name))
-    return {"data": data, "layout": layout}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -120,13 +50,6 @@ def test_nothing_is_requested_and_nothing_fails(driver: Any, page: Path) -> None
     assert driver.get_log("browser") == []
     assert driver.title == "demo · fedloru"
     assert driver.find_elements("css selector", "a, img, iframe, b, script[src]:not([data-missing])") == []
-
-
-def test_every_figure_is_drawn(opened: Any) -> None:
-    figures, drawn = opened.execute_script(
-        "return ['.figure', '.figure .main-svg:first-child'].map(s => document.querySelectorAll(s).length)"
-    )
-    assert figures == drawn > 10
 
 
 def test_the_theme_follows_the_system_and_the_choice_is_remembered(opened: Any) -> None:
@@ -197,68 +120,6 @@ def test_cells_are_sorted_by_what_they_say(driver: Any, tmp_path: Path, texts: l
 def test_the_total_stays_below(opened: Any) -> None:
     click(opened, "table.numbers th:nth-child(2) button")
     assert opened.find_element("css selector", "table.numbers tbody tr:last-child th").text == "total"
-
-
-def test_the_mean_of_a_smoothed_curve_lies_over_the_pale_values(opened: Any) -> None:
-    raw = figure(opened, "loss-over-rounds")["data"][0]["y"]
-    opened.execute_script(
-        "const s = document.querySelector('#smoothing'); s.value = 2; s.dispatchEvent(new Event('input'))"
-    )
-    pale, mean = figure(opened, "loss-over-rounds")["data"][:2]
-    assert pale["y"] == raw and pale["opacity"] < 0.5
-    assert pale["hovertemplate"].count("%{") == 2 and pale["text"] == mean["y"]
-    reach = [min(2, at, len(raw) - 1 - at) for at in range(len(raw))]
-    expected = [np.mean(raw[at - r : at + r + 1]) for at, r in enumerate(reach)]
-    np.testing.assert_allclose(mean["y"], expected)
-    assert opened.find_element("css selector", ".controls output").text == "mean of 5"
-
-
-def test_axes_are_switched_to_logarithmic_and_back(opened: Any) -> None:
-    button = '#loss-over-rounds [title="Logarithmic y-axis"]'
-    click(opened, button)
-    assert figure(opened, "loss-over-rounds")["layout"]["yaxis"]["type"] == "log"
-    assert opened.find_element("css selector", button).get_attribute("aria-pressed") == "true"
-    click(opened, button)
-    assert figure(opened, "loss-over-rounds")["layout"]["yaxis"]["type"] == "linear"
-
-
-@pytest.mark.parametrize(("name", "start"), [("svg", b"<svg"), ("png", b"\x89PNG")])
-def test_a_figure_is_saved(opened: Any, downloads: Path, name: str, start: bytes) -> None:
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    click(opened, f'#loss-over-rounds [title$="{name.upper()}"]')
-    path = downloads / f"demo-loss-over-rounds.{name}"
-    WebDriverWait(opened, 20).until(lambda _: path.exists() and path.stat().st_size)
-    assert path.read_bytes().startswith(start)
-
-
-def test_hovering_shows_values_with_their_round(opened: Any) -> None:
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    plot = opened.find_element("css selector", "#loss-over-rounds .plot")
-    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
-
-    def hovered(_: Any) -> str:
-        ActionChains(opened).move_to_element_with_offset(plot, 30, 0).move_by_offset(5, 5).perform()
-        return " ".join(
-            text.text for text in opened.find_elements("css selector", "#loss-over-rounds .hoverlayer text")
-        )
-
-    found = WebDriverWait(opened, 20).until(hovered)
-    assert "round " in found and "train" in found
-
-
-def test_pages_are_printed_in_the_light_theme_with_figures_that_fit(opened: Any) -> None:
-    prefer(opened, "dark")
-    opened.refresh()
-    resize(opened, 1600)
-    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert figure(opened, "accuracy-over-rounds")["data"][0]["line"]["color"] in DARK
-    widths = "[...document.querySelectorAll('.plot')].map(p => [p._fullLayout.width, p.clientWidth])"
-    assert all(drawn == room for drawn, room in opened.execute_script(f"return {widths}"))
-    opened.execute_script("dispatchEvent(new Event('afterprint'))")
-    assert figure(opened, "accuracy-over-rounds")["data"][0]["line"]["color"] in DARK.values()
 
 
 def test_a_term_is_explained_when_it_gets_the_focus(opened: Any) -> None:
