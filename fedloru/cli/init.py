@@ -43,6 +43,8 @@ def init(
     check_place(file)
     if file.exists():
         raise ConfigError([f"{file} exists already: name another file, or remove it"], COMMAND_LINE)
+    if data is None and (model or "").startswith("hf:"):
+        data = looks.TEXT
     near = _near(path, data, looks)
     kind = _answer("What data? built-in, images, table or text", data, near.kind if near else looks.BUILT_IN, _kind)
     place = near.data["path"] if near and near.kind == kind else "digits" if kind == looks.BUILT_IN else ""

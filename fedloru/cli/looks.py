@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data import files
+from fedloru.data.doubts import MISSING_NAMES
 from fedloru.data.lines import lines
 from fedloru.errors import DataError, FedloruError
 from fedloru.reading import UnreadableError, parse_json
@@ -31,8 +32,8 @@ CLIENTS = (
 """Names of columns that usually identify clients, the most certain ones first."""
 FEWEST = 5
 """The mean number of rows that a value of a column has if it identifies clients."""
-MISSING = {"?", "NA", "N/A", "NaN", "nan", "null"}
-"""Texts that usually stand for missing values."""
+MISSING = MISSING_NAMES - {"none"} | {"?"}
+"""Texts that usually stand for missing values, in lower case; "none" may be a category."""
 SPLITS = {"train", "test"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -123,7 +124,7 @@ def _missing(rows: Rows) -> dict[str, Any]:
     """Return the settings for missing values if ``rows`` have any."""
     values = [value for row in rows for value in row.values()]
     texts = {value.strip() for value in values if isinstance(value, str)}
-    stand_ins = sorted(MISSING & texts)
+    stand_ins = sorted(text for text in texts if text.lower() in MISSING)
     if not stand_ins and "" not in texts and not any(value is None for value in values):
         return {}
     return {"missing": "median", **({"na": stand_ins} if stand_ins else {})}

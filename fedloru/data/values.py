@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedloru.data.table import Place, rows_of
-from fedloru.errors import DataError, listed, quoted
+from fedloru.errors import DataError, quoted
 
 NUMBERS = (int, float, Decimal, type(None))
 """The types of a column of floating-point numbers, with those of missing values."""
@@ -127,15 +127,15 @@ def is_missing(value: Any) -> bool:
 def _complete(values: Iterable[Any], name: str, where: str, place: Place) -> list[Any]:
     """Return ``values`` as Python objects, if none is missing and all have one type."""
     found = plain(values)
-    _check_present(found, name, where)
+    _check_present(found, name, where, place)
     _check_one_type(found, name, place)
     return found
 
 
-def _check_present(values: Sequence[Any], name: str, where: str) -> None:
+def _check_present(values: Sequence[Any], name: str, where: str, place: Place) -> None:
     if missing := [row for row, value in enumerate(values) if is_missing(value)]:
         raise DataError(
-            f"{where}: {len(missing)} of {len(values)} rows have no {name!r} (rows {listed(missing)}, from 0): "
+            f"{where}: {len(missing)} of {len(values)} rows have no {name!r}, first {place(missing[0])}: "
             "drop them, or name another column"
         )
 

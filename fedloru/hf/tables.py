@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fedloru.data import files, hub, sites, values
 from fedloru.data.parquet_rows import check_classes
 from fedloru.data.table import Table
-from fedloru.errors import DataError, listed
+from fedloru.errors import DataError
 
 
 class Tables(NamedTuple):
@@ -74,19 +74,19 @@ def strings(table: Table, name: str, where: str, *, empty: bool = False) -> list
     """
     texts = values.texts(table[name], name, where, table.place)
     if not empty:
-        refuse_empty(texts, name, where)
+        refuse_empty(table, texts, name, where)
     return texts
 
 
-def refuse_empty(texts: Sequence[str], name: str, where: str) -> None:
-    """Check that no text is empty or only white space.
+def refuse_empty(table: Table, texts: Sequence[str], name: str, where: str) -> None:
+    """Check that no text of the rows of ``table`` is empty or only white space.
 
     Raises:
-        DataError: some are; the message lists their rows.
+        DataError: some are; the message names the first.
     """
     if blank := [row for row, text in enumerate(texts) if not text.strip()]:
         raise DataError(
-            f"{where}: {len(blank)} of {len(texts)} rows have an empty {name!r} (rows {listed(blank)}, from 0): "
+            f"{where}: {len(blank)} of {len(texts)} rows have an empty {name!r}, first {table.place(blank[0])}: "
             "drop them, or name another column"
         )
 

@@ -99,5 +99,5 @@ def _formatted(table: Table, template: str, where: str) -> list[str]:
     values = {name: strings(table, name, where, empty=True) for name in names}
     rows = range(table.num_rows)
     prompts = ["".join(text + (values[name][row] if name is not None else "") for text, name in parts) for row in rows]
-    refuse_empty(prompts, template, where)
+    refuse_empty(table, prompts, template, where)
     return prompts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedloru.data.build import held_out
 from fedloru.data.classes import numbers
 from fedloru.data.dataset import Dataset, Examples
 from fedloru.data.table import Table
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed, quoted
 from fedloru.hf.blocks import IGNORED, Tokens, packed
 from fedloru.hf.counts import Counts, warnings
 from fedloru.hf.encode import Classify, Kind, Plain
@@ -81,6 +82,8 @@ def load(
     name = sites.named(path)
     tables = read(path, test, subset, kind.label if isinstance(kind, Classify) else None, columns)
     train, counts = _encode_split(tables.train, f"{name} (train)", kind, tokenizer, columns, max_length)
+    if sites.FILE in columns and (not isinstance(path, str) or Path(path).is_dir()):
+        _check_sites(train, columns.index(sites.FILE), name)
     if tables.test is None:
         mask = held_out(_groups(train), test_fraction, seed)
         train, tests = train.subset(~mask), train.subset(mask)
@@ -115,6 +118,16 @@ def _encode_split(
         raise DataError(f"{where}: no example has a token to predict within {max_length} tokens: raise data.max_length")
     units = [tuple(values[name][row] for name in columns) for row in range(table.num_rows)]
     return _Split(examples, units, classes), counts
+
+
+def _check_sites(split: _Split, column: int, where: str) -> None:
+    """Check that each site, which is at this place of a unit, has an example."""
+    found = {split.units[example.row][column] for example in split.examples}
+    if lost := [quoted(name) for name in sorted({unit[column] for unit in split.units} - found)]:
+        raise DataError(
+            f"{where}: no text of {listed(lost)} can be used, since the file lacks columns of the others, or all its "
+            "texts are empty, too long or without an answer: mend the file, or remove it"
+        )
 
 
 def _groups(split: _Split) -> np.ndarray[Any, Any]:

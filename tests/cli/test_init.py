@@ -75,6 +75,19 @@ def test_flags_answer_the_questions(cli: Cli) -> None:
     assert (config.partition.clients, config.cohort.size) == (7, 7)
 
 
+def test_a_language_model_reads_columns_of_any_name_as_texts(cli: Cli) -> None:
+    Path("fragen.jsonl").write_text(json.dumps({"frage": "Was ist 2 + 2?", "antwort": "4"}) + "\n")
+    cli("init", "mine.toml", "--path", "fragen.jsonl", "--model", "hf:tiny")
+    assert (load("mine.toml").data.source, load("mine.toml").model.name) == ("text", "hf:tiny")
+
+
+def test_texts_for_missing_values_are_found_in_any_case(cli: Cli) -> None:
+    rows = [f"{('n/a', 'NULL', 'Nan', '3')[n % 4]},{('none', 'some')[n % 2]},{n % 2}" for n in range(20)]
+    Path("lab.csv").write_text("\n".join(["chol,pain,label", *rows]))
+    cli("init", "mine.toml", "--path", "lab.csv")
+    assert load("mine.toml").data.na == ["NULL", "Nan", "n/a"]
+
+
 def test_the_settings_in_comments_are_the_defaults(cli: Cli) -> None:
     cli("init", "--data", "built-in")
     written = Path("fedloru.toml").read_text()

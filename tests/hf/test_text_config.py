@@ -84,3 +84,12 @@ def test_texts_of_one_file_per_site(named: bool, tmp_path: Path, model: Path) ->
     made = split(load(file))[1]
     assert made.names == (("Oslo", "Rome") if named else ("berlin", "paris", "zürich"))
     assert [len(rows) for rows in made.train] == ([3, 3] if named else [3, 3, 4])
+
+
+def test_a_site_whose_texts_cannot_be_used_is_named(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "sites"
+    folder.mkdir()
+    for name, key in (("berlin", "text"), ("paris", "texte"), ("rome", "text")):
+        (folder / f"{name}.jsonl").write_text(json.dumps({key: "to be or not"}) + "\n")
+    result = audit(tmp_path, model, "partition.key=file", "data.columns=['file']", f"data.path={folder}")
+    assert result.exit_code == 2 and "sites: no text of 'paris' can be used" in result.stderr
