@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedloru.data.table import Place, rows_of
-from fedloru.errors import DataError, quoted
+from fedloru.errors import DataError, listed, quoted
 
 NUMBERS = (int, float, Decimal, type(None))
 """The types of a column of floating-point numbers, with those of missing values."""
@@ -135,8 +135,8 @@ def _complete(values: Iterable[Any], name: str, where: str, place: Place) -> lis
 def _check_present(values: Sequence[Any], name: str, where: str, place: Place) -> None:
     if missing := [row for row, value in enumerate(values) if is_missing(value)]:
         raise DataError(
-            f"{where}: {len(missing)} of {len(values)} rows have no {name!r}, first {place(missing[0])}: "
-            "drop them, or name another column"
+            f"{where}: {len(missing)} of {len(values)} rows have no {name!r} (rows {listed(missing)}, from 0), "
+            f"first {place(missing[0])}: drop them, or name another column"
         )
 
 

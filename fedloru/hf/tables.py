@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fedloru.data import files, hub, sites, values
 from fedloru.data.parquet_rows import check_classes
 from fedloru.data.table import Table
-from fedloru.errors import DataError
+from fedloru.errors import DataError, listed
 
 
 class Tables(NamedTuple):
@@ -86,8 +86,8 @@ def refuse_empty(table: Table, texts: Sequence[str], name: str, where: str) -> N
     """
     if blank := [row for row, text in enumerate(texts) if not text.strip()]:
         raise DataError(
-            f"{where}: {len(blank)} of {len(texts)} rows have an empty {name!r}, first {table.place(blank[0])}: "
-            "drop them, or name another column"
+            f"{where}: {len(blank)} of {len(texts)} rows have an empty {name!r} (rows {listed(blank)}, from 0), "
+            f"first {table.place(blank[0])}: drop them, or name another column"
         )
 
 

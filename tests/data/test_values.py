@@ -41,7 +41,9 @@ def test_keys_are_the_text_of_exact_values(values: Sequence[Any], expected: tupl
 )
 def test_missing_values_are_refused(missing: Any) -> None:
     for use in (keys, labels):
-        with pytest.raises(DataError, match=r"a\.csv: 2 of 4 rows have no 'who', first a\.csv, row 1"):
+        with pytest.raises(
+            DataError, match=r"a\.csv: 2 of 4 rows have no 'who' \(rows 1, 3, from 0\), first a\.csv, row 1"
+        ):
             use(["a", missing, "b", missing], "who", "a.csv")
 
 
@@ -124,7 +126,7 @@ def test_every_source_refuses_missing_and_inexact_keys(source: Any, tmp_path: Pa
     with pytest.raises(DataError, match="float"):
         source(tmp_path, [3.0, 1.0, 2.0, 2.0])
     if source is not npz:  # which refuses arrays of objects
-        with pytest.raises(DataError, match=r"1 of 4 rows have no 'site', first .*row 3"):
+        with pytest.raises(DataError, match=r"1 of 4 rows have no 'site' \(rows 3, from 0\), first .*row 3"):
             source(tmp_path, ["a", "a", "b", None])
 
 

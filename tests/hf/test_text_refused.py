@@ -28,7 +28,12 @@ BAD: dict[str, tuple[dict[str, Any], Any, dict[str, Any], str]] = {
     "no column of the template": ({}, ASK._replace(template="{qestion}"), {}, "no column 'qestion'; did you mean"),
     "no such key": ({}, ASK, {"columns": ["speaker"]}, "no column 'speaker'"),
     "numbers": ({"answer": [1, 2]}, ASK, {}, "holds integer, expected text"),
-    "empty response": ({"answer": ["a", " \n"]}, ASK, {}, r"1 of 2 rows have an empty 'answer', first .*row 1"),
+    "empty response": (
+        {"answer": ["a", " \n"]},
+        ASK,
+        {},
+        r"1 of 2 rows have an empty 'answer' \(rows 1, from 0\), first .*row 1",
+    ),
     "missing prompt": ({"question": [None, "b"]}, Instruct("question", None, "answer"), {}, "empty 'question'"),
     "empty prompt": ({"question": ["", "b"]}, ASK._replace(template="{question}"), {}, "1 of 2 rows have an empty"),
     "a template without a column": ({}, ASK._replace(template="alpacca"), {}, "names no column"),
