@@ -9,6 +9,7 @@ from fedloru.data.batches import Schedule, batches_per_epoch, fetch, schedule
 from fedloru.data.catalogue import SCHEMES, SOURCES
 from fedloru.data.dataset import Dataset, Examples, by_length, size
 from fedloru.data.examples import described
+from fedloru.data.inputs import encode
 from fedloru.data.make import make as make_partition
 from fedloru.data.own import from_arrow, from_frame, from_tensors, from_torch
 from fedloru.data.partition import Partition, arrays_file
@@ -37,6 +38,7 @@ __all__ = [
     "by_length",
     "described",
     "dirichlet",
+    "encode",
     "fetch",
     "from_arrow",
     "from_frame",

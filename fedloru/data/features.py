@@ -39,13 +39,15 @@ class Encoding(NamedTuple):
     """How columns of a table become features, in order.
 
     ``columns`` has the categories of each column, or None for numbers; ``fill`` has the values for missing ones by
-    column; with ``indicator``, each column has one more feature that is 1 where the value was missing.
+    column; with ``indicator``, each column has one more feature that is 1 where the value was missing. ``na`` are texts
+    that stand for missing values.
     """
 
     columns: dict[str, tuple[str, ...] | None]
     fill: dict[str, float | str]
     indicator: bool = False
     scaling: Scaling | None = None
+    na: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -131,6 +131,7 @@ def encoded(
         test_keys = {each: values.keys(test[each], each, test.where, test.place) for each in known}
     learned = _take(found, fitted)
     encoding = encodings.fit(learned, _declared(options), options.missing, options.fill, options.standardize)
+    encoding = encoding._replace(na=tuple(options.na))
     (x, unknown), (x_test, unknown_test) = (encodings.encode(encoding, each) for each in (learned, tested))
     remarks = [*encodings.remarks("training", unknown), *encodings.remarks("test", unknown_test)]
     if not options.standardize and float(x.abs().max()) > doubts.LARGE:

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from fedloru.data import inputs
 from fedloru.errors import listed, plain
 from fedloru.exports.checks import Check
 from fedloru.exports.formats import TRAINED, Written
@@ -29,6 +30,7 @@ def facts(trained: TrainedRun, format: str, written: Written, check: Check) -> d
         "made_by": {"fedloru": version("fedloru")},
         "model": type(plan.net.model).__name__,
         "classes": list(plan.dataset.classes),
+        "inputs": inputs.described(plan.dataset),
         "data": plan.dataset.name,
         "scheme": plan.partition.scheme,
         "method": {"name": plan.method.name, **plan.method.config},
@@ -104,9 +106,9 @@ def _description(summary: dict[str, Any]) -> str:
 
 def _usage(summary: dict[str, Any]) -> str:
     base = summary.get("base") or {}
+    classes = f"\nClasses, in order: {', '.join(summary['classes'])}.\n" if summary["classes"] else ""
     if not base:
-        code = 'model.load_state_dict(safetensors.torch.load_file("model.safetensors"))'
-        return f"## Use\n\n```python\nimport safetensors.torch\n\n{code}\n```\n"
+        return _usage_of_module(summary["inputs"]) + classes
     auto = "AutoModelForSequenceClassification" if summary["classes"] else "AutoModelForCausalLM"
     if summary["format"] == "merged":
         lines = [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("THIS FOLDER")']
@@ -121,8 +123,23 @@ def _usage(summary: dict[str, Any]) -> str:
             *([f"base.config.pad_token_id = {base['pad']}"] if base["pad"] is not None else []),
             'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         ]
-    classes = f"\nClasses, in order: {', '.join(summary['classes'])}.\n" if summary["classes"] else ""
     return "## Use\n\n```python\n" + "\n".join(lines) + f"\n```\n{classes}"
+
+
+def _usage_of_module(inputs: dict[str, Any]) -> str:
+    load = [
+        'model.load_state_dict(safetensors.torch.load_file("THIS FOLDER/model.safetensors"))',
+        "model.eval()",
+    ]
+    imports, about = ["import safetensors.torch"], ""
+    if inputs.get("columns"):
+        imports.insert(0, "import fedloru as fl")
+        load += ['x = fl.data.encode("new.csv", "THIS FOLDER")  # a file, or a DataFrame', "outputs = model(x)"]
+        about = f"\nColumns: {', '.join(map(plain, inputs['columns']))}. How they become features is in fedloru.json.\n"
+    elif inputs.get("mean"):
+        about = "\nInputs are standardized: subtract `mean` and divide by `std`, which are in fedloru.json.\n"
+    code = "\n".join([*imports, "", *load])
+    return f"## Use\n\n```python\n{code}\n```\n{about}"
 
 
 def _training(summary: dict[str, Any]) -> str:
