@@ -36,8 +36,8 @@ def percent(share: float) -> str:
 
 @_or_dash
 def decimal(value: float) -> str:
-    """Format a number with three decimal places."""
-    return f"{value:.3f}"
+    """Format a number with three decimal places, or from a million with four significant digits."""
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 @_or_dash

@@ -17,6 +17,7 @@ from fedloru.report import units
         (units.memory(1_840_000_000), "1.84 GB"),
         (units.percent(0.93449), "93.4 %"),
         (units.decimal(0.41234), "0.412"),
+        (units.decimal(2.9091448859e16), "2.909e+16"),
         (units.times(0.0633), "15.8× fewer"),
         (units.times(1.25), "1.2× as many"),
         (units.duration(0.42), "0.42 s"),
