@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedloru.data import files
+from fedloru.data.cells import LIKE_DATE, NUMBER
 from fedloru.data.doubts import MISSING_NAMES
+from fedloru.data.features import FEW
 from fedloru.data.lines import lines
 from fedloru.errors import DataError, FedloruError
 from fedloru.reading import UnreadableError, parse_json
@@ -106,9 +108,23 @@ def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
     if columns is not None:
         return Found(TEXT, {"source": "text", **place, **columns}, sites, _client(rows, names, *columns.values()))
     label = _label(names)
-    table = {"source": "csv", **place, "label": label, "standardize": True, **_missing(rows)}
+    client = _client(rows, names, label)
+    features = [name for name in names if name not in (label, client)]
+    used = [name for name in features if _is_feature(name, [row.get(name) for row in rows])]
+    chosen = {"features": used} if 0 < len(used) < len(features) else {}
+    table = {"source": "csv", **place, "label": label, **chosen, "standardize": True, **_missing(rows)}
     classes = {str(row.get(label)) for row in rows}
-    return Found(TABLE, table, sites, _client(rows, names, label), ("auc",) if len(classes) == 2 else ())
+    return Found(TABLE, table, sites, client, ("auc",) if len(classes) == 2 else ())
+
+
+def _is_feature(name: str, values: Sequence[Any]) -> bool:
+    """Return whether a column can be a feature: dates and identifiers of rows are none."""
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    if texts and all(map(LIKE_DATE.fullmatch, texts)):
+        return False
+    is_named_id = name.lower() == "id" or name.lower().endswith("_id")
+    is_text = bool(texts) and not any(map(NUMBER.fullmatch, texts))
+    return len(values) <= FEW or not (is_named_id or is_text) or len(set(map(str, values))) < len(values)
 
 
 def _client(rows: Rows, names: Sequence[str], *others: str) -> str:

@@ -19,7 +19,7 @@ from fedloru.run.description import echo
 from fedloru.run.loop import Run
 from fedloru.schema import shown
 
-NOTHING = "there is nothing to compare: name at least two run folders, or use --config with --vary or --seeds"
+NOTHING = "there is nothing to compare: name at least two run folders (on the command line, also --config with --vary)"
 
 Source = str | Path | Run
 """A run folder, a folder that contains run folders, or a run."""

@@ -56,6 +56,17 @@ def test_a_column_that_is_called_like_a_client_becomes_the_clients(cli: Cli) -> 
     assert load("few.toml").partition.scheme == "iid"
 
 
+def test_dates_and_identifiers_are_no_features(cli: Cli) -> None:
+    rows = [f"{n},P{n},2024-01-{n % 28 + 1},{n * 7 % 50},{n % 2}" for n in range(40)]
+    Path("heart.csv").write_text("\n".join(["id,patient,admitted,age,sick", *rows]))
+    cli("init", "--path", "heart.csv", "--clients", "2")
+    config = load("fedloru.toml")
+    assert config.data.label == "sick" and config.data.features == ["age"]
+    Path("usable.csv").write_text("\n".join(["id,age,label", *(f"{n % 5},{n},{n % 2}" for n in range(40))]))
+    cli("init", "usable.toml", "--path", "usable.csv")
+    assert "features" not in Path("usable.toml").read_text()
+
+
 def test_two_classes_are_measured_by_auc(cli: Cli) -> None:
     hospitals(Path("hospitals"))
     cli("init")
