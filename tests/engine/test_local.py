@@ -200,6 +200,7 @@ def test_ctrl_c_on_the_terminal_leaves_no_process(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if tests run in the background
     )
     rows = tmp_path / "run" / "rounds.jsonl"
     deadline = time.monotonic() + 90
