@@ -97,7 +97,8 @@ def accuracy(found: Found, draw: Draw) -> Iterator[str]:
     """Yield part (a): tables per federation, and a picture per task."""
     yield (
         "A cell has the accuracy in %, in brackets its difference to FedAvg's, and the measured share of FedAvg's "
-        "bytes. The second table has the lead of the recommended method over each other at the same share.\n"
+        "bytes. The second table has the lead of the recommended method over each other at the same share. Pictures "
+        f"show the {pictures.SHOWN:g} points below FedAvg, which is a horizontal line.\n"
     )
     yield tables.targets(found)
     for task, here in federations(found).items():

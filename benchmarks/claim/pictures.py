@@ -19,6 +19,8 @@ from fedloru.files import write_atomic
 from fedloru.report import style
 
 Points = Sequence[tuple[float, Interval]]
+SHOWN = 20.0
+"""The points below FedAvg's accuracy that are shown."""
 LINES = {"fp32": "-", "int8": "--", "int4": ":"}
 """The line of every codec."""
 
@@ -40,16 +42,24 @@ LOOKS = _looks()
 
 @paper_style()
 def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
-    """Plot accuracies against the measured share of FedAvg's bytes, one panel per federation of a task."""
+    """Plot accuracies against the measured share of FedAvg's bytes, one panel per federation of a task.
+
+    FedAvg is a horizontal line with its interval.
+    """
     figure, axes = panels(len(federations), 2.0)
     for each, federation in zip(axes, federations, strict=True):
         here = [wanted for wanted in found if wanted.federation == federation]
         for contender in dict.fromkeys(wanted.contender for wanted in here):
             own = [wanted for wanted in here if wanted.contender == contender]
+            if contender == BASELINE:
+                _level(each, interval(list(accuracies(found[own[0]]).values())))
+                continue
             at = [(share_of(found, wanted), interval(list(accuracies(found[wanted]).values()))) for wanted in own]
             _line(each, contender, [(100 * share, value) for share, value in at if share is not None])
         low, high = each.get_ylim()
-        each.set_ylim(max(low, 0.0), min(high, 100.5))  # intervals of few seeds may be wider
+        whole = list(accuracies(find(found, federation, BASELINE)).values())
+        lowest = interval(whole).mean - SHOWN if whole else 0.0
+        each.set_ylim(max(low, lowest, 0.0), min(high, 100.5))  # intervals of few seeds may be wider
         each.set(ylabel="test accuracy, %", xlabel=f"bytes, % of FedAvg's ({federation.title})")
         logarithmic(each, "x")
     legend(axes[0], 2)
@@ -88,6 +98,13 @@ def gains(found: Mapping[Wanted, dict[int, dict[str, list[float]]]]) -> Figure:
     logarithmic(axes, "y")
     legend(axes, 2)
     return figure
+
+
+def _level(axes: Axes, whole: Interval) -> None:
+    """Draw the accuracy of FedAvg, whose bytes are the unit of the other axis."""
+    colour, half = LOOKS[BASELINE][0], whole.half or 0.0
+    axes.axhline(whole.mean, color=colour, label=CONTENDERS[BASELINE].label)
+    axes.axhspan(whole.mean - half, whole.mean + half, color=colour, alpha=0.1, linewidth=0)
 
 
 def _line(axes: Axes, contender: str, points: Points) -> None:
