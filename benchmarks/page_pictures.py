@@ -42,7 +42,7 @@ def photograph(driver: Any, page: str, pictures: Path) -> None:
     driver.get(page)
     driver.save_screenshot(str(pictures / "page-top.png"))
     prefer(driver, "dark")
-    resize(driver, 800, 1000)
+    resize(driver, 800, 1600)  # an element is cut where the window ends
     driver.get(page)
     driver.execute_script(SMOOTHED)
     card = driver.find_element("css selector", ".card:has(#loss-over-rounds)")

@@ -8,6 +8,7 @@ from typing import Any
 from fedloru import config as configs
 from fedloru.cli.app import say
 from fedloru.cli.output import console, print_json
+from fedloru.errors import counted
 from fedloru.method import is_merge_round
 from fedloru.report import profiles as by_profile
 from fedloru.report import units
@@ -102,9 +103,11 @@ def _merges(plan: Plan) -> int:
 def _sentences(plan: Plan, record: Mapping[str, Any]) -> Iterator[str]:
     if merges := record["merges"]:
         apart = plan.clients / plan.cohort
+        often = "in every round" if apart == 1 else f"every {apart:.3g} rounds on average"
+        owed = f"{apart * merges / plan.rounds:.2g}"
         yield (
-            f"{merges:,} merges in {plan.rounds:,} rounds: a client takes part every {apart:.3g} rounds on average, "
-            f"and catches up with {apart * merges / plan.rounds:.2g} increments each time."
+            f"{counted(merges, 'merge')} in {counted(plan.rounds, 'round')}: a client takes part {often}, and catches "
+            f"up with {owed} increment{'s' * (owed != '1')} each time."
         )
     share = record["share_of_fedavg"]
     yield (
