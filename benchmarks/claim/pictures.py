@@ -78,6 +78,8 @@ def against(found: Found, federations: Sequence[Federation], x: Callable[[Federa
                 points.append((x(federation), ratio))
         _line(axes, contender, sorted(points))
     axes.axhline(1, color=style.MUTED, linewidth=0.6)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 1 - SHOWN / 100), min(high, 1 + SHOWN / 100))  # a seed that diverged is in the table
     axes.set(xlabel=xlabel, ylabel="accuracy / FedAvg's")
     logarithmic(axes, "x")
     legend(axes, 2)
