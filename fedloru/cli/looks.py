@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +96,8 @@ def _folder(path: Path, kind: str | None) -> Found | None:
 
 def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
     """Return what the files ``tables`` of ``path`` hold."""
-    rows = [row for table in tables[:SITES] for row in sample(table)]
+    samples = [sample(table) for table in tables[:SITES]]
+    rows = list(chain.from_iterable(samples))
     if not rows or not rows[0]:
         raise DataError(f"{path} has no {'columns' if rows else 'rows'}")
     names, place = list(rows[0]), {"path": path.as_posix()}
@@ -110,21 +111,26 @@ def _file(path: Path, tables: Sequence[Path], kind: str | None) -> Found:
     label = _label(names)
     client = _client(rows, names, label)
     features = [name for name in names if name not in (label, client)]
-    used = [name for name in features if _is_feature(name, [row.get(name) for row in rows])]
+    used = [name for name in features if _is_feature(name, [[row.get(name) for row in part] for part in samples])]
     chosen = {"features": used} if 0 < len(used) < len(features) else {}
     table = {"source": "csv", **place, "label": label, **chosen, "standardize": True, **_missing(rows)}
     classes = {str(row.get(label)) for row in rows}
     return Found(TABLE, table, sites, client, ("auc",) if len(classes) == 2 else ())
 
 
-def _is_feature(name: str, values: Sequence[Any]) -> bool:
-    """Return whether a column can be a feature: dates and identifiers of rows are none."""
+def _is_feature(name: str, parts: Sequence[Sequence[Any]]) -> bool:
+    """Return whether a column, with its values in each file, can be a feature: dates and identifiers are none.
+
+    An identifier differs in all rows of a file; the next file may start over.
+    """
+    values = list(chain.from_iterable(parts))
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     if texts and all(map(LIKE_DATE.fullmatch, texts)):
         return False
     is_named_id = name.lower() == "id" or name.lower().endswith("_id")
     is_text = bool(texts) and not any(map(NUMBER.fullmatch, texts))
-    return len(values) <= FEW or not (is_named_id or is_text) or len(set(map(str, values))) < len(values)
+    differs = all(len(set(map(str, part))) == len(part) for part in parts)
+    return not differs or len(values) <= FEW or not (is_named_id or is_text)
 
 
 def _client(rows: Rows, names: Sequence[str], *others: str) -> str:

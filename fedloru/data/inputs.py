@@ -107,8 +107,9 @@ def _read(export: Path) -> Inputs:
     if not inputs.columns:
         raise DataError(f"{path} is of a model that was not trained on a table: prepare its inputs as for training")
     width = len(inputs.encoding.names)
-    if inputs.shape != [width] or len(inputs.mean) not in (0, width) or len(inputs.std) != len(inputs.mean):
-        raise DataError(f"{path} has columns of {width} features, but other inputs: export the run again")
+    scaled = len(inputs.mean) == len(inputs.std) in (0, width) and min(inputs.std, default=1.0) > 0
+    if inputs.shape != [width] or not scaled:
+        raise DataError(f"{path} has columns of {width} features, but another shape or scaling: export the run again")
     return inputs
 
 

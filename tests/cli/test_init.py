@@ -62,6 +62,11 @@ def test_dates_and_identifiers_are_no_features(cli: Cli) -> None:
     cli("init", "--path", "heart.csv", "--clients", "2")
     config = load("fedloru.toml")
     assert config.data.label == "sick" and config.data.features == ["age"]
+    Path("sites").mkdir()
+    for site in ("kiel", "ulm"):
+        Path(f"sites/{site}.csv").write_text("\n".join(["id,age,sick", *(f"{n},{n % 9},{n % 2}" for n in range(30))]))
+    cli("init", "sites.toml", "--path", "sites")
+    assert load("sites.toml").data.features == ["age"]
     Path("usable.csv").write_text("\n".join(["id,age,label", *(f"{n % 5},{n},{n % 2}" for n in range(40))]))
     cli("init", "usable.toml", "--path", "usable.csv")
     assert "features" not in Path("usable.toml").read_text()

@@ -91,8 +91,9 @@ def test_missing_values_are_refused_if_there_were_none_in_training(tmp_path: Pat
         ({}, "does not say how rows become inputs"),
         ({"inputs": {"shape": [1, 8, 8]}}, "not trained on a table"),
         ({"inputs": {"shape": [2], "columns": {"age": 5}}}, "does not say how"),
-        ({"inputs": {"shape": [2], "columns": {"age": None}}}, "columns of 1 features, but other inputs"),
+        ({"inputs": {"shape": [2], "columns": {"age": None}}}, "columns of 1 features, but another shape"),
         ({"inputs": {"shape": [1], "columns": {"age": None}, "mean": [1.0], "std": []}}, "export the run again"),
+        ({"inputs": {"shape": [1], "columns": {"age": None}, "mean": [1.0], "std": [0.0]}}, "export the run again"),
     ],
 )
 def test_other_exports_are_refused(facts: dict[str, Any] | None, message: str, tmp_path: Path) -> None:
