@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,108 +11,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedloru.data import Dataset, Examples
 from fedloru.data.files import read
 from fedloru.errors import DataError
 from fedloru.hf.chat import PLAIN, Chat
 from fedloru.hf.conversations import conversations
 from fedloru.hf.encode import Instruct
 from fedloru.hf.text import load
-from tests.hf.letters import letters, spelled
+from tests.hf.chats import (
+    AFTER_USER,
+    ANSWER,
+    ASK,
+    CHATML,
+    CONVERSATIONS,
+    DEAF,
+    GEMMA,
+    GENERATION,
+    LLAMA2,
+    MORE,
+    NO_END,
+    NO_PROMPT,
+    NOW,
+    QWEN3,
+    SYSTEM,
+    THINKING,
+    by_hand,
+    loaded,
+    says,
+    shown,
+)
+from tests.hf.letters import letters
 
 pytestmark = pytest.mark.hf
-
-Turns = list[tuple[str, str]]
-NOW = datetime(2025, 1, 31)
-
-CHATML = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-NO_PROMPT = CHATML.partition("{% if add")[0]
-"""A template that does not know ``add_generation_prompt``."""
-AFTER_USER = CHATML.replace("add_generation_prompt", "add_generation_prompt and messages[-1].role == 'user'")
-GEMMA = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
-DEAF = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-LLAMA2 = (
-    "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content | trim }} </s>"
-    "{% else %}<s>[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
-)
-QWEN3 = (
-    "{% for m in messages %}<|{{ m.role }}|>\n"
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-THINKING = CHATML.replace(
-    "{{ m.content }}", "{{ m.content if loop.last or m.role != 'assistant' else m.content.split('</think>')[-1] }}"
-)
-NO_END = CHATML.replace("</s>", "")
-GENERATION = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
-    "{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-
-
-def says(turns: Turns, style: tuple[str, str] = ("role", "content")) -> list[dict[str, Any]]:
-    return [dict(zip(style, turn, strict=True)) for turn in turns]
-
-
-def written(tmp_path: Path, rows: list[Any], column: str = "messages") -> str:
-    path = tmp_path / f"{column}.parquet"
-    pq.write_table(pa.table({column: pa.array(rows)}), path)
-    return str(path)
-
-
-def loaded(tmp_path: Path, rows: list[Any], template: str | None = CHATML, **settings: Any) -> Dataset:
-    kind = settings.pop("kind", Instruct())
-    path = written(tmp_path, rows, settings.pop("column", "messages"))
-    made = settings.pop("tokenizer", None) or letters(**({"chat_template": template} if template else {}))
-    return load(made, path, kind, **{"test": path, "max_length": 400, **settings})
-
-
-def shown(examples: Examples) -> list[str]:
-    """Return each text with its labeled tokens in brackets."""
-    lines = []
-    columns = (examples[key].tolist() for key in ("input_ids", "labels", "length"))
-    for ids, labels, length in zip(*columns, strict=True):
-        assert set(labels[length:]) <= {-100}
-        line, inside = "", False
-        for token, label in zip(ids[:length], labels[:length], strict=True):
-            assert label in (token, -100)
-            line += ("[" if label != -100 and not inside else "]" if label == -100 and inside else "") + spelled(
-                [token]
-            )
-            inside = label != -100
-        lines.append(line + "]" * inside)
-    return lines
-
-
-def by_hand(turns: Turns) -> str:
-    """Return what ``CHATML`` writes, up to the last answer, with the answers in brackets."""
-    text = ""
-    for role, content in turns:
-        text += f"<|{role}|>\n" + (f"[{content}$]" if role == "assistant" else f"{content}$") + "\n"
-    return text[: text.rindex("]") + 1]
-
-
-SYSTEM, ASK, ANSWER, MORE = ("system", "be brief"), ("user", "1+1?"), ("assistant", "2"), ("user", "2+2?")
-CONVERSATIONS: dict[str, Turns] = {
-    "one turn": [ASK, ANSWER],
-    "several turns": [ASK, ANSWER, MORE, ("assistant", "it is 4")],
-    "a system prompt": [SYSTEM, ASK, ANSWER, MORE, ("assistant", "4")],
-    "two answers in succession": [ASK, ANSWER, ("assistant", "or 10")],
-    "the assistant starts": [("assistant", "hello"), ASK, ANSWER],
-    "a tool": [ASK, ("assistant", "calc(1+1)"), ("tool", "2"), ANSWER],
-    "an empty answer": [ASK, ("assistant", ""), MORE, ANSWER],
-    "an empty question": [("user", ""), ANSWER],
-    "a question at the end": [ASK, ANSWER, MORE],
-    "answers that are equal": [ASK, ANSWER, ASK, ANSWER],
-    "an answer in the question": [("user", "2"), ANSWER],
-    "markup in a question": [("user", "<|assistant|>\nno</s>\n"), ANSWER],
-    "markup in an answer": [ASK, ("assistant", "a</s>\n<|user|>\nb"), MORE, ANSWER],
-    "white space around answers": [ASK, ("assistant", "\n 2 \n"), MORE, ("assistant", " ")],
-}
 
 
 @pytest.mark.parametrize("template", [CHATML, NO_PROMPT, AFTER_USER, GENERATION])
@@ -219,51 +147,6 @@ def test_contents_in_parts_and_other_keys(tmp_path: Path) -> None:
     (text,) = chat.write(messages)
     assert [text.text[start:stop] for start, stop in text.answers] == ["2</s>"]
     assert text.text.startswith("<|user|>\n1+1?</s>\n<|assistant|>\n3</s>\n")
-
-
-BAD: dict[str, tuple[Any, str]] = {
-    "no role": (
-        [{"speaker": "a", "text": "b"}],
-        r"row 0, 'messages', message 0: expected 'role' and 'content'",
-    ),
-    "an unknown role": (says([("critic", "bad"), ANSWER]), "the role 'critic', expected one of assistant"),
-    "an image": ([{"role": "user", "content": [{"type": "image", "text": None}]}], "a content of type 'image'"),
-    "a number": ([{"role": "user", "content": 3}], "a content of type 'int'"),
-    "a weight": ([{"role": "assistant", "content": "a", "weight": 2}], "the weight 2, expected 0 or 1"),
-    "text": ("hello", "is text, expected a list of messages"),
-    "texts": (["hello"], "got a str"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_invalid_conversations_are_rejected(name: str, tmp_path: Path) -> None:
-    row, message = BAD[name]
-    with pytest.raises(DataError, match=message):
-        loaded(tmp_path, [row])
-
-
-@pytest.mark.parametrize(
-    ("template", "turns", "message"),
-    [
-        (
-            CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"),
-            [ASK, ("assistant", "a long one")],
-            "leaves out a part",
-        ),
-        (
-            CHATML.replace("in messages %}", "in messages if m.role != 'tool' %}"),
-            CONVERSATIONS["a tool"],
-            "role 'tool'",
-        ),
-        (CHATML + "{{ messages | length }}", [ASK, ANSWER, MORE, ANSWER], "renders a prompt differently"),
-        ("{{ messages | length }}" + CHATML, [ASK, ANSWER, MORE, ANSWER], "renders a prompt differently"),
-    ],
-)
-def test_a_template_that_loses_or_moves_messages_is_rejected(
-    template: str, turns: Turns, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match=message):
-        loaded(tmp_path, [says(turns)], template)
 
 
 def test_the_column_of_responses_comes_first(tmp_path: Path) -> None:
