@@ -180,8 +180,9 @@ class RunFolder:
         increment.
 
         Raises:
-            RunFolderError: the file of generated texts is damaged.
+            RunFolderError: the file of generated texts is damaged, or a name that the run writes to is taken.
         """
+        self._raise_if_blocked()
         if row_files.count(self.path) > round:
             for name in (*RESULTS, BEST_MODEL):
                 remove(self.path / name)
@@ -189,6 +190,15 @@ class RunFolder:
         checkpoint.forget_after(self.path / BEST, round)
         increments.forget_after(self.increments, version)
         row_files.forget_after(self.path, round)
+
+    def _raise_if_blocked(self) -> None:
+        """Find out before the training, rather than after it, that a file or folder of the run cannot be written."""
+        files = [self.path / name for name in (*RESULTS, BEST_MODEL, *row_files.FILES)]
+        folders = [self.checkpoints, self.increments, self.path / BEST]
+        wrong = [(path, "file") for path in files if path.exists() and not path.is_file()]
+        wrong += [(path, "folder") for path in folders if path.exists() and not path.is_dir()]
+        for path, kind in wrong:
+            raise RunFolderError(f"{path} is not a {kind}, so the run cannot write it: move it away, then resume")
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint."""

@@ -17,6 +17,7 @@ START = "start.json"
 """The scores of the model before training, as a row of round 0."""
 GENERATIONS = "generations"
 """Texts generated at evaluations: a key of rows in memory, and the name of a file in the folder."""
+FILES = (ROUNDS, START, f"{GENERATIONS}.jsonl")
 
 
 def append(folder: Path, row: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from fedloru.cli import app
 from fedloru.config import SECTIONS, dump, parse, presets
 from fedloru.errors import ConfigError, FedloruError
 from fedloru.reading import parse_toml
+from fedloru.run.folder import BEST, INCREMENTS, MODEL, REPORT, SUMMARY
+from fedloru.run.row_files import START
 
 SOURCE = Path(__file__).parent.parent / "legacy" / "run-9a41fbb"
 FILES = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*") if path.is_file())
@@ -119,6 +121,26 @@ def test_many_damaged_run_folders(workplace: Path, data: st.DataObject) -> None:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+WRITTEN = dict.fromkeys((SUMMARY, REPORT, MODEL, START, "generations.jsonl"), "file") | dict.fromkeys((INCREMENTS, "checkpoint", BEST), "folder")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_name_that_the_run_writes_to_is_taken(workplace: Path, name: str) -> None:
+    shutil.copytree(SOURCE, workplace / "run")
+    (workplace / "run" / SUMMARY).unlink()
+    path = workplace / "run" / name
+    if WRITTEN[name] == "file":
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+        path.write_text("mine")
+    before = contents(workplace / "run")
+    done = CliRunner().invoke(app, ["resume", "run", "--quiet"], env={"COLUMNS": "120"})
+    assert done.exit_code == 2 and f"run/{name}" in done.output, done.output
+    assert contents(workplace / "run") == before
 
 
 PRESETS = [parse_toml(text) for text in presets().values()]
