@@ -123,7 +123,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-WRITTEN = dict.fromkeys((SUMMARY, REPORT, MODEL, START, "generations.jsonl"), "file") | dict.fromkeys((INCREMENTS, "checkpoint", BEST), "folder")
+WRITTEN = dict.fromkeys((SUMMARY, REPORT, MODEL, START, "generations.jsonl"), "file")
+WRITTEN |= dict.fromkeys((INCREMENTS, "checkpoint", BEST), "folder")
 
 
 @pytest.mark.parametrize("name", WRITTEN)
