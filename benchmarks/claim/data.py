@@ -25,9 +25,12 @@ HELD_OUT_TRIALS = ("11", "12", "13", "14", "15", "16")
 HEART_TEST = 0.25
 
 
-def images(folder: Path, name: str, train: int, test: int) -> Dataset:
-    """Return the first images of ``NAME_train.parquet`` and ``NAME_test.parquet``; the files are shuffled."""
-    data = fl.data.load("parquet", path=str(folder / name))
+def images(folder: Path, name: str, train: int, test: int, size: int | None = None) -> Dataset:
+    """Return the first images of ``NAME_train.parquet`` and ``NAME_test.parquet``, resized to ``size`` pixels.
+
+    The files are shuffled.
+    """
+    data = fl.data.load("parquet", path=str(folder / name), size=size)
     return data._replace(
         train={key: value[:train] for key, value in data.train.items()},
         test={key: value[:test] for key, value in data.test.items()},

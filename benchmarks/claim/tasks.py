@@ -83,13 +83,22 @@ def image_task(title: str, name: str, train: int, shape: tuple[int, int, int], *
 
 
 def convolutional(
-    title: str, name: str, train: int, shape: tuple[int, int, int], width: int, rounds: int, **settings: Any
+    title: str,
+    name: str,
+    train: int,
+    shape: tuple[int, int, int],
+    width: int,
+    rounds: int,
+    model: str = "cnn",
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3),
+    **settings: Any,
 ) -> Task:
-    """Return a CNN on the first ``train`` images of a data set; convolutions get factors too."""
-    load = lambda folder, seed: data.images(folder, name, train, 1_000)  # noqa: E731
-    make = vision("cnn", {"width": width}, shape, ("conv*", "fc*"))
-    about = {"model": "cnn", "width": width, "train": train, "test": 1_000, "batch_size": 32}
-    return Task(title, load, make, Recipe(batch_size=32), rounds, about, rates=(0.01, 0.03, 0.1, 0.3), **settings)
+    """Return a task with a model of convolutions, which get factors too, on the first images of a data set."""
+    load = lambda folder, seed: data.images(folder, name, train, 1_000, shape[1])  # noqa: E731
+    make = vision(model, {"width": width}, shape, ("*conv*", "*shortcut*", "fc*"))
+    about = {"model": model, "width": width, "train": train, "test": 1_000, "batch_size": 32}
+    about |= settings.pop("about", {})
+    return Task(title, load, make, Recipe(batch_size=32), rounds, about, rates=rates, **settings)
 
 
 def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any) -> Task:
@@ -129,6 +138,18 @@ TASKS = {
     ),
     "cnn": convolutional("CIFAR-10 copy, CNN", "cifar10", 6_000, (3, 32, 10), 16, 30),
     "cnn-small": convolutional("MNIST, CNN", "mnist", 3_000, (1, 28, 10), 8, 20, clips=(1.0,)),
+    "resnet": convolutional(
+        "MNIST at 14×14, ResNet-8",
+        "mnist",
+        3_000,
+        (1, 14, 10),
+        16,
+        30,
+        "resnet8",
+        about={"size": 14},
+        rates=(0.03, 0.1, 0.3, 1.0),
+        clips=(1.0,),
+    ),
     "minilm": language(
         "SST-2, MiniLM",
         llm_tasks.minilm,
