@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from claim import pictures, tables, tasks, tuning
 from claim.contenders import BASELINE, Federation
-from claim.parts import Benchmark
+from claim.parts import TARGETS, Benchmark
 from claim.runs import LAST, Store
 from claim.stats import differences, ratios
 from claim.tables import Found
@@ -17,6 +17,8 @@ from fedloru.files import write_atomic
 
 Draw = Callable[[Figure, str], str]
 """Saves a picture under a name, and returns its Markdown."""
+
+TUNED = " and ".join(f"{100 * share:g} %" for share in sorted({share for _, share in TARGETS}))
 
 INTRODUCTION = f"""# Claims, tested
 
@@ -35,8 +37,9 @@ for a rank stay dense, so some shares cannot be reached, and the measured share 
 All methods are tuned by the same number of trials, which a table at the end lists with the chosen settings: learning
 rate and clipping first, then the scale α/r and the cycle of methods that have them, or finer learning rates. Trials
 have one seed and the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are scored on a fifth of the training
-examples, which they do not train on. Where every seed has its own split, as for heart disease, trials
-have another one, whose rows may be test rows of the others. A run that diverges has the accuracy of chance.
+examples, which they do not train on. The columns at {TUNED}, where the recommended method should be within a point
+of FedAvg, have their own trials at these shares. Where every seed has its own split, as for heart disease, trials have
+another one, whose rows may be test rows of the others. A run that diverges has the accuracy of chance.
 """
 
 

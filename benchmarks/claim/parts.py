@@ -13,13 +13,18 @@ from claim.runs import Job, Store, Tuned, unique
 SHARES = (0.01, 0.02, 0.05, 0.1)
 """The shares of FedAvg's bytes."""
 TARGETS = ((RECOMMENDED, 0.08), ("fedloru-int8", 0.025), ("fedloru-int4", 0.025))
-"""The shares at which the recommended method should be within a point of FedAvg."""
+"""The shares at which the recommended method should be within a point of FedAvg; tuned at these shares."""
 FOUR = (BASELINE, "fedlora", "fedloru-paper", RECOMMENDED)
 """The contenders of parts (b) to (e)."""
 
 
-Pair = tuple[Federation, str]
-"""A federation and a contender, which are tuned together."""
+class Tuning(NamedTuple):
+    """What is tuned together: a contender in a federation, at the rank of a share of FedAvg's bytes."""
+
+    federation: Federation
+    contender: str
+    share: float
+
 
 Results = dict[int, dict[str, Any]]
 """The results of runs, by seed."""
@@ -32,6 +37,12 @@ class Wanted(NamedTuple):
     contender: str
     share: float
     diagnosed: bool = False
+
+    @property
+    def tuning(self) -> Tuning:
+        """The trials that choose the settings of this result."""
+        own = (self.contender, self.share) in TARGETS
+        return Tuning(self.federation, self.contender, self.share if own else tuning.SHARE)
 
 
 def accuracy() -> Iterator[Wanted]:
@@ -115,10 +126,10 @@ class Benchmark:
     def __init__(self, wanted: Iterable[Wanted], seeds: int, store: Store, folder: Path) -> None:
         self.wanted, self.seeds, self.store, self.folder = list(wanted), seeds, store, folder
 
-    def trials(self) -> dict[Pair, tuning.Trials]:
+    def trials(self) -> dict[Tuning, tuning.Trials]:
         """Return the trials of every contender in every federation."""
-        pairs = dict.fromkeys((wanted.federation, wanted.contender) for wanted in self.wanted)
-        return {pair: tuning.trials(*pair, self.store, self.folder) for pair in pairs}
+        wanted = dict.fromkeys(each.tuning for each in self.wanted)
+        return {each: tuning.trials(*each, self.store, self.folder) for each in wanted}
 
     def jobs(self, wanted: Wanted, tuned: Tuned) -> list[Job]:
         """Return the runs of a wanted result with tuned settings, one per seed."""
@@ -131,7 +142,7 @@ class Benchmark:
         trials = self.trials()
         waiting = [job for each in trials.values() for job in each.missing]
         for wanted in self.wanted:
-            own = trials[wanted.federation, wanted.contender]
+            own = trials[wanted.tuning]
             waiting += [] if own.missing else self.jobs(wanted, own.best)
         return [job for job in unique(waiting) if self.store.find(job) is None]
 
@@ -139,14 +150,14 @@ class Benchmark:
         """Return the number of runs that are missing, at most: some that follow may be in the store already."""
         trials = self.trials()
         later = sum(each.later for each in trials.values())
-        blocked = [wanted for wanted in self.wanted if trials[wanted.federation, wanted.contender].missing]
+        blocked = [wanted for wanted in self.wanted if trials[wanted.tuning].missing]
         return len(self.pending()) + later + sum(self._seeds(wanted) for wanted in blocked)
 
     def results(self) -> Iterator[tuple[Wanted, Results]]:
         """Yield the wanted results of which there are runs, by seed."""
         trials = self.trials()
         for wanted in self.wanted:
-            own = trials[wanted.federation, wanted.contender]
+            own = trials[wanted.tuning]
             jobs = [] if own.missing else self.jobs(wanted, own.best)
             found = {job.seed: result for job in jobs if (result := self.store.find(job)) is not None}
             if found:

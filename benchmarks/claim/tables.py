@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from claim.contenders import BASELINE, CONTENDERS, RECOMMENDED, Federation
-from claim.parts import TARGETS, Pair, Results, Wanted
+from claim.parts import TARGETS, Results, Tuning, Wanted
 from claim.stats import Interval, differences, interval, ratios
 from claim.tasks import TASKS
 from claim.tuning import Trials
@@ -162,10 +162,10 @@ def ranks(found: Found) -> str:
     return grid(["task", "method", "weight", "numerical rank", "effective rank", "stable rank"], rows)
 
 
-def settings(trials: Mapping[Pair, Trials]) -> str:
+def settings(trials: Mapping[Tuning, Trials]) -> str:
     """Return the settings that tuning chose, the number of trials, and the best score on validation examples."""
     rows = []
-    for (federation, contender), each in trials.items():
+    for (federation, contender, share), each in trials.items():
         if each.missing or not each.scores:
             continue
         best, ranked = each.best, CONTENDERS[contender].ranked
@@ -173,6 +173,7 @@ def settings(trials: Mapping[Pair, Trials]) -> str:
             [
                 f"{federation.task}, {federation.title}",
                 CONTENDERS[contender].label,
+                f"{100 * share:g} %" if ranked else "",
                 f"{best.lr:.3g}",
                 "none" if best.clip is None else f"{best.clip:g}",
                 f"{best.scale:g}" if ranked else "",
@@ -181,5 +182,5 @@ def settings(trials: Mapping[Pair, Trials]) -> str:
                 f"{100 * each.scores[best]:.1f}",
             ]
         )
-    heads = ["federation", "method", "rate", "clip", "scale α/r", "cycle", "trials", "validation accuracy"]
+    heads = ["federation", "method", "share", "rate", "clip", "scale α/r", "cycle", "trials", "validation accuracy"]
     return grid(heads, rows)

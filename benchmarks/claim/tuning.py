@@ -1,6 +1,6 @@
 """The same number of trials for every method: learning rate and clipping, then two stages of what else it has.
 
-All trials have one seed and the rank of one share of FedAvg's bytes, and are scored on a fifth of the training
+All trials have one seed and the rank of a share of FedAvg's bytes, and are scored on a fifth of the training
 examples, which they do not train on. Test examples are never used. They have all rounds of a run, since a rate that is
 the best in half as many may diverge later. Every stage continues from the best trial so far.
 """
@@ -19,7 +19,7 @@ from claim.runs import Job, Store, Tuned
 SEED = 100
 """The seed of all trials."""
 SHARE = 0.05
-"""The share of FedAvg's bytes at whose rank methods are tuned."""
+"""The share of FedAvg's bytes at whose rank methods are tuned, unless a result has its own trials."""
 STEP = 4
 """The factor between scales; the stage of rates uses the one in the middle."""
 
@@ -58,14 +58,17 @@ class Trials(NamedTuple):
         return max(self.scores, key=self.scores.__getitem__)
 
 
-def trials(federation: Federation, contender: str, store: Store, folder: Path) -> Trials:
-    """Return the trials of a method in a federation, stage by stage, up to the first one that is incomplete."""
+def trials(federation: Federation, contender: str, share: float, store: Store, folder: Path) -> Trials:
+    """Return the trials of a method in a federation, stage by stage, up to the first one that is incomplete.
+
+    They have the rank of ``share`` of FedAvg's bytes.
+    """
     task, scores, missing = tasks.TASKS[federation.task], dict[Tuned, float](), list[Job]()
     stages = [STAGES[name] for name in CONTENDERS[contender].stages]
     tried = [Tuned(lr, clip) for lr, clip in product(task.rates, task.clips)]
     for later in range(len(stages), -1, -1):
         for tuned in tried:
-            rank = budget.rank(federation, contender, tuned.cycle, SHARE, folder)
+            rank = budget.rank(federation, contender, tuned.cycle, share, folder)
             job = Job(federation, contender, rank, tuned, SEED, validation=True)
             result = store.find(job)
             if result is None:

@@ -28,7 +28,9 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     table = [line for line in text.splitlines() if line.startswith("| FedLoRU as published, best τ | ")]
     assert "±" in table[0] and " %" in table[0]
     leads = [line for line in text.splitlines() if line.startswith("| FedLoRA | ")][1]
-    trials = {name: tuning.trials(SMALL, name, Store(tmp_path / "out"), NOWHERE).best for name in CHOSEN[1:]}
+    trials = {
+        name: tuning.trials(SMALL, name, tuning.SHARE, Store(tmp_path / "out"), NOWHERE).best for name in CHOSEN[1:]
+    }
     store = Store(tmp_path / "out")
     ranks = {name: budget.rank(SMALL, name, tuned.cycle, 0.4, NOWHERE) for name, tuned in trials.items()}
     own, ahead = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import claims
 import pytest
-from claim import data, parts, tasks, tuning
+from claim import budget, data, parts, tasks, tuning
 from claim.contenders import CONTENDERS
 from claim.runs import Job, Store, Tuned, train
 
@@ -59,10 +59,28 @@ def test_every_method_has_the_same_number_of_trials(
     small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     start(monkeypatch, tmp_path)
-    tried = [tuning.trials(SMALL, name, Store(tmp_path), NOWHERE) for name in CHOSEN]
+    tried = [tuning.trials(SMALL, name, tuning.SHARE, Store(tmp_path), NOWHERE) for name in CHOSEN]
     assert [len(each.scores) for each in tried] == [9, 9, 9]
     assert all(each.scores[each.best] == max(each.scores.values()) and not each.missing for each in tried)
     assert {len(stage(Tuned(0.1))) for stage in tuning.STAGES.values()} == {tuning.TRIALS}
+
+
+def test_a_target_has_its_own_trials_at_its_share(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parts, "TARGETS", (("fedlora", 0.8),))
+    wanted = [parts.Wanted(SMALL, "fedlora", share) for share in (0.4, 0.8)]
+    benchmark = parts.Benchmark(wanted, 1, Store(tmp_path), NOWHERE)
+    claims.complete(benchmark, 1, "test")
+    common, own = benchmark.trials().items()
+    assert (common[0].share, own[0].share) == (tuning.SHARE, 0.8)
+    trained = [json.loads(line)["config"] for line in lines(tmp_path)]
+    assert {each["rank"] for each in trained if each["validation"]} == {rank(tuning.SHARE), rank(0.8)}
+    assert len(common[1].scores) == len(own[1].scores) == 9
+    runs = [run for each in wanted for run in benchmark.jobs(each, benchmark.trials()[each.tuning].best)]
+    assert [(run.rank, run.tuned) for run in runs] == [(rank(0.4), common[1].best), (rank(0.8), own[1].best)]
+
+
+def rank(share: float) -> int | None:
+    return budget.rank(SMALL, "fedlora", None, share, NOWHERE)
 
 
 def test_trials_never_see_the_test_examples() -> None:
