@@ -23,6 +23,8 @@ SHOWN = 20.0
 """The points below FedAvg's accuracy that are shown."""
 LINES = {"fp32": "-", "int8": "--", "int4": ":"}
 """The line of every codec."""
+LENGTH = 2.8
+"""The length of a line in a legend, in font sizes, at which its pattern can be seen."""
 
 
 def _looks() -> dict[str, tuple[str, str, str]]:
@@ -46,7 +48,7 @@ def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
 
     FedAvg is a horizontal line with its interval.
     """
-    figure, axes = panels(len(federations), 2.0)
+    figure, axes = panels(len(federations), 2.3 if len(federations) > 1 else 3.1)
     for each, federation in zip(axes, federations, strict=True):
         here = [wanted for wanted in found if wanted.federation == federation]
         for contender in dict.fromkeys(wanted.contender for wanted in here):
@@ -62,7 +64,7 @@ def against_bytes(found: Found, federations: Sequence[Federation]) -> Figure:
         each.set_ylim(max(low, lowest, 0.0), min(high, 100.5))  # intervals of few seeds may be wider
         each.set(ylabel="test accuracy, %", xlabel=f"bytes, % of FedAvg's ({federation.title})")
         logarithmic(each, "x")
-    legend(axes[0], 2)
+    legend(axes[0], 2, length=LENGTH)
     return figure
 
 
@@ -76,7 +78,7 @@ def against(found: Found, federations: Sequence[Federation], x: Callable[[Federa
             own, whole = find(found, federation, contender), find(found, federation, BASELINE)
             if ratio := ratios(accuracies(own), accuracies(whole)):
                 points.append((x(federation), ratio))
-        _line(axes, contender, sorted(points))
+        _line(axes, contender, points)
     axes.axhline(1, color=style.MUTED, linewidth=0.6)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 1 - SHOWN / 100), min(high, 1 + SHOWN / 100))  # a seed that diverged is in the table
@@ -113,9 +115,10 @@ def _line(axes: Axes, contender: str, points: Points) -> None:
     if not points:
         return
     colour, mark, line = LOOKS[contender]
+    points = sorted(points, key=lambda point: point[0])
     x, values = [x for x, _ in points], [value for _, value in points]
     means, halves = [value.mean for value in values], [value.half or 0.0 for value in values]
-    label = CONTENDERS[contender].label
+    label = CONTENDERS[contender].label.replace("published, ", "published,\n")
     axes.errorbar(x, means, halves, fmt=f"{mark}{line}", color=colour, label=label, elinewidth=0.8)
 
 

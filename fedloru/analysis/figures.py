@@ -93,9 +93,11 @@ def logarithmic(axes: Axes, which: str) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}"))
 
 
-def legend(axes: Axes, columns: int = 2, title: str | None = None) -> None:
-    """Add a legend above the panel, where it covers no data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, title=title)
+def legend(axes: Axes, columns: int = 2, title: str | None = None, length: float | None = None) -> None:
+    """Add a legend above the panel, where it covers no data; ``length`` is that of a line, in font sizes."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, title=title, handlelength=length
+    )
 
 
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".pdf", ".png")) -> list[Path]:
