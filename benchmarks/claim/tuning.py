@@ -1,8 +1,9 @@
 """The same number of trials for every method: learning rate and clipping, then two stages of what else it has.
 
-All trials have one seed and the rank of a share of FedAvg's bytes, and are scored on a fifth of the training
-examples, which they do not train on. Test examples are never used. They have all rounds of a run, since a rate that is
-the best in half as many may diverge later. Every stage continues from the best trial so far.
+All trials have the rank of a share of FedAvg's bytes, and are scored on a fifth of the training examples, which they do
+not train on. Test examples are never used. They have all rounds of a run, since a rate that is the best in half as many
+may diverge later. Every stage continues from the best trial so far, with one seed; at the end, the best few are
+repeated with more seeds, since a setting may diverge with one seed and be the best with another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 from claim import budget, tasks
@@ -17,7 +19,9 @@ from claim.contenders import CONTENDERS, Federation
 from claim.runs import Job, Store, Tuned
 
 SEED = 100
-"""The seed of all trials."""
+"""The seed of the stages."""
+REPEATED, SEEDS = 3, (101, 102)
+"""The number of best settings that are repeated, and with which seeds."""
 SHARE = 0.05
 """The share of FedAvg's bytes at whose rank methods are tuned, unless a result has its own trials."""
 STEP = 4
@@ -43,19 +47,26 @@ def _faster(tuned: Tuned, factor: float) -> Tuned:
 
 
 class Trials(NamedTuple):
-    """The trials so far of a method, with their scores, and those that are missing before the next stage.
+    """The trials so far of a method: the score of every setting, and its mean over seeds if it has been repeated.
 
-    ``later`` is the number of trials in the stages after that.
+    ``missing`` are the trials that must run before the next stage, and ``later`` is the number of those after them.
     """
 
     scores: dict[Tuned, float]
+    repeated: dict[Tuned, float]
     missing: list[Job]
     later: int
 
     @property
     def best(self) -> Tuned:
-        """The settings with the highest score, the first of them if several have it."""
-        return max(self.scores, key=self.scores.__getitem__)
+        """The settings with the highest mean score, the first of them if several have it."""
+        found = self.repeated or self.scores
+        return max(found, key=found.__getitem__)
+
+    @property
+    def count(self) -> int:
+        """The number of trials that have run."""
+        return len(self.scores) + len(self.repeated) * len(SEEDS)
 
 
 def trials(federation: Federation, contender: str, share: float, store: Store, folder: Path) -> Trials:
@@ -63,19 +74,28 @@ def trials(federation: Federation, contender: str, share: float, store: Store, f
 
     They have the rank of ``share`` of FedAvg's bytes.
     """
-    task, scores, missing = tasks.TASKS[federation.task], dict[Tuned, float](), list[Job]()
+
+    def run(tuned: Tuned, seed: int) -> float | Job:
+        rank = budget.rank(federation, contender, tuned.cycle, share, folder)
+        job = Job(federation, contender, rank, tuned, seed, validation=True)
+        result = store.find(job)
+        return job if result is None else float(result["accuracy"])
+
+    task, scores = tasks.TASKS[federation.task], dict[Tuned, float]()
     stages = [STAGES[name] for name in CONTENDERS[contender].stages]
     tried = [Tuned(lr, clip) for lr, clip in product(task.rates, task.clips)]
     for later in range(len(stages), -1, -1):
-        for tuned in tried:
-            rank = budget.rank(federation, contender, tuned.cycle, share, folder)
-            job = Job(federation, contender, rank, tuned, SEED, validation=True)
-            result = store.find(job)
-            if result is None:
-                missing.append(job)
-            else:
-                scores.setdefault(tuned, result["accuracy"])
-        if missing or not later:
-            return Trials(scores, missing, later * TRIALS)
-        tried = stages[-later](Trials(scores, missing, later).best)
-    raise AssertionError("the last stage returns")
+        found = {tuned: run(tuned, SEED) for tuned in tried if tuned not in scores}
+        missing = [each for each in found.values() if isinstance(each, Job)]
+        scores |= {tuned: each for tuned, each in found.items() if not isinstance(each, Job)}
+        if missing:
+            return Trials(scores, {}, missing, later * TRIALS + REPEATED * len(SEEDS))
+        if later:
+            tried = stages[-later](Trials(scores, {}, [], 0).best)
+    chosen = sorted(scores, key=scores.__getitem__, reverse=True)[:REPEATED]
+    again = {tuned: [run(tuned, seed) for seed in SEEDS] for tuned in chosen}
+    missing = [each for results in again.values() for each in results if isinstance(each, Job)]
+    if missing:
+        return Trials(scores, {}, missing, 0)
+    means = {tuned: mean([scores[tuned], *results]) for tuned, results in again.items()}
+    return Trials(scores, means, [], 0)

@@ -19,8 +19,8 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     page = tmp_path / "docs" / "claims.md"
     monkeypatch.setattr(tables, "RECOMMENDED", "fedloru-paper-best")
     assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
-    # For each of three methods 1 + 4 + 4 trials and 2 seeds.
-    assert "At most 33 runs are missing." in page.read_text("utf-8")
+    # For each of three methods 1 + 4 + 4 trials, 3 of them with 2 more seeds, and 2 results.
+    assert "At most 51 runs are missing." in page.read_text("utf-8")
     assert start(monkeypatch, tmp_path / "out")
     assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
     text = page.read_text("utf-8")

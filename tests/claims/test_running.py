@@ -61,8 +61,30 @@ def test_every_method_has_the_same_number_of_trials(
     start(monkeypatch, tmp_path)
     tried = [tuning.trials(SMALL, name, tuning.SHARE, Store(tmp_path), NOWHERE) for name in CHOSEN]
     assert [len(each.scores) for each in tried] == [9, 9, 9]
-    assert all(each.scores[each.best] == max(each.scores.values()) and not each.missing for each in tried)
+    assert [each.count for each in tried] == [15, 15, 15] and not any(each.missing for each in tried)
+    for each in tried:
+        best = sorted(each.scores.values(), reverse=True)[: tuning.REPEATED]
+        assert sorted((each.scores[tuned] for tuned in each.repeated), reverse=True) == best
+        assert each.repeated[each.best] == max(each.repeated.values())
     assert {len(stage(Tuned(0.1))) for stage in tuning.STAGES.values()} == {tuning.TRIALS}
+
+
+def test_a_setting_that_is_the_best_with_one_seed_but_not_with_others_is_not_used(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lucky = 0.14
+
+    def scored(job: Job, folder: Path) -> dict[str, Any]:
+        accuracy = 0.5 if job.tuned.lr != lucky else 1.0 if job.seed == tuning.SEED else 0.1
+        return {"accuracy": accuracy, "seconds": 0.0}
+
+    monkeypatch.setattr(claims, "train", scored)
+    benchmark = parts.Benchmark([parts.Wanted(SMALL, "fedavg", 1.0)], 1, Store(tmp_path), NOWHERE)
+    claims.complete(benchmark, 1, "test")
+    (tuned,) = benchmark.trials().values()
+    assert max(tuned.scores, key=tuned.scores.__getitem__).lr == lucky
+    assert [each.lr == lucky for each in tuned.repeated] == [True, False, False]
+    assert tuned.best.lr != lucky and tuned.repeated[tuned.best] == 0.5
 
 
 def test_a_target_has_its_own_trials_at_its_share(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
