@@ -1,5 +1,7 @@
 """The same number of trials for every method: learning rate and clipping, then two stages of what else it has.
 
+A method that is only used with clipping has fewer.
+
 All trials have the rank of a share of FedAvg's bytes, and are scored on a fifth of the training examples, which they do
 not train on. Test examples are never used. They have all rounds of a run, since a rate that is the best in half as many
 may diverge later. Every stage continues from the best trial so far, with one seed; at the end, the best few are
@@ -81,9 +83,9 @@ def trials(federation: Federation, contender: str, share: float, store: Store, f
         result = store.find(job)
         return job if result is None else float(result["accuracy"])
 
-    task, scores = tasks.TASKS[federation.task], dict[Tuned, float]()
-    stages = [STAGES[name] for name in CONTENDERS[contender].stages]
-    tried = [Tuned(lr, clip) for lr, clip in product(task.rates, task.clips)]
+    task, chosen, scores = tasks.TASKS[federation.task], CONTENDERS[contender], dict[Tuned, float]()
+    stages = [STAGES[name] for name in chosen.stages]
+    tried = [Tuned(lr, clip) for lr, clip in product(task.rates, chosen.clips or task.clips)]
     for later in range(len(stages), -1, -1):
         found = {tuned: run(tuned, SEED) for tuned in tried if tuned not in scores}
         missing = [each for each in found.values() if isinstance(each, Job)]
@@ -92,8 +94,8 @@ def trials(federation: Federation, contender: str, share: float, store: Store, f
             return Trials(scores, {}, missing, later * TRIALS + REPEATED * len(SEEDS))
         if later:
             tried = stages[-later](Trials(scores, {}, [], 0).best)
-    chosen = sorted(scores, key=scores.__getitem__, reverse=True)[:REPEATED]
-    again = {tuned: [run(tuned, seed) for seed in SEEDS] for tuned in chosen}
+    best = sorted(scores, key=scores.__getitem__, reverse=True)[:REPEATED]
+    again = {tuned: [run(tuned, seed) for seed in SEEDS] for tuned in best}
     missing = [each for results in again.values() for each in results if isinstance(each, Job)]
     if missing:
         return Trials(scores, {}, missing, 0)
