@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from claim import pictures, tables, tasks, tuning
-from claim.contenders import BASELINE, Federation
+from claim.contenders import BASELINE, CONTENDERS, Federation
 from claim.parts import TARGETS, Benchmark
 from claim.runs import LAST, Store
 from claim.stats import differences, ratios
@@ -58,13 +58,24 @@ def write(path: Path, benchmarks: Mapping[str, Benchmark]) -> None:
         found = dict(benchmark.results())
         missing = benchmark.missing()
         parts.append(f"## {TITLES[name]}\n")
-        parts.append(f"At most {missing:,} runs are missing.\n" if missing else "All runs are complete.\n")
+        parts.append(
+            f"At most {missing:,} runs are missing.{once(benchmark)}\n" if missing else "All runs are complete.\n"
+        )
         if found:
             parts += SECTIONS[name](found, draw)
     trials = {pair: each for benchmark in benchmarks.values() for pair, each in benchmark.trials().items()}
     parts += ["## Tuned settings\n", tables.settings(trials)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "\n".join(parts).encode())
+
+
+def once(benchmark: Benchmark) -> str:
+    """Return a sentence on the results whose settings were not repeated with more seeds; "" if there are none."""
+    own = [key for key, trials in benchmark.trials().items() if trials.missing and trials.staged]
+    pairs = dict.fromkeys((tasks.TASKS[each.federation.task].title, CONTENDERS[each.contender].label) for each in own)
+    named = {task: ", ".join(label for title, label in pairs if title == task) for task, _ in pairs}
+    shown = "; ".join(f"{task}: {labels}" for task, labels in named.items())
+    return f" Tuned with one seed only: {shown}." if shown else ""
 
 
 def provenance(benchmarks: Mapping[str, Benchmark]) -> str:

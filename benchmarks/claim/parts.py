@@ -154,11 +154,14 @@ class Benchmark:
         return len(self.pending()) + later + sum(self._seeds(wanted) for wanted in blocked)
 
     def results(self) -> Iterator[tuple[Wanted, Results]]:
-        """Yield the wanted results of which there are runs, by seed."""
+        """Yield the wanted results of which there are runs, by seed.
+
+        Until the repetitions of trials have run, they have the best settings of one seed.
+        """
         trials = self.trials()
         for wanted in self.wanted:
             own = trials[wanted.tuning]
-            jobs = [] if own.missing else self.jobs(wanted, own.best)
+            jobs = self.jobs(wanted, own.best) if own.staged else []
             found = {job.seed: result for job in jobs if (result := self.store.find(job)) is not None}
             if found:
                 yield wanted, found

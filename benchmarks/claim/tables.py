@@ -166,7 +166,7 @@ def settings(trials: Mapping[Tuning, Trials]) -> str:
     """Return the settings that tuning chose, the number of trials, and the best score on validation examples."""
     rows = []
     for (federation, contender, share), each in trials.items():
-        if each.missing:
+        if not each.staged:
             continue
         best, ranked = each.best, CONTENDERS[contender].ranked
         rows.append(
@@ -179,7 +179,7 @@ def settings(trials: Mapping[Tuning, Trials]) -> str:
                 f"{best.scale:g}" if ranked else "",
                 "default" if best.cycle is None else str(best.cycle),
                 str(each.count),
-                f"{100 * each.repeated[best]:.1f}",
+                f"{100 * (each.repeated or each.scores)[best]:.1f}",
             ]
         )
     heads = ["federation", "method", "share", "rate", "clip", "scale α/r", "cycle", "trials", "validation accuracy"]

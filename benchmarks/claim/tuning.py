@@ -66,6 +66,11 @@ class Trials(NamedTuple):
         return max(found, key=found.__getitem__)
 
     @property
+    def staged(self) -> bool:
+        """Whether all stages are complete, so that at most repetitions are missing."""
+        return not self.missing or not self.later
+
+    @property
     def count(self) -> int:
         """The number of trials that have run."""
         return len(self.scores) + len(self.repeated) * len(SEEDS)

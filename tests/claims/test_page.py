@@ -39,6 +39,9 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     )
     lead = stats.interval([100 * (b - a) for a, b in zip(own, ahead, strict=True)])
     assert leads == f"| FedLoRA | {lead.shown(sign='+')} |"
+    monkeypatch.setattr(tuning, "SEEDS", (*tuning.SEEDS, 103))
+    assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
+    assert "Tuned with one seed only: small: FedAvg, FedLoRA, FedLoRU as published, best τ." in page.read_text("utf-8")
     assert (tmp_path / "docs" / "pictures" / "claims-bytes-small.png").stat().st_size > 1000
 
 
