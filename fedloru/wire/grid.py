@@ -8,7 +8,7 @@ the lower half. The scales are under the same key with ``SCALES`` appended.
 
 Rounding to nearest has an error of at most m/(2L). Stochastic rounding has one of at most m/L, and the mean of its
 results is the value. Quotients within ``SNAP`` of an integer are always rounded to it: values on the grid stay
-unchanged, in float32 and float64.
+unchanged, in float32 and, if they are not subnormal there, in float64.
 """
 
 from __future__ import annotations
