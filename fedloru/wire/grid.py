@@ -8,7 +8,7 @@ the lower half. The scales are under the same key with ``SCALES`` appended.
 
 Rounding to nearest has an error of at most m/(2L). Stochastic rounding has one of at most m/L, and the mean of its
 results is the value. Quotients within ``SNAP`` of an integer are always rounded to it: values on the grid stay
-unchanged, in float32 and, if they are not subnormal there, in float64.
+unchanged, in float32 and float64.
 """
 
 from __future__ import annotations
@@ -175,14 +175,16 @@ def _known(received: Mapping[str, Tensor] | None, key: str, like: Like) -> Tenso
 
 def _codes(key: str, x: Tensor, bits: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Return the codes and the scales of a matrix in float32 or wider."""
-    scales = x.abs().amax(_axis(x.shape), keepdim=True).float()
+    largest = x.abs().amax(_axis(x.shape), keepdim=True)
+    scales = largest.float()
     if not bool(scales.isfinite().all()):
         raise WireError(
             f"{key} has a value that is not finite, or too large for float32, which integer codes cannot represent: "
             "lower the learning rate if training diverges, or use the codec exact"
         )
     levels = LEVELS[bits]
-    quotients = (x / scales.where(scales > 0, 1.0)).mul_(levels)
+    # Relative to the unrounded maximum, so that its code is ±L and the scale of decoded values is the same again.
+    quotients = (x / largest.where(scales > 0, 1.0)).mul_(levels)
     codes = _rounded(quotients, generator).clamp_(-levels, levels).to(torch.int8).flatten()
     return codes if bits == 8 else _pairs(codes), scales.flatten()
 

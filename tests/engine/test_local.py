@@ -48,7 +48,8 @@ def processes(run: ReportedRun) -> list[Any]:
     return [handle.process for handle in pool._all]
 
 
-MERGING = {"method": {"name": "fedloru", "tau": 1}}
+# A basis with more columns than the increment has directions above rounding would enlarge rounding.
+MERGING = {"method": {"name": "fedloru", "tau": 1}, "lowrank": {"rank": 2}}
 PERSONAL = {"method": {"name": "pfedloru"}, "partition": {"clients": 6, "scheme": "dirichlet", "alpha": 1.0}}
 RANKS = {"method": {"name": "fedhm"}, "lowrank": {"rank": 4, "capacities": {"2": 0.5}}}
 
@@ -70,8 +71,7 @@ def test_two_workers_equal_one_process(name: str, changes: dict[str, Any], tmp_p
     for part in ("base", "shared", "aux"):
         mine, theirs = (getattr(run.state, part) for run in runs)
         assert mine.keys() == theirs.keys()
-        # Sums in another order differ by rounding, which the orthonormal basis of an increment enlarges.
-        assert all(torch.allclose(mine[key], theirs[key], rtol=1e-4, atol=1e-4) for key in mine)
+        assert all(torch.allclose(mine[key], theirs[key], rtol=1e-4, atol=1e-5) for key in mine)
     for row, other in zip(one, two, strict=True):
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         # The header of a reply holds its loss in digits, whose number depends on the last bits.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from wire_toy import merged, noise, random_factors, small_net, start, toy
@@ -95,13 +95,9 @@ DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.fl
     st.integers(0, 2**32), st.integers(1, 7), st.integers(1, 7), st.integers(-46, 37), DTYPES, st.sampled_from([4, 8])
 )
 def test_values_on_the_grid_stay_unchanged(seed: int, o: int, i: int, exponent: int, dtype: Any, bits: int) -> None:
-    """Whatever the magnitude, down to values that are subnormal or 0; half-precision only with nearest rounding.
-
-    A scale is a float32, so values of a float64 tensor that are subnormal in float32 may change.
-    """
+    """Whatever the magnitude, down to values that are subnormal or 0; half-precision only with nearest rounding."""
     x = torch.randn(o, i, dtype=torch.float64, generator=gen(seed, "x")).mul(10.0**exponent).to(dtype)
     x = x.where(x.isfinite(), 1.0)
-    assume(dtype != torch.float64 or float(x.abs().max()) > 1e-36)
     once = rounded(x, bits)
     assert torch.equal(rounded(once, bits), once)
     drawn = rounded(x, bits, partial(gen, seed))
