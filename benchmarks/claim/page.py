@@ -19,6 +19,7 @@ Draw = Callable[[Figure, str], str]
 """Saves a picture under a name, and returns its Markdown."""
 
 TUNED = " and ".join(f"{100 * share:g} %" for share in sorted({share for _, share in TARGETS}))
+"""The shares of the results with their own trials, in words."""
 
 INTRODUCTION = f"""# Claims, tested
 
