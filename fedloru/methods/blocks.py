@@ -48,15 +48,19 @@ Tau = Annotated[
 UNPLANNED = 10
 """The accumulation cycle of a method that is used outside of a run, so that the number of rounds is not known."""
 
+CYCLES = 5
+"""The number of cycles that a short run of the alternating recipe has by default."""
+
 
 def default_cycle(settings: Mapping[str, Any], size: RunSize) -> int:
     """Return the accumulation cycle of a run: a quarter of its rounds, or of FedLoRU, what its recipe needs.
 
     The alternating recipe merges often, but a client that is in a cohort every 1/share rounds has to catch up with
-    1/(share·τ) increments. With this cycle, it is one on average.
+    1/(share·τ) increments. With τ = 1/share, it is one on average. A short run needs a shorter cycle, so that clients
+    train in enough subspaces; the first one is random.
     """
     if settings.get("recipe") == "alternating":
-        return max(1, round(1 / size.share))
+        return max(1, min(round(1 / size.share), math.ceil(size.rounds / CYCLES)))
     return max(1, size.rounds // 4)
 
 

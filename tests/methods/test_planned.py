@@ -38,6 +38,11 @@ def test_the_alternating_recipe_merges_as_rarely_as_clients_take_part(share: flo
     assert made.config["tau"] == made.traits.cycle == expected
 
 
+@pytest.mark.parametrize(("rounds", "expected"), [(1, 1), (5, 1), (6, 2), (12, 3), (20, 4), (50, 10), (200, 10)])
+def test_the_alternating_recipe_has_about_five_cycles_in_a_short_run(rounds: int, expected: int) -> None:
+    assert planned(fl.fedloru(), RunSize(rounds, 0.1)).config["tau"] == expected
+
+
 def test_a_cycle_that_is_set_is_kept() -> None:
     made = fl.fedloru(recipe="paper", tau=7)
     assert planned(made, RunSize(20)) is made

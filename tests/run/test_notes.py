@@ -44,7 +44,7 @@ def test_the_folder_records_the_settings_that_were_chosen(tmp_path: Path) -> Non
     folder = tmp_path / "run"
     call("run", "small", *SHORT[:2], *SHORT[4:], "--out", str(folder), "--quiet")
     config = (folder / "config.toml").read_text()
-    for line in ("tau = 2", "lr = 0.1", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
+    for line in ("tau = 1", "lr = 0.1", "alpha = 8.0", 'targets = [\n    "fc1",\n]'):
         assert line in config
 
 
