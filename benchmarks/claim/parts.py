@@ -95,9 +95,12 @@ def rank() -> Iterator[Wanted]:
 
 
 def language() -> Iterator[Wanted]:
-    """Yield part (e): two language models."""
-    yield from _four(Federation("minilm", 20, 4, "dirichlet", 0.5))
-    yield from _four(Federation("stories", 74, 8, "natural"))
+    """Yield part (e): two language models, also with 4-bit codes."""
+    for federation in (Federation("minilm", 20, 4, "dirichlet", 0.5), Federation("stories", 74, 8, "natural")):
+        yield from _four(federation)
+        for contender, share in TARGETS:
+            if CONTENDERS[contender].codec == "int4":
+                yield Wanted(federation, contender, share)
 
 
 def longer() -> Iterator[Wanted]:
