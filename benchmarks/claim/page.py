@@ -73,8 +73,8 @@ def once(benchmark: Benchmark) -> str:
     """Return a sentence on the results whose settings were not repeated with more seeds; "" if there are none."""
     own = [key for key, trials in benchmark.trials().items() if trials.missing and trials.staged]
     pairs = dict.fromkeys((tasks.TASKS[each.federation.task].title, CONTENDERS[each.contender].label) for each in own)
-    named = {task: ", ".join(label for title, label in pairs if title == task) for task, _ in pairs}
-    shown = "; ".join(f"{task}: {labels}" for task, labels in named.items())
+    named = {task: "; ".join(label for title, label in pairs if title == task) for task, _ in pairs}
+    shown = "; ".join(f"{task} ({labels})" for task, labels in named.items())
     return f" Tuned with one seed only: {shown}." if shown else ""
 
 

@@ -41,7 +41,8 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     assert leads == f"| FedLoRA | {lead.shown(sign='+')} |"
     monkeypatch.setattr(tuning, "SEEDS", (*tuning.SEEDS, 103))
     assert start(monkeypatch, tmp_path / "out", "--docs", str(page)) == []
-    assert "Tuned with one seed only: small: FedAvg, FedLoRA, FedLoRU as published, best τ." in page.read_text("utf-8")
+    once = "Tuned with one seed only: small (FedAvg; FedLoRA; FedLoRU as published, best τ)."
+    assert once in page.read_text("utf-8")
     assert (tmp_path / "docs" / "pictures" / "claims-bytes-small.png").stat().st_size > 1000
 
 
