@@ -70,7 +70,7 @@ def paper(
     Args:
         tau: the number of rounds between merges, a list of merge rounds, or inf to never merge (FedLoRA); by default
             a quarter of the rounds, or for the recipe `alternating` the mean number of rounds between two cohorts of a
-            client, and at most a fifth of the rounds.
+            client, and at most a fifth of the rounds, rounded up.
         reset: the factors after a merge: `fresh` draws new ones, `keep` continues with the old ones as the published
             code does.
         base: the initial adapted weights: `model` takes the model's values, `zero` sets them to 0 as the published
