@@ -20,8 +20,7 @@ FEWEST = 16
 class Contender(NamedTuple):
     """A method to compare. ``stages`` are the two stages of tuning after that of the learning rate.
 
-    ``cycle`` is the setting that a stage of cycles changes, and ``ranked`` whether the method has a rank. ``clips`` are
-    the only limits of gradients that are tried, if the method needs them.
+    ``cycle`` is the setting that a stage of cycles changes, and ``ranked`` whether the method has a rank.
     """
 
     label: str
@@ -31,7 +30,6 @@ class Contender(NamedTuple):
     cycle: str = ""
     codec: str = "fp32"
     ranked: bool = True
-    clips: tuple[float, ...] = ()
 
     @property
     def available(self) -> bool:
@@ -45,9 +43,6 @@ class Contender(NamedTuple):
 
 DENSE = ("fine", "finer")
 """The stages of methods whose factors stand for the whole weight, where a scale only multiplies the rate."""
-
-CLIPS = (1.0,)
-"""The default of FedLoRU. Unclipped, the best rates of trials diverged with other seeds."""
 
 PAPER = {"recipe": "paper"}
 
@@ -64,12 +59,10 @@ CONTENDERS = {
     "fedloru-paper-best": Contender(
         "FedLoRU as published, best τ", "fedloru", ("scale", "cycle"), settings=PAPER, cycle="tau"
     ),
-    "fedloru": Contender("FedLoRU", "fedloru", clips=CLIPS),
-    "fedloru-int8": Contender("FedLoRU, int8", "fedloru", codec="int8", clips=CLIPS),
-    "fedloru-int4": Contender("FedLoRU, int4", "fedloru", codec="int4", clips=CLIPS),
-    "fedloru-dense": Contender(
-        "FedLoRU, dense local steps", "fedloru", DENSE, settings={"local": "dense"}, clips=CLIPS
-    ),
+    "fedloru": Contender("FedLoRU", "fedloru"),
+    "fedloru-int8": Contender("FedLoRU, int8", "fedloru", codec="int8"),
+    "fedloru-int4": Contender("FedLoRU, int4", "fedloru", codec="int4"),
+    "fedloru-dense": Contender("FedLoRU, dense local steps", "fedloru", DENSE, settings={"local": "dense"}),
 }
 
 

@@ -35,13 +35,13 @@ and ratios are paired over shared seeds. A rank is chosen so that the bytes of a
 catch-up, are as near as possible to a share of FedAvg's; the first download is not counted. Layers that are too small
 for a rank stay dense, so some shares cannot be reached, and the measured share is shown.
 
-All methods are tuned by the same number of trials, which a table at the end lists with the chosen settings: learning
-rate and clipping first, then the scale α/r and the cycle of methods that have them, or finer learning rates. The
-{tuning.REPEATED} best settings of one seed are repeated with {len(tuning.SEEDS)} more, and the one with the highest
-mean is used. FedLoRU in our recipe is only used with clipping at 1, its default, and so has fewer trials. Trials have
-the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are scored on a fifth of the training examples, which they
-do not train on. The columns at {TUNED}, where the recommended method should be within a point of FedAvg, have
-their own trials at these shares, for it and for its closest rival. Where every seed has its own split, as for heart
+All methods are tuned in the same stages, whose trials a table at the end lists with the chosen settings: the learning
+rate first, then the scale α/r and the cycle of methods that have them, or finer learning rates. FedAvg's first stage
+also chooses whether to clip gradients at 1. Low-rank methods always clip them, since without clipping their best rates
+diverge with some seeds. The {tuning.REPEATED} best settings of one seed are repeated with {len(tuning.SEEDS)} more, and
+the one with the highest mean is used. Trials have the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are
+scored on a fifth of the training examples, which they do not train on. The columns at {TUNED}, where the recommended
+method should be within a point of FedAvg, have their own trials at these shares, for it and for its closest rival. Where every seed has its own split, as for heart
 disease, trials have others, whose rows may be test rows of the results. A run that diverges has the accuracy of chance.
 """
 
