@@ -41,8 +41,9 @@ also chooses whether to clip gradients at 1. Low-rank methods always clip them, 
 diverge with some seeds. The {tuning.REPEATED} best settings of one seed are repeated with {len(tuning.SEEDS)} more, and
 the one with the highest mean is used. Trials have the rank of {100 * tuning.SHARE:g} % of FedAvg's bytes, and are
 scored on a fifth of the training examples, which they do not train on. The columns at {TUNED}, where the recommended
-method should be within a point of FedAvg, have their own trials at these shares, for it and for its closest rival. Where every seed has its own split, as for heart
-disease, trials have others, whose rows may be test rows of the results. A run that diverges has the accuracy of chance.
+method should be within a point of FedAvg, have their own trials at these shares, for it and for its closest rival.
+Where every seed has its own split, as for heart disease, trials have others, whose rows may be test rows of the
+results. A run that diverges has the accuracy of chance.
 """
 
 
