@@ -109,14 +109,14 @@ def stories(data: Path) -> Task:
     return Task(texts, partition, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
 
 
-def held_back(data: Dataset, count: int = 500) -> Dataset:
+def held_back(data: Dataset, count: int = 500, seed: int = TUNING) -> Dataset:
     """Return ``data`` with ``count`` training examples as test examples, for choosing learning rates.
 
     They are taken from the longest quarter, since the test texts of SST-2 are whole sentences, while most training
     texts are parts of sentences.
     """
     length = data.train["length"].float()
-    rest, tests = split(data, count, TUNING, length >= length.quantile(0.75))
+    rest, tests = split(data, count, seed, length >= length.quantile(0.75))
     return rest._replace(test=tests)
 
 

