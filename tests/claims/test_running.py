@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import llm_tasks
 import pytest
+import torch
 from claim import budget, data, parts, tasks, tuning
 from claim.contenders import CONTENDERS
 from claim.runs import Job, Store, Tuned, train
 
+import fedloru as fl
 from tests.claims.small import CHOSEN, NOWHERE, SMALL, examples, lines, start
 
 
@@ -69,6 +72,13 @@ def test_every_method_has_the_same_number_of_trials(
     assert {len(stage(Tuned(0.1))) for stage in tuning.STAGES.values()} == {tuning.TRIALS}
 
 
+def test_only_methods_without_a_rank_choose_whether_to_clip(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.TASKS, "small", tasks.TASKS["small"]._replace(clips=(None, 1.0)))
+    for name, contender in CONTENDERS.items():
+        first = tuning.trials(SMALL, name, 0.4, Store(NOWHERE), NOWHERE)
+        assert {job.tuned.clip for job in first.missing} == ({1.0} if contender.ranked else {None, 1.0})
+
+
 def test_a_setting_that_is_the_best_with_one_seed_but_not_with_others_is_not_used(
     small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,6 +122,16 @@ def test_trials_never_see_the_test_examples() -> None:
     train_rows, held_out = ({tuple(row.tolist()) for row in side["x"]} for side in (part.train, part.test))
     assert train_rows | held_out == rows
     assert len(held_out) == 18 and not train_rows & held_out
+
+
+def test_settings_for_sentences_are_chosen_on_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = fl.data.Dataset("texts", {"length": torch.arange(80), "y": torch.zeros(80).long()}, {}, ("a",))
+    monkeypatch.setitem(tasks.TASKS, "long", tasks.TASKS["minilm"]._replace(load=lambda folder, seed: texts))
+    held_out = llm_tasks.held_back(texts, 8, seed=0)
+    assert held_out.test["length"].min() >= 60
+    assert sorted([*held_out.train["length"].tolist(), *held_out.test["length"].tolist()]) == list(range(80))
+    validation = tasks.examples("long", NOWHERE, 0, validation=True)
+    assert validation.test["length"].tolist()[:8] == held_out.test["length"].tolist()
 
 
 def test_the_configuration_names_a_run(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
