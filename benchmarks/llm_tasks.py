@@ -65,7 +65,6 @@ def minilm(data: Path) -> Task:
         Contender("FFA-LoRA", methods.ffalora, 5e-4, low),
         Contender("FedEx-LoRA", methods.fedex, 5e-4, low),
         Contender("FedLoRU as published, τ=5", lambda: methods.fedloru(recipe="paper", tau=5), 5e-4, low),
-        # At the rates of the others, orthonormal bases of twice the rank make larger steps.
         Contender("FedLoRU", methods.fedloru, 1.5e-4, (5e-5, *low)),
     )
     recipe = Recipe("adamw", steps=6, batch_size=16, clip=1.0, schedule="cosine", bucket=True)
@@ -112,7 +111,7 @@ def stories(data: Path) -> Task:
     return Task(texts, partition, fl.hf.load(folder), ("model.layers.*",), 4, 32.0, 24, 8, recipe, contenders)
 
 
-def held_back(data: Dataset, count: int = 500, seed: int = TUNING) -> Dataset:
+def held_back(data: Dataset, seed: int = TUNING, count: int = 500) -> Dataset:
     """Return ``data`` with ``count`` training examples as test examples, for choosing learning rates.
 
     They are taken from the longest quarter, since the test texts of SST-2 are whole sentences, while most training

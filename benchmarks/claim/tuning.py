@@ -2,10 +2,11 @@
 
 Low-rank methods always clip gradients; FedAvg has twice as many trials in the first stage, with clipping and without.
 
-All trials have the rank of a share of FedAvg's bytes, and are scored on a fifth of the training examples, which they do
-not train on. Test examples are never used. They have all rounds of a run, since a rate that is the best in half as many
-may diverge later. Every stage continues from the best trial so far, with one seed; at the end, the best few are
-repeated with more seeds, since a setting may diverge with one seed and be the best with another.
+All trials have the rank of a share of FedAvg's bytes, and are scored on some of the training examples, which they do
+not train on: a fifth, unless the task chooses others. Test examples are never used. They have all rounds of a run,
+since a rate that is the best in half as many may diverge later. Every stage continues from the best trial so far, with
+one seed; at the end, the best few are repeated with more seeds, since a setting may diverge with one seed and be the
+best with another.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_a_line_that_was_cut_off_is_trained_again(small: None, monkeypatch: pyte
     assert start(monkeypatch, tmp_path) == []
 
 
-def test_every_method_has_the_same_number_of_trials(
+def test_every_method_has_the_same_stages_of_trials(
     small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     start(monkeypatch, tmp_path)
@@ -127,7 +127,7 @@ def test_trials_never_see_the_test_examples() -> None:
 def test_settings_for_sentences_are_chosen_on_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = fl.data.Dataset("texts", {"length": torch.arange(80), "y": torch.zeros(80).long()}, {}, ("a",))
     monkeypatch.setitem(tasks.TASKS, "long", tasks.TASKS["minilm"]._replace(load=lambda folder, seed: texts))
-    held_out = llm_tasks.held_back(texts, 8, seed=0)
+    held_out = llm_tasks.held_back(texts, seed=0, count=8)
     assert held_out.test["length"].min() >= 60
     assert sorted([*held_out.train["length"].tolist(), *held_out.test["length"].tolist()]) == list(range(80))
     validation = tasks.examples("long", NOWHERE, 0, validation=True)

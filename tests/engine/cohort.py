@@ -50,23 +50,6 @@ def jobs(states: dict[int, tree.Params] | None = None, clients: Sequence[int] = 
     return [Job(k, torch.arange(starts[k], starts[k] + SIZES[k]), client_states.get(k, {})) for k in clients]
 
 
-class Double(nn.Module):
-    """A perceptron in float64, for runs in which codes amplify what float32 rounds."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(features, 8).double(), nn.Linear(8, classes).double()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.fc2(self.fc1(x.flatten(1).double()).relu())
-        return y
-
-
-def double(in_features: int, classes: int) -> nn.Module:
-    """Return a perceptron in float64, by a path that a worker can import."""
-    return Double(in_features, classes)
-
-
 def built(make: Callable[[], nn.Module], **settings: Any) -> Net:
     """Return a float64 model, always with the same weights, and with factors attached if ``settings`` are given."""
     with torch.random.fork_rng():

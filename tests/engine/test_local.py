@@ -27,6 +27,7 @@ from fedloru.reported_run import ReportedRun
 from fedloru.rng import gen
 from fedloru.session import Job
 from fedloru.wire import Traffic
+from tests.double import DOUBLE
 from tests.engine.cohort import near
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +53,7 @@ def processes(run: ReportedRun) -> list[Any]:
 MERGING = {"method": {"name": "fedloru", "tau": 1}, "lowrank": {"rank": 2}}
 PERSONAL = {"method": {"name": "pfedloru"}, "partition": {"clients": 6, "scheme": "dirichlet", "alpha": 1.0}}
 # Workers add clients in another order. In float32, what that rounds may change a code, and with it the whole increment.
-CODES = MERGING | {"wire": {"codec": "int4"}, "model": {"name": "python:tests.engine.cohort:double"}}
+CODES = MERGING | {"wire": {"codec": "int4"}, "model": {"name": DOUBLE}}
 RANKS = {"method": {"name": "fedhm"}, "lowrank": {"rank": 4, "capacities": {"2": 0.5}}}
 
 

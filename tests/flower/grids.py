@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-import torch
 from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
-from torch import nn
 
 from fedloru import config as configs
 from fedloru import tree
@@ -29,25 +27,10 @@ from fedloru.flower.terms import Terms
 from fedloru.method import State
 from fedloru.run.loop import Run
 from fedloru.tree import Params
+from tests.double import DOUBLE
 
 Change = Callable[[int, Message], Message | None]
 FEATURES, CLASSES = 8, 3
-DOUBLE = "python:tests.flower.grids:double"
-
-
-class Double(nn.Module):
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(features, 10).double(), nn.Linear(10, classes).double()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.fc2(self.fc1(x.flatten(1).double()).relu())
-        return y
-
-
-def double(in_features: int, classes: int) -> nn.Module:
-    """Return a perceptron in float64."""
-    return Double(in_features, classes)
 
 
 def examples(path: Path, images: bool = False, seed: int = 0) -> None:

@@ -26,6 +26,7 @@ from fedloru.flower.site import Source, build
 from fedloru.flower.state import StateFolder
 from fedloru.flower.terms import Terms
 from fedloru.run import client_state
+from tests.double import DOUBLE
 from tests.flower.grids import CLASSES, FEATURES, Grids, configuration, same, simulated
 
 
@@ -181,7 +182,7 @@ TERMS = {
 def test_a_client_refuses_what_it_does_not_allow(option: str, tmp_path: Path) -> None:
     sections: dict[str, Any] = {"client": {"epochs": 2}, "cohort": {"size": 4}}
     if option == "--allow":
-        sections["model"] = {"name": "python:tests.flower.grids:double"}
+        sections["model"] = {"name": DOUBLE}
     federation = start(tmp_path, **sections)
     federation.restart(1, TERMS[option])
     run = federation.run()

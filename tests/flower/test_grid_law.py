@@ -16,7 +16,8 @@ from fedloru.methods import METHODS
 from fedloru.run.loop import Run
 from fedloru.run.simulation import Simulation
 from fedloru.tree import digest
-from tests.flower.grids import DOUBLE, Grids, configuration, same, simulated
+from tests.double import DOUBLE
+from tests.flower.grids import Grids, configuration, same, simulated
 
 CAPACITIES: dict[str, Any] = {"rank": 3, "capacities": {"2": 0.5}}
 MERGING = ("fedloru", "pfedloru", "mfedloru")
