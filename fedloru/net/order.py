@@ -9,18 +9,32 @@ from fedloru.net.loss import Batch
 from fedloru.net.record import Net
 from fedloru.recipe import Precision
 
+BLOCK = 16
+"""The largest number of channels that oneDNN computes together."""
+
 
 def prefers_channels_last(net: Net, device: torch.device, precision: Precision = "full") -> bool:
-    """Return whether a model is faster with the channels of images last in memory.
+    """Return whether a model is faster with the channels of images last in memory, and can be trained in this order.
 
     In bf16, the backward pass of GroupNorm is ten times as slow in this order.
     """
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     layers = list(net.model.modules())
-    is_slow = precision == "bf16" and any(isinstance(layer, nn.GroupNorm) for layer in layers)
+    if precision == "bf16" and any(isinstance(layer, nn.GroupNorm) for layer in layers):
+        return False
     narrow = (torch.float32, torch.bfloat16)
-    return not is_slow and any(isinstance(layer, nn.Conv2d) and layer.weight.dtype in narrow for layer in layers)
+    convolutions = [each for each in layers if isinstance(each, nn.Conv2d) and each.weight.dtype in narrow]
+    return bool(convolutions) and not any(map(_overflows, convolutions))
+
+
+def _overflows(layer: nn.Conv2d) -> bool:
+    """Return whether the gradient of the weight may be written outside of its memory, with the channels last.
+
+    oneDNN does so for a 1×1 convolution with a stride whose input channels fill no block: the process crashes, or the
+    gradient is wrong (github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels // layer.groups < BLOCK
 
 
 def channels_last(batch: Batch) -> Batch:

@@ -80,3 +80,35 @@ def test_vectors_have_no_order() -> None:
     assert len(data["x"]) == sum(SIZES)
     found = approve(net, methods.fedavg(), methods.fedavg().init(net, 3), data, SMOOTH)
     assert isinstance(found, Fused) and found.how == "fold"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(3, 4, 1, stride=2), False),
+        (nn.Conv2d(32, 4, 1, stride=(1, 2), groups=4), False),
+        (nn.Conv2d(16, 4, 1, stride=2), True),
+        (nn.Conv2d(3, 4, 1), True),
+        (nn.Conv2d(3, 4, 3, stride=2), True),
+        (nn.Conv2d(3, 4, 1, stride=2).double(), False),
+    ],
+)
+def test_a_convolution_that_writes_outside_of_its_memory_has_its_channels_first(
+    layer: nn.Conv2d, expected: bool
+) -> None:
+    assert nets.prefers_channels_last(nets.make(layer), torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_narrow_shortcut_with_a_stride_is_trained_by_both_engines(method: str) -> None:
+    """On a processor with AVX2, its gradient with the channels last corrupts the heap."""
+    make, targets = METHODS[method]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), Orders(), nn.Conv2d(4, 8, 1, stride=2))
+        module.extend([nn.Tanh(), nn.Flatten(), nn.Linear(72, 3)])
+    net = nets.make(module) if targets is None else nets.attach(module, rank=2, targets=targets, alpha=4)
+    cohort = Cohort(net, make(), images(3), SMOOTH)
+    one, other = cohort.rounds("sequential"), cohort.rounds("fused")
+    for key, value in other.shared.items():
+        torch.testing.assert_close(value, one.shared[key], rtol=2e-4, atol=2e-5)
