@@ -53,7 +53,7 @@ def cost_by_profile(
     integer codes. A kind that is missing in the initial state counts at the width of the trained tensors.
     """
     state = method.init(net, 0)
-    sizes: _Sizes = _ByShape(net, method, codec) if find(codec).bits else _ByWidth(net, state, codec)
+    sizes: _Sizes = _ByShape(net, method, state, codec) if find(codec).bits else _ByWidth(net, state, codec)
     ledger = Ledger(net.sites, state, first_download=first_download)
     rounds: list[dict[Profile, Traffic]] = []
     for round, cohort in enumerate(cohorts, 1):
@@ -106,9 +106,8 @@ class _ByWidth:
 class _ByShape:
     """Sizes by the tensors of clients that change nothing; in rounds with equal values, tensors have equal shapes."""
 
-    def __init__(self, net: Net, method: Method, codec: str) -> None:
-        self._net, self._method, self._codec = net, method, codec
-        self._initial = method.init(net, 0)
+    def __init__(self, net: Net, method: Method, initial: State, codec: str) -> None:
+        self._net, self._method, self._initial, self._codec = net, method, initial, codec
         self._exchanges: dict[Hashable, _Bytes] = {}
         self._increments: dict[Hashable, int] = {}
 
