@@ -5,7 +5,7 @@
 
 Part a compares all methods by accuracy and bytes, b divides the same data among more clients, c varies the label skew,
 d looks at the rank of what is learned and at the share of the gradient that a method follows, e trains two language
-models, and f trains more rounds. Every method is tuned by the same number of trials before its runs.
+models, and f trains more rounds. Every method is tuned in stages before its runs.
 
 Every run is saved when it ends, and is not repeated: stop the benchmark at any time, and start it again. ``--jobs`` is
 the number of processes, with one thread each. ``--docs`` and ``--readme`` train nothing: they write the page, and an

@@ -149,7 +149,8 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
                 scores.append(evaluate(made.net, run.tensors, made.dataset.test))
     except TrainingError:
         diverged = True
-    chance = 1 / max(1, len(made.dataset.classes))
+    classes = len(made.dataset.classes)
+    chance = 1 / classes if classes else 0.0
     return {
         "accuracy": chance if diverged else statistics.mean(score.accuracy for score in scores),
         "loss": None if diverged else statistics.mean(score.loss for score in scores),

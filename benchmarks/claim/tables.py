@@ -32,6 +32,23 @@ def sent(result: Mapping[str, Any]) -> int:
     return sum(count for kinds in directions for kind, count in kinds.items() if kind != "first_download")
 
 
+def first_download(found: Found, federation: Federation) -> str:
+    """Return what the first download would add to the bytes of low-rank methods; "" if there are no results."""
+    whole = _sent(find(found, federation, BASELINE))
+    shares = [
+        result["bytes"]["down"].get("first_download", 0) / whole[seed]
+        for wanted, results in found.items()
+        if wanted.federation == federation and CONTENDERS[wanted.contender].ranked
+        for seed, result in results.items()
+        if seed in whole
+    ]
+    if not shares:
+        return ""
+    return (
+        f", where the first download would add {100 * min(shares):.2g} to {100 * max(shares):.2g} % of FedAvg's bytes"
+    )
+
+
 def find(found: Found, federation: Federation, contender: str, share: float | None = None) -> Results:
     """Return the results of a contender, at a share or at the only one it has; {} if there are none."""
     for wanted, results in found.items():
@@ -128,7 +145,7 @@ def overview(found: Found) -> str:
     return grid(["data; clients", CONTENDERS[BASELINE].label, *map(_headed, OVERVIEW)], rows)
 
 
-def compared(found: Found, title: str, compare: Callable[..., Interval | None], digits: int) -> str:
+def compared(found: Found, title: str, compare: Callable[..., Interval | None], digits: int = 1, sign: str = "") -> str:
     """Return one row per federation and one column per contender: FedAvg's accuracy, and how others compare."""
     contenders = list(dict.fromkeys(wanted.contender for wanted in found if wanted.contender != BASELINE))
     rows = []
@@ -136,14 +153,14 @@ def compared(found: Found, title: str, compare: Callable[..., Interval | None], 
         whole = accuracies(find(found, federation, BASELINE))
         cells = [compare(accuracies(find(found, federation, contender)), whole) for contender in contenders]
         baseline = interval(list(whole.values())).shown() if whole else "–"
-        shown = ["–" if each is None else each.shown(digits) for each in cells]
+        shown = ["–" if each is None else each.shown(digits, sign=sign) for each in cells]
         rows.append([federation.task, federation.title, baseline, *shown])
     heads = ["task", title, CONTENDERS[BASELINE].label, *(CONTENDERS[contender].label for contender in contenders)]
     return grid(heads, rows)
 
 
 def ranks(found: Found) -> str:
-    """Return the numerical and the effective rank of W_T − W₀ of every weight, and the mean gain."""
+    """Return the numerical and the effective rank of W_T − W₀ of every weight."""
     rows = []
     for wanted, results in found.items():
         complete = [result for result in results.values() if "ranks" in result]

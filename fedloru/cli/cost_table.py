@@ -104,7 +104,7 @@ def _sentences(plan: Plan, record: Mapping[str, Any]) -> Iterator[str]:
     if merges := record["merges"]:
         apart = plan.clients / plan.cohort
         often = "in every round" if apart == 1 else f"every {apart:.3g} rounds on average"
-        owed = f"{apart * merges / plan.rounds:.2g}"
+        owed = f"{min(apart / plan.rounds, 1) * merges:.2g}"
         yield (
             f"{counted(merges, 'merge')} in {counted(plan.rounds, 'round')}: a client takes part {often}, and catches "
             f"up with {owed} increment{'s' * (owed != '1')} each time."

@@ -21,6 +21,8 @@ from fedloru.tree import Params
 
 NOISE = 2.0**-13
 """The size of the noise that makes columns independent, relative to the largest entry of each."""
+LEAST = 2.0**-1000
+"""The largest entry of a column that counts as 0."""
 
 
 def fixed_key(site: Site, version: int) -> str:
@@ -126,10 +128,13 @@ def _cholesky_qr(x: Tensor) -> Tensor:
 
 
 def _scaled(x: Tensor) -> Tensor:
-    """Return ``x`` with every column divided by a power of two, so that its largest entry is from 1/2 to 1."""
+    """Return ``x`` with every column divided by a power of two, so that its largest entry is from 1/2 to 1.
+
+    A column whose power would overflow becomes 0.
+    """
     largest = x.abs().amax(0)
     power = torch.frexp(largest).mantissa / largest  # exact
-    return x * torch.where(largest > 0, power, 1.0)
+    return x * torch.where(largest > LEAST, power, 0.0)
 
 
 def _held(sites: Sequence[Site], base: Collection[str]) -> Iterator[tuple[Site, str]]:

@@ -10,7 +10,7 @@ from fedloru.net.record import Net
 from fedloru.recipe import Precision
 
 BLOCK = 16
-"""The largest number of channels that oneDNN computes together."""
+"""The most channels that oneDNN computes together: those of a register of AVX-512."""
 
 
 def prefers_channels_last(net: Net, device: torch.device, precision: Precision = "full") -> bool:
@@ -29,9 +29,9 @@ def prefers_channels_last(net: Net, device: torch.device, precision: Precision =
 
 
 def _overflows(layer: nn.Conv2d) -> bool:
-    """Return whether the gradient of the weight may be written outside of its memory, with the channels last.
+    """Return whether oneDNN may write the gradient of the weight out of bounds if the channels are last.
 
-    oneDNN does so for a 1×1 convolution with a stride whose input channels fill no block: the process crashes, or the
+    It does so for a strided 1×1 convolution whose input channels do not fill a block: the process crashes, or the
     gradient is wrong (github.com/uxlfoundation/oneDNN/issues/6035).
     """
     return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels // layer.groups < BLOCK

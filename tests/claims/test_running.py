@@ -150,6 +150,13 @@ def test_a_run_that_diverges_counts_as_chance(small: None) -> None:
     assert result["diverged"] and result["accuracy"] == pytest.approx(1 / 3)
 
 
+def test_a_run_without_classes_that_diverges_has_no_accuracy(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tasks.TASKS["small"]._replace(load=lambda folder, seed: examples(folder, seed)._replace(classes=()))
+    monkeypatch.setitem(tasks.TASKS, "small", texts)
+    result = train(Job(SMALL, "fedavg", None, Tuned(1e30), 0), NOWHERE)
+    assert result["diverged"] and result["accuracy"] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

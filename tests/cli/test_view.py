@@ -86,6 +86,13 @@ def test_cost_of_equal_clients_has_no_profiles(cli: Cli) -> None:
     assert "by profile" not in cli("cost", "small").stdout
 
 
+@pytest.mark.parametrize(("cohort", "owed"), [(5, "1 increment"), (1, "3 increments")])
+def test_cost_says_how_many_increments_a_client_catches_up_with(cli: Cli, cohort: int, owed: str) -> None:
+    """One that takes part less than once in the run catches up with all of them at most."""
+    shown = cli("cost", "small", "-s", f"cohort.size={cohort}", "-s", "rounds=6").stdout
+    assert f"catches up with {owed} each time" in " ".join(shown.split())
+
+
 def test_cost_writes_nothing(cli: Cli) -> None:
     cli("cost", "small")
     assert not Path("runs").exists()

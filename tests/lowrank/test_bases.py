@@ -28,6 +28,12 @@ def test_a_basis_is_orthonormal_and_spans_the_large_directions(n: int, q: int, d
     assert float((large - basis @ (basis.T @ large)).norm(dim=0).max()) < 0.05
 
 
+@pytest.mark.parametrize("entry", [0.0, 1e-310, 1e-300])
+def test_a_basis_of_columns_without_a_size_is_orthonormal(entry: float) -> None:
+    basis = lowrank.orthonormal(torch.full((8, 2), entry, dtype=torch.float64))
+    torch.testing.assert_close(basis.T @ basis, torch.eye(2, dtype=torch.float64))
+
+
 def test_columns_of_zeros_become_random_directions() -> None:
     x = matrix(20, 4)
     x[:, 1:3] = 0
