@@ -44,8 +44,8 @@ already, do not need it (`wire.first_download = false`). Part (a) says what it w
 Methods are tuned in stages, and a table at the end lists the number of trials and the chosen settings: first the
 learning rate, then the scale α/r and finer rates. FedMUD's last stage tunes its cycle instead; all others, both recipes
 of FedLoRU included, keep their default. FedAvg, and methods that factorize the whole weight, have two stages of finer
-rates. Low-rank methods clip gradients at 1, since without clipping their best rates diverge with some seeds. FedAvg's
-first stage also chooses whether to clip, where the first rates have twice as many trials; on the others, it clips. The
+rates. Low-rank methods clip gradients at 1, since without clipping their best rates diverge with some seeds. On most
+tasks, FedAvg's first stage also chooses whether to clip, and has twice as many trials; on the others, it clips. The
 {tuning.REPEATED} best settings of one seed are repeated with {len(tuning.SEEDS)} more, and the one with the highest
 mean is used. Trials are scored on a fifth of the training examples, which they do not train on. Those of FedLoRU and
 FedLoRA at {TUNED} have the rank of that share; all other results use settings that were chosen at the rank of

@@ -33,20 +33,19 @@ def sent(result: Mapping[str, Any]) -> int:
 
 
 def first_download(found: Found, federation: Federation) -> str:
-    """Return what the first download would add to the bytes of low-rank methods; "" if there are no results."""
+    """Return what the first download would add to the bytes of the recommended method; "" if there are no results."""
     whole = _sent(find(found, federation, BASELINE))
     shares = [
         result["bytes"]["down"].get("first_download", 0) / whole[seed]
         for wanted, results in found.items()
-        if wanted.federation == federation and CONTENDERS[wanted.contender].ranked
+        if (wanted.federation, wanted.contender) == (federation, RECOMMENDED)
         for seed, result in results.items()
         if seed in whole
     ]
     if not shares:
         return ""
-    return (
-        f", where the first download would add {100 * min(shares):.2g} to {100 * max(shares):.2g} % of FedAvg's bytes"
-    )
+    added = f"{100 * min(shares):.2g} to {100 * max(shares):.2g} %"
+    return f", where the first download of {CONTENDERS[RECOMMENDED].label} would add {added} of FedAvg's bytes"
 
 
 def find(found: Found, federation: Federation, contender: str, share: float | None = None) -> Results:

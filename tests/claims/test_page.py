@@ -27,7 +27,7 @@ def test_the_page_shows_results_and_counts_what_is_missing(
     assert "All runs are complete." in text
     table = [line for line in text.splitlines() if line.startswith("| FedLoRU as published, best τ | ")]
     assert "±" in table[0] and " %" in table[0]
-    assert "**IID, 2 of 4**, where the first download would add " in text
+    assert "**IID, 2 of 4**, where the first download of FedLoRU as published, best τ would add " in text
     leads = [line for line in text.splitlines() if line.startswith("| FedLoRA | ")][1]
     trials = {
         name: tuning.trials(SMALL, name, tuning.SHARE, Store(tmp_path / "out"), NOWHERE).best for name in CHOSEN[1:]
